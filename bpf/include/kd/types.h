@@ -1,0 +1,175 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * The structs that cross the border between the kernel and user space.
+ *
+ * Each has a twin in k8sdatapath/tables/, compared through BTF when a table binds. Rules: widest
+ * member first, no implicit holes, pads zeroed by whoever writes, size asserted. __be16/__be32 are
+ * in network byte order, everything else in the host's. An IPv4 address is held as ::ffff:a.b.c.d,
+ * so that both families share one map, one key and one code path.
+ */
+#ifndef KD_TYPES_H
+#define KD_TYPES_H
+
+#include <linux/types.h>
+
+#define KD_ASSERT_SIZE(type, size) _Static_assert(sizeof(type) == (size), #type " must be " #size " bytes")
+
+/* An address of either family, 4-byte aligned: IPv4 is mapped (w[0..1] = 0, w[2] = htonl(0xffff)). */
+struct kd_addr {
+	__be32 w[4];
+};
+KD_ASSERT_SIZE(struct kd_addr, 16);
+
+/* What a client dials. Key of kd_frontends. */
+struct kd_frontend_key {
+	struct kd_addr addr;
+	__be16 port;
+	__u8 protocol; /* IPPROTO_TCP or IPPROTO_UDP */
+	__u8 pad;
+};
+KD_ASSERT_SIZE(struct kd_frontend_key, 20);
+
+enum kd_selection {
+	KD_SELECT_RANDOM = 0, /* any slot of the set */
+	KD_SELECT_MAGLEV = 1, /* the slot that the flow's hash names: the same on every node */
+};
+
+/*
+ * Value of kd_frontends. All frontends of one service port carry one service number; the sets
+ * of backends hang on that number, so that changing backends touches no frontend.
+ */
+struct kd_frontend {
+	__u32 service; /* index into kd_sets, see kd_set_index() */
+	__u16 flags; /* none yet; zero */
+	__u8 selection; /* enum kd_selection */
+	__u8 pad;
+};
+KD_ASSERT_SIZE(struct kd_frontend, 8);
+
+/* Who is asking decides which of a service's two sets answers. */
+enum kd_scope {
+	KD_SCOPE_INTERNAL = 0, /* pods and processes of the cluster */
+	KD_SCOPE_EXTERNAL = 1, /* the world, through NodePort, LoadBalancer or ExternalIP frontends */
+	KD_SCOPES,
+};
+
+/*
+ * A backend set: a run of slots in kd_slots. Eight bytes, so that one aligned store moves a set
+ * from its old run to its new one: no reader ever sees half a change.
+ */
+struct kd_set {
+	__u32 offset; /* first slot */
+	__u32 count; /* slots in the run; 0: no backend */
+};
+KD_ASSERT_SIZE(struct kd_set, 8);
+
+/* Sixteen slots, one cache line: array elements are padded to 8 bytes, a lone __u32 would waste half. */
+#define KD_SLOTS_PER_BLOCK 16
+struct kd_slots {
+	__u32 backend[KD_SLOTS_PER_BLOCK];
+};
+KD_ASSERT_SIZE(struct kd_slots, 64);
+
+/*
+ * A backend id is 22 bits of index into kd_backends and 10 bits of generation. A row that is
+ * given to another backend gets the next generation, so an id remembered by a flow, a socket or
+ * an affinity entry can never reach a backend it was not made for.
+ */
+#define KD_BACKEND_INDEX_BITS 22
+#define KD_BACKEND_INDEX_MASK ((1U << KD_BACKEND_INDEX_BITS) - 1)
+
+enum kd_backend_state {
+	KD_BACKEND_FREE = 0, /* the row belongs to nobody */
+	KD_BACKEND_ACTIVE = 1,
+	KD_BACKEND_TERMINATING = 2, /* keeps its flows; gets new ones only while a slot names it */
+};
+
+/*
+ * One endpoint's membership in one service port: row of kd_backends. It is never shared between
+ * services, so "is this id still alive" also answers "does it still belong to this service".
+ */
+struct kd_backend {
+	struct kd_addr addr;
+	__u64 flows; /* connections given to it, counted by the kernel */
+	__u32 id; /* generation and own index; another value means the asker's id is stale */
+	__be16 port;
+	__u8 protocol;
+	__u8 state; /* enum kd_backend_state */
+};
+KD_ASSERT_SIZE(struct kd_backend, 32);
+
+/* A flow as one direction of it appears on the wire. Key of kd_conntrack. */
+struct kd_tuple {
+	struct kd_addr src;
+	struct kd_addr dst;
+	__be16 sport;
+	__be16 dport;
+	__u8 protocol;
+	__u8 pad[3];
+};
+KD_ASSERT_SIZE(struct kd_tuple, 40);
+
+enum kd_ct_flags {
+	KD_CT_REPLY = 1, /* this entry is of the reply direction: source is rewritten, else destination */
+	KD_CT_FIN = 2, /* this direction has sent FIN */
+	KD_CT_RST = 4, /* this direction has sent RST */
+	KD_CT_SEEN_REPLY = 8, /* on the original direction: the backend has answered */
+};
+
+/*
+ * One direction of a load-balanced flow: what to translate to. It holds all it needs, so that a flow
+ * outlives its service. Both directions are made together; an original without its reply is remade.
+ */
+struct kd_ct {
+	struct kd_addr nat_addr; /* original: the backend's address. reply: the frontend's */
+	__u64 packets;
+	__u32 backend; /* full id, generation included */
+	__u32 last_seen; /* seconds of CLOCK_MONOTONIC (coarse) */
+	__be16 nat_port;
+	__u8 flags; /* enum kd_ct_flags */
+	__u8 pad[5];
+};
+KD_ASSERT_SIZE(struct kd_ct, 40);
+
+/* A pod of this node: where packets to its address are delivered. Keyed by kd_addr in kd_endpoints. */
+struct kd_endpoint {
+	__u32 ifindex; /* host side of the pod's veth */
+	__u8 pod_mac[6];
+	__u8 host_mac[6];
+};
+KD_ASSERT_SIZE(struct kd_endpoint, 16);
+
+/* Socket storage: the translation that a socket last went through. */
+struct kd_sock {
+	struct kd_addr frontend_addr;
+	struct kd_addr backend_addr;
+	__u32 backend; /* full id */
+	__be16 frontend_port;
+	__be16 backend_port;
+};
+KD_ASSERT_SIZE(struct kd_sock, 40);
+
+/* Reply translation of unconnected UDP sockets that talk to several services. Key of kd_sock_reply. */
+struct kd_sock_reply_key {
+	__u64 cookie; /* socket cookie */
+	struct kd_addr backend_addr;
+	__be16 backend_port;
+	__u8 pad[6];
+};
+KD_ASSERT_SIZE(struct kd_sock_reply_key, 32);
+
+struct kd_sock_reply {
+	struct kd_addr frontend_addr;
+	__be16 frontend_port;
+	__u8 pad[2];
+};
+KD_ASSERT_SIZE(struct kd_sock_reply, 20);
+
+/* Value of kd_counters, per CPU, see kd/maps/counters.h. */
+struct kd_counter {
+	__u64 packets;
+	__u64 bytes;
+};
+KD_ASSERT_SIZE(struct kd_counter, 16);
+
+#endif /* KD_TYPES_H */

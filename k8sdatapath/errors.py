@@ -1,0 +1,276 @@
+"""Every error this library raises.
+
+::
+
+    DatapathError
+    ├── KernelError(OSError)              .op .subject .errno .hint
+    │   ├── NotSupportedError             .feature .min_kernel
+    │   ├── PermissionDeniedError         which capability, what to run
+    │   ├── VerifierError                 .program .log .summary
+    │   ├── MapFullError                  the kernel refused an element
+    │   ├── DeviceGoneError               the device behind a link or an attach is not there
+    │   └── BpffsError                    no bpffs at the path, or the pin cannot be made
+    ├── CapacityError                     .resource .needed .capacity; nothing was changed
+    ├── KeyNotFoundError(KeyError)
+    ├── KeyExistsError(KeyError)
+    ├── LayoutError(TypeError)            C and Python side by side
+    ├── ObjectError(ValueError)           malformed object; unknown map, program or config name
+    ├── ContractError                     a table cannot bind: what is missing, in which object
+    ├── ClosedError(ValueError)           use after close
+    ├── ModelError(ValueError)            a value of the model that cannot be: bad address, port, protocol
+    ├── MissingExtraError(ImportError)    which extra to install
+    ├── SourceError                       a source of desired state cannot be read
+    │   └── ManifestError(ValueError)     .path into the YAML, and what is wrong there
+    └── LabError                          a pod or node of a lab did not come up
+
+Errors carry the next thing the reader would have asked for: the operation, what it was done to,
+the kernel's reason, and where one is known a hint that says what to do.
+"""
+
+from __future__ import annotations
+
+import difflib
+import errno as _errno
+import os
+from collections.abc import Iterable
+
+__all__ = [
+    "BpffsError",
+    "CapacityError",
+    "ClosedError",
+    "ContractError",
+    "DatapathError",
+    "DeviceGoneError",
+    "KernelError",
+    "KeyExistsError",
+    "KeyNotFoundError",
+    "LabError",
+    "LayoutError",
+    "ManifestError",
+    "MapFullError",
+    "MissingExtraError",
+    "ModelError",
+    "NotSupportedError",
+    "ObjectError",
+    "PermissionDeniedError",
+    "SourceError",
+    "VerifierError",
+    "near_misses",
+]
+
+
+class DatapathError(Exception):
+    """Base class of every error raised by k8sdatapath."""
+
+
+class KernelError(DatapathError, OSError):
+    """The kernel refused an operation.
+
+    :ivar op: what was tried, as a verb phrase (``"attach to tcx ingress"``).
+    :ivar subject: what it was tried on (``"eth0"``), may be empty.
+    :ivar errno: the kernel's error number, positive.
+    :ivar hint: what to do about it, may be empty.
+    """
+
+    def __init__(self, op: str, subject: str = "", errno: int = 0, hint: str = "") -> None:
+        super().__init__(errno, os.strerror(errno) if errno else "failed")
+        self.op = op
+        self.subject = subject
+        self.errno: int = errno
+        self.hint = hint
+
+    def __str__(self) -> str:
+        what = f"{self.op}: {self.subject}" if self.subject else self.op
+        name = _errno.errorcode.get(self.errno, str(self.errno))
+        why = f"{os.strerror(self.errno)} [{name}]" if self.errno else "failed"
+        return f"{what}: {why}" + (f" ({self.hint})" if self.hint else "")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild, (type(self), self.__dict__, self.args)
+
+
+class NotSupportedError(KernelError):
+    """This kernel lacks a feature.
+
+    Raised after the operation itself was refused: the happy path costs no probe.
+    """
+
+    def __init__(
+        self,
+        feature: str,
+        *,
+        min_kernel: str = "",
+        op: str = "",
+        subject: str = "",
+        errno: int = _errno.EOPNOTSUPP,
+        hint: str = "",
+    ) -> None:
+        since = f"since Linux {min_kernel}" if min_kernel else ""
+        super().__init__(op or "use a kernel feature", subject, errno, hint)
+        self.feature = feature
+        self.min_kernel = min_kernel
+        self._since = since
+
+    def __str__(self) -> str:
+        where = f" for {self.subject}" if self.subject else ""
+        tail = "; ".join(part for part in (self._since, self.hint) if part)
+        return f"this kernel does not support {self.feature}{where}" + (f" ({tail})" if tail else "")
+
+
+class PermissionDeniedError(KernelError):
+    """The process lacks a capability; ``hint`` says which and how to get it."""
+
+
+class VerifierError(KernelError):
+    """The kernel's verifier rejected a program.
+
+    ``str()`` is the telling line; ``log`` is all the verifier said.
+    """
+
+    def __init__(self, program: str, log: str, errno: int) -> None:
+        super().__init__("verify program", program, errno)
+        self.program = program
+        self.log = log
+        self.summary = verifier_summary(log)
+
+    def __str__(self) -> str:
+        return f"program {self.program!r} was rejected by the verifier: {self.summary}"
+
+
+class MapFullError(KernelError):
+    """A map has no room for another element; the map is as it was.
+
+    ``written`` counts the elements of a batch that went in before the kernel refused.
+    """
+
+    def __init__(self, op: str, subject: str, capacity: int, written: int = 0) -> None:
+        super().__init__(op, subject, _errno.E2BIG, f"it holds at most {capacity}")
+        self.capacity = capacity
+        self.written = written
+
+    def __str__(self) -> str:
+        return f"{self.op}: map {self.subject!r} is full: it holds at most {self.capacity} entries"
+
+
+class DeviceGoneError(KernelError):
+    """The network device of an attachment does not exist, or exists no more."""
+
+
+class BpffsError(KernelError):
+    """A path is not on a BPF filesystem, or what was pinned there cannot be used."""
+
+
+class CapacityError(DatapathError):
+    """A desired state would not fit. It was refused before anything was written."""
+
+    def __init__(self, resource: str, needed: int, capacity: int, subject: str = "") -> None:
+        super().__init__(resource, needed, capacity, subject)
+        self.resource = resource
+        self.needed = needed
+        self.capacity = capacity
+        self.subject = subject
+
+    def __str__(self) -> str:
+        who = f"{self.subject}: " if self.subject else ""
+        over = self.needed - self.capacity
+        return (
+            f"{who}{self.needed} {self.resource} needed, {self.capacity} fit: {over} too many; "
+            "nothing was changed (load the object with a larger map to make room)"
+        )
+
+
+class KeyNotFoundError(DatapathError, KeyError):
+    """A map has no such key."""
+
+    def __str__(self) -> str:
+        return f"no such key: {self.args[0]!r}" if self.args else "no such key"
+
+
+class KeyExistsError(DatapathError, KeyError):
+    """``insert`` met a key that is already there."""
+
+    def __str__(self) -> str:
+        return f"key exists already: {self.args[0]!r}" if self.args else "key exists already"
+
+
+class LayoutError(DatapathError, TypeError):
+    """A Python struct and the C struct of the loaded object differ; the message shows both."""
+
+
+class ObjectError(DatapathError, ValueError):
+    """A BPF object is malformed, or has no map, program or config of the name asked for."""
+
+
+class ContractError(DatapathError):
+    """Something offered to ``bind()`` lacks a map that the table is made of."""
+
+
+class ClosedError(DatapathError, ValueError):
+    """A closed resource was used."""
+
+
+class ModelError(DatapathError, ValueError):
+    """A value that no service, backend or frontend can have; the message names value and reason."""
+
+
+class MissingExtraError(DatapathError, ImportError):
+    """An optional dependency is not installed."""
+
+    def __init__(self, what: str, extra: str) -> None:
+        super().__init__(f"{what} needs an extra: pip install 'k8sdatapath[{extra}]'")
+        self.extra = extra
+
+
+class SourceError(DatapathError):
+    """A source of desired state cannot be read."""
+
+
+class ManifestError(SourceError, ValueError):
+    """A manifest says something that the datapath cannot do.
+
+    :ivar where: file and document, e.g. ``"web.yaml: Service default/web"``.
+    :ivar path: the field, e.g. ``"spec.ports[0].port"``, may be empty.
+    :ivar reason: what is wrong with it.
+    """
+
+    def __init__(self, where: str, path: str, reason: str) -> None:
+        super().__init__(where, path, reason)
+        self.where = where
+        self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return ": ".join(part for part in (self.where, self.path, self.reason) if part)
+
+
+class LabError(DatapathError):
+    """A pod or node of a lab did not come up, or a command in it failed."""
+
+
+def near_misses(wanted: str, known: Iterable[str]) -> str:
+    """The tail of a "no such name" message: close names first, else what there is."""
+    names = sorted(known)
+    close = difflib.get_close_matches(wanted, names, n=3)
+    if close:
+        return "did you mean " + " or ".join(repr(name) for name in close) + "?"
+    return "there is " + (", ".join(names) if names else "none at all")
+
+
+_NOISE = ("processed ", "max_states", "verification time", "stack depth", "mark_read", "-- END")
+
+
+def verifier_summary(log: str) -> str:
+    """The line of a verifier log that says why, with the source line it belongs to."""
+    lines = [line.strip() for line in log.splitlines()]
+    telling = [line for line in lines if line and not line.startswith(_NOISE)]
+    if not telling:
+        return "the kernel gave no reason"
+    source = next((line for line in reversed(telling) if line.startswith("; ")), "")
+    return telling[-1] + (f" (at `{source[2:]}`)" if source and source != telling[-1] else "")
+
+
+def _rebuild(cls: type[KernelError], state: dict[str, object], args: tuple[object, ...]) -> KernelError:
+    error = cls.__new__(cls, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error
