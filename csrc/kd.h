@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Every function that Python can call in the extension, by area; cdef/AREA.h is Python's view of the same.
+ *
+ * A function is here only where libbpf 1.1 has none, or where one crossing does a batch of work.
+ * Out-parameters last, negative errno returned, a size with every buffer, no Python objects.
+ */
+#ifndef KD_H
+#define KD_H
+
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include <errno.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/types.h>
+#include <unistd.h>
+
+#include <bpf/bpf.h>
+#include <bpf/btf.h>
+#include <bpf/libbpf.h>
+#include <linux/bpf.h>
+
+/* ---- log: what libbpf and the verifier say, kept per thread ---- */
+void kd_log_start(void);
+size_t kd_log_size(void);
+size_t kd_log_take(char *buf, size_t size);
+
+/* ---- object: open from memory ---- */
+struct bpf_object *kd_object_open(const void *data, size_t size, const char *name);
+
+/* ---- prog: load bare instructions, run, describe ---- */
+struct kd_prog_info {
+	uint32_t id;
+	uint32_t type;
+	uint32_t btf_id;
+	uint32_t pad;
+	uint64_t run_time_ns;
+	uint64_t run_count;
+	char name[16];
+};
+
+struct kd_run {
+	const void *data_in;
+	void *data_out;
+	const void *ctx_in;
+	void *ctx_out;
+	uint32_t data_size_in;
+	uint32_t data_size_out; /* in: room; out: bytes written */
+	uint32_t ctx_size_in;
+	uint32_t ctx_size_out; /* in: room; out: bytes written */
+	uint32_t repeat;
+	uint32_t flags;
+	uint32_t batch_size;
+	uint32_t retval;
+	uint32_t duration_ns; /* mean of one run */
+	uint32_t pad;
+};
+
+int kd_prog_load(int type, int expected_attach_type, const char *name, const void *insns, size_t count);
+int kd_prog_info(int fd, struct kd_prog_info *info);
+int kd_prog_run(int fd, struct kd_run *run);
+int kd_prog_query(int target, int attach_type, uint32_t *ids, uint32_t *count, uint64_t *revision);
+
+/* ---- link: what libbpf 1.1 cannot say in its options ---- */
+struct kd_link_info {
+	uint32_t id;
+	uint32_t type;
+	uint32_t prog_id;
+	uint32_t ifindex; /* of a tcx or xdp link; 0 once the device is gone */
+};
+
+int kd_link_create(int prog_fd, int target, int attach_type, uint32_t flags, const void *tail, size_t tail_size);
+int kd_link_update(int link_fd, int prog_fd, int old_prog_fd);
+int kd_link_info(int fd, struct kd_link_info *info);
+int kd_tc_attach(int ifindex, int point, int prog_fd, uint32_t priority, uint32_t handle, uint32_t *ret_priority,
+		 uint32_t *ret_handle);
+int kd_tc_replace(int ifindex, int point, int prog_fd, uint32_t priority, uint32_t handle);
+int kd_tc_detach(int ifindex, int point, uint32_t priority, uint32_t handle);
+
+/* ---- sys ---- */
+int kd_fs_type(const char *path, uint64_t *type);
+int kd_mount_bpffs(const char *path);
+
+/* ---- maglev ---- */
+struct kd_member {
+	uint64_t hash; /* of what the backend is, not of its number: the same on every node */
+	uint32_t value; /* what the table shall hold for it */
+	uint32_t weight;
+};
+int kd_maglev_fill(const struct kd_member *members, size_t count, uint32_t *table, size_t size);
+
+/* ---- map ---- */
+
+/* ---- ring ---- */
+
+/* ---- netns ---- */
+
+#endif /* KD_H */

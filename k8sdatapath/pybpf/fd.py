@@ -1,0 +1,85 @@
+"""One owner for every file descriptor."""
+
+from __future__ import annotations
+
+import os
+import traceback
+import warnings
+import weakref
+from types import TracebackType
+from typing import ClassVar, Self
+
+from k8sdatapath.errors import ClosedError
+
+
+class Fd:
+    """A file descriptor that is closed once, by its owner.
+
+    :param number: the descriptor; ownership passes to this object.
+    :param what: what it is, for messages (``"map kd_frontends"``).
+
+    Dropping the last reference without :meth:`close` warns with :class:`ResourceWarning`. Set
+    :attr:`trace` to also remember where each one was made.
+    """
+
+    trace: ClassVar[bool] = False
+    _open: ClassVar[weakref.WeakSet[Fd]] = weakref.WeakSet()
+
+    __slots__ = ("__weakref__", "_number", "born", "what")
+
+    def __init__(self, number: int, what: str) -> None:
+        self._number = number
+        self.what = what
+        self.born = "".join(traceback.format_stack(limit=8)[:-1]) if Fd.trace else ""
+        Fd._open.add(self)
+
+    @classmethod
+    def live(cls) -> list[Fd]:
+        """All that are open in this process: what a leak check looks at."""
+        return [fd for fd in cls._open if not fd.closed]
+
+    @property
+    def number(self) -> int:
+        """The descriptor's number.
+
+        :raises ClosedError: after :meth:`close`.
+        """
+        if self._number < 0:
+            raise ClosedError(f"{self.what} is closed")
+        return self._number
+
+    @property
+    def closed(self) -> bool:
+        """Whether :meth:`close` was called."""
+        return self._number < 0
+
+    def fileno(self) -> int:
+        """The number, for select and friends."""
+        return self.number
+
+    def dup(self) -> Fd:
+        """A second descriptor of the same kernel object, owned by the caller."""
+        return Fd(os.dup(self.number), self.what)
+
+    def close(self) -> None:
+        """Close it; does nothing the second time."""
+        number, self._number = self._number, -1
+        if number >= 0:
+            os.close(number)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_number", -1) >= 0:
+            born = f", made at\n{self.born}" if self.born else ""
+            warnings.warn(f"{self.what} (fd {self._number}) was never closed{born}", ResourceWarning, source=self)
+            self.close()
+
+    def __repr__(self) -> str:
+        return f"<Fd {self.what} {'closed' if self.closed else self._number}>"
