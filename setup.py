@@ -1,6 +1,7 @@
 """What pyproject.toml cannot say: build the C extension, compile bpf/ and ship both.
 
 BPF objects are compiled here, once, so that running needs no compiler.
+``python setup.py build_bpf build_ext --inplace`` builds into the source tree (``make build``).
 """
 
 from __future__ import annotations
@@ -12,28 +13,52 @@ import subprocess
 import sys
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import Command, setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 BPF = ROOT / "bpf"
-PACKAGE = ROOT / "k8sdatapath"
+OBJECTS = ROOT / "k8sdatapath" / "_objects"
+HEADERS = ROOT / "k8sdatapath" / "include"
 CLANG = os.environ.get("CLANG", "clang")
 CFLAGS = ["-target", "bpf", "-mcpu=v3", "-O2", "-g", "-Wall", "-Wextra", "-Werror"]
 
 
-class BuildPy(build_py):
-    """Compile every ``bpf/*.bpf.c`` and copy the headers before the package is collected."""
+class BuildBpf(Command):
+    """Compile every ``bpf/*.bpf.c`` and copy the headers, into the package."""
+
+    description = "compile the BPF programs and copy their headers into the package"
+    user_options = []  # noqa: RUF012  distutils' own protocol
+
+    def initialize_options(self) -> None:
+        pass
+
+    def finalize_options(self) -> None:
+        pass
 
     def run(self) -> None:
         copy_headers()
-        for source in sorted(BPF.glob("*.bpf.c")):
+        sources = sorted(BPF.glob("*.bpf.c"))
+        for source in sources:
             compile_object(source)
+        for stale in {*OBJECTS.glob("*.o")} - {object_of(source) for source in sources}:
+            stale.unlink()
+
+
+class BuildPy(build_py):
+    """Build what the package ships before its files are collected."""
+
+    def run(self) -> None:
+        self.run_command("build_bpf")
         super().run()
 
 
+def object_of(source: Path) -> Path:
+    return OBJECTS / source.with_suffix(".o").name
+
+
 def compile_object(source: Path) -> None:
-    target = PACKAGE / "_objects" / source.with_suffix(".o").name
+    target = object_of(source)
     newest = max(path.stat().st_mtime for path in [source, *BPF.rglob("*.h"), Path(__file__)])
     if target.exists() and target.stat().st_mtime > newest:
         return
@@ -43,15 +68,29 @@ def compile_object(source: Path) -> None:
     made = target.with_suffix(f".{os.getpid()}.tmp")
     command = [CLANG, *CFLAGS, f"-I{BPF / 'include'}", arch_include, "-c", str(source), "-o", str(made)]
     try:
-        subprocess.run(command, check=True, cwd=ROOT)
+        status = subprocess.run(command, check=False, cwd=ROOT).returncode
     except FileNotFoundError:
         sys.exit(f"cannot compile {source.name}: {CLANG} is not installed (apt-get install clang libbpf-dev)")
+    if status != 0:  # not an exception: an editable install would only warn of one
+        made.unlink(missing_ok=True)
+        sys.exit(f"{CLANG} could not compile {source.name}")
     made.replace(target)
 
 
 def copy_headers() -> None:
-    target = PACKAGE / "include"
-    shutil.copytree(BPF / "include", target, dirs_exist_ok=True)
+    """Mirror bpf/include: write what changed, remove what is gone."""
+    source = BPF / "include"
+    wanted = {path.relative_to(source) for path in source.rglob("*.h")}
+    there = {path.relative_to(HEADERS) for path in HEADERS.rglob("*.h")}
+    for name in there - wanted:
+        (HEADERS / name).unlink()
+    for name in wanted:
+        (HEADERS / name).parent.mkdir(parents=True, exist_ok=True)
+        if name not in there or (HEADERS / name).read_bytes() != (source / name).read_bytes():
+            shutil.copyfile(source / name, HEADERS / name)
 
 
-setup(cffi_modules=["csrc/build_ext.py:ffibuilder"], cmdclass={"build_py": BuildPy})
+setup(
+    cffi_modules=["csrc/build_ext.py:ffibuilder"],
+    cmdclass={"build_bpf": BuildBpf, "build_py": BuildPy},
+)

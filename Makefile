@@ -1,0 +1,93 @@
+# Two commands: `make demo` and `make test`. Each installs what is missing, then does its job.
+# `make help` lists the others.
+
+PYTHON ?= $(firstword $(wildcard /usr/bin/python3) python3)
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+BENCH  ?=
+
+# Debian packages: to build and run; and what the tests and benchmarks compare against or listen with.
+BUILD_PACKAGES := clang gcc libbpf-dev libelf-dev linux-libc-dev pkg-config python3-dev python3-venv zlib1g-dev
+TEST_PACKAGES  := bpftool clang-19 curl ethtool iperf3 iproute2 iptables llvm nftables procps tcpdump
+
+SOURCES := setup.py $(shell find csrc bpf -name '*.py' -o -name '*.c' -o -name '*.h')
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+
+.PHONY: help
+help: ## say what there is
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
+
+.PHONY: demo
+demo: .make/build ## a Service, load-balanced in the kernel, in a lab of network namespaces (needs root)
+	@$(BIN)/k8sdatapath lab demo
+
+.PHONY: test
+test: .make/build .make/test-packages lint types ## lint, types and every test (needs root)
+	$(BIN)/python -m pytest
+
+.PHONY: check
+check: .make/build lint types ## what this machine and user allow; says what was left out
+	$(BIN)/python -m pytest
+
+.PHONY: lint
+lint: .make/build
+	$(BIN)/ruff check .
+
+.PHONY: types
+types: .make/build
+	$(BIN)/mypy
+
+.PHONY: build
+build: .make/build ## the extension and the BPF objects, in place
+
+.PHONY: generate
+generate: .make/build ## write the files that are made from the code (tests/api/public.txt)
+	$(BIN)/python -m tests.api.snapshot > tests/api/public.txt.new
+	mv tests/api/public.txt.new tests/api/public.txt
+
+.PHONY: bench
+bench: .make/build .make/test-packages ## all benchmarks, or one: make bench BENCH=name (needs root)
+	$(BIN)/python -m benchmarks $(BENCH)
+
+.PHONY: wheel
+wheel: .make/build ## dist/*.whl and dist/*.tar.gz
+	$(BIN)/python -m build --outdir dist .
+
+.PHONY: clean
+clean: ## remove everything that was built, and the venv
+	rm -rf .make build dist $(VENV) *.egg-info k8sdatapath/_objects k8sdatapath/include
+	rm -f k8sdatapath/pybpf/_libbpf*.so
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+# -- stamps: a second run does nothing, a changed source rebuilds ------------------------------------
+
+.make/build: .make/venv $(SOURCES)
+	$(BIN)/python setup.py -q build_bpf build_ext --inplace
+	@touch $@
+
+.make/venv: .make/build-packages pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --upgrade pip
+	$(BIN)/python -m pip install -q -e '.[all]' --group dev
+	@touch $@
+
+.make/%-packages: Makefile
+	@mkdir -p .make
+	@$(call install,$(if $(filter build,$*),$(BUILD_PACKAGES),$(TEST_PACKAGES)))
+	@touch $@
+
+# Install the Debian packages that are absent; without root, or elsewhere than on Debian, say which.
+define install
+command -v dpkg-query >/dev/null || { echo "not Debian: make sure to have the like of: $(1)"; exit 0; }; \
+missing=$$(for package in $(1); do \
+	dpkg-query -W -f='$${Status}' $$package 2>/dev/null | grep -q ' installed$$' || echo $$package; done); \
+test -n "$$missing" || exit 0; \
+test "$$(id -u)" = 0 || { echo "missing packages; install them with: sudo apt-get install" $$missing; exit 1; }; \
+echo "installing" $$missing; \
+export DEBIAN_FRONTEND=noninteractive; \
+apt-get -qq -o DPkg::Lock::Timeout=300 update && \
+apt-get -qq -o DPkg::Lock::Timeout=300 install --no-install-recommends $$missing >/dev/null
+endef
