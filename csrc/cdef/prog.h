@@ -29,6 +29,7 @@ int kd_prog_load(int type, int expected_attach_type, const char *name, const voi
 int kd_prog_info(int fd, struct kd_prog_info *info);
 int kd_prog_run(int fd, struct kd_run *run);
 int kd_prog_query(int target, int attach_type, uint32_t *ids, uint32_t *count, uint64_t *revision);
+int libbpf_probe_bpf_helper(int prog_type, int helper_id, const void *opts);
 int bpf_prog_get_fd_by_id(uint32_t id);
 int bpf_prog_attach(int prog_fd, int attachable_fd, int type, unsigned int flags);
 int bpf_prog_detach2(int prog_fd, int attachable_fd, int type);

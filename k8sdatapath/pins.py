@@ -1,0 +1,124 @@
+"""Pins: names in a BPF filesystem, under which maps, programs and links outlive the process."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from attrs import field, frozen
+
+from k8sdatapath.errors import BpffsError, KernelError
+from k8sdatapath.pybpf.fd import Fd
+
+#: Where the kernel documentation, systemd and every BPF tool expect the filesystem.
+BPFFS = Path("/sys/fs/bpf")
+
+
+def ensure_bpffs(path: Path = BPFFS) -> None:
+    """Make sure that ``path`` lies on a BPF filesystem, mounting one at :data:`BPFFS` if that is what lacks.
+
+    :raises BpffsError: it does not, and says what to run.
+    """
+    from k8sdatapath.pybpf import links
+
+    there = next(parent for parent in (path, *path.parents) if parent.exists())
+    if links.is_bpffs(there):
+        return
+    if path.is_relative_to(BPFFS) and BPFFS.is_dir():
+        try:
+            links.mount_bpffs(BPFFS)
+        except KernelError as error:
+            hint = f"run as root: mount -t bpf bpf {BPFFS}"
+            raise BpffsError("mount a BPF filesystem", str(BPFFS), error.errno, hint) from error
+        return
+    raise BpffsError("use as a pin directory", str(path), errno.EINVAL, f"run as root: mount -t bpf bpf {there}")
+
+
+@frozen
+class PinDir:
+    """A directory in bpffs that holds the pins of one datapath: ``maps/NAME`` and ``links/NAME``.
+
+    The kernel is the memory: what a restarted process finds here, it takes over.
+
+    :param path: the directory; made on first use.
+    """
+
+    path: Path = field(converter=Path)
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def create(self) -> PinDir:
+        """Make the directory, and the filesystem below it if need be.
+
+        :raises BpffsError: the path is not on a BPF filesystem.
+        """
+        ensure_bpffs(self.path)
+        for kind in ("maps", "links"):
+            (self.path / kind).mkdir(parents=True, exist_ok=True)
+        return self
+
+    @property
+    def maps(self) -> list[str]:
+        """Names of the pinned maps."""
+        return self._names("maps")
+
+    @property
+    def links(self) -> list[str]:
+        """Names of the pinned links."""
+        return self._names("links")
+
+    def map_path(self, name: str) -> Path:
+        """Where the map of this name is pinned."""
+        return self.path / "maps" / name
+
+    def link_path(self, name: str) -> Path:
+        """Where the link of this name is pinned."""
+        return self.path / "links" / name
+
+    def open_map(self, name: str) -> Fd:
+        """Open a pinned map; the caller owns the descriptor.
+
+        :raises BpffsError: there is no such pin.
+        """
+        return self._open(self.map_path(name), f"map {name}")
+
+    def open_link(self, name: str) -> Fd:
+        """Open a pinned link; the caller owns the descriptor."""
+        return self._open(self.link_path(name), f"link {name}")
+
+    def pin(self, fd: Fd, path: Path) -> None:
+        """Pin a descriptor at a path of this directory.
+
+        :raises BpffsError: the path is not on a BPF filesystem, or taken.
+        """
+        from k8sdatapath.pybpf import links
+
+        self.create()
+        try:
+            links.pin(fd, path)
+        except KernelError as error:
+            raise BpffsError(error.op, error.subject, error.errno, error.hint) from error
+
+    def remove(self) -> None:
+        """Remove every pin and the directory; what nothing else holds is freed by the kernel."""
+        if self.path.exists():
+            shutil.rmtree(self.path)
+
+    def _names(self, kind: str) -> list[str]:
+        return sorted(self._entries(kind))
+
+    def _entries(self, kind: str) -> Iterator[str]:
+        directory = self.path / kind
+        if directory.is_dir():
+            yield from (entry.name for entry in directory.iterdir())
+
+    def _open(self, path: Path, what: str) -> Fd:
+        from k8sdatapath.pybpf import links
+
+        try:
+            return links.open_pinned(path, what)
+        except KernelError as error:
+            raise BpffsError(f"open pinned {what}", str(path), error.errno, error.hint) from error
