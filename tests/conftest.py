@@ -58,7 +58,7 @@ def pytest_runtest_makereport(
             report.outcome = "skipped"
             report.longrepr = (str(item.path), item.location[1], f"Skipped: {error}")
         else:
-            report.sections.append(("Skip refused", f"this kernel is not older than Linux {error.min_kernel}"))
+            report.sections.append(("Skip refused", f"this kernel is newer than {error.min_kernel}"))
     if report.skipped and REQUIRE_KERNEL and not hasattr(report, "wasxfail"):
         report.outcome = "failed"
         report.longrepr = f"skipped, which KD_REQUIRE_KERNEL=1 forbids: {report.longrepr}"
