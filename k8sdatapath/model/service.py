@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from enum import IntEnum
 from typing import TypeVar
@@ -16,6 +17,8 @@ from k8sdatapath.model.address import port as to_port
 __all__ = ["Backend", "BackendState", "Frontend", "Protocol", "Selection", "Service"]
 
 E = TypeVar("E", bound=IntEnum)
+
+_FRONTEND = re.compile(r"(?:\[([^]]*:[^]]*)\]|([^][:]+)):(\d{1,5})(?:/(\w+))?", re.ASCII)
 
 
 class Protocol(IntEnum):
@@ -93,16 +96,10 @@ class Frontend:
 
         :raises ModelError: it is not ``ADDRESS:PORT[/PROTOCOL]``, IPv6 addresses in brackets.
         """
-        place, _, protocol = text.partition("/")
-        host, _, number = place.rpartition(":")
-        bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-        if (
-            not (number.isascii() and number.isdecimal())
-            or len(number) > 5
-            or (":" in bare) != (bare != host)
-        ):
+        match = _FRONTEND.fullmatch(text)
+        if not match:
             raise ModelError(f"{shown(text)} is not a frontend: write 10.96.0.10:80/TCP or [fd00::10]:53/UDP")
-        return cls(bare, int(number), protocol or Protocol.TCP)
+        return cls(match[1] or match[2], int(match[3]), match[4] or Protocol.TCP)
 
     def __str__(self) -> str:
         return f"{_place(self.address, self.port)}/{self.protocol.name}"

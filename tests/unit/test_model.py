@@ -1,0 +1,228 @@
+"""The values: what they accept, what they refuse, how they compare and print."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address
+
+import attrs
+import netaddr
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from k8sdatapath.errors import DatapathError, ModelError
+from k8sdatapath.model import (
+    Backend,
+    BackendState,
+    Frontend,
+    Protocol,
+    Selection,
+    Service,
+    address,
+    port,
+)
+
+V4 = IPv4Address("10.96.0.10")
+V6 = IPv6Address("fd00:10:96::a")
+
+
+def refused(nonsense: object) -> None:
+    with pytest.raises(ModelError, match="is not an IP address") as caught:
+        address(nonsense)
+    assert len(str(caught.value)) < 200
+    assert "\n" not in str(caught.value)
+
+
+class TestAddress:
+    @pytest.mark.parametrize(
+        "given",
+        ["10.96.0.10", "  10.96.0.10\n", V4, 0x0A60000A, V4.packed, netaddr.IPAddress("10.96.0.10")],
+        ids=repr,
+    )
+    def test_every_form_of_ipv4_is_the_same_address(self, given):
+        assert address(given) == V4
+        assert type(address(given)) is IPv4Address
+
+    @pytest.mark.parametrize(
+        "given",
+        ["fd00:10:96::a", "FD00:10:96:0::A", V6, int(V6), V6.packed, netaddr.IPAddress("fd00:10:96::a")],
+        ids=repr,
+    )
+    def test_every_form_of_ipv6_is_the_same_address(self, given):
+        assert address(given) == V6
+
+    def test_an_interface_gives_its_address(self):
+        assert address(IPv4Interface("10.96.0.10/16")) == V4
+
+    @pytest.mark.parametrize(
+        "nonsense",
+        [
+            "",
+            "10.1",
+            "010.96.0.10",
+            "10.96.0.256",
+            "10.96.0.10/32",
+            "1.2.3.4.5",
+            "[fd00::1]",
+            "fd00::1::2",
+            "x" * 10**6,
+        ],
+    )
+    def test_text_that_is_no_address_is_refused_in_one_short_line(self, nonsense):
+        refused(nonsense)
+
+    @pytest.mark.parametrize(
+        "nonsense",
+        [None, True, 1.5, -1, 1 << 128, 10**6000, b"abc", [], {}, object()],
+        ids=lambda value: str(type(value)),
+    )
+    def test_nonsense_is_refused_in_one_short_line(self, nonsense):
+        refused(nonsense)
+
+    @pytest.mark.parametrize("given", ["::ffff:10.0.0.1", IPv6Address("::ffff:10.0.0.1")], ids=repr)
+    def test_mapped_ipv4_is_refused_and_the_message_says_what_to_write(self, given):
+        with pytest.raises(ModelError, match=r"write 10\.0\.0\.1$"):
+            address(given)
+
+    @pytest.mark.parametrize("given", ["fe80::1%eth0", IPv6Address("fe80::1%eth0")], ids=repr)
+    def test_zones_are_refused(self, given):
+        with pytest.raises(ModelError, match="has a zone"):
+            address(given)
+
+    @given(st.ip_addresses())
+    def test_text_and_bytes_lead_back_to_the_address(self, found):
+        if found.version == 6 and found.ipv4_mapped:
+            return
+        assert address(str(found)) == address(found.packed) == address(found) == found
+
+
+class TestPort:
+    @given(st.integers(1, 65535))
+    def test_ports_are_themselves(self, number):
+        assert port(number) == number
+
+    @pytest.mark.parametrize(
+        "nonsense", [0, -1, 65536, 70000, 10**6000, "80", 80.0, None, True], ids=lambda v: str(type(v))
+    )
+    def test_everything_else_is_refused(self, nonsense):
+        with pytest.raises(ModelError, match=r"is not a port \(1 to 65535\)"):
+            port(nonsense)
+
+
+class TestFrontend:
+    @pytest.mark.parametrize(
+        ("frontend", "text"),
+        [
+            (Frontend("10.96.0.10", 80), "10.96.0.10:80/TCP"),
+            (Frontend("fd00::1", 53, "UDP"), "[fd00::1]:53/UDP"),
+            (Frontend("10.96.0.10", 9, Protocol.SCTP), "10.96.0.10:9/SCTP"),
+        ],
+    )
+    def test_prints_and_reads_back(self, frontend, text):
+        assert str(frontend) == text
+        assert Frontend.parse(text) == frontend
+
+    def test_protocol_may_be_left_out_when_reading(self):
+        assert Frontend.parse("10.96.0.10:80") == Frontend("10.96.0.10", 80)
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            *(
+                "",
+                "10.96.0.10",
+                "10.96.0.10:",
+                ":80",
+                "fd00::1:80",
+                "[10.0.0.1]:80",
+                "[fd00::1]",
+                "1.2.3.4:80/tls",
+            ),
+            *("10.96.0.10:0", "10.96.0.10:99999", "10.96.0.10:-1", "10.96.0.10:80/", "10.96.0.10:8O"),
+        ],
+    )
+    def test_other_text_is_refused(self, text):
+        with pytest.raises(ModelError):
+            Frontend.parse(text)
+
+    def test_is_a_key(self):
+        assert {Frontend("10.96.0.10", 80): 1}[Frontend(V4, 80, "tcp")] == 1
+
+
+class TestBackend:
+    def test_state_and_weight_have_names_and_bounds(self):
+        backend = Backend("10.244.1.2", 8080, state="terminating", weight=3)
+        assert (backend.state, backend.weight) == (BackendState.TERMINATING, 3)
+        for wrong in ({"state": "gone"}, {"state": 0}, {"weight": -1}, {"weight": 65536}, {"weight": 1.5}):
+            with pytest.raises(ModelError):
+                Backend("10.244.1.2", 8080, **wrong)
+
+    def test_prints_its_place(self):
+        assert str(Backend("10.244.1.2", 8080)) == "10.244.1.2:8080"
+        assert str(Backend("fd00::2", 8080)) == "[fd00::2]:8080"
+
+
+class TestService:
+    def test_reads_as_the_manual_writes_it(self):
+        service = Service("10.96.0.10", 80, backends=[Backend("10.244.1.2", 8080)])
+        assert service.frontend == Frontend("10.96.0.10", 80, Protocol.TCP)
+        assert service.backends == (Backend("10.244.1.2", 8080),)
+        assert str(service) == "10.96.0.10:80/TCP"
+        assert str(Service(V6, 53, "UDP", name="dns/dns")) == "dns/dns ([fd00:10:96::a]:53/UDP)"
+
+    def test_order_of_backends_makes_no_difference(self):
+        one, two = Backend("10.244.1.2", 8080), Backend("10.244.1.10", 8080)
+        assert Service(V4, 80, backends=[two, one]) == Service(V4, 80, backends=(b for b in (one, two)))
+
+    @pytest.mark.parametrize(
+        ("wrong", "because"),
+        [
+            ({"backends": [Backend("10.244.1.2", 80)] * 2}, "10.244.1.2:80 is given twice"),
+            (
+                {"backends": [Backend("10.244.1.2", 80), Backend("10.244.1.2", 80, weight=2)]},
+                "10.244.1.2:80 is given twice",
+            ),
+            ({"backends": [Backend("fd00::2", 80)]}, r"\[fd00::2\]:80 is IPv6, its service .* IPv4"),
+            ({"backends": Backend("10.244.1.2", 80)}, "single one"),
+            ({"backends": ["10.244.1.2:80"]}, "not a Backend"),
+            ({"protocol": "ICMP"}, r"'ICMP' is not a protocol \(TCP, UDP, SCTP\)"),
+            ({"protocol": 1}, "1 is not a protocol"),
+            ({"selection": "leastconn"}, "not a selection"),
+            ({"name": 3}, "not a name"),
+        ],
+    )
+    def test_nonsense_is_refused(self, wrong, because):
+        with pytest.raises(ModelError, match=because) as caught:
+            Service(V4, 80, **wrong)
+        assert isinstance(caught.value, DatapathError)
+        assert isinstance(caught.value, ValueError)
+
+    def test_candidates_are_the_active_else_the_terminating_never_weight_0(self):
+        active, leaving = Backend("10.0.0.1", 1), Backend("10.0.0.2", 1, state="terminating")
+        resting = Backend("10.0.0.3", 1, weight=0)
+
+        def candidates(*backends):
+            return Service(V4, 80, backends=backends).candidates
+
+        assert candidates(active, leaving, resting) == (active,)
+        assert candidates(leaving, resting) == (leaving,)
+        assert candidates(resting) == candidates() == ()
+
+    def test_is_a_frozen_value(self):
+        service = Service(V4, 80, backends=[Backend("10.244.1.2", 80)], selection="maglev")
+        assert service.selection is Selection.MAGLEV
+        assert pickle.loads(pickle.dumps(service)) == service
+        assert hash(attrs.evolve(service)) == hash(service)
+        with pytest.raises(attrs.exceptions.FrozenInstanceError):
+            service.port = 81  # type: ignore[misc]
+
+
+def test_importing_the_model_imports_nothing_heavy():
+    code = "import k8sdatapath.model, sys; print(sorted({name.partition('.')[0] for name in sys.modules}))"
+    loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert not {"netaddr", "kubernetes", "yaml", "cffi", "_cffi_backend", "numpy", "pyroute2"} & set(
+        eval(loaded)
+    )
