@@ -1,0 +1,19 @@
+"""The command line, ``k8sdatapath`` or ``kdp``: needs the extra ``cli``."""
+
+from __future__ import annotations
+
+import sys
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Run the command line and exit; without its extra, say what to install."""
+    try:
+        from k8sdatapath.cli.app import app
+    except ModuleNotFoundError as error:
+        if error.name not in {"typer", "rich"}:
+            raise
+        print("the command line needs an extra: pip install 'k8sdatapath[cli]'", file=sys.stderr)
+        sys.exit(2)
+    app()

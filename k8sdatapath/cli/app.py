@@ -1,0 +1,70 @@
+"""The commands, and how they end.
+
+Exit codes: 0 done; 1 it failed, or what was asked about is not well; 2 the command line was wrong;
+130 stopped with Ctrl-C.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from k8sdatapath.cli.output import Output, OutputOption, console
+from k8sdatapath.errors import DatapathError
+
+__all__ = ["app"]
+
+
+class Group(TyperGroup):
+    """Ends a command that raised an error of the library with one line, not a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except DatapathError as error:
+            if ctx.params.get("debug"):
+                raise
+            console(stderr=True).print(f"error: {error}", style="red", markup=False)
+            raise typer.Exit(1) from error
+        except KeyboardInterrupt:
+            raise typer.Exit(130) from None
+
+
+app = typer.Typer(
+    cls=Group,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Kubernetes datapaths in eBPF.",
+    epilog="Exit codes: 0 done, 1 failed or not well, 2 wrong command line, 130 stopped with Ctrl-C.",
+)
+
+
+def version(wanted: bool) -> None:
+    """Print the version and exit."""
+    if wanted:
+        import k8sdatapath
+
+        print(f"k8sdatapath {k8sdatapath.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Kubernetes datapaths in eBPF."""
+
+
+@app.command()
+def doctor(output: OutputOption = Output.TABLE) -> None:
+    """Tell what this machine offers, and what to do where it falls short."""
+    from k8sdatapath.cli import doctor
+
+    if not doctor.run(output):
+        raise typer.Exit(1)
