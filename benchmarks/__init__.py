@@ -1,0 +1,1 @@
+"""Benchmarks, each with its baseline run beside it: ``python -m benchmarks [NAME]``. See README.md."""

@@ -1,0 +1,26 @@
+"""Run one benchmark, or all: ``python -m benchmarks [NAME ...]``."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+NAMES = ("map_ops", "load_time", "svc_change", "svc_scale")
+
+
+def main(arguments: list[str]) -> int:
+    unknown = [name for name in arguments if name not in NAMES]
+    if unknown:
+        print(f"no benchmark {unknown[0]!r}: there is {', '.join(NAMES)}", file=sys.stderr)
+        return 2
+    if os.geteuid() != 0:
+        print("the benchmarks load BPF programs and make network namespaces: run as root", file=sys.stderr)
+        return 2
+    for name in arguments or NAMES:
+        importlib.import_module(f"benchmarks.{name}").main()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

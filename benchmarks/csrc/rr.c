@@ -1,0 +1,234 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * The traffic of the benchmarks: requests and responses of 64 bytes over TCP.
+ *
+ *	rr serve PORT CPU	answers on PORT of every address; prints "ready"
+ *	rr client CPU		takes orders on standard input, one a line:
+ *				  crr ADDRESS PORT COUNT	connect, request, response, close
+ *				  rr ADDRESS PORT COUNT		one connection kept open
+ *
+ * A client answers each order with one line:
+ *	COUNT SECONDS FAILED CONNECT_P50 P90 P99 WHOLE_P50 P90 P99	(nanoseconds)
+ * Both end when their standard input does, so none outlives the benchmark that started it.
+ */
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <netinet/tcp.h>
+#include <sched.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <time.h>
+#include <unistd.h>
+
+#define MESSAGE 64
+#define MAX_SAMPLES (1 << 20)
+#define MAX_FAILURES 5 /* then the path is broken: end the slice */
+#define MAX_EVENTS 64
+
+static uint32_t connect_ns[MAX_SAMPLES], whole_ns[MAX_SAMPLES];
+
+static void die(const char *what)
+{
+	perror(what);
+	exit(1);
+}
+
+static uint64_t now_ns(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return t.tv_sec * 1000000000ULL + t.tv_nsec;
+}
+
+/*
+ * One CPU for both ends, and neither may preempt the other: a server that is woken by the last packet of
+ * a handshake would otherwise run before connect() returns, in some slices and not in others.
+ */
+static void pin(int cpu)
+{
+	struct sched_param lowest = { .sched_priority = 1 };
+	cpu_set_t set;
+
+	CPU_ZERO(&set);
+	CPU_SET(cpu, &set);
+	if (sched_setaffinity(0, sizeof(set), &set))
+		die("sched_setaffinity");
+	if (sched_setscheduler(0, SCHED_FIFO, &lowest))
+		die("sched_setscheduler");
+}
+
+static int whole_message(int fd, char *buffer)
+{
+	size_t got = 0;
+
+	while (got < MESSAGE) {
+		ssize_t n = recv(fd, buffer + got, MESSAGE - got, 0);
+
+		if (n <= 0)
+			return -1;
+		got += n;
+	}
+	return 0;
+}
+
+static void watch(int epoll, int fd)
+{
+	struct epoll_event event = { .events = EPOLLIN, .data.fd = fd };
+
+	if (epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event))
+		die("epoll_ctl");
+}
+
+static int listen_on(int port)
+{
+	struct sockaddr_in any = { .sin_family = AF_INET, .sin_port = htons(port) };
+	int one = 1, fd = socket(AF_INET, SOCK_STREAM, 0);
+
+	if (fd < 0)
+		die("socket");
+	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
+	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one)); /* accepted sockets inherit it */
+	if (bind(fd, (struct sockaddr *)&any, sizeof(any)) || listen(fd, 1024))
+		die("listen");
+	return fd;
+}
+
+static int serve(int port)
+{
+	int listener = listen_on(port), epoll = epoll_create1(0);
+	struct epoll_event events[MAX_EVENTS];
+	char buffer[MESSAGE] = { 0 };
+
+	watch(epoll, listener);
+	watch(epoll, STDIN_FILENO);
+	puts("ready");
+	fflush(stdout);
+	for (;;) {
+		int count = epoll_wait(epoll, events, MAX_EVENTS, -1);
+
+		for (int i = 0; i < count; i++) {
+			int fd = events[i].data.fd;
+
+			if (fd == STDIN_FILENO) {
+				return 0;
+			} else if (fd == listener) {
+				int accepted = accept(listener, NULL, NULL);
+
+				if (accepted >= 0)
+					watch(epoll, accepted);
+			} else if (whole_message(fd, buffer) || send(fd, buffer, MESSAGE, MSG_NOSIGNAL) != MESSAGE) {
+				close(fd);
+			}
+		}
+	}
+}
+
+static int new_socket(void)
+{
+	struct timeval patience = { .tv_sec = 2 };
+	int one = 1, fd = socket(AF_INET, SOCK_STREAM, 0);
+
+	if (fd < 0)
+		die("socket");
+	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
+	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience)); /* bounds connect() */
+	return fd;
+}
+
+static int ask(int fd)
+{
+	char buffer[MESSAGE] = "request";
+
+	if (send(fd, buffer, MESSAGE, MSG_NOSIGNAL) != MESSAGE)
+		return -1;
+	return whole_message(fd, buffer);
+}
+
+static int by_value(const void *a, const void *b)
+{
+	uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+
+	return (x > y) - (x < y);
+}
+
+static void print_percentiles(uint32_t *samples, size_t count)
+{
+	static const int wanted[] = { 50, 90, 99 };
+
+	qsort(samples, count, sizeof(*samples), by_value);
+	for (int i = 0; i < 3; i++)
+		printf(" %u", count ? samples[count * wanted[i] / 100] : 0);
+}
+
+static void measure(const struct sockaddr_in *target, size_t wanted, int keep_alive)
+{
+	uint64_t start = now_ns(), before, connected;
+	size_t count = 0, failed = 0;
+	int fd = -1;
+
+	while (count < wanted && failed < MAX_FAILURES) {
+		int fresh = fd < 0, broken;
+
+		if (fresh)
+			fd = new_socket();
+		before = connected = now_ns();
+		broken = fresh && connect(fd, (const struct sockaddr *)target, sizeof(*target));
+		if (fresh)
+			connected = now_ns();
+		broken = broken || ask(fd);
+		if (broken || !keep_alive) {
+			close(fd);
+			fd = -1;
+		}
+		if (broken) {
+			failed++;
+			continue;
+		}
+		connect_ns[count] = connected - before;
+		whole_ns[count++] = now_ns() - before;
+	}
+	printf("%zu %.6f %zu", count, (now_ns() - start) / 1e9, failed);
+	if (fd >= 0)
+		close(fd);
+	print_percentiles(connect_ns, count);
+	print_percentiles(whole_ns, count);
+	puts("");
+	fflush(stdout);
+}
+
+static int client(void)
+{
+	char kind[8], address[64];
+	size_t count;
+	int port;
+
+	while (scanf("%7s %63s %d %zu", kind, address, &port, &count) == 4 && count <= MAX_SAMPLES) {
+		struct sockaddr_in target = { .sin_family = AF_INET, .sin_port = htons(port) };
+
+		if (inet_pton(AF_INET, address, &target.sin_addr) != 1)
+			die(address);
+		measure(&target, count, !strcmp(kind, "rr"));
+	}
+	return 0;
+}
+
+int main(int argc, char **argv)
+{
+	if (argc == 4 && !strcmp(argv[1], "serve")) {
+		pin(atoi(argv[3]));
+		return serve(atoi(argv[2]));
+	}
+	if (argc == 3 && !strcmp(argv[1], "client")) {
+		pin(atoi(argv[2]));
+		return client();
+	}
+	fprintf(stderr, "usage: rr serve PORT CPU | rr client CPU\n");
+	return 2;
+}
