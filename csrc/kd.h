@@ -99,5 +99,9 @@ int kd_maglev_fill(const struct kd_member *members, size_t count, uint32_t *tabl
 /* ---- ring ---- */
 
 /* ---- netns ---- */
+int kd_netns_create(const char *dir, const char *path);
+int kd_netns_remove(const char *path);
+int kd_netns_enter(int fd); /* moves the calling thread, for good */
+int kd_netns_cookie(int fd, uint64_t *cookie);
 
 #endif /* KD_H */

@@ -1,0 +1,4 @@
+int kd_netns_create(const char *dir, const char *path);
+int kd_netns_remove(const char *path);
+int kd_netns_enter(int fd);
+int kd_netns_cookie(int fd, uint64_t *cookie);

@@ -1,0 +1,1 @@
+"""What surrounds a datapath on the machine: network namespaces, cgroups, devices, packets."""

@@ -1,0 +1,177 @@
+"""Devices, addresses, routes and neighbours of the calling thread's network namespace."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from ipaddress import (
+    IPv4Address,
+    IPv4Interface,
+    IPv4Network,
+    IPv6Address,
+    IPv6Interface,
+    IPv6Network,
+)
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+
+from k8sdatapath.errors import KernelError
+from k8sdatapath.net.netns import NetNs
+from k8sdatapath.pybpf.calls import kernel_error
+
+_IFA_F_NODAD = 0x02
+_RTNH_F_ONLINK = 0x04
+_NUD_PERMANENT = 0x80
+
+
+class Netlink:
+    """A netlink socket in the namespace of the thread that makes it.
+
+    ::
+
+        def wire():
+            with Netlink() as net:
+                net.create_veth("one", "eth0", peer_netns=pod)
+                net.add_route(ip_network("10.244.1.2/32"), device="one")
+
+        node.call(wire)
+    """
+
+    def __init__(self) -> None:
+        self._route = IPRoute()
+
+    def create_veth(
+        self,
+        name: str,
+        peer: str,
+        *,
+        peer_netns: NetNs | None = None,
+        mac: str = "",
+        peer_mac: str = "",
+    ) -> None:
+        """A pair of devices, both up; the other end may be born in another namespace.
+
+        This end can send at once. The other end can when :meth:`wait_up` says so there.
+        """
+        other: dict[str, Any] = {"ifname": peer, "state": "up"}
+        if peer_netns is not None:
+            other["net_ns_fd"] = peer_netns.fileno()
+        if peer_mac:
+            other["address"] = peer_mac
+        here = {"address": mac} if mac else {}
+        with _errors("create veth", f"{name} - {peer}"):
+            self._route.link("add", ifname=name, kind="veth", state="up", peer=other, **here)
+
+    def create_bridge(self, name: str) -> None:
+        """A bridge that forwards from the first packet on: no spanning tree, no multicast snooping."""
+        with _errors("create bridge", name):
+            self._route.link(
+                "add", ifname=name, kind="bridge", state="up", br_stp_state=0, br_mcast_snooping=0
+            )
+
+    def delete(self, name: str) -> None:
+        """Remove a device, and with a veth its other end."""
+        with _errors("delete device", name):
+            self._route.link("del", index=link_index(name))
+
+    def set_up(self, name: str) -> None:
+        """Bring a device up."""
+        with _errors("bring up", name):
+            self._route.link("set", index=link_index(name), state="up")
+
+    def wait_up(self, name: str, *, timeout: float = 5.0) -> None:
+        """Wait until a device can send.
+
+        A veth that went up before its other end drops what it is given until the kernel's link watch
+        has seen the carrier. Asking for the state makes Linux 6.8 and newer catch up at once.
+        """
+        deadline = time.monotonic() + timeout
+        index = link_index(name)
+        while True:
+            with _errors("ask for the state of", name):
+                (link,) = self._route.link("get", index=index)
+            if link.get("operstate") == "UP":
+                return
+            if time.monotonic() > deadline:
+                raise KernelError("wait for a carrier on", name, errno.ETIMEDOUT)
+            time.sleep(0.001)
+
+    def set_master(self, name: str, bridge: str) -> None:
+        """Make a device a port of a bridge."""
+        with _errors(f"add to bridge {bridge}", name):
+            self._route.link("set", index=link_index(name), master=link_index(bridge))
+
+    def add_address(self, name: str, address: IPv4Interface | IPv6Interface) -> None:
+        """Give a device an address, usable at once: no duplicate address detection."""
+        nodad = {"flags": _IFA_F_NODAD} if address.version == 6 else {}
+        prefixlen = address.network.prefixlen
+        with _errors(f"add {address}", name):
+            self._route.addr(
+                "add", index=link_index(name), address=str(address.ip), prefixlen=prefixlen, **nodad
+            )
+
+    def add_route(
+        self,
+        network: IPv4Network | IPv6Network,
+        *,
+        device: str = "",
+        via: IPv4Address | IPv6Address | None = None,
+    ) -> None:
+        """Route a network to a device, through a gateway, or both: then the gateway need not be on-link."""
+        route: dict[str, Any] = {"dst": str(network)}
+        if device:
+            route["oif"] = link_index(device)
+        if via:
+            route["gateway"] = str(via)
+        if device and via:
+            route["flags"] = _RTNH_F_ONLINK
+        with _errors("add route", str(network)):
+            self._route.route("add", **route)
+
+    def add_neighbour(self, name: str, address: IPv4Address | IPv6Address, mac: str) -> None:
+        """Fix the link address of a neighbour, so that nobody ever asks for it."""
+        with _errors(f"add neighbour {address}", name):
+            self._route.neigh(
+                "add", ifindex=link_index(name), dst=str(address), lladdr=mac, state=_NUD_PERMANENT
+            )
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._route.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def link_index(name: str) -> int:
+    """The number of a device of the calling thread's namespace."""
+    with _errors("find device", name):
+        return socket.if_nametoindex(name)
+
+
+def set_sysctl(name: str, value: int) -> None:
+    """Set ``net/...`` for the calling thread's namespace, e.g. ``set_sysctl("ipv4/ip_forward", 1)``."""
+    with _errors("set sysctl", f"net/{name}"):
+        Path("/proc/sys/net", name).write_text(str(value))
+
+
+@contextmanager
+def _errors(op: str, subject: str) -> Iterator[None]:
+    try:
+        yield
+    except NetlinkError as error:
+        raise kernel_error(error.code, op, subject) from None
+    except OSError as error:
+        raise kernel_error(error.errno or errno.ENODEV, op, subject) from None
