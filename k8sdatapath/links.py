@@ -7,6 +7,7 @@ unpinned link takes the program off its hook.
 from __future__ import annotations
 
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -31,36 +32,31 @@ class _HasProgramFd(Protocol):
     def fd(self) -> Fd: ...
 
 
-class Link(Protocol):
+class Link(ABC):
     """What every attachment can do, however the kernel keeps it."""
 
+    what: str
+
+    @property
+    @abstractmethod
+    def closed(self) -> bool:
+        """Whether this reference was given up."""
+
+    @abstractmethod
     def update(self, program: _HasProgramFd) -> None:
         """Swap the program in one step: no packet sees neither or both."""
 
+    @abstractmethod
     def detach(self) -> None:
         """Take the program off its hook now, pinned or not, and close."""
 
-    def close(self) -> None:
-        """Give up this reference; the program stays on its hook only if the link is pinned."""
-
-    @property
-    def closed(self) -> bool:
-        """Whether this reference was given up."""
-        ...
-
+    @abstractmethod
     def pin(self, path: str | Path) -> None:
         """Let the attachment outlive this process."""
 
-    def __enter__(self) -> Self: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
-    ) -> None: ...
-
-
-class _Managed:
+    @abstractmethod
     def close(self) -> None:
-        raise AssertionError("every link closes")
+        """Give up this reference; the program stays on its hook only if the link is pinned."""
 
     def __enter__(self) -> Self:
         return self
@@ -70,8 +66,11 @@ class _Managed:
     ) -> None:
         self.close()
 
+    def __repr__(self) -> str:
+        return f"<Link {self.what}{' closed' if self.closed else ''}>"
 
-class KernelLink(_Managed):
+
+class KernelLink(Link):
     """A ``bpf_link``: tcx, XDP, cgroup, netns, netfilter, iterator, sockmap."""
 
     def __init__(self, fd: Fd, what: str) -> None:
@@ -139,11 +138,8 @@ class KernelLink(_Managed):
         """Give up this reference."""
         self.fd.close()
 
-    def __repr__(self) -> str:
-        return f"<Link {self.what}{' closed' if self.closed else ''}>"
 
-
-class OtherLink(_Managed):
+class OtherLink(Link):
     """An attachment from before links: a clsact filter, a program on a sockmap.
 
     It has the same verbs, but nothing in the kernel that could be pinned: the attachment lasts until it is
@@ -165,7 +161,9 @@ class OtherLink(_Managed):
         if self.closed:
             raise ClosedError(f"{self.what} is closed")
         if self._update is None:
-            raise NotSupportedError("replacing a program in one step", subject=self.what, hint="detach and attach")
+            raise NotSupportedError(
+                "replacing a program in one step", subject=self.what, hint="detach and attach"
+            )
         self._update(program.fd)
 
     def detach(self) -> None:
@@ -185,9 +183,6 @@ class OtherLink(_Managed):
     def __del__(self) -> None:
         if getattr(self, "_detach", None) is not None:
             warnings.warn(f"{self.what} was never detached", ResourceWarning, source=self)
-
-    def __repr__(self) -> str:
-        return f"<Link {self.what}{' closed' if self.closed else ''}>"
 
 
 @frozen

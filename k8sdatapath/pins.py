@@ -33,7 +33,9 @@ def ensure_bpffs(path: Path = BPFFS) -> None:
             hint = f"run as root: mount -t bpf bpf {BPFFS}"
             raise BpffsError("mount a BPF filesystem", str(BPFFS), error.errno, hint) from error
         return
-    raise BpffsError("use as a pin directory", str(path), errno.EINVAL, f"run as root: mount -t bpf bpf {there}")
+    raise BpffsError(
+        "use as a pin directory", str(path), errno.EINVAL, f"run as root: mount -t bpf bpf {there}"
+    )
 
 
 @frozen

@@ -78,7 +78,9 @@ class Fd:
     def __del__(self) -> None:
         if getattr(self, "_number", -1) >= 0:
             born = f", made at\n{self.born}" if self.born else ""
-            warnings.warn(f"{self.what} (fd {self._number}) was never closed{born}", ResourceWarning, source=self)
+            warnings.warn(
+                f"{self.what} (fd {self._number}) was never closed{born}", ResourceWarning, source=self
+            )
             self.close()
 
     def __repr__(self) -> str:

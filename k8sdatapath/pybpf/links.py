@@ -27,7 +27,9 @@ class LinkInfo:
     ifindex: int
 
 
-def create(prog: Fd, target: int, attach_type: int, *, flags: int = 0, tail: bytes = b"", subject: str = "") -> Fd:
+def create(
+    prog: Fd, target: int, attach_type: int, *, flags: int = 0, tail: bytes = b"", subject: str = ""
+) -> Fd:
     """``BPF_LINK_CREATE``. ``tail`` is the packed part of the arguments that belongs to the link's kind.
 
     An ifindex as ``target`` is of the calling thread's network namespace.
@@ -72,7 +74,7 @@ def open_pinned(path: Path, what: str) -> Fd:
 def is_bpffs(path: Path) -> bool:
     """Whether ``path`` exists and lies on a BPF filesystem."""
     magic = ffi.new("uint64_t *")
-    return lib.kd_fs_type(str(path).encode(), magic) == 0 and magic[0] & 0xFFFFFFFF == BPFFS_MAGIC
+    return bool(lib.kd_fs_type(str(path).encode(), magic) == 0 and magic[0] & 0xFFFFFFFF == BPFFS_MAGIC)
 
 
 def mount_bpffs(path: Path) -> None:
@@ -83,7 +85,9 @@ def mount_bpffs(path: Path) -> None:
 def tc_attach(ifindex: int, point: int, prog: Fd) -> tuple[int, int]:
     """Attach by a clsact filter; returns its ``(priority, handle)``. ``point``: 1 ingress, 2 egress."""
     priority, handle = ffi.new("uint32_t *"), ffi.new("uint32_t *")
-    check(lib.kd_tc_attach(ifindex, point, prog.number, 0, 0, priority, handle), f"attach {prog.what} by clsact")
+    check(
+        lib.kd_tc_attach(ifindex, point, prog.number, 0, 0, priority, handle), f"attach {prog.what} by clsact"
+    )
     return priority[0], handle[0]
 
 

@@ -13,7 +13,14 @@ from typing import Any, Self
 
 from attrs import frozen
 
-from k8sdatapath.errors import ClosedError, DatapathError, KernelError, ObjectError, PermissionDeniedError, VerifierError
+from k8sdatapath.errors import (
+    ClosedError,
+    DatapathError,
+    KernelError,
+    ObjectError,
+    PermissionDeniedError,
+    VerifierError,
+)
 from k8sdatapath.pybpf import logs
 from k8sdatapath.pybpf.calls import check, kernel_error
 from k8sdatapath.pybpf.fd import Fd
@@ -68,9 +75,12 @@ class OpenObject:
             number = ffi.errno
             why = logs.last_line(said) or logs.error_text(number)
             raise ObjectError(f"{name} is not a usable BPF object: {why}")
-        self._maps = {_text(lib.bpf_map__name(handle)): handle for handle in self._each(lib.bpf_object__next_map)}
+        self._maps = {
+            _text(lib.bpf_map__name(handle)): handle for handle in self._each(lib.bpf_object__next_map)
+        }
         self._programs = {
-            _text(lib.bpf_program__name(handle)): handle for handle in self._each(lib.bpf_object__next_program)
+            _text(lib.bpf_program__name(handle)): handle
+            for handle in self._each(lib.bpf_object__next_program)
         }
         for handle in self._programs.values():
             kind = _NEWER_SECTIONS.get(_text(lib.bpf_program__section_name(handle)))

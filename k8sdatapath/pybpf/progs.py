@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from attrs import field, frozen
+from attrs import frozen
 
 from k8sdatapath.pybpf.calls import check
 from k8sdatapath.pybpf.fd import Fd
 from k8sdatapath.pybpf.lib import ffi, lib
 
 #: ``return 0``, the least program there is: ``mov r0, 0; exit``.
-RETURN_ZERO = bytes.fromhex("b700000000000000" "9500000000000000")
+RETURN_ZERO = bytes.fromhex("b7000000000000009500000000000000")
 
 
 @frozen
@@ -22,22 +22,6 @@ class ProgramInfo:
     btf_id: int
     run_time_ns: int
     run_count: int
-
-
-@frozen
-class RunResult:
-    """Outcome of a test run.
-
-    :ivar retval: what the program returned (a verdict such as ``TC_ACT_OK``), unsigned 32 bits.
-    :ivar data: the packet as the program left it.
-    :ivar ctx: the context as the program left it, where one was given.
-    :ivar duration_ns: mean time of one run.
-    """
-
-    retval: int
-    data: bytes = field(repr=lambda data: f"<{len(data)} bytes>")
-    ctx: bytes = field(repr=lambda ctx: f"<{len(ctx)} bytes>")
-    duration_ns: int
 
 
 def load(instructions: bytes, type: int, *, expected_attach_type: int = 0, name: str = "kd_probe") -> Fd:
@@ -55,9 +39,18 @@ def info(fd: Fd) -> ProgramInfo:
 
 
 def run(
-    fd: Fd, data: bytes | None, *, ctx: bytes | None = None, repeat: int = 1, flags: int = 0, batch_size: int = 0
-) -> RunResult:
-    """``BPF_PROG_TEST_RUN``. With ``repeat`` > 1 the packet is *not* restored between runs."""
+    fd: Fd,
+    data: bytes | None,
+    *,
+    ctx: bytes | None = None,
+    repeat: int = 1,
+    flags: int = 0,
+    batch_size: int = 0,
+) -> tuple[int, bytes, bytes, int]:
+    """``BPF_PROG_TEST_RUN``; returns ``(retval, data, ctx, mean duration in ns)``.
+
+    With ``repeat`` > 1 the packet is *not* restored between runs.
+    """
     arguments = ffi.new("struct kd_run *")
     keep = []
     live = bool(flags)  # live frames go to devices, nothing comes back
@@ -75,7 +68,7 @@ def run(
             arguments.ctx_out, arguments.ctx_size_out = ctx_out, len(ctx)
     arguments.repeat, arguments.flags, arguments.batch_size = repeat, flags, batch_size
     check(lib.kd_prog_run(fd.number, arguments), "run", fd.what)
-    return RunResult(
+    return (
         arguments.retval,
         bytes(ffi.buffer(arguments.data_out, arguments.data_size_out)) if arguments.data_out else b"",
         bytes(ffi.buffer(arguments.ctx_out, arguments.ctx_size_out)) if arguments.ctx_out else b"",
@@ -112,4 +105,6 @@ def detach(prog: Fd, target: int, attach_type: int) -> None:
 
 def has_helper(program_type: int, helper: int) -> bool:
     """Whether programs of this type may call the helper, by a trial load (libbpf's probe)."""
-    return check(lib.libbpf_probe_bpf_helper(program_type, helper, ffi.NULL), "probe helper", str(helper)) == 1
+    return (
+        check(lib.libbpf_probe_bpf_helper(program_type, helper, ffi.NULL), "probe helper", str(helper)) == 1
+    )

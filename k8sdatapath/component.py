@@ -1,0 +1,74 @@
+"""The protocols that sources and components meet on.
+
+A source tells what is wanted; a component makes it so. Between them stands a plan: what would be done,
+printable, worked out without touching the kernel, checked for room, and applied as a whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Protocol, TypeVar
+
+from attrs import frozen
+
+T_contra = TypeVar("T_contra", contravariant=True)
+T_co = TypeVar("T_co", covariant=True)
+
+__all__ = ["Component", "Plan", "Report", "Source"]
+
+
+@frozen
+class Report:
+    """What applying a plan did.
+
+    :ivar added: objects that are new in the kernel; likewise ``changed`` and ``removed``.
+    :ivar seconds: how long it took, plan excluded.
+    """
+
+    added: int = 0
+    changed: int = 0
+    removed: int = 0
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        counts = f"{self.added} added, {self.changed} changed, {self.removed} removed"
+        return f"{counts} in {self.seconds * 1000:.1f} ms"
+
+
+class Plan(Protocol):
+    """The difference between what is and what is wanted. ``str()`` shows it."""
+
+    @property
+    def empty(self) -> bool:
+        """Whether everything is as wanted already."""
+        ...
+
+    def apply(self) -> Report:
+        """Carry it out, in an order that is safe for live traffic.
+
+        :raises CapacityError: it would not fit; nothing was changed.
+        """
+        ...
+
+
+class Component(Protocol[T_contra]):
+    """Something that holds one kind of desired state in the kernel, such as a ServiceTable."""
+
+    def plan(self, wanted: Iterable[T_contra]) -> Plan:
+        """What to do so that exactly ``wanted`` is there."""
+        ...
+
+
+class Source(Protocol[T_co]):
+    """Where desired state comes from, such as a directory of manifests."""
+
+    def read(self) -> tuple[T_co, ...]:
+        """All that is wanted now; raises rather than return a part.
+
+        :raises SourceError: it cannot be read.
+        """
+        ...
+
+    def watch(self) -> Iterator[tuple[T_co, ...]]:
+        """The same at once and after every change."""
+        ...
