@@ -56,11 +56,8 @@ class Netlink:
         mac: str = "",
         peer_mac: str = "",
     ) -> None:
-        """A pair of devices, both up; the other end may be born in another namespace.
-
-        This end can send at once. The other end can when :meth:`wait_up` says so there.
-        """
-        other: dict[str, Any] = {"ifname": peer, "state": "up"}
+        """A pair of devices; this end goes up, the other may be born in another namespace."""
+        other: dict[str, Any] = {"ifname": peer}
         if peer_netns is not None:
             other["net_ns_fd"] = peer_netns.fileno()
         if peer_mac:
@@ -89,8 +86,8 @@ class Netlink:
     def wait_up(self, name: str, *, timeout: float = 5.0) -> None:
         """Wait until a device can send.
 
-        A veth that went up before its other end drops what it is given until the kernel's link watch
-        has seen the carrier. Asking for the state makes Linux 6.8 and newer catch up at once.
+        The end of a veth that went up first drops what it is given until the kernel's link watch has
+        seen the carrier. Asking for the state makes Linux 6.8 and newer catch up at once.
         """
         deadline = time.monotonic() + timeout
         index = link_index(name)
