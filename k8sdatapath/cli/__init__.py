@@ -12,7 +12,7 @@ def main() -> None:
     try:
         from k8sdatapath.cli.app import app
     except ModuleNotFoundError as error:
-        if error.name not in {"typer", "rich"}:
+        if (error.name or "").split(".")[0] not in {"typer", "rich"}:
             raise
         print("the command line needs an extra: pip install 'k8sdatapath[cli]'", file=sys.stderr)
         sys.exit(2)

@@ -10,6 +10,8 @@ from pathlib import Path
 from attrs import asdict, frozen
 
 from k8sdatapath.cli.output import Output, show
+from k8sdatapath.errors import NotSupportedError
+from k8sdatapath.net.cgroup import cgroup2_mount
 from k8sdatapath.pins import BPFFS
 
 __all__ = ["Check", "machine_checks", "run"]
@@ -90,17 +92,16 @@ def bpffs() -> Check:
 
 def cgroup2() -> Check:
     """Where the socket load balancer attaches."""
-    points = mounts("cgroup2")
-    if points:
-        return Check("cgroup2", OK, f"at {', '.join(points)}")
-    command = "mkdir -p /sys/fs/cgroup/unified && mount -t cgroup2 none /sys/fs/cgroup/unified"
-    return Check("cgroup2", MISSING, "not mounted", f"run as root: {command}")
+    try:
+        return Check("cgroup2", OK, f"at {cgroup2_mount()}")
+    except NotSupportedError as error:
+        return Check("cgroup2", MISSING, "not mounted", f"run as root: {error.hint}")
 
 
-def mounts(kind: str, table: Path = Path("/proc/self/mountinfo")) -> list[str]:
+def mounts(kind: str) -> list[str]:
     """Mount points of the filesystems of a kind."""
-    rows = (line.split() for line in table.read_text().splitlines())
-    return [row[4] for row in rows if row[row.index("-") + 1] == kind]
+    rows = (line.split() for line in Path("/proc/self/mounts").read_text().splitlines())
+    return [row[1] for row in rows if row[2] == kind]
 
 
 def extension() -> Check:

@@ -1,0 +1,88 @@
+"""The command line as its users meet it: what it prints, where, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from k8sdatapath.cli import doctor
+from k8sdatapath.cli.app import app
+from k8sdatapath.cli.output import Output, show
+from k8sdatapath.errors import KernelError
+
+ROWS = [{"frontend": "10.96.0.10:80/TCP", "backends": ["10.244.1.2:8080", "10.244.1.3:8080"], "state": "ok"}]
+
+
+def test_a_table_is_aligned_whole_and_without_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    show([{"name": "a", "detail": "x" * 300}, {"name": "[red]", "detail": ""}], Output.TABLE)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == ["NAME   DETAIL", "a      " + "x" * 300, "[red]"]
+
+
+@pytest.mark.parametrize(("output", "load"), [(Output.JSON, json.loads), (Output.YAML, yaml.safe_load)])
+def test_json_and_yaml_say_the_same(
+    output: Output, load: Callable[[str], object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    show(ROWS, output)
+    assert load(capsys.readouterr().out) == ROWS
+
+
+def test_no_rows_are_a_word_or_an_empty_list(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    show([], Output.JSON)
+    show([], Output.TABLE)
+    assert capsys.readouterr().out == "[]\nnone\n"
+
+
+def test_doctor_names_each_part_of_the_machine() -> None:
+    result = CliRunner().invoke(app, ["doctor", "-o", "json"])
+    checks = {check["name"]: check for check in json.loads(result.stdout)}
+    assert checks["kernel"]["state"] == "ok"
+    assert checks["libbpf"]["detail"].startswith("v")
+    assert {"btf", "jit", "capabilities", "bpffs", "cgroup2", "objects"} <= checks.keys()
+    needed = [check for check in checks.values() if check["state"] == "missing"]
+    assert result.exit_code == (1 if needed else 0)
+    assert all(check["advice"] for check in needed)
+
+
+def test_doctor_says_what_to_do_about_what_is_missing(tmp_path: Path) -> None:
+    off = tmp_path / "bpf_jit_enable"
+    off.write_text("0\n")
+    assert doctor.jit(off).advice == "sysctl -w net.core.bpf_jit_enable=1"
+    assert doctor.btf(tmp_path / "vmlinux").state == "absent"
+    assert doctor.objects(tmp_path).advice == "in a checkout: make build"
+
+
+def test_an_error_is_one_line_and_a_traceback_only_with_debug(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(output: Output) -> bool:
+        raise KernelError("attach to tcx ingress", "eth0", 19, "is it there?")
+
+    monkeypatch.setattr(doctor, "run", fail)
+    result = CliRunner().invoke(app, ["doctor"])
+    assert result.exit_code == 1
+    assert result.stderr == "error: attach to tcx ingress: eth0: No such device [ENODEV] (is it there?)\n"
+    assert isinstance(CliRunner().invoke(app, ["--debug", "doctor"]).exception, KernelError)
+
+
+def test_a_wrong_command_line_ends_with_2() -> None:
+    result = CliRunner().invoke(app, ["doctor", "-o", "xml"])
+    assert result.exit_code == 2
+    assert "xml" in result.stderr
+
+
+@pytest.mark.parametrize("extra", ["typer", "rich"])
+def test_without_its_extra_the_command_says_what_to_install(extra: str) -> None:
+    code = f"import sys; sys.modules[{extra!r}] = None; from k8sdatapath.cli import main; main()"
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert ended.returncode == 2
+    assert ended.stderr == "the command line needs an extra: pip install 'k8sdatapath[cli]'\n"
