@@ -29,7 +29,7 @@ class Feature:
     name: str
     used_for: str
     min_kernel: str
-    _try: Callable[[], None]
+    _attempt: Callable[[], None]
 
 
 @frozen
@@ -57,7 +57,7 @@ def probe(name: str) -> Support:
         raise KeyError(f"no feature {name!r}: {near_misses(name, _FEATURES)}")
     feature = _FEATURES[name]
     try:
-        feature._try()
+        feature._attempt()
     except KernelError as error:
         if error.errno == errno.EPERM:
             raise

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from k8sdatapath.cli.output import Output, OutputOption, console
+from k8sdatapath.cli.output import Output, OutputOption, console, show
 from k8sdatapath.errors import DatapathError
 
 __all__ = ["app"]
@@ -68,3 +68,21 @@ def doctor(output: OutputOption = Output.TABLE) -> None:
 
     if not doctor.run(output):
         raise typer.Exit(1)
+
+
+@app.command()
+def features(output: OutputOption = Output.TABLE) -> None:
+    """List what this kernel can do, each found out by a trial."""
+    from k8sdatapath.features import probe_all
+
+    rows = [
+        {
+            "feature": support.feature.name,
+            "supported": "yes" if support.supported else "no",
+            "since": support.feature.min_kernel,
+            "used_for": support.feature.used_for,
+            "answer": support.detail,
+        }
+        for support in probe_all()
+    ]
+    show(rows, output)

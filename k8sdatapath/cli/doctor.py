@@ -9,8 +9,9 @@ from pathlib import Path
 
 from attrs import asdict, frozen
 
+from k8sdatapath import features
 from k8sdatapath.cli.output import Output, show
-from k8sdatapath.errors import NotSupportedError
+from k8sdatapath.errors import NotSupportedError, PermissionDeniedError
 from k8sdatapath.net.cgroup import cgroup2_mount
 from k8sdatapath.pins import BPFFS
 
@@ -31,7 +32,7 @@ class Check:
 
 def run(output: Output) -> bool:
     """Print all findings; whether nothing that is needed is missing."""
-    checks = list(machine_checks())
+    checks = [*machine_checks(), *feature_checks()]
     show([asdict(check) for check in checks], output)
     return all(check.state != MISSING for check in checks)
 
@@ -119,3 +120,16 @@ def objects(directory: Path = Path(__file__).parents[1] / "_objects") -> Check:
     if names:
         return Check("objects", OK, ", ".join(names))
     return Check("objects", MISSING, f"none in {directory}", "in a checkout: make build")
+
+
+def feature_checks() -> Iterator[Check]:
+    """What this kernel can do, each found out by a trial."""
+    try:
+        found = features.probe_all()
+    except (PermissionDeniedError, ImportError) as error:
+        yield Check("features", MISSING, f"cannot be tried: {error}", "see above")
+        return
+    for support in found:
+        feature = support.feature
+        advice = "" if support.supported else f"Linux {feature.min_kernel} or newer"
+        yield Check(feature.name, OK if support.supported else ABSENT, feature.used_for, advice)
