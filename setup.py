@@ -93,4 +93,5 @@ def copy_headers() -> None:
 setup(
     cffi_modules=["csrc/build_ext.py:ffibuilder"],
     cmdclass={"build_bpf": BuildBpf, "build_py": BuildPy},
+    options={"bdist_wheel": {"py_limited_api": "cp311"}},  # one wheel for 3.11 and later
 )
