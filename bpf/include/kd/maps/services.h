@@ -21,9 +21,13 @@ struct {
 	__type(value, struct kd_frontend);
 } kd_frontends SEC(".maps");
 
-/* kd_set_index(service, scope) -> the run of slots. Written by one 8-byte update per change. */
+/*
+ * kd_set_index(service, scope) -> the run of slots. Written by one aligned 8-byte store through mmap per change:
+ * the update call copies byte by byte on some machines.
+ */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
 	__uint(max_entries, 2 * 65536);
 	__type(key, __u32);
 	__type(value, struct kd_set);

@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+/*
+ * The node's own devices: its uplinks to other nodes and to the world.
+ */
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+#include <kd/forward.h>
+#include <kd/packet.h>
+#include <kd/translate.h>
+#include <kd/verdict.h>
+
+char _license[] SEC("license") = "Dual BSD/GPL";
+
+/* tc ingress: what arrives from elsewhere, clients' packets to services and backends' answers to pods of this node. */
+SEC("tc")
+int from_uplink(struct __sk_buff *skb)
+{
+	struct kd_pkt pkt = {};
+	int result = kd_parse(skb, &pkt);
+
+	if (result == KD_CONTINUE)
+		result = kd_translate(skb, &pkt, KD_SCOPE_INTERNAL);
+	if (result == KD_CONTINUE)
+		result = kd_forward(skb, &pkt);
+	return kd_finish(skb, result);
+}

@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * Addresses of either family in one type. IPv4 is held mapped (::ffff:a.b.c.d), so everything that looks
+ * up, compares or sums addresses is written once. A sum over a mapped address and the difference of two
+ * are those of the bare IPv4 addresses: the constant words cancel out.
+ */
+#ifndef KD_ADDR_H
+#define KD_ADDR_H
+
+#include <stdbool.h>
+#include <linux/in6.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+#include <kd/types.h>
+
+static __always_inline void kd_addr_set_v4(struct kd_addr *addr, __be32 v4)
+{
+	addr->w[0] = 0;
+	addr->w[1] = 0;
+	addr->w[2] = bpf_htonl(0xffff);
+	addr->w[3] = v4;
+}
+
+static __always_inline void kd_addr_set_v6(struct kd_addr *addr, const struct in6_addr *v6)
+{
+	__builtin_memcpy(addr, v6, sizeof(*addr));
+}
+
+static __always_inline bool kd_addr_equal(const struct kd_addr *a, const struct kd_addr *b)
+{
+	return !((a->w[0] ^ b->w[0]) | (a->w[1] ^ b->w[1]) | (a->w[2] ^ b->w[2]) | (a->w[3] ^ b->w[3]));
+}
+
+#endif /* KD_ADDR_H */

@@ -1,0 +1,191 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * Flows: what was decided for the first packet holds for the rest, in both directions.
+ *
+ * Reads and writes kd_conntrack. A flow is two entries, the original direction (client -> frontend) and the
+ * reply (backend -> client), made together or not at all. A packet costs one lookup, by its own tuple.
+ *
+ * Once a second a flow's packet also visits the entry of the other direction. This keeps both halves equally
+ * young in the LRU, makes the other one again if it was evicted, and tells the original that it was answered.
+ *
+ * When an entry stops to hold, kd_ct_over() says so and the next packet begins a new flow:
+ *  - UDP: its backend is gone. Asked for every packet, so stale flows heal without any cleaning up.
+ *  - TCP: a SYN arrives, and the flow was closed by FIN or RST in either direction, or its backend is gone.
+ *    A SYN sent again to a live backend stays where it was, and segments of a connection go on even when the
+ *    backend has left its service: it may be finishing what it began.
+ *
+ * Not seen here: connections that a client makes to a backend's own address. Should it use the very ports of a
+ * flow to the same backend through a frontend, the answers would seem to come from the frontend.
+ */
+#ifndef KD_CONNTRACK_H
+#define KD_CONNTRACK_H
+
+#include <stdbool.h>
+#include <linux/bpf.h>
+#include <linux/in.h>
+#include <bpf/bpf_helpers.h>
+#include <kd/addr.h>
+#include <kd/packet.h>
+#include <kd/service.h>
+#include <kd/types.h>
+#include <kd/verdict.h>
+#include <kd/maps/conntrack.h>
+
+#define KD_CT_CLOSED (KD_CT_FIN | KD_CT_RST)
+#define KD_CT_UDP_IDLE 30 /* seconds after which another flow may take a silent one's tuple */
+
+static __always_inline __u32 kd_now(void)
+{
+	return bpf_ktime_get_coarse_ns() / 1000000000;
+}
+
+static __always_inline bool kd_is_syn(const struct kd_pkt *pkt)
+{
+	return (pkt->tcp_flags & (KD_TCP_SYN | KD_TCP_ACK)) == KD_TCP_SYN;
+}
+
+/* The tuple of the opposite direction of the flow that `tuple` and its entry are one direction of. */
+static __always_inline struct kd_tuple kd_ct_opposite(const struct kd_tuple *tuple, const struct kd_ct *ct)
+{
+	struct kd_tuple opposite = { .protocol = tuple->protocol };
+
+	if (ct->flags & KD_CT_REPLY) {
+		opposite.src = tuple->dst;
+		opposite.sport = tuple->dport;
+		opposite.dst = ct->nat_addr;
+		opposite.dport = ct->nat_port;
+	} else {
+		opposite.src = ct->nat_addr;
+		opposite.sport = ct->nat_port;
+		opposite.dst = tuple->src;
+		opposite.dport = tuple->sport;
+	}
+	return opposite;
+}
+
+/* What the opposite direction's entry says: translate back to the address that this direction was sent to. */
+static __always_inline struct kd_ct kd_ct_answer(const struct kd_tuple *tuple, const struct kd_ct *ct)
+{
+	bool reply = ct->flags & KD_CT_REPLY;
+	struct kd_ct answer = {
+		.nat_addr = reply ? tuple->src : tuple->dst,
+		.nat_port = reply ? tuple->sport : tuple->dport,
+		.backend = ct->backend,
+		.flags = reply ? KD_CT_SEEN_REPLY : KD_CT_REPLY,
+	};
+
+	return answer;
+}
+
+static __always_inline bool kd_ct_same(const struct kd_ct *a, const struct kd_ct *b)
+{
+	return kd_addr_equal(&a->nat_addr, &b->nat_addr) && a->nat_port == b->nat_port &&
+	       !((a->flags ^ b->flags) & KD_CT_REPLY);
+}
+
+/* The original direction's entry no longer decides for this packet. */
+static __always_inline bool kd_ct_over(const struct kd_pkt *pkt, const struct kd_ct *ct)
+{
+	struct kd_tuple opposite;
+	struct kd_ct *reply;
+
+	if (ct->flags & KD_CT_REPLY)
+		return false;
+	if (pkt->tuple.protocol == IPPROTO_TCP) {
+		if (!kd_is_syn(pkt))
+			return false;
+		opposite = kd_ct_opposite(&pkt->tuple, ct);
+		reply = bpf_map_lookup_elem(&kd_conntrack, &opposite);
+		if (!reply || (ct->flags | reply->flags) & KD_CT_CLOSED)
+			return true;
+	}
+	return !kd_backend_find(ct->backend);
+}
+
+static __always_inline void kd_ct_forget(const struct kd_tuple *tuple, const struct kd_ct *ct)
+{
+	struct kd_tuple opposite = kd_ct_opposite(tuple, ct);
+	struct kd_ct answer = kd_ct_answer(tuple, ct);
+	struct kd_ct *other = bpf_map_lookup_elem(&kd_conntrack, &opposite);
+
+	if (other && kd_ct_same(other, &answer))
+		bpf_map_delete_elem(&kd_conntrack, &opposite);
+	bpf_map_delete_elem(&kd_conntrack, tuple);
+}
+
+/* The once-a-second visit to the other direction. */
+static __always_inline void kd_ct_visit_opposite(const struct kd_tuple *tuple, const struct kd_ct *ct)
+{
+	struct kd_tuple opposite = kd_ct_opposite(tuple, ct);
+	struct kd_ct answer = kd_ct_answer(tuple, ct);
+	struct kd_ct *other = bpf_map_lookup_elem(&kd_conntrack, &opposite);
+
+	if (!other)
+		bpf_map_update_elem(&kd_conntrack, &opposite, &answer, BPF_NOEXIST);
+	else if (kd_ct_same(other, &answer) && answer.flags & ~other->flags)
+		other->flags |= answer.flags;
+}
+
+static __always_inline void kd_ct_touch(const struct kd_pkt *pkt, struct kd_ct *ct)
+{
+	__u8 closing = (pkt->tcp_flags & KD_TCP_FIN ? KD_CT_FIN : 0) | (pkt->tcp_flags & KD_TCP_RST ? KD_CT_RST : 0);
+	__u32 now = kd_now();
+
+	__sync_fetch_and_add(&ct->packets, 1);
+	if (closing & ~ct->flags)
+		ct->flags |= closing;
+	if (ct->last_seen == now)
+		return;
+	ct->last_seen = now;
+	kd_ct_visit_opposite(&pkt->tuple, ct);
+}
+
+/*
+ * May the flow that holds a reply tuple be thrown out? Two flows of one client port to one backend through two
+ * frontends cannot be told apart in the reply direction, so the second waits until the first is over.
+ */
+static __always_inline bool kd_ct_evict(const struct kd_tuple *tuple, const struct kd_ct *reply, __u32 now)
+{
+	struct kd_tuple original = kd_ct_opposite(tuple, reply);
+	struct kd_ct answer = kd_ct_answer(tuple, reply);
+	struct kd_ct *other = bpf_map_lookup_elem(&kd_conntrack, &original);
+
+	if (!(reply->flags & KD_CT_REPLY))
+		return false;
+	if (!other || !kd_ct_same(other, &answer))
+		return true;
+	if (!((reply->flags | other->flags) & KD_CT_CLOSED) &&
+	    !(tuple->protocol == IPPROTO_UDP && now - other->last_seen > KD_CT_UDP_IDLE &&
+	      now - reply->last_seen > KD_CT_UDP_IDLE))
+		return false;
+	bpf_map_delete_elem(&kd_conntrack, &original);
+	return true;
+}
+
+/* Both entries of a new flow to `backend`, or none. */
+static __always_inline int kd_ct_create(const struct kd_pkt *pkt, const struct kd_backend *backend)
+{
+	__u32 now = kd_now();
+	struct kd_ct original = {
+		.nat_addr = backend->addr,
+		.nat_port = backend->port,
+		.backend = backend->id,
+		.packets = 1,
+		.last_seen = now,
+	};
+	struct kd_tuple opposite = kd_ct_opposite(&pkt->tuple, &original);
+	struct kd_ct reply = kd_ct_answer(&pkt->tuple, &original);
+	struct kd_ct *held = bpf_map_lookup_elem(&kd_conntrack, &opposite);
+
+	if (held && !kd_ct_same(held, &reply) && !kd_ct_evict(&opposite, held, now))
+		return KD_DROP_TUPLE_COLLISION;
+	if (bpf_map_update_elem(&kd_conntrack, &opposite, &reply, BPF_ANY))
+		return KD_DROP_NO_MEMORY;
+	if (bpf_map_update_elem(&kd_conntrack, &pkt->tuple, &original, BPF_ANY)) {
+		bpf_map_delete_elem(&kd_conntrack, &opposite);
+		return KD_DROP_NO_MEMORY;
+	}
+	return KD_CONTINUE;
+}
+
+#endif /* KD_CONNTRACK_H */

@@ -1,0 +1,209 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * A packet, parsed once.
+ *
+ * kd_parse() decides whether a packet at a tc hook is one that services can concern: unfragmented TCP or
+ * UDP over IPv4 or IPv6, addressed to this node, or the first fragment of such. Everything else passes.
+ * Later stages read struct kd_pkt only and never look at headers again.
+ *
+ * It assumes an Ethernet device. IP options and IPv6 extension headers are stepped over. Lengths are
+ * checked here, against the data that is there and against each other: a packet that gets through has
+ * its ports, and for TCP its flags, inside what IP says belongs to it.
+ */
+#ifndef KD_PACKET_H
+#define KD_PACKET_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/if_packet.h>
+#include <linux/in.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+#include <linux/tcp.h>
+#include <linux/udp.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+#include <kd/addr.h>
+#include <kd/types.h>
+#include <kd/verdict.h>
+
+struct kd_pkt {
+	struct kd_tuple tuple; /* as the packet reads now: a rewrite changes it too */
+	__u32 l4_off; /* of the TCP or UDP header */
+	__u8 ttl; /* or hop limit */
+	__u8 tcp_flags; /* KD_TCP_*; 0 for UDP and for fragments */
+	bool ipv6;
+	bool fragment; /* the first of several */
+};
+
+#define KD_TCP_FIN 0x01
+#define KD_TCP_SYN 0x02
+#define KD_TCP_RST 0x04
+#define KD_TCP_ACK 0x10
+
+#define KD_IP_FRAGMENT 0x3fff /* more fragments follow, or this is not the first */
+#define KD_IP_OFFSET 0x1fff
+#define KD_IPV6_FRAGMENT 0xfff9
+#define KD_IPV6_OFFSET 0xfff8
+
+/* What is left of the IP packet when its header is read. */
+struct kd_rest {
+	__u32 off; /* of the header that comes next */
+	__u32 end; /* of the packet, says IP */
+	__u8 protocol;
+};
+
+/*
+ * A pointer field of the context, which is 32 bits wide on paper and a pointer in truth: left to itself, the compiler
+ * keeps the 32 bits and extends them again, and the verifier loses the pointer.
+ */
+#define KD_SKB_POINTER(skb, field)                                                    \
+	({                                                                             \
+		void *pointer;                                                         \
+		asm volatile("%0 = *(u32 *)(%1 + %2)"                                  \
+			     : "=r"(pointer)                                           \
+			     : "r"(skb), "i"(offsetof(struct __sk_buff, field)));      \
+		pointer;                                                               \
+	})
+
+/* `len` bytes at `off`, pulled together when they are not in one piece; NULL: the packet has no such bytes. */
+static __always_inline void *kd_bytes(struct __sk_buff *skb, __u32 off, __u32 len)
+{
+	void *at = KD_SKB_POINTER(skb, data) + off;
+
+	if (at + len <= KD_SKB_POINTER(skb, data_end))
+		return at;
+	if (bpf_skb_pull_data(skb, off + len))
+		return NULL;
+	at = KD_SKB_POINTER(skb, data) + off;
+	return at + len <= KD_SKB_POINTER(skb, data_end) ? at : NULL;
+}
+
+/* IP's length field; 0 stands in a segmentation offload packet for one that is too long for the field. */
+static __always_inline __u32 kd_end(struct __sk_buff *skb, __be16 length, __u32 header)
+{
+	if (!length && skb->gso_size)
+		return skb->len;
+	return ETH_HLEN + header + bpf_ntohs(length);
+}
+
+static __always_inline int kd_parse_ipv4(struct __sk_buff *skb, struct kd_pkt *pkt, struct kd_rest *rest)
+{
+	struct iphdr *ip = kd_bytes(skb, ETH_HLEN, sizeof(*ip));
+	__u16 fragment;
+
+	if (!ip || ip->version != 4 || ip->ihl < 5)
+		return KD_DROP_MALFORMED;
+	fragment = bpf_ntohs(ip->frag_off);
+	if (fragment & KD_IP_OFFSET)
+		return KD_PASS;
+	pkt->fragment = fragment & KD_IP_FRAGMENT;
+	pkt->ttl = ip->ttl;
+	kd_addr_set_v4(&pkt->tuple.src, ip->saddr);
+	kd_addr_set_v4(&pkt->tuple.dst, ip->daddr);
+	rest->off = ETH_HLEN + ip->ihl * 4;
+	rest->end = kd_end(skb, ip->tot_len, 0);
+	rest->protocol = ip->protocol;
+	return KD_CONTINUE;
+}
+
+/* The first bytes of an IPv6 extension header. */
+struct kd_ipv6_ext {
+	__u8 next;
+	__u8 len; /* in 8 bytes, without the first 8; a fragment header has none */
+	__be16 fragment; /* of a fragment header; the low byte of a routing header's is segments left */
+};
+
+#define KD_IPV6_EXT_MAX 6 /* RFC 8200 names five that may precede TCP or UDP; the rest pass as unknown */
+
+static __always_inline int kd_skip_ipv6_ext(struct __sk_buff *skb, struct kd_pkt *pkt, struct kd_rest *rest)
+{
+	struct kd_ipv6_ext ext;
+
+	for (int i = 0; i < KD_IPV6_EXT_MAX; i++) {
+		if (rest->protocol != IPPROTO_HOPOPTS && rest->protocol != IPPROTO_ROUTING &&
+		    rest->protocol != IPPROTO_FRAGMENT && rest->protocol != IPPROTO_DSTOPTS)
+			return KD_CONTINUE;
+		if (bpf_skb_load_bytes(skb, rest->off, &ext, sizeof(ext)))
+			return KD_DROP_MALFORMED;
+		if (rest->protocol == IPPROTO_FRAGMENT) {
+			if (ext.fragment & bpf_htons(KD_IPV6_OFFSET))
+				return KD_PASS;
+			pkt->fragment = ext.fragment & bpf_htons(KD_IPV6_FRAGMENT);
+			ext.len = 0;
+		}
+		/* A source route that is not at its end: the destination is but a waypoint. */
+		if (rest->protocol == IPPROTO_ROUTING && ext.fragment & bpf_htons(0xff))
+			return KD_PASS;
+		rest->off += (ext.len + 1) * 8;
+		rest->protocol = ext.next;
+	}
+	return KD_CONTINUE;
+}
+
+static __always_inline int kd_parse_ipv6(struct __sk_buff *skb, struct kd_pkt *pkt, struct kd_rest *rest)
+{
+	struct ipv6hdr *ip = kd_bytes(skb, ETH_HLEN, sizeof(*ip));
+
+	if (!ip || ip->version != 6)
+		return KD_DROP_MALFORMED;
+	pkt->ipv6 = true;
+	pkt->ttl = ip->hop_limit;
+	kd_addr_set_v6(&pkt->tuple.src, &ip->saddr);
+	kd_addr_set_v6(&pkt->tuple.dst, &ip->daddr);
+	rest->off = ETH_HLEN + sizeof(*ip);
+	rest->end = kd_end(skb, ip->payload_len, sizeof(*ip));
+	rest->protocol = ip->nexthdr;
+	return kd_skip_ipv6_ext(skb, pkt, rest);
+}
+
+static __always_inline int kd_parse_ports(struct __sk_buff *skb, struct kd_pkt *pkt, const struct kd_rest *rest)
+{
+	__u32 needed = sizeof(struct udphdr);
+	struct tcphdr *tcp;
+	struct udphdr *udp;
+
+	if (rest->protocol != IPPROTO_TCP && rest->protocol != IPPROTO_UDP)
+		return KD_PASS;
+	if (rest->protocol == IPPROTO_TCP && !pkt->fragment)
+		needed = sizeof(*tcp);
+	if (rest->end > skb->len || rest->off + needed > rest->end)
+		return KD_DROP_MALFORMED;
+
+	udp = kd_bytes(skb, rest->off, sizeof(*udp)); /* TCP has its ports in the same place */
+	if (!udp)
+		return KD_DROP_MALFORMED;
+	pkt->tuple.sport = udp->source;
+	pkt->tuple.dport = udp->dest;
+	pkt->tuple.protocol = rest->protocol;
+	pkt->l4_off = rest->off;
+	if (needed != sizeof(*tcp))
+		return KD_CONTINUE;
+
+	tcp = kd_bytes(skb, rest->off, sizeof(*tcp));
+	if (!tcp)
+		return KD_DROP_MALFORMED;
+	pkt->tcp_flags = ((__u8 *)tcp)[13];
+	return KD_CONTINUE;
+}
+
+static __always_inline int kd_parse(struct __sk_buff *skb, struct kd_pkt *pkt)
+{
+	struct kd_rest rest = {};
+	int result = KD_PASS;
+
+	/* Not for this node (a device that listens in), or for the VLAN device above this one. */
+	if (skb->pkt_type == PACKET_OTHERHOST || skb->vlan_present)
+		return KD_PASS;
+	if (skb->protocol == bpf_htons(ETH_P_IP))
+		result = kd_parse_ipv4(skb, pkt, &rest);
+	else if (skb->protocol == bpf_htons(ETH_P_IPV6))
+		result = kd_parse_ipv6(skb, pkt, &rest);
+	if (result != KD_CONTINUE)
+		return result;
+	return kd_parse_ports(skb, pkt, &rest);
+}
+
+#endif /* KD_PACKET_H */

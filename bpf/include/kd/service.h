@@ -1,0 +1,104 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * Services: does this destination belong to one, and which backend gets a new connection?
+ *
+ * frontend -> service -> set -> slot -> backend. Reads kd_frontends, kd_sets, kd_slots, kd_backends;
+ * writes nothing but the backend's count of flows. Four lookups, three of them in arrays, whatever the
+ * number of services. User space writes in an order that keeps every step of the way valid (see
+ * kd/maps/services.h); a slot that names a row of another generation is refused all the same.
+ */
+#ifndef KD_SERVICE_H
+#define KD_SERVICE_H
+
+#include <asm/byteorder.h>
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+#include <kd/addr.h>
+#include <kd/types.h>
+#include <kd/verdict.h>
+#include <kd/maps/services.h>
+
+static __always_inline struct kd_frontend *kd_frontend_find(const struct kd_addr *addr, __be16 port, __u8 protocol)
+{
+	struct kd_frontend_key key = { .addr = *addr, .port = port, .protocol = protocol };
+
+	return bpf_map_lookup_elem(&kd_frontends, &key);
+}
+
+/* The row of this very backend; NULL once it is gone, also when its row serves another now. */
+static __always_inline struct kd_backend *kd_backend_find(__u32 id)
+{
+	__u32 index = id & KD_BACKEND_INDEX_MASK;
+	struct kd_backend *backend = bpf_map_lookup_elem(&kd_backends, &index);
+
+	if (!backend || backend->id != id || backend->state == KD_BACKEND_FREE)
+		return NULL;
+	return backend;
+}
+
+/*
+ * A flow's number for Maglev: MurmurHash3_x86_32 with seed 0 over the 40 bytes of its struct kd_tuple
+ * (addresses as 16 bytes, ports in network order, pads zero). The same on every node, of either byte
+ * order, and easily said again elsewhere: slot = hash % count.
+ */
+static __always_inline __u32 kd_flow_hash(const struct kd_tuple *tuple)
+{
+	const __u32 *words = (const __u32 *)tuple;
+	__u32 hash = 0;
+
+#pragma unroll
+	for (__u32 i = 0; i < sizeof(*tuple) / sizeof(*words); i++) {
+		__u32 word = __le32_to_cpu(words[i]) * 0xcc9e2d51;
+
+		word = (word << 15) | (word >> 17);
+		hash ^= word * 0x1b873593;
+		hash = (hash << 13) | (hash >> 19);
+		hash = hash * 5 + 0xe6546b64;
+	}
+	hash ^= sizeof(*tuple);
+	hash = (hash ^ (hash >> 16)) * 0x85ebca6b;
+	hash = (hash ^ (hash >> 13)) * 0xc2b2ae35;
+	return hash ^ (hash >> 16);
+}
+
+/* Both halves of a set in one load, as user space stores them in one: never an offset with another's count. */
+static __always_inline struct kd_set kd_set_read(const struct kd_set *set)
+{
+	union {
+		__u64 whole;
+		struct kd_set set;
+	} read = { .whole = *(const volatile __u64 *)set };
+
+	return read.set;
+}
+
+/* The backend in the service's slot `number` % count. */
+static __always_inline int kd_backend_pick(const struct kd_frontend *frontend, enum kd_scope scope,
+					   __u32 number, struct kd_backend **picked)
+{
+	__u32 index = kd_set_index(frontend->service, scope);
+	struct kd_set *set = bpf_map_lookup_elem(&kd_sets, &index);
+	struct kd_slots *slots;
+	struct kd_set run;
+	__u32 slot, block;
+
+	if (!set)
+		return KD_DROP_NO_BACKEND;
+	run = kd_set_read(set);
+	if (!run.count)
+		return KD_DROP_NO_BACKEND;
+	slot = run.offset + number % run.count;
+	block = slot / KD_SLOTS_PER_BLOCK;
+	slots = bpf_map_lookup_elem(&kd_slots, &block);
+	if (!slots)
+		return KD_DROP_STALE_SLOT;
+	*picked = kd_backend_find(slots->backend[slot % KD_SLOTS_PER_BLOCK]);
+	return *picked ? KD_CONTINUE : KD_DROP_STALE_SLOT;
+}
+
+static __always_inline void kd_backend_count(struct kd_backend *backend)
+{
+	__sync_fetch_and_add(&backend->flows, 1);
+}
+
+#endif /* KD_SERVICE_H */

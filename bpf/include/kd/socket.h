@@ -1,0 +1,169 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * Services at the socket: the address that a process dials is exchanged for a backend's before there is a packet, and
+ * the backend's for the dialled one where the process sees its peer again. Costs nothing per packet.
+ *
+ * connect() and sendmsg() choose (always at random: a socket has no flow hash yet), recvmsg() and getpeername()
+ * translate back. Reads the service maps; a socket's translation is kept in kd_sock, and in kd_sock_reply are those of an
+ * unconnected UDP socket before its latest, for the replies still to come.
+ *
+ * Every function takes both families: an IPv4 address in an IPv6 socket is mapped, as all IPv4 is here. `v6` tells
+ * which fields of the context the hook may touch and is a constant of the hook.
+ */
+#ifndef KD_SOCKET_H
+#define KD_SOCKET_H
+
+#include <stdbool.h>
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+#include <kd/addr.h>
+#include <kd/service.h>
+#include <kd/types.h>
+#include <kd/verdict.h>
+#include <kd/maps/sockets.h>
+
+#define KD_ECONNREFUSED 111
+#define KD_ENOMEM 12
+
+static __always_inline struct kd_addr kd_sock_addr(const struct bpf_sock_addr *ctx, bool v6)
+{
+	struct kd_addr addr;
+
+	if (v6) {
+		addr.w[0] = ctx->user_ip6[0];
+		addr.w[1] = ctx->user_ip6[1];
+		addr.w[2] = ctx->user_ip6[2];
+		addr.w[3] = ctx->user_ip6[3];
+	} else {
+		kd_addr_set_v4(&addr, ctx->user_ip4);
+	}
+	return addr;
+}
+
+static __always_inline __be16 kd_sock_port(const struct bpf_sock_addr *ctx)
+{
+	return ctx->user_port;
+}
+
+static __always_inline void kd_sock_write(struct bpf_sock_addr *ctx, bool v6, const struct kd_addr *addr, __be16 port)
+{
+	if (v6) {
+		ctx->user_ip6[0] = addr->w[0];
+		ctx->user_ip6[1] = addr->w[1];
+		ctx->user_ip6[2] = addr->w[2];
+		ctx->user_ip6[3] = addr->w[3];
+	} else {
+		ctx->user_ip4 = addr->w[3];
+	}
+	ctx->user_port = port;
+}
+
+static __always_inline bool kd_sock_dialled(const struct kd_sock *sock, const struct kd_addr *addr, __be16 port)
+{
+	return sock->frontend_port == port && kd_addr_equal(&sock->frontend_addr, addr);
+}
+
+/* The socket moves on to another translation; replies to the one it had still find their way back. */
+static __always_inline void kd_sock_keep_reply(struct bpf_sock_addr *ctx, const struct kd_sock *sock)
+{
+	struct kd_sock_reply_key key = {
+		.cookie = bpf_get_socket_cookie(ctx),
+		.backend_addr = sock->backend_addr,
+		.backend_port = sock->backend_port,
+	};
+	struct kd_sock_reply reply = {
+		.frontend_addr = sock->frontend_addr,
+		.frontend_port = sock->frontend_port,
+	};
+
+	bpf_map_update_elem(&kd_sock_reply, &key, &reply, BPF_ANY);
+}
+
+/* Exchange the dialled address for that of a backend chosen now. */
+static __always_inline int kd_sock_choose(struct bpf_sock_addr *ctx, bool v6, const struct kd_frontend *frontend,
+					  bool keep_reply)
+{
+	struct kd_backend *backend;
+	struct kd_sock *sock;
+	int result;
+
+	result = kd_backend_pick(frontend, KD_SCOPE_INTERNAL, bpf_get_prandom_u32(), &backend);
+	if (result != KD_CONTINUE)
+		return result;
+	sock = bpf_sk_storage_get(&kd_sock, ctx->sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!sock)
+		return KD_DROP_NO_MEMORY;
+	if (keep_reply && sock->backend_port)
+		kd_sock_keep_reply(ctx, sock);
+	sock->frontend_addr = kd_sock_addr(ctx, v6);
+	sock->frontend_port = kd_sock_port(ctx);
+	sock->backend_addr = backend->addr;
+	sock->backend_port = backend->port;
+	sock->backend = backend->id;
+	kd_sock_write(ctx, v6, &backend->addr, backend->port);
+	kd_backend_count(backend);
+	return KD_AT_SOCKET;
+}
+
+static __always_inline int kd_sock_connect(struct bpf_sock_addr *ctx, bool v6)
+{
+	struct kd_addr addr = kd_sock_addr(ctx, v6);
+	struct kd_frontend *frontend = kd_frontend_find(&addr, kd_sock_port(ctx), ctx->protocol);
+
+	if (frontend)
+		return kd_sock_choose(ctx, v6, frontend, false);
+	bpf_sk_storage_delete(&kd_sock, ctx->sk); /* connected elsewhere before; its peer now is what it dials */
+	return KD_PASS;
+}
+
+static __always_inline int kd_sock_sendmsg(struct bpf_sock_addr *ctx, bool v6)
+{
+	struct kd_addr addr = kd_sock_addr(ctx, v6);
+	__be16 port = kd_sock_port(ctx);
+	struct kd_frontend *frontend = kd_frontend_find(&addr, port, ctx->protocol);
+	struct kd_sock *sock;
+
+	if (!frontend)
+		return KD_PASS;
+	sock = bpf_sk_storage_get(&kd_sock, ctx->sk, NULL, 0);
+	if (!sock || !kd_sock_dialled(sock, &addr, port) || !kd_backend_find(sock->backend))
+		return kd_sock_choose(ctx, v6, frontend, true);
+	kd_sock_write(ctx, v6, &sock->backend_addr, sock->backend_port);
+	return KD_PASS;
+}
+
+/* A peer is shown: if it is the socket's backend, show what the process dialled. */
+static __always_inline void kd_sock_translate_back(struct bpf_sock_addr *ctx, bool v6, bool look_further)
+{
+	struct kd_sock *sock = bpf_sk_storage_get(&kd_sock, ctx->sk, NULL, 0);
+	struct kd_sock_reply_key key = {};
+	struct kd_sock_reply *reply;
+
+	if (!sock)
+		return;
+	key.backend_addr = kd_sock_addr(ctx, v6);
+	key.backend_port = kd_sock_port(ctx);
+	if (sock->backend_port == key.backend_port && kd_addr_equal(&sock->backend_addr, &key.backend_addr)) {
+		kd_sock_write(ctx, v6, &sock->frontend_addr, sock->frontend_port);
+		return;
+	}
+	if (!look_further)
+		return;
+	key.cookie = bpf_get_socket_cookie(ctx);
+	reply = bpf_map_lookup_elem(&kd_sock_reply, &key);
+	if (reply)
+		kd_sock_write(ctx, v6, &reply->frontend_addr, reply->frontend_port);
+}
+
+/* The end of connect() and sendmsg(): a failure becomes the system call's, at once, rather than a time-out later. */
+static __always_inline int kd_finish_socket(int result)
+{
+	if (result != KD_PASS)
+		kd_count(result, 0);
+	if (result >= 0)
+		return 1;
+	bpf_set_retval(result == KD_DROP_NO_MEMORY ? -KD_ENOMEM : -KD_ECONNREFUSED);
+	return 0;
+}
+
+#endif /* KD_SOCKET_H */

@@ -1,0 +1,93 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * Services, per packet: a packet of a known flow is rewritten as the flow says; the first packet to a frontend begins
+ * a flow to one of the service's backends; everything else passes.
+ *
+ * A TCP segment to a frontend that is neither a SYN nor of a known flow: its flow was evicted, or is older than
+ * this node's memory. It is taken up in the middle, as netfilter and so kube-proxy would: with Maglev it meets its old
+ * backend again, and with random selection another one answers with RST, through the frontend, so that the
+ * client learns at once what silence would tell it after many minutes. A RST is past help and makes no flow, nor does a
+ * SYN-ACK, which a client never sends.
+ *
+ * A fragment cannot be translated, for those that follow carry no ports. Where the first one shows that its flow would be,
+ * it is dropped, which ends the datagram.
+ */
+#ifndef KD_TRANSLATE_H
+#define KD_TRANSLATE_H
+
+#include <linux/bpf.h>
+#include <linux/in.h>
+#include <bpf/bpf_helpers.h>
+#include <kd/conntrack.h>
+#include <kd/packet.h>
+#include <kd/rewrite.h>
+#include <kd/service.h>
+#include <kd/types.h>
+#include <kd/verdict.h>
+
+static __always_inline bool kd_can_begin(const struct kd_pkt *pkt)
+{
+	return pkt->tuple.protocol != IPPROTO_TCP || kd_is_syn(pkt) ||
+	       (pkt->tcp_flags & (KD_TCP_SYN | KD_TCP_RST | KD_TCP_ACK)) == KD_TCP_ACK;
+}
+
+static __always_inline int kd_flow_begin(const struct kd_pkt *pkt, enum kd_scope scope, struct kd_nat *nat)
+{
+	const struct kd_tuple *tuple = &pkt->tuple;
+	struct kd_frontend *frontend = kd_frontend_find(&tuple->dst, tuple->dport, tuple->protocol);
+	struct kd_backend *backend;
+	__u32 number;
+	int result;
+
+	if (!frontend)
+		return KD_PASS;
+	if (pkt->fragment)
+		return KD_DROP_FRAGMENT;
+	if (!kd_can_begin(pkt))
+		return KD_DROP_NO_FLOW;
+	number = frontend->selection == KD_SELECT_MAGLEV ? kd_flow_hash(tuple) : bpf_get_prandom_u32();
+	result = kd_backend_pick(frontend, scope, number, &backend);
+	if (result != KD_CONTINUE)
+		return result;
+	if (kd_addr_equal(&backend->addr, &tuple->src))
+		return KD_DROP_HAIRPIN;
+	result = kd_ct_create(pkt, backend);
+	if (result != KD_CONTINUE)
+		return result;
+	kd_backend_count(backend);
+	nat->addr = backend->addr;
+	nat->port = backend->port;
+	nat->source = false;
+	return KD_CONTINUE;
+}
+
+static __always_inline int kd_flow_find(const struct kd_pkt *pkt, enum kd_scope scope, struct kd_nat *nat)
+{
+	struct kd_ct *ct = bpf_map_lookup_elem(&kd_conntrack, &pkt->tuple);
+
+	if (ct && kd_ct_over(pkt, ct)) {
+		kd_ct_forget(&pkt->tuple, ct);
+		ct = NULL;
+	}
+	if (!ct)
+		return kd_flow_begin(pkt, scope, nat);
+	if (pkt->fragment)
+		return KD_DROP_FRAGMENT;
+	nat->addr = ct->nat_addr;
+	nat->port = ct->nat_port;
+	nat->source = ct->flags & KD_CT_REPLY;
+	kd_ct_touch(pkt, ct);
+	return KD_CONTINUE;
+}
+
+static __always_inline int kd_translate(struct __sk_buff *skb, struct kd_pkt *pkt, enum kd_scope scope)
+{
+	struct kd_nat nat = {};
+	int result = kd_flow_find(pkt, scope, &nat);
+
+	if (result != KD_CONTINUE)
+		return result;
+	return kd_rewrite(skb, pkt, &nat);
+}
+
+#endif /* KD_TRANSLATE_H */

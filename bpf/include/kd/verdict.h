@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * What becomes of a packet, and why.
+ *
+ * Stages return an int: a verdict (>= 0) or a negative reason to drop. The entry program hands the last
+ * one to kd_finish(), the only place that counts it and turns it into the kernel's answer: a drop without
+ * a reason cannot be written.
+ *
+ * Both lists are told to user space by the object itself. Section .kd.reasons is not loaded; its BTF
+ * holds two variables, kd_verdicts and kd_drops, whose types are the enums and whose declaration tags say
+ * "NAME: sentence" for each enumerator. Adding a line below is all it takes to add a reason.
+ */
+#ifndef KD_VERDICT_H
+#define KD_VERDICT_H
+
+#include <linux/bpf.h>
+#include <linux/pkt_cls.h>
+#include <bpf/bpf_helpers.h>
+#include <kd/config.h>
+#include <kd/types.h>
+#include <kd/maps/counters.h>
+
+#define KD_VERDICT_LIST(X)                                                            \
+	X(KD_CONTINUE, 0, "the next stage decides")                                    \
+	X(KD_PASS, 1, "not ours, left as it was to the node's stack")                  \
+	X(KD_TO_STACK, 2, "translated, then left to the node's stack")                 \
+	X(KD_TO_POD, 3, "translated and put into a pod of this node")                  \
+	X(KD_TO_DEVICE, 4, "translated and sent through the device the routes name")   \
+	X(KD_AT_SOCKET, 5, "translated at the socket, before there was a packet")
+
+#define KD_DROP_LIST(X)                                                               \
+	X(KD_DROP_MALFORMED, -1, "its headers do not fit into its length")             \
+	X(KD_DROP_FRAGMENT, -2, "a fragment of a flow that would need translation")    \
+	X(KD_DROP_NO_BACKEND, -3, "the service has no backend")                        \
+	X(KD_DROP_NO_FLOW, -4, "a TCP segment of no flow that could be continued")     \
+	X(KD_DROP_STALE_SLOT, -5, "a slot names a backend that is gone")               \
+	X(KD_DROP_HAIRPIN, -6, "the chosen backend is the client itself")              \
+	X(KD_DROP_TUPLE_COLLISION, -7, "the client has the same ports open to the same backend through another frontend") \
+	X(KD_DROP_NO_MEMORY, -8, "no entry to be had in the flow table")               \
+	X(KD_DROP_REWRITE, -9, "the packet could not be changed")
+
+#define KD_ENUMERATOR(name, number, sentence) name = number,
+#define KD_SENTENCE(name, number, sentence) KD_TAG(#name ": " sentence)
+
+enum kd_verdict { KD_VERDICT_LIST(KD_ENUMERATOR) };
+enum kd_drop { KD_DROP_LIST(KD_ENUMERATOR) };
+
+const enum kd_verdict kd_verdicts SEC(".kd.reasons") KD_VERDICT_LIST(KD_SENTENCE) = KD_CONTINUE;
+const enum kd_drop kd_drops SEC(".kd.reasons") KD_DROP_LIST(KD_SENTENCE) = KD_DROP_MALFORMED;
+
+static __always_inline void kd_count(int result, __u32 bytes)
+{
+	__u32 index = result >= 0 ? result : KD_COUNTERS / 2 - result;
+	struct kd_counter *counter = bpf_map_lookup_elem(&kd_counters, &index);
+
+	if (counter) {
+		counter->packets++;
+		counter->bytes += bytes;
+	}
+}
+
+/*
+ * The end of every packet at a tc hook. What is not dropped or redirected goes to the next program on
+ * the hook and then to the stack, so that others can work behind us.
+ */
+static __always_inline int kd_finish(struct __sk_buff *skb, int result)
+{
+	kd_count(result, skb->len);
+	if (result < 0)
+		return TC_ACT_SHOT;
+	if (result == KD_TO_POD || result == KD_TO_DEVICE)
+		return TC_ACT_REDIRECT;
+	return TC_ACT_UNSPEC;
+}
+
+#endif /* KD_VERDICT_H */

@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+/*
+ * A pod's device, seen from the node: the host side of its veth.
+ */
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+#include <kd/forward.h>
+#include <kd/packet.h>
+#include <kd/translate.h>
+#include <kd/verdict.h>
+
+char _license[] SEC("license") = "Dual BSD/GPL";
+
+/* tc ingress: what the pod sends, as a client to a service or as a backend to its clients. */
+SEC("tc")
+int from_pod(struct __sk_buff *skb)
+{
+	struct kd_pkt pkt = {};
+	int result = kd_parse(skb, &pkt);
+
+	if (result == KD_CONTINUE)
+		result = kd_translate(skb, &pkt, KD_SCOPE_INTERNAL);
+	if (result == KD_CONTINUE)
+		result = kd_forward(skb, &pkt);
+	return kd_finish(skb, result);
+}
