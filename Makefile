@@ -10,7 +10,7 @@ BENCH  ?=
 BUILD_PACKAGES := clang gcc libbpf-dev libelf-dev linux-libc-dev pkg-config python3-dev python3-venv zlib1g-dev
 TEST_PACKAGES  := bpftool clang-19 curl ethtool iperf3 iproute2 iptables llvm nftables procps tcpdump
 
-SOURCES := setup.py $(shell find csrc bpf -name '*.py' -o -name '*.c' -o -name '*.h')
+SOURCES := setup.py $(shell find csrc bpf examples/manifests -type f)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -58,7 +58,7 @@ wheel: .make/build ## dist/*.whl and dist/*.tar.gz
 
 .PHONY: clean
 clean: ## remove everything that was built, and the venv
-	rm -rf .make build dist $(VENV) *.egg-info k8sdatapath/_objects k8sdatapath/include
+	rm -rf .make build dist $(VENV) *.egg-info k8sdatapath/_objects k8sdatapath/_manifests k8sdatapath/include
 	rm -f k8sdatapath/pybpf/_libbpf*.so
 	find . -name __pycache__ -prune -exec rm -rf {} +
 

@@ -18,16 +18,16 @@ from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 BPF = ROOT / "bpf"
-OBJECTS = ROOT / "k8sdatapath" / "_objects"
-HEADERS = ROOT / "k8sdatapath" / "include"
+PACKAGE = ROOT / "k8sdatapath"
+OBJECTS = PACKAGE / "_objects"
 CLANG = os.environ.get("CLANG", "clang")
 CFLAGS = ["-target", "bpf", "-mcpu=v3", "-O2", "-g", "-Wall", "-Wextra", "-Werror"]
 
 
 class BuildBpf(Command):
-    """Compile every ``bpf/*.bpf.c`` and copy the headers, into the package."""
+    """Put into the package what is made elsewhere: compiled programs, their headers, the demo's manifests."""
 
-    description = "compile the BPF programs and copy their headers into the package"
+    description = "compile the BPF programs into the package, with their headers and the demo's manifests"
     user_options = []  # noqa: RUF012  distutils' own protocol
 
     def initialize_options(self) -> None:
@@ -37,7 +37,8 @@ class BuildBpf(Command):
         pass
 
     def run(self) -> None:
-        copy_headers()
+        mirror(BPF / "include", PACKAGE / "include", "*.h")
+        mirror(ROOT / "examples" / "manifests", PACKAGE / "_manifests", "*.yaml")
         sources = sorted(BPF.glob("*.bpf.c"))
         for source in sources:
             compile_object(source)
@@ -77,17 +78,16 @@ def compile_object(source: Path) -> None:
     made.replace(target)
 
 
-def copy_headers() -> None:
-    """Mirror bpf/include: write what changed, remove what is gone."""
-    source = BPF / "include"
-    wanted = {path.relative_to(source) for path in source.rglob("*.h")}
-    there = {path.relative_to(HEADERS) for path in HEADERS.rglob("*.h")}
+def mirror(source: Path, target: Path, pattern: str) -> None:
+    """Copy the files that match: write what changed, remove what is gone."""
+    wanted = {path.relative_to(source) for path in source.rglob(pattern)}
+    there = {path.relative_to(target) for path in target.rglob(pattern)}
     for name in there - wanted:
-        (HEADERS / name).unlink()
+        (target / name).unlink()
     for name in wanted:
-        (HEADERS / name).parent.mkdir(parents=True, exist_ok=True)
-        if name not in there or (HEADERS / name).read_bytes() != (source / name).read_bytes():
-            shutil.copyfile(source / name, HEADERS / name)
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        if name not in there or (target / name).read_bytes() != (source / name).read_bytes():
+            shutil.copyfile(source / name, target / name)
 
 
 setup(

@@ -57,7 +57,6 @@ LAYERS = {
     "k8sdatapath.component": 0,
     "k8sdatapath.pybpf": 1,
     "k8sdatapath.layout": 2,
-    "k8sdatapath.layout_check": 2,
     "k8sdatapath.maps": 2,
     "k8sdatapath.programs": 2,
     "k8sdatapath.objects": 2,
