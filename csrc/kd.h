@@ -85,6 +85,8 @@ int kd_tc_detach(int ifindex, int point, uint32_t priority, uint32_t handle);
 /* ---- sys ---- */
 int kd_fs_type(const char *path, uint64_t *type);
 int kd_mount_bpffs(const char *path);
+void kd_store64_many(void *words, const void *places, const void *values, size_t count);
+int kd_rcu_wait(void);
 
 /* ---- maglev ---- */
 struct kd_member {
