@@ -1,0 +1,188 @@
+"""A directory of manifests as a source of services."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import stat
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from attrs import Factory, evolve, frozen
+
+from k8sdatapath.errors import ManifestError, SourceError
+from k8sdatapath.kube.decode import decode
+from k8sdatapath.kube.documents import parse_json, parse_yaml
+from k8sdatapath.kube.objects import KubeObject
+from k8sdatapath.kube.translate import translate
+from k8sdatapath.model import Service
+
+__all__ = ["StaticYaml"]
+
+_SUFFIXES = (".yaml", ".yml", ".json")
+_STILL = 0.05
+"""Seconds without a change before a change is taken: what is being written is not read half."""
+_FRESH_NS = 2_000_000_000
+"""For so long after a change, another one may leave the same time stamp behind."""
+
+
+@frozen
+class _File:
+    """What a file held when it was last read."""
+
+    signature: tuple[int, ...]
+    settled: bool
+    """Whether an unchanged signature proves unchanged content."""
+    digest: bytes
+    objects: tuple[KubeObject, ...] = ()
+    ignored: Counter[str] = Factory(Counter)
+    error: ManifestError | None = None
+
+
+class StaticYaml:
+    """Services from ordinary ``Service`` and ``EndpointSlice`` manifests, in files and directories.
+
+    Of a directory, ``*.yaml``, ``*.yml`` and ``*.json`` are read, without hidden files and subdirectories.
+    Objects of other kinds are passed over::
+
+        source = StaticYaml("manifests/")
+        services.plan(source.read()).apply()
+
+    :param paths: files and directories. A Service may be in one and its slices in another.
+    :param max_bytes: a larger file is refused before it is read.
+    """
+
+    def __init__(self, *paths: str | os.PathLike[str], max_bytes: int = 16 << 20) -> None:
+        if not paths:
+            raise SourceError("no manifests: name at least one file or directory")
+        self.paths = tuple(Path(path) for path in paths)
+        self.max_bytes = max_bytes
+        self.ignored: Counter[str] = Counter()
+        """What the manifests hold that is not load-balanced, counted by what it is; of the last good read."""
+        self._files: dict[Path, _File] = {}
+        self._unreadable: SourceError | None = None
+
+    def __repr__(self) -> str:
+        return f"<StaticYaml {' '.join(map(str, self.paths))}>"
+
+    def read(self) -> tuple[Service, ...]:
+        """All services that the manifests ask for now.
+
+        :raises ManifestError: a file says something that cannot be; the error names the field.
+        :raises SourceError: a path cannot be read.
+        """
+        self._look()
+        return self._services()
+
+    def watch(
+        self,
+        interval: float = 0.5,
+        stop: threading.Event | None = None,
+        on_error: Callable[[SourceError], object] | None = None,
+    ) -> Iterator[tuple[Service, ...]]:
+        """All services at once, and again after every change of the files.
+
+        Files are looked at, not listened to: that also follows a ConfigMap mount, which changes by a swap of
+        symbolic links, and a network file system. While the files are wrong nothing is yielded, so what was
+        yielded last stays in force.
+
+        :param interval: seconds between looks.
+        :param stop: set it to end the iteration.
+        :param on_error: told once of each state of the files that is wrong. Without it the error is raised.
+        """
+        stop = stop or threading.Event()
+        taken: object = None
+        while not stop.is_set():
+            seen = self._look()
+            while taken is not None and seen != taken and not stop.wait(_STILL):
+                before, seen = seen, self._look()
+                if seen == before:
+                    break
+            if stop.is_set():
+                return
+            if seen != taken:
+                taken = seen
+                try:
+                    wanted = self._services()
+                except SourceError as error:
+                    if on_error is None:
+                        raise
+                    on_error(error)
+                else:
+                    yield wanted
+            stop.wait(interval)
+
+    def _look(self) -> object:
+        """Read what has changed; returns something that differs whenever the content does."""
+        try:
+            self._files = {path: self._file(path) for path in self._list()}
+            self._unreadable = None
+        except (OSError, ValueError) as error:  # ValueError: a path with a null byte
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            name = getattr(error, "filename", None)
+            self._unreadable = SourceError(f"{name}: {reason}" if name else str(reason))
+            return str(self._unreadable)
+        return {path: file.digest for path, file in self._files.items()}
+
+    def _services(self) -> tuple[Service, ...]:
+        if self._unreadable:
+            raise self._unreadable
+        for file in self._files.values():
+            if file.error:
+                raise file.error
+        services = translate(each for file in self._files.values() for each in file.objects)
+        self.ignored = sum((file.ignored for file in self._files.values()), Counter())
+        return services
+
+    def _list(self) -> list[Path]:
+        found: dict[str, Path] = {}
+        for path in self.paths:
+            inside = sorted(path.iterdir()) if path.is_dir() else None
+            for each in [path] if inside is None else inside:
+                wanted = each.suffix in _SUFFIXES and not each.name.startswith(".") and not each.is_dir()
+                if inside is None or wanted:
+                    found.setdefault(os.path.abspath(each), each)
+        return list(found.values())
+
+    def _file(self, path: Path) -> _File:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "neither a file nor a directory", str(path))
+        changed = max(status.st_mtime_ns, status.st_ctime_ns)
+        signature = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        settled = time.time_ns() - changed > _FRESH_NS
+        known = self._files.get(path)
+        if known and known.settled and known.signature == signature:
+            return known
+        data = b""
+        if status.st_size <= self.max_bytes:
+            with path.open("rb") as file:
+                data = file.read(self.max_bytes + 1)
+        size = max(status.st_size, len(data))
+        if size > self.max_bytes:
+            reason = f"{size} bytes, at most {self.max_bytes} are read of one file"
+            return _File(signature, settled, b"%d" % size, error=ManifestError(str(path), "", reason))
+        digest = hashlib.blake2b(data, digest_size=16).digest()
+        if known and known.digest == digest:
+            return evolve(known, signature=signature, settled=settled)
+        ignored: Counter[str] = Counter()
+        try:
+            objects = tuple(_objects(data, str(path), ignored))
+        except ManifestError as error:
+            return _File(signature, settled, digest, error=error)
+        return _File(signature, settled, digest, objects, ignored)
+
+
+def _objects(data: bytes, where: str, ignored: Counter[str]) -> Iterator[KubeObject]:
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ManifestError(where, f"byte {error.start}", "this is not UTF-8 text") from None
+    parse = parse_json if where.endswith(".json") else parse_yaml
+    for number, document in enumerate(parse(text, where), 1):
+        if document is not None:
+            yield from decode(document, f"{where}: document {number}", ignored)
