@@ -10,9 +10,9 @@ import statistics
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Self, TypeVar
 
 from attrs import frozen
 
@@ -153,6 +153,42 @@ def compiled(*names: str) -> Iterator[Callable[[str], Path]]:
             libraries = [] if name == "rr" else ["-lbpf"]
             subprocess.run([*command, "-o", f"{directory}/{name}", *libraries], check=True)
         yield lambda name: Path(directory, name)
+
+
+class Helper:
+    """A compiled program that takes orders, a line each, and answers each with a line.
+
+    It ends when this process does, since then its standard input ends.
+    """
+
+    def __init__(self, *command: str) -> None:
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._stdin, self._stdout = self._process.stdin, self._process.stdout
+
+    def answer(self) -> str:
+        line = self._stdout.readline()
+        if not line:
+            raise RuntimeError(f"{self._process.args!r} ended with {self._process.wait()}")
+        return line
+
+    def ask(self, *order: object) -> str:
+        self._stdin.write(" ".join(map(str, order)) + "\n")
+        self._stdin.flush()
+        return self.answer()
+
+    def close(self) -> None:
+        with suppress(BrokenPipeError):
+            self._stdin.close()
+        self._stdout.close()
+        self._process.wait(timeout=10)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 @contextmanager

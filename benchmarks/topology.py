@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from attrs import frozen
 
-from benchmarks.harness import CPU
+from benchmarks.harness import CPU, Helper
 
 CLIENT = "10.244.0.2"
 SERVERS = ("10.244.1.2", "10.244.1.3", "10.244.1.4")  # three backends, all answered by the server
@@ -67,7 +67,7 @@ class Wire:
     def __init__(self, name: str, program: Path) -> None:
         self.name = name
         self._program = str(program)
-        self._processes: list[subprocess.Popen[str]] = []
+        self._helpers: list[Helper] = []
         base = f"{PREFIX}-{os.getpid()}-{name}"
         self.client, self.node, self.server = (f"{base}-{role}" for role in ("client", "node", "server"))
 
@@ -107,20 +107,12 @@ class Wire:
             )
         for role, settings in _SYSCTLS.items():
             run(*inside(getattr(self, role), "sysctl", "-qw", *settings))
-        server = self._start(self.server, "serve", str(PORT), str(CPU))
-        assert server.stdout is not None
-        if server.stdout.readline() != "ready\n":
-            raise RuntimeError(f"{self.name}: the server did not come up")
-        self._client = self._start(self.client, "client", str(CPU))
+        self._start(self.server, "serve", str(PORT), str(CPU)).answer()
+        self._asker = self._start(self.client, "client", str(CPU))
 
     def slice(self, kind: str, address: str, port: int, count: int) -> Slice:
         """Let the client connect and ask (``crr``) or ask over one connection (``rr``), ``count`` times."""
-        stdin, stdout = self._client.stdin, self._client.stdout
-        assert stdin is not None
-        assert stdout is not None
-        stdin.write(f"{kind} {address} {port} {count}\n")
-        stdin.flush()
-        done, took, failed, *percentiles = stdout.readline().split()
+        done, took, failed, *percentiles = self._asker.ask(kind, address, port, count).split()
         if int(done) != count or int(failed):
             raise RuntimeError(f"{self.name}: {kind} to {address}:{port}: {failed} failed, {done} answered")
         us = [int(value) / 1000 for value in percentiles]
@@ -132,18 +124,14 @@ class Wire:
 
     def down(self) -> None:
         """End the processes, remove the namespaces."""
-        for process in self._processes:
-            with suppress(BrokenPipeError):
-                process.stdin.close()  # type: ignore[union-attr]  # it is a pipe
-            process.wait(timeout=10)
+        for helper in self._helpers:
+            helper.close()
         for netns in (self.client, self.node, self.server):
             subprocess.run(["ip", "netns", "delete", netns], capture_output=True, check=False)
 
-    def _start(self, netns: str, *arguments: str) -> subprocess.Popen[str]:
-        command = inside(netns, self._program, *arguments)
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self._processes.append(process)
-        return process
+    def _start(self, netns: str, *arguments: str) -> Helper:
+        self._helpers.append(Helper(*inside(netns, self._program, *arguments)))
+        return self._helpers[-1]
 
 
 @contextmanager
@@ -158,6 +146,18 @@ def wires(names: tuple[str, ...], program: Path) -> Iterator[dict[str, Wire]]:
     finally:
         for wire in made.values():
             wire.down()
+
+
+@contextmanager
+def lone_node(name: str) -> Iterator[str]:
+    """One namespace, for rules that no packet meets."""
+    sweep()
+    netns = f"{PREFIX}-{os.getpid()}-{name}"
+    run("ip", "netns", "add", netns)
+    try:
+        yield netns
+    finally:
+        run("ip", "netns", "delete", netns)
 
 
 def sweep() -> None:
