@@ -19,9 +19,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from pyroute2 import IPRoute
-from pyroute2.netlink.exceptions import NetlinkError
-
 from k8sdatapath.errors import KernelError
 from k8sdatapath.net.netns import NetNs
 from k8sdatapath.pybpf.calls import kernel_error
@@ -45,7 +42,10 @@ class Netlink:
     """
 
     def __init__(self) -> None:
+        from pyroute2 import IPRoute, NetlinkError  # a quarter of a second, paid on first use
+
         self._route = IPRoute()
+        self._error = NetlinkError
 
     def create_veth(
         self,
@@ -63,24 +63,24 @@ class Netlink:
         if peer_mac:
             other["address"] = peer_mac
         here = {"address": mac} if mac else {}
-        with _errors("create veth", f"{name} - {peer}"):
+        with self._errors("create veth", f"{name} - {peer}"):
             self._route.link("add", ifname=name, kind="veth", state="up", peer=other, **here)
 
     def create_bridge(self, name: str) -> None:
         """A bridge that forwards from the first packet on: no spanning tree, no multicast snooping."""
-        with _errors("create bridge", name):
+        with self._errors("create bridge", name):
             self._route.link(
                 "add", ifname=name, kind="bridge", state="up", br_stp_state=0, br_mcast_snooping=0
             )
 
     def delete(self, name: str) -> None:
         """Remove a device, and with a veth its other end."""
-        with _errors("delete device", name):
+        with self._errors("delete device", name):
             self._route.link("del", index=link_index(name))
 
     def set_up(self, name: str) -> None:
         """Bring a device up."""
-        with _errors("bring up", name):
+        with self._errors("bring up", name):
             self._route.link("set", index=link_index(name), state="up")
 
     def wait_up(self, name: str, *, timeout: float = 5.0) -> None:
@@ -92,7 +92,7 @@ class Netlink:
         deadline = time.monotonic() + timeout
         index = link_index(name)
         while True:
-            with _errors("ask for the state of", name):
+            with self._errors("ask for the state of", name):
                 (link,) = self._route.link("get", index=index)
             if link.get("operstate") == "UP":
                 return
@@ -102,14 +102,14 @@ class Netlink:
 
     def set_master(self, name: str, bridge: str) -> None:
         """Make a device a port of a bridge."""
-        with _errors(f"add to bridge {bridge}", name):
+        with self._errors(f"add to bridge {bridge}", name):
             self._route.link("set", index=link_index(name), master=link_index(bridge))
 
     def add_address(self, name: str, address: IPv4Interface | IPv6Interface) -> None:
         """Give a device an address, usable at once: no duplicate address detection."""
         nodad = {"flags": _IFA_F_NODAD} if address.version == 6 else {}
         prefixlen = address.network.prefixlen
-        with _errors(f"add {address}", name):
+        with self._errors(f"add {address}", name):
             self._route.addr(
                 "add", index=link_index(name), address=str(address.ip), prefixlen=prefixlen, **nodad
             )
@@ -129,15 +129,22 @@ class Netlink:
             route["gateway"] = str(via)
         if device and via:
             route["flags"] = _RTNH_F_ONLINK
-        with _errors("add route", str(network)):
+        with self._errors("add route", str(network)):
             self._route.route("add", **route)
 
     def add_neighbour(self, name: str, address: IPv4Address | IPv6Address, mac: str) -> None:
         """Fix the link address of a neighbour, so that nobody ever asks for it."""
-        with _errors(f"add neighbour {address}", name):
+        with self._errors(f"add neighbour {address}", name):
             self._route.neigh(
                 "add", ifindex=link_index(name), dst=str(address), lladdr=mac, state=_NUD_PERMANENT
             )
+
+    @contextmanager
+    def _errors(self, op: str, subject: str) -> Iterator[None]:
+        try:
+            yield
+        except self._error as error:
+            raise kernel_error(error.code, op, subject) from None
 
     def close(self) -> None:
         """Close the socket."""
@@ -154,21 +161,15 @@ class Netlink:
 
 def link_index(name: str) -> int:
     """The number of a device of the calling thread's namespace."""
-    with _errors("find device", name):
+    try:
         return socket.if_nametoindex(name)
+    except OSError:  # without a number
+        raise kernel_error(errno.ENODEV, "find device", name) from None
 
 
 def set_sysctl(name: str, value: int) -> None:
     """Set ``net/...`` for the calling thread's namespace, e.g. ``set_sysctl("ipv4/ip_forward", 1)``."""
-    with _errors("set sysctl", f"net/{name}"):
-        Path("/proc/sys/net", name).write_text(str(value))
-
-
-@contextmanager
-def _errors(op: str, subject: str) -> Iterator[None]:
     try:
-        yield
-    except NetlinkError as error:
-        raise kernel_error(error.code, op, subject) from None
+        Path("/proc/sys/net", name).write_text(str(value))
     except OSError as error:
-        raise kernel_error(error.errno or errno.ENODEV, op, subject) from None
+        raise kernel_error(error.errno or 0, "set sysctl", f"net/{name}") from None

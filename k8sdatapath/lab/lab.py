@@ -1,0 +1,272 @@
+"""A throwaway cluster of nodes and pods on one machine."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import subprocess
+import threading
+import warnings
+from collections.abc import Sequence
+from contextlib import ExitStack
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from attrs import define, field
+
+from k8sdatapath.errors import ClosedError, LabError
+from k8sdatapath.lab import leftovers, wiring
+from k8sdatapath.lab.addressing import (
+    MAX_NODES,
+    MAX_OUTSIDE,
+    MAX_PODS,
+    ROUTER,
+    Place,
+    node_place,
+    outside_place,
+    pod_networks,
+    pod_place,
+)
+from k8sdatapath.lab.host import Host
+from k8sdatapath.lab.process import Agent, start_keeper
+from k8sdatapath.net.cgroup import Cgroup
+from k8sdatapath.net.netns import NetNs
+from k8sdatapath.pybpf.fd import Fd
+
+if TYPE_CHECKING:
+    from k8sdatapath.datapath.service_table import ServiceTable
+    from k8sdatapath.node import Node
+
+_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?")
+_SWITCH = "switch"
+
+
+@define(eq=False, repr=False)
+class Pod(Host):
+    """A pod: a namespace behind a veth of its node.
+
+    :ivar node: the node it is on.
+    :ivar device: the node's end of the veth; the pod's own is ``eth0``.
+    """
+
+    node: LabNode
+    device: str
+
+
+@define(eq=False, repr=False)
+class LabNode(Host):
+    """A node: forwards between its pods and its uplink ``eth0``.
+
+    :ivar number: 1, 2, ...
+    :ivar pods: those on it.
+    """
+
+    number: int
+    pods: list[Pod] = field(factory=list, init=False)
+    _datapath: Node | None = field(default=None, init=False)
+
+    @property
+    def datapath(self) -> Node:
+        """The datapath of this node.
+
+        :raises LabError: if the lab was started without one.
+        """
+        if self._datapath is None:
+            raise LabError(f"{self.name} has no datapath: the lab was started with datapath=False")
+        return self._datapath
+
+    @property
+    def services(self) -> ServiceTable:
+        """The services that its datapath balances."""
+        return self.datapath.services
+
+
+class Lab:
+    """A throwaway cluster: nodes, pods and hosts outside as network namespaces of this machine.
+
+    ::
+
+        with Lab.start() as lab:
+            client, web = lab.pod("client"), lab.pod("web")
+            web.serve_http(8080, "hello")
+            lab.node.services.upsert(Service("10.96.0.10", 80, backends=[web.at(8080)]))
+            client.get("http://10.96.0.10").text     # 'hello'
+
+    Nothing in it is connected to the machine's own network, and nothing there is changed. It ends with
+    the ``with``, with :meth:`close`, or with the process, even if that is killed.
+    """
+
+    def __init__(self, name: str, datapath: dict[str, Any] | None) -> None:
+        self.name = name
+        self.nodes: list[LabNode] = []
+        self._datapath = datapath
+        self._lock = threading.RLock()
+        self._names: set[str] = set()
+        self._outside = 0
+        self._keeper: subprocess.Popen[bytes] | None = None
+        self._process = os.getpid()
+        self._closed = False
+        self._stack = ExitStack()
+
+    @classmethod
+    def start(cls, nodes: int = 1, name: str | None = None, *, datapath: bool = True, **options: Any) -> Self:
+        """Start a lab of so many nodes.
+
+        :param name: what its namespaces are named after (``kdlab.NAME.POD``); made up if not given.
+        :param datapath: open a :class:`~k8sdatapath.node.Node` on each node; ``options`` are for its
+            configuration. Without one, pods talk by plain routing and there are no services.
+        :raises LabError: if a lab of that name is running.
+        """
+        if not 1 <= nodes <= MAX_NODES:
+            raise ValueError(f"a lab has 1 to {MAX_NODES} nodes, not {nodes}")
+        lab = cls(_checked(name or secrets.token_hex(3)), options if datapath else None)
+        try:
+            lab._open(nodes)
+        except BaseException:
+            lab.close()
+            raise
+        return lab
+
+    @property
+    def node(self) -> LabNode:
+        """The first node."""
+        return self.nodes[0]
+
+    def pod(self, name: str, node: LabNode | None = None) -> Pod:
+        """Add a pod, to the first node if none is given."""
+        with self._lock:
+            return self._add_pod(name, node or self.node)
+
+    def external(self, name: str) -> Host:
+        """Add a host outside the cluster: it reaches services through node 1, and pods through theirs."""
+        with self._lock:
+            if self._outside == MAX_OUTSIDE:
+                raise LabError(f"a lab has at most {MAX_OUTSIDE} hosts outside")
+            self._outside += 1
+            host = Host(*self._make(name, outside_place(self._outside)))
+            self._plug_in([host])
+            self._join(host, self.node.place)
+            return host
+
+    def close(self) -> None:
+        """End the lab and take away all of it; does nothing the second time."""
+        if self._closed or os.getpid() != self._process:  # a forked child does not own it
+            return
+        self._closed = True
+        self._stack.close()
+
+    # ---- how it is made
+
+    def _open(self, nodes: int) -> None:
+        self._owner = self._stack.enter_context(Fd(os.pidfd_open(self._process), "pidfd of this process"))
+        leftovers.claim(self.name)
+        self._stack.callback(self._release)
+        self._keeper = start_keeper(self.name, self._owner)
+        Cgroup.create(leftovers.cgroup_name(self.name))
+        self.nodes = [self._make_node(number) for number in range(1, nodes + 1)]
+        self._switch = self._make_netns(_SWITCH, router=True)
+        self._switch.call(wiring.make_switch)
+        self._plug_in(self.nodes)
+        for node in self.nodes:
+            self._join(node, ROUTER)
+        self._switch.call(wiring.add_routes, [(pod_networks(n.number), n.place) for n in self.nodes])
+        if self._datapath is not None:
+            for node in self.nodes:
+                self._open_datapath(node, self._datapath)
+
+    def _release(self) -> None:
+        leftovers.release(self.name)
+        if self._keeper:  # until here it would have done the same, had this process been killed
+            self._keeper.kill()
+            self._keeper.wait()
+
+    def _make_node(self, number: int) -> LabNode:
+        made = self._make(f"node{number}", node_place(number), router=True)
+        return LabNode(*made, number=number)
+
+    def _open_datapath(self, node: LabNode, options: dict[str, Any]) -> None:
+        from k8sdatapath.node import Node, NodeConfig
+
+        config = NodeConfig(
+            name=node.name, netns=node.netns, cgroup=node.cgroup.path, uplinks=(wiring.DEVICE,), **options
+        )
+        node._datapath = self._stack.enter_context(Node.open(config))
+
+    def _add_pod(self, name: str, node: LabNode) -> Pod:
+        number = len(node.pods) + 1
+        if number > MAX_PODS:
+            raise LabError(f"a node has at most {MAX_PODS} pods")
+        device = f"p{number}-{name}"[:15]
+        made = self._make(name, pod_place(node.number, number), parent=node.name)
+        pod = Pod(*made, node=node, device=device)
+        node.netns.call(wiring.add_pod, device, pod.netns, pod.place)
+        pod.netns.call(wiring.set_up_pod, pod.place)
+        node.netns.call(wiring.wait_for, [device])
+        if self._datapath is not None:
+            node.datapath.attach_pod(device, pod.addresses, pod_mac=pod.mac)
+        node.pods.append(pod)
+        return pod
+
+    def _make(
+        self, name: str, place: Place, *, parent: str = "", router: bool = False
+    ) -> tuple[str, NetNs, Cgroup, Place, Agent]:
+        """A namespace, a cgroup below that of ``parent``, and the agent in both."""
+        netns = self._make_netns(name, router=router)
+        cgroup = Cgroup.create("/".join(filter(None, (leftovers.cgroup_name(self.name), parent, name))))
+        agent = Agent(name, netns, cgroup, self._owner)
+        self._stack.callback(agent.close)
+        return name, netns, cgroup, place, agent
+
+    def _make_netns(self, name: str, *, router: bool) -> NetNs:
+        if self._closed:
+            raise ClosedError(f"lab {self.name!r} is closed")
+        if _checked(name) in self._names:
+            raise LabError(f"lab {self.name!r} has a host {name!r} already")
+        self._names.add(name)
+        netns = NetNs.create(leftovers.netns_name(self.name, name))
+        self._stack.callback(netns.close)
+        netns.call(wiring.prepare, router=router)
+        return netns
+
+    def _plug_in(self, hosts: Sequence[Host]) -> None:
+        self._switch.call(wiring.plug_in, [(_port(host), host.netns, host.place) for host in hosts])
+
+    def _join(self, host: Host, gateway: Place) -> None:
+        """Set up a host that is plugged in, with routes to the pods of the nodes that are not its gateway."""
+        others = [node for node in self.nodes if node.place not in (host.place, gateway)]
+        host.netns.call(wiring.join_wire, host.place, gateway)
+        host.netns.call(wiring.add_routes, [(pod_networks(node.number), node.place) for node in others])
+        self._switch.call(wiring.wait_for, [_port(host)])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if not getattr(self, "_closed", True) and os.getpid() == self._process:
+            try:
+                warnings.warn(
+                    f"lab {self.name!r} was never closed", ResourceWarning, stacklevel=2, source=self
+                )
+            finally:
+                self.close()
+
+    def __repr__(self) -> str:
+        pods = sum(len(node.pods) for node in self.nodes)
+        state = "closed" if self._closed else f"{len(self.nodes)} nodes, {pods} pods"
+        return f"<Lab {self.name} {state}>"
+
+
+def _port(host: Host) -> str:
+    return f"port{host.place.number}"
+
+
+def _checked(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"not a name for a lab or a host in it: {name!r}: lower case letters, digits and -")
+    return name

@@ -1,0 +1,107 @@
+"""Starting the helpers of a lab: plain Python files that need no package, so that they start fast."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import k8sdatapath
+from k8sdatapath.errors import LabError
+from k8sdatapath.net.cgroup import Cgroup
+from k8sdatapath.net.netns import NetNs
+from k8sdatapath.pybpf.calls import kernel_error
+from k8sdatapath.pybpf.fd import Fd
+
+_HERE = Path(__file__).resolve().parent
+
+
+def start_keeper(lab: str, owner: Fd) -> subprocess.Popen[bytes]:
+    """The process that sweeps ``lab`` when its owner has ended."""
+    package = str(Path(k8sdatapath.__file__).resolve().parent.parent)
+    path = [package, *(os.path.abspath(entry) for entry in sys.path)]
+    return _start("keeper.py", lab, *path, owner=owner)
+
+
+class Agent:
+    """The process inside a host, as seen from outside: see ``agent.py``.
+
+    It is not waited for when it starts: the first request is answered as soon as it is up.
+    """
+
+    def __init__(self, name: str, netns: NetNs, cgroup: Cgroup, owner: Fd) -> None:
+        self._name = name
+        self._lock = threading.Lock()
+        self._control, control = socket.socketpair()
+        self._unread = 0  # answers to requests that were interrupted
+        with control:
+            self._process = netns.call(
+                _start,
+                "agent.py",
+                str(control.fileno()),
+                str(cgroup.path),
+                owner=owner,
+                pass_fds=(control.fileno(),),
+                stderr=subprocess.PIPE,
+            )
+
+    def request(self, do: str, **arguments: Any) -> list[int]:
+        """Have something done; returns the descriptors of the sockets it made."""
+        line = json.dumps({"do": do, **arguments}).encode() + b"\n"
+        try:
+            with self._lock:
+                while self._unread:
+                    for fd in self._answer()[1]:
+                        os.close(fd)
+                self._unread += 1
+                self._control.sendall(line)
+                answer, fds = self._answer()
+        except OSError:
+            answer, fds = b"", []
+        if not answer:
+            raise LabError(f"the agent of {self._name} has died{self._last_words()}")
+        failure = json.loads(answer).get("errno")
+        if failure:
+            raise kernel_error(
+                failure, f"make a {do} socket", f"{self._name} {arguments.get('port', '')}".rstrip()
+            )
+        return fds
+
+    def close(self) -> None:
+        """Let it end, and wait for that."""
+        self._control.close()
+        self._process.wait()
+        assert self._process.stderr is not None
+        self._process.stderr.close()
+
+    def _answer(self) -> tuple[bytes, list[int]]:
+        answer, fds, _flags, _from = socket.recv_fds(self._control, 4096, 1, socket.MSG_CMSG_CLOEXEC)
+        self._unread -= 1
+        return answer, fds
+
+    def _last_words(self) -> str:
+        assert self._process.stderr is not None
+        return (": " + self._process.stderr.read().decode(errors="replace").strip()).rstrip(": ")
+
+
+def _start(
+    script: str,
+    *arguments: str,
+    owner: Fd,
+    pass_fds: tuple[int, ...] = (),
+    stderr: int = subprocess.DEVNULL,
+) -> subprocess.Popen[bytes]:
+    """Start a helper in the calling thread's namespace, out of reach of the terminal's Ctrl-C."""
+    return subprocess.Popen(
+        [sys.executable, "-I", "-S", str(_HERE / script), *arguments],
+        stdin=owner.number,
+        stdout=subprocess.DEVNULL,
+        stderr=stderr,
+        pass_fds=pass_fds,
+        start_new_session=True,
+    )
