@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 
 NAMES = ("map_ops", "load_time", "svc_change", "svc_scale")
@@ -17,6 +18,7 @@ def main(arguments: list[str]) -> int:
     if os.geteuid() != 0:
         print("the benchmarks load BPF programs and make network namespaces: run as root", file=sys.stderr)
         return 2
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that namespaces go then as well
     for name in arguments or NAMES:
         importlib.import_module(f"benchmarks.{name}").main()
     return 0

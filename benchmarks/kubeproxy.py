@@ -113,12 +113,16 @@ class IPTables:
     """kube-proxy's iptables mode on the legacy back end."""
 
     @staticmethod
-    def load(netns: str, wanted: Sequence[Service]) -> float:
-        """Load the whole set; seconds."""
+    def load(netns: str, wanted: Sequence[Service], *, comments: bool = True) -> float:
+        """Load the whole set; seconds.
+
+        :param comments: kube-proxy's, on the rule that dispatches to each service. They make that rule, and
+            the memory that each connection's first packet walks through, more than twice as large.
+        """
         large = sum(len(service.endpoints) for service in wanted) > _LARGE
         chains, dispatch, rules = [], [], []
         for service in wanted:
-            dispatch.append(_iptables_dispatch(service))
+            dispatch.append(_iptables_dispatch(service, comments))
             own_chains, own_rules = _iptables_service(service, large)
             chains += own_chains
             rules += own_rules
@@ -146,13 +150,13 @@ def _sep(service: Service, ip: str, port: int) -> str:
     return "KUBE-SEP-" + _hash(f"{service.name}tcp{ip}:{port}", 16)
 
 
-def _iptables_dispatch(service: Service) -> str:
-    return f"-A KUBE-SERVICES {_iptables_match(service)} -j {_svc(service)}"
+def _iptables_dispatch(service: Service, comments: bool) -> str:
+    return f"-A KUBE-SERVICES {_iptables_match(service, comments)} -j {_svc(service)}"
 
 
-def _iptables_match(service: Service) -> str:
-    comment = f'-m comment --comment "{service.name} cluster IP"'
-    return f"{comment} -m tcp -p tcp -d {service.vip} --dport {SERVICE_PORT}"
+def _iptables_match(service: Service, comments: bool = True) -> str:
+    comment = f'-m comment --comment "{service.name} cluster IP" ' if comments else ""
+    return f"{comment}-m tcp -p tcp -d {service.vip} --dport {SERVICE_PORT}"
 
 
 def _iptables_service(service: Service, large: bool) -> tuple[list[str], list[str]]:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from ipaddress import ip_address
 
 from benchmarks import kubeproxy
+from benchmarks.topology import CLIENT, SERVERS, Wire
 from k8sdatapath.datapath.service_table import ServiceTable
 from k8sdatapath.model import Backend, Service
+from k8sdatapath.net.netns import NetNs
+from k8sdatapath.node import Capacity, Node, NodeConfig
 from k8sdatapath.objects import ObjectSpec
 
 
@@ -17,20 +22,31 @@ def model(service: kubeproxy.Service) -> Service:
     return Service(service.vip, kubeproxy.SERVICE_PORT, backends=backends, name=service.name)
 
 
-def sizes(services: int, endpoints: int) -> dict[str, int]:
-    """Map sizes with a quarter to spare; the shipped ones where they do."""
-    shipped = {name: entry.max_entries for name, entry in ObjectSpec.from_file("pod").maps.items()}
-    frontends = max(shipped["kd_frontends"], services * 5 // 4)
-    return {
-        "kd_frontends": frontends,
-        "kd_sets": 2 * frontends,
-        "kd_backends": max(shipped["kd_backends"], services * endpoints * 5 // 4),
-    }
+def capacity(services: int, endpoints: int) -> Capacity:
+    """The stock sizes where they do, else a quarter to spare."""
+    stock = Capacity()
+    return Capacity(
+        services=max(stock.services, services * 5 // 4),
+        backends=max(stock.backends, services * endpoints * 5 // 4),
+    )
 
 
 @contextmanager
 def service_table(services: int, endpoints: int) -> Iterator[ServiceTable]:
     """An empty table over the maps of a freshly loaded object."""
-    spec = ObjectSpec.from_file("pod").with_maps(**sizes(services, endpoints))
+    spec = ObjectSpec.from_file("pod").with_maps(**capacity(services, endpoints).max_entries)
     with spec.load() as loaded, ServiceTable.bind(loaded) as table:
         yield table
+
+
+def open_node(running: ExitStack, wire: Wire, wanted: Sequence[kubeproxy.Service]) -> float:
+    """A stock node between the wire's client and server, its table filled; seconds that the fill took."""
+    netns = running.enter_context(NetNs.open(wire.node))
+    config = NodeConfig(name=wire.name, netns=netns, capacity=capacity(len(wanted), 3))
+    node = running.enter_context(Node.open(config))
+    node.attach_pod("c0", [ip_address(CLIENT)], pod_mac=wire.client_mac)
+    node.attach_pod("s0", [ip_address(ip) for ip in SERVERS], pod_mac=wire.server_mac)
+    services = [model(service) for service in wanted]
+    start = time.perf_counter()
+    node.services.plan(services).apply()
+    return time.perf_counter() - start

@@ -45,12 +45,14 @@ NONE = Variant("none")
 VARIANTS = (
     NONE,
     *(Variant("legacy", count) for count in (10, 1000, 10_000)),
+    Variant("bare", 10_000),
     *(Variant("nftables", count) for count in (10, 1000, 10_000)),
     *(Variant("ours", count) for count in (10, 1000, 10_000, 100_000)),
 )
 TITLES = {
     "none": "no load balancing",
     "legacy": "iptables-legacy",
+    "bare": "iptables-legacy, no comments",
     "nftables": "nftables",
     "ours": "k8sdatapath",
 }
@@ -95,6 +97,8 @@ def set_up(variant: Variant, wire: Wire, nodes: ExitStack) -> None:
     match variant.kind:
         case "legacy":
             seconds = kubeproxy.IPTables.load(wire.node, wanted)
+        case "bare":
+            seconds = kubeproxy.IPTables.load(wire.node, wanted, comments=False)
         case "nftables":
             seconds = kubeproxy.NFTables.load(wire.node, wanted)
         case _:
