@@ -19,6 +19,7 @@
     ├── ClosedError(ValueError)           use after close
     ├── ModelError(ValueError)            a value of the model that cannot be: bad address, port, protocol
     ├── MissingExtraError(ImportError)    which extra to install
+    ├── StalePlanError                    the table has changed since the plan was made
     ├── SourceError                       a source of desired state cannot be read
     │   └── ManifestError(ValueError)     .path into the YAML, and what is wrong there
     └── LabError                          a pod or node of a lab did not come up
@@ -54,6 +55,7 @@ __all__ = [
     "ObjectError",
     "PermissionDeniedError",
     "SourceError",
+    "StalePlanError",
     "VerifierError",
     "near_misses",
 ]
@@ -219,6 +221,10 @@ class MissingExtraError(DatapathError, ImportError):
     def __init__(self, what: str, extra: str) -> None:
         super().__init__(f"{what} needs an extra: pip install 'k8sdatapath[{extra}]'")
         self.extra = extra
+
+
+class StalePlanError(DatapathError):
+    """A plan was applied to a table that has changed since; nothing was changed."""
 
 
 class SourceError(DatapathError):

@@ -101,6 +101,17 @@ class ObjectSpec:
         """What :meth:`with_config` can set."""
         return dict(_contents(self.name, self.image).config)
 
+    @property
+    def btf(self) -> Btf:
+        """The types of the object.
+
+        :raises ObjectError: it was compiled without ``-g``.
+        """
+        btf = _contents(self.name, self.image).btf
+        if btf is None:
+            raise ObjectError(f"{self.name} has no BTF: compile it with -g")
+        return btf
+
     def with_config(self, **values: ConfigValue) -> ObjectSpec:
         """Set constants by name. The verifier sees them, so what is switched off costs nothing.
 
@@ -271,6 +282,7 @@ class _Contents:
     maps: dict[str, MapDef]
     programs: dict[str, ProgramDef]
     config: dict[str, ConfigDef]
+    btf: Btf | None
 
 
 @lru_cache(maxsize=64)
@@ -280,13 +292,13 @@ def _contents(name: str, image: bytes) -> _Contents:
 
     with OpenObject(image, name) as opened:
         btf = Btf(opened.btf) if opened.btf else None
-        return _Contents(opened.maps, opened.programs, dict(_config(btf)) if btf is not None else {})
+        return _Contents(opened.maps, opened.programs, dict(_config(btf)) if btf else {}, btf)
 
 
 def _config(btf: Btf) -> Iterator[tuple[str, ConfigDef]]:
     for var in btf.datasec(_CONFIG_SECTION):
         doc = "; ".join(btf.decl_tags(var.id))
-        yield var.name, ConfigDef(var.name, var.offset, var.size, btf.describe(var.type_id), doc)
+        yield var.name, ConfigDef(var.name, var.offset, var.size, btf.describe(var.type_id).removeprefix("const volatile "), doc)
 
 
 def _pack(constant: ConfigDef, value: Any) -> bytes:

@@ -190,6 +190,16 @@ class Btf:
         """The texts attached to a declaration by ``__attribute__((btf_decl_tag("...")))``."""
         return self._tags.get(type_id, ())
 
+    def enumerators(self, type_id: int) -> tuple[tuple[str, int], ...]:
+        """Names and numbers of an enum, in the order of the source.
+
+        Numbers are read as signed: compilers before LLVM 16 do not mark enums with negative ones.
+        """
+        found = self._expect(type_id, Kind.ENUM)
+        each = struct.Struct("=Ii")
+        rows = each.iter_unpack(self._data[found.offset : found.offset + each.size * found.entries])
+        return tuple((self._string(name), number) for name, number in rows)
+
     def is_signed(self, type_id: int) -> bool:
         """Whether an integer or enum type is signed."""
         found = self._expect(type_id, Kind.INT, Kind.ENUM, Kind.ENUM64)

@@ -1,0 +1,47 @@
+"""Binding by contract: a table names maps and layouts, and takes any source that has them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import Any
+
+from k8sdatapath import maps
+from k8sdatapath.errors import ContractError
+from k8sdatapath.maps import Map
+from k8sdatapath.objects import Object
+from k8sdatapath.pins import PinDir
+
+__all__ = ["Bindable", "bind_maps"]
+
+#: What a table can be bound to: a loaded object, a directory of pins, or maps by name (kernel or in-memory).
+Bindable = Object | PinDir | Mapping[str, Map]
+
+
+def bind_maps(source: Bindable, contract: Mapping[str, Any], who: str) -> tuple[dict[str, Any], ExitStack]:
+    """Typed views of the maps that ``contract`` asks for, and what to close when done with them.
+
+    :raises ContractError: ``source`` lacks one.
+    :raises LayoutError: one holds something else than ``contract`` says.
+    """
+    if isinstance(source, Object):
+        have = list(source.map_fds)
+    elif isinstance(source, PinDir):
+        have = source.maps
+    else:
+        have = list(source)
+    missing = [name for name in contract if name not in have]
+    if missing:
+        raise ContractError(
+            f"{who} needs {', '.join(missing)}; {source!r} has {', '.join(sorted(have)) or 'no maps'}"
+        )
+    bound: dict[str, Any] = {}
+    with ExitStack() as undo:
+        for name, kind in contract.items():
+            if isinstance(source, Object):
+                bound[name] = undo.enter_context(source.map(name, kind))
+            elif isinstance(source, PinDir):
+                bound[name] = undo.enter_context(maps.bind(kind, source.open_map(name), owned=True))
+            else:
+                bound[name] = source[name]
+        return bound, undo.pop_all()

@@ -1,0 +1,419 @@
+"""ServiceTable: services in, the kernel's service maps out.
+
+The order of writing is what makes every instant valid for live traffic, and every crash harmless:
+
+1. rows of new backends and slots of new sets, in places that nothing names yet;
+2. the sets, each by one 8-byte store: from here on new flows go to the new backends;
+3. frontends, added, then removed: what clients dial leads somewhere at every instant;
+4. rows of backends that left are marked free: flows that remember them choose anew (UDP at once, TCP with
+   its next connection); established TCP goes on, its conntrack entry holds all it needs.
+
+Nothing is kept outside the kernel. :meth:`ServiceTable.bind` reads the maps back, takes over the numbers that
+are in use and frees what a crash left half-made, so the next plan goes on where the last process stopped.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from functools import reduce
+from math import gcd
+from threading import RLock
+from types import TracebackType
+from typing import Any, Self
+
+from attrs import define, frozen
+
+from k8sdatapath import maps
+from k8sdatapath.component import Report
+from k8sdatapath.datapath.contract import Bindable, bind_maps
+from k8sdatapath.datapath.maglev import maglev_slots
+from k8sdatapath.datapath.service_plan import Change, ServicePlan
+from k8sdatapath.errors import CapacityError, KeyNotFoundError, StalePlanError
+from k8sdatapath.model import Backend, BackendState, Frontend, Protocol, Selection, Service
+from k8sdatapath.tables.backends import BackendRow, BackendRows
+from k8sdatapath.tables.frontends import FrontendKey, FrontendRow
+from k8sdatapath.tables.grace import Numbers
+from k8sdatapath.tables.sets import Scope, SetRow, Sets, SlotsBlock
+
+__all__ = ["CONTRACT", "Resolution", "ServiceTable"]
+
+#: The maps that a service table is made of.
+CONTRACT: Mapping[str, Any] = {
+    "kd_frontends": maps.Hash[FrontendKey, FrontendRow],
+    "kd_sets": maps.Array[SetRow],
+    "kd_slots": maps.Array[SlotsBlock],
+    "kd_backends": maps.Array[BackendRow],
+}
+
+
+@frozen
+class Resolution:
+    """Who would answer a new connection, read from the kernel's tables.
+
+    :ivar shares: backend -> its share of new flows, summing to 1; empty if connections are refused.
+    """
+
+    frontend: Frontend
+    selection: Selection
+    shares: Mapping[Backend, float]
+
+
+@define
+class _Entry:
+    """A service as it stands in the kernel: its number, and a row id for each of its backends, in order."""
+
+    service: Service
+    number: int
+    ids: list[int]
+
+
+class ServiceTable:
+    """The services of a node, in the kernel.
+
+    Make one with :meth:`bind`; all methods may be called from any thread.
+    """
+
+    def __init__(self, bound: Mapping[str, Any], owned: ExitStack) -> None:
+        self._bound = bound
+        self._owned = owned
+        self._frontends: maps.Hash[FrontendKey, FrontendRow] = bound["kd_frontends"]
+        self._lock = RLock()
+        self._epoch = 0
+        self._adopt()
+
+    @classmethod
+    def bind(cls, source: Bindable) -> ServiceTable:
+        """A service table over the maps of an object, a pin directory, or a mapping of name to map.
+
+        What is in the maps is taken over as it is.
+
+        :raises ContractError: a map is missing.
+        :raises LayoutError: a map holds something else.
+        """
+        bound, owned = bind_maps(source, CONTRACT, "a service table")
+        with ExitStack() as undo:
+            undo.push(owned)
+            table = cls(bound, owned)
+            undo.pop_all()
+            return table
+
+    # -- reading --
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __iter__(self) -> Iterator[Service]:
+        return iter(self.dump())
+
+    def __contains__(self, frontend: Frontend) -> bool:
+        return frontend in self._entries
+
+    def dump(self) -> tuple[Service, ...]:
+        """Every service, in order of address and port. Names are known of those applied by this process."""
+        with self._lock:
+            services = [entry.service for entry in self._entries.values()]
+        return tuple(sorted(services, key=lambda s: (s.address.version, s.address, s.port, s.protocol)))
+
+    def get(self, frontend: Frontend) -> Service:
+        """The service behind a frontend.
+
+        :raises KeyNotFoundError: there is none.
+        """
+        return self._entry(frontend).service
+
+    def flows(self, frontend: Frontend) -> dict[Backend, int]:
+        """How many connections (for UDP: flows) each backend has been given, as the programs count them."""
+        with self._lock:
+            entry = self._entry(frontend)
+            rows = [self._rows.get(id) for id in entry.ids]
+        return {
+            backend: row.flows
+            for backend, row in zip(entry.service.backends, rows, strict=True)
+            if row is not None
+        }
+
+    def resolve(self, frontend: Frontend) -> Resolution:
+        """Who would answer a new connection to ``frontend``, by the same lookups that a program makes.
+
+        :raises KeyNotFoundError: no service has this frontend.
+        """
+        row = self._frontends.get(_key(frontend))
+        if row is None:
+            raise KeyNotFoundError(frontend)
+        ids = self._sets.ids(row.service, Scope.INTERNAL)
+        shares: dict[Backend, float] = {}
+        for id in ids:
+            found = self._rows.get(id)
+            if found is not None:
+                backend = _backend(found)
+                shares[backend] = shares.get(backend, 0.0) + 1 / len(ids)
+        return Resolution(frontend, Selection(row.selection), shares)
+
+    # -- changing --
+
+    def plan(self, wanted: Iterable[Service]) -> ServicePlan:
+        """What to do so that exactly ``wanted`` is in the kernel.
+
+        :raises CapacityError: it would not fit.
+        :raises ModelError: two services have one frontend.
+        """
+        desired = _by_frontend(wanted)
+        with self._lock:
+            gone = [Change(e.service, None) for f, e in self._entries.items() if f not in desired]
+            return self._plan(desired, gone)
+
+    def upsert(self, *services: Service) -> Report:
+        """Add these or replace what stands at their frontends; all others stay. All or nothing.
+
+        :raises CapacityError: they would not fit; nothing was changed.
+        """
+        with self._lock:
+            return self._plan(_by_frontend(services), []).apply()
+
+    def remove(self, *frontends: Frontend) -> Report:
+        """Remove the services of these frontends; one that is not there is no error."""
+        with self._lock:
+            present = [
+                self._entries[frontend] for frontend in dict.fromkeys(frontends) if frontend in self._entries
+            ]
+            return self._plan({}, [Change(entry.service, None) for entry in present]).apply()
+
+    def _plan(self, desired: Mapping[Frontend, Service], gone: list[Change]) -> ServicePlan:
+        changes = []
+        for frontend, service in desired.items():
+            entry = self._entries.get(frontend)
+            if entry is None:
+                changes.append(Change(None, service))
+            elif entry.service != service:
+                changes.append(Change(entry.service, service))
+        unchanged = len(desired) - len(changes)
+        changes += gone
+        self._check_room(changes)
+        return ServicePlan(tuple(changes), unchanged, self, self._epoch)
+
+    def _check_room(self, changes: list[Change]) -> None:
+        """Refuse what cannot fit. New rows are made before old ones are freed, so both must fit at once."""
+        added = sum(change.before is None for change in changes)
+        removed = sum(change.after is None for change in changes)
+        frontends = len(self._entries) + added - removed
+        if frontends > self._frontends.info.max_entries:
+            raise CapacityError("frontends", frontends, self._frontends.info.max_entries)
+        if added > self._numbers.available:
+            raise CapacityError("services", len(self._entries) + added, self._numbers.size)
+        rows = sum(_new_backends(change) for change in changes)
+        if rows > self._rows.available:
+            raise CapacityError("new backends", rows, self._rows.available)
+
+    def _apply(self, changes: Iterable[Change], epoch: int) -> Report:
+        with self._lock:
+            if epoch != self._epoch:
+                raise StalePlanError("the service table has changed since this plan was made: plan again")
+            started = time.perf_counter()
+            with ExitStack() as undo:
+                steps = [self._prepare(change, undo) for change in changes]
+                undo.pop_all()
+            self._epoch += 1
+            try:
+                report = self._commit(steps)
+            except BaseException:  # whatever got through is in the kernel: start again from what it says
+                self._adopt()
+                raise
+            return Report(*report, seconds=time.perf_counter() - started)
+
+    def _prepare(self, change: Change, undo: ExitStack) -> _Step:
+        """Write what nothing names yet. Everything is undone if a later change finds no room."""
+        frontend = (change.after or change.before).frontend  # type: ignore[union-attr]  # one is there
+        entry = self._entries.get(frontend)
+        if change.after is None:
+            assert entry is not None
+            return _Step(frontend, entry, None, (0, 0))
+        if entry is None:
+            number = self._numbers.take()
+            undo.callback(self._numbers.put_back, number)
+            have: dict[tuple[Any, int], int] = {}
+        else:
+            number = entry.number
+            have = {(b.address, b.port): id for b, id in zip(entry.service.backends, entry.ids, strict=True)}
+        ids = []
+        for backend in change.after.backends:
+            id = have.get((backend.address, backend.port)) if have else None
+            if id is None:
+                id = self._take_orphan(backend, change.after.protocol, undo)
+            if id is None:
+                id = self._rows.add(backend, change.after.protocol)
+                undo.callback(self._rows.put_back, id)
+            ids.append(id)
+        run = self._sets.prepare(slots(change.after, ids))
+        undo.callback(self._sets.put_back, run)
+        return _Step(frontend, entry, _Entry(change.after, number, ids), run)
+
+    def _commit(self, steps: list[_Step]) -> tuple[int, int, int]:
+        kept = [(step, step.after) for step in steps if step.after is not None]
+        gone = [(step, step.before) for step in steps if step.after is None and step.before is not None]
+        for step, after in kept:
+            if step.before is not None:
+                self._update_states(step.before.service, after)
+        self._sets.commit((after.number, Scope.INTERNAL, step.run) for step, after in kept)
+        self._frontends.update_many(
+            (_key(step.frontend), FrontendRow(after.number, 0, after.service.selection))
+            for step, after in kept
+            if step.before is None or step.before.service.selection != after.service.selection
+        )
+        self._frontends.delete_many(_key(step.frontend) for step, _ in gone)
+        self._sets.commit((before.number, Scope.INTERNAL, (0, 0)) for _, before in gone)
+        for step in steps:
+            self._retire(step)
+        for step, after in kept:
+            self._entries[step.frontend] = after
+        for step, before in gone:
+            self._numbers.give(before.number)
+            del self._entries[step.frontend]
+        self._free_orphans()
+        added = sum(step.before is None for step, _ in kept)
+        return added, len(kept) - added, len(gone)
+
+    def _update_states(self, before: Service, after: _Entry) -> None:
+        states = {(backend.address, backend.port): backend.state for backend in before.backends}
+        for backend, id in zip(after.service.backends, after.ids, strict=True):
+            if states.get((backend.address, backend.port), backend.state) is not backend.state:
+                self._rows.set_state(id, backend.state)
+
+    def _retire(self, step: _Step) -> None:
+        """Free the rows of backends that this step took out of their service."""
+        if step.before is not None:
+            stay = set(step.after.ids) if step.after is not None else set()
+            for id in step.before.ids:
+                if id not in stay:
+                    self._rows.remove(id)
+
+    # -- taking over what is in the kernel --
+
+    def _adopt(self) -> None:
+        from k8sdatapath.pybpf.memory import wait_for_programs
+
+        found = list(self._frontends.items())
+        numbers = [row.service for _, row in found]
+        self._sets = Sets(self._bound["kd_sets"], self._bound["kd_slots"], wait_for_programs, numbers)
+        self._rows = BackendRows(self._bound["kd_backends"], wait_for_programs)
+        rows = {row.id: row for row in self._rows.all()}
+        self._numbers = Numbers("services", self._sets.services, wait_for_programs, numbers)
+        self._entries: dict[Frontend, _Entry] = {}
+        for key, frontend_row in found:
+            frontend = Frontend(key.addr, key.port, key.protocol)
+            counts: dict[int, int] = {}
+            for id in self._sets.ids(frontend_row.service, Scope.INTERNAL):
+                if id in rows:
+                    counts[id] = counts.get(id, 0) + 1
+            selection = Selection(frontend_row.selection)
+            weights = _weights(list(counts.values())) if selection is Selection.RANDOM else [1] * len(counts)
+            members = {_backend(rows[id], weight): id for id, weight in zip(counts, weights, strict=True)}
+            service = Service(
+                frontend.address, frontend.port, frontend.protocol, backends=members, selection=selection
+            )
+            ids = [members[backend] for backend in service.backends]
+            self._entries[frontend] = _Entry(service, frontend_row.service, ids)
+        named = {id for entry in self._entries.values() for id in entry.ids}
+        # Rows that no slot names: of terminating backends, or left by a crash. The first change after this
+        # takes over those it wants, so that their flows go on, and frees the rest.
+        self._orphans = {
+            (row.addr, row.port, row.protocol): id for id, row in rows.items() if id not in named
+        }
+
+    def _take_orphan(self, backend: Backend, protocol: Protocol, undo: ExitStack) -> int | None:
+        place = (backend.address, backend.port, protocol)
+        id = self._orphans.pop(place, None) if self._orphans else None
+        if id is not None:
+            undo.callback(self._orphans.__setitem__, place, id)
+            self._rows.set_state(id, backend.state)
+        return id
+
+    def _free_orphans(self) -> None:
+        for id in self._orphans.values():
+            self._rows.remove(id)
+        self._orphans.clear()
+
+    # -- life --
+
+    def _entry(self, frontend: Frontend) -> _Entry:
+        try:
+            return self._entries[frontend]
+        except KeyError:
+            raise KeyNotFoundError(frontend) from None
+
+    def close(self) -> None:
+        """Let go of the maps; what is in the kernel stays."""
+        self._owned.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<ServiceTable {len(self._entries)}/{self._frontends.info.max_entries} services>"
+
+
+@frozen
+class _Step:
+    """One change, prepared: what it leads from and to, and the run of slots that waits to be committed."""
+
+    frontend: Frontend
+    before: _Entry | None
+    after: _Entry | None
+    run: tuple[int, int]
+
+
+def slots(service: Service, ids: list[int]) -> Any:
+    """The backend id for every slot of a service's set; ``ids`` belong to its backends in order."""
+    candidates = service.candidates
+    if len(candidates) == len(service.backends):
+        chosen = ids
+    else:
+        wanted = set(candidates)
+        chosen = [id for backend, id in zip(service.backends, ids, strict=True) if backend in wanted]
+    if service.selection is Selection.MAGLEV and candidates:
+        return maglev_slots(candidates, chosen, service.protocol)
+    weights = [backend.weight for backend in candidates]
+    if len(set(weights)) <= 1:
+        return chosen
+    return [id for id, turns in zip(chosen, _weights(weights), strict=True) for _ in range(turns)]
+
+
+def _weights(counts: list[int]) -> list[int]:
+    """The same proportions in the smallest whole numbers."""
+    divisor = reduce(gcd, counts, 0) or 1
+    return [count // divisor for count in counts]
+
+
+def _by_frontend(services: Iterable[Service]) -> dict[Frontend, Service]:
+    from k8sdatapath.errors import ModelError
+
+    found: dict[Frontend, Service] = {}
+    for service in services:
+        frontend = service.frontend
+        if frontend in found:
+            raise ModelError(f"{frontend} is claimed by two services: {found[frontend]} and {service}")
+        found[frontend] = service
+    return found
+
+
+def _new_backends(change: Change) -> int:
+    if change.after is None:
+        return 0
+    if change.before is None:
+        return len(change.after.backends)
+    have = {(backend.address, backend.port) for backend in change.before.backends}
+    return sum((backend.address, backend.port) not in have for backend in change.after.backends)
+
+
+def _key(frontend: Frontend) -> FrontendKey:
+    return FrontendKey(frontend.address, frontend.port, frontend.protocol)
+
+
+def _backend(row: BackendRow, weight: int = 1) -> Backend:
+    return Backend(row.addr, row.port, state=BackendState(row.state), weight=weight)

@@ -1,0 +1,244 @@
+"""Node: the stock composition. Objects loaded once, maps shared, programs on every hook that a node has.
+
+Read it as an example: all of it is public API, and another composition is as short.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import socket
+import struct
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from attrs import field, frozen
+
+from k8sdatapath import maps, programs
+from k8sdatapath.datapath.service_table import ServiceTable
+from k8sdatapath.errors import DeviceGoneError
+from k8sdatapath.layout import addr
+from k8sdatapath.links import KernelLink, Link
+from k8sdatapath.model import IPAddress
+from k8sdatapath.net.netns import NetNs
+from k8sdatapath.objects import Object, ObjectSpec
+from k8sdatapath.pins import PinDir
+from k8sdatapath.programs.base import Program, device_index, in_netns
+from k8sdatapath.tables.counters import Counter, CounterRow, outcomes, read_counters
+from k8sdatapath.tables.endpoints import EndpointRow
+
+__all__ = ["Capacity", "Node", "NodeConfig"]
+
+_SLOTS_PER_BLOCK = 16
+
+
+@frozen(kw_only=True)
+class Capacity:
+    """How much a node's tables hold. Memory is taken when they are made.
+
+    :ivar services: frontends, some 100 bytes each.
+    :ivar backends: memberships of endpoints in services, 32 bytes each.
+    :ivar slots: places in backend sets, 4 bytes each: one per backend, 251 and more per Maglev set.
+    :ivar flows: directions of flows that are balanced per packet (two a flow), some 140 bytes each.
+    :ivar pods: addresses of local pods.
+    """
+
+    services: int = 65536
+    backends: int = 262144
+    slots: int = 1 << 20
+    flows: int = 262144
+    pods: int = 4096
+
+    @property
+    def max_entries(self) -> dict[str, int]:
+        """The same, by map."""
+        return {
+            "kd_frontends": self.services,
+            "kd_sets": 2 * self.services,
+            "kd_slots": -(-self.slots // _SLOTS_PER_BLOCK),
+            "kd_backends": self.backends,
+            "kd_conntrack": self.flows,
+            "kd_endpoints": self.pods,
+        }
+
+
+@frozen(kw_only=True)
+class NodeConfig:
+    """What a node consists of, and which hooks it uses.
+
+    :ivar name: for messages.
+    :ivar netns: the namespace of its devices; None is that of the calling thread.
+    :ivar uplinks: devices towards the rest of the world.
+    :ivar cgroup: a cgroup2 directory; sockets of its processes are balanced when they connect.
+    :ivar pins: where maps and links are pinned, so that the datapath outlives the process; None: it ends with it.
+    :ivar tc_lb: balance packets at pod devices and uplinks.
+    :ivar socket_lb: balance sockets of ``cgroup``.
+    :ivar redirect: hand translated packets to their device, past the node's netfilter and routing.
+    """
+
+    name: str = ""
+    netns: NetNs | None = None
+    uplinks: tuple[str, ...] = field(default=(), converter=tuple)
+    cgroup: Path | None = field(default=None, converter=lambda path: None if path is None else Path(path))
+    pins: PinDir | None = None
+    tc_lb: bool = True
+    socket_lb: bool = True
+    redirect: bool = True
+    capacity: Capacity = Capacity()
+
+
+class Node:
+    """The datapath of one node, running. Make one with :meth:`open`.
+
+    :ivar services: the node's services.
+    """
+
+    def __init__(self, config: NodeConfig, objects: dict[str, Object], services: ServiceTable, own: ExitStack) -> None:
+        self.config = config
+        self.services = services
+        self._objects = objects
+        self._own = own
+        self._links: dict[str, Link] = {}
+        pod = objects["pod"]
+        self._endpoints = pod.map("kd_endpoints", maps.Hash[addr, EndpointRow])
+        self._counters = pod.map("kd_counters", maps.PerCpuArray[CounterRow])
+        self._outcomes = outcomes(pod.spec.btf)
+
+    @classmethod
+    def open(cls, config: NodeConfig) -> Node:
+        """Load what is not there yet, take over what is pinned, and put the programs on their hooks.
+
+        Programs of pinned links are replaced in one step each: no packet goes by unhandled.
+
+        :raises KernelError: a hook refused; nothing is left behind that was not there before.
+        """
+        with ExitStack() as own:
+            objects = _load(config, own)
+            services = own.enter_context(ServiceTable.bind(objects["pod"]))
+            node = cls(config, objects, services, own)
+            own.callback(node._close_links)
+            if config.socket_lb and config.cgroup is not None:
+                node._attach_cgroup(config.cgroup)
+            if config.tc_lb:
+                for device in config.uplinks:
+                    node._attach_tc(f"uplink-{device}", "host", "from_uplink", device)
+            node._own = own.pop_all()
+            return node
+
+    def attach_pod(self, device: str, addresses: Iterable[IPAddress], *, pod_mac: str) -> None:
+        """Take a pod into the datapath.
+
+        :param device: the node's end of the pod's veth.
+        :param addresses: the pod's addresses.
+        :param pod_mac: the MAC of the pod's end.
+        :raises DeviceGoneError: no such device.
+        :raises MapFullError: there is room for no more pods.
+        """
+        index, host_mac = in_netns(self.config.netns, lambda: (device_index(device), _mac(device)))
+        row = EndpointRow(index, pod_mac, host_mac)
+        self._endpoints.update_many({address: row for address in addresses})
+        if self.config.tc_lb:
+            self._attach_tc(f"pod-{device}", "pod", "from_pod", device)
+
+    def detach_pod(self, device: str, addresses: Iterable[IPAddress]) -> None:
+        """Take a pod out of the datapath; its device may be gone already."""
+        self._endpoints.delete_many(addresses)
+        name = f"pod-{device}"
+        link = self._links.pop(name, None)
+        if link is not None:
+            link.close()
+        if self.config.pins is not None:
+            self.config.pins.link_path(name).unlink(missing_ok=True)
+
+    def counters(self) -> dict[str, Counter]:
+        """What the programs have done with packets since the maps were made, by outcome."""
+        return read_counters(self._counters, self._outcomes)
+
+    def _attach_cgroup(self, cgroup: Path) -> None:
+        loaded = self._objects["socket"]
+        for name in loaded.program_fds:
+            program = loaded.program(name, programs.CgroupSockAddr)
+            self._attach(f"socket-{name}", program, lambda program=program: program.attach(cgroup))
+
+    def _attach_tc(self, name: str, loaded: str, entry: str, device: str) -> None:
+        program = self._objects[loaded].program(entry, programs.TC)
+        self._attach(
+            name, program, lambda: program.attach(device, programs.Direction.INGRESS, netns=self.config.netns)
+        )
+
+    def _attach(self, name: str, program: Program, attach: Callable[[], Link]) -> None:
+        """Put a program on its hook, or swap it into the pinned link that holds the hook."""
+        pins = self.config.pins
+        link: Link | None = None
+        if pins is not None and name in pins.links:
+            link = _take_over(pins, name, program)
+        if link is None:
+            link = attach()
+            if pins is not None:
+                try:
+                    link.pin(pins.link_path(name))
+                except BaseException:
+                    link.close()
+                    raise
+        old = self._links.pop(name, None)
+        self._links[name] = link
+        if old is not None:
+            old.close()
+
+    def _close_links(self) -> None:
+        while self._links:
+            self._links.popitem()[1].close()
+
+    def close(self) -> None:
+        """Let go. Without pins the datapath ends here; with pins it runs on, and the next open takes it over."""
+        self._own.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Node {self.config.name or '(unnamed)'} {self.services!r} links={len(self._links)}>"
+
+
+def _load(config: NodeConfig, own: ExitStack) -> dict[str, Object]:
+    """The objects, sharing one set of maps."""
+    loaded: dict[str, Object] = {}
+    shared: dict[str, Any] = {}
+    for name in ("pod", "host", "socket"):
+        spec = ObjectSpec.from_file(name)
+        spec = spec.with_maps(**{m: n for m, n in config.capacity.max_entries.items() if m in spec.maps})
+        if "redirect" in spec.config:
+            spec = spec.with_config(redirect=config.redirect)
+        loaded[name] = own.enter_context(spec.load(reuse=shared, pins=config.pins))
+        shared |= loaded[name].maps
+    return loaded
+
+
+def _take_over(pins: PinDir, name: str, program: Program) -> KernelLink | None:
+    """The pinned link, now running ``program``; None if its device is gone and with it the hook."""
+    link = KernelLink.open_pinned(pins.link_path(name))
+    try:
+        link.update(program)
+    except DeviceGoneError:
+        link.close()
+        pins.link_path(name).unlink()
+        return None
+    except BaseException:
+        link.close()
+        raise
+    return link
+
+
+def _mac(device: str) -> str:
+    """The MAC of a device of the calling thread's namespace."""
+    siocgifhwaddr = 0x8927
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        answer = fcntl.ioctl(any_socket, siocgifhwaddr, struct.pack("256s", device.encode()[:15]))
+    return answer[18:24].hex(":")

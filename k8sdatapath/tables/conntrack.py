@@ -1,0 +1,44 @@
+"""kd_conntrack: flows that were load-balanced per packet, one entry per direction."""
+
+from __future__ import annotations
+
+from enum import IntFlag
+from typing import Annotated
+
+from k8sdatapath.layout import addr, be16, pad, struct, u8, u32, u64
+
+__all__ = ["ConntrackRow", "FlowFlags", "Tuple"]
+
+
+class FlowFlags(IntFlag):
+    """``enum kd_ct_flags``."""
+
+    REPLY = 1
+    FIN = 2
+    RST = 4
+    SEEN_REPLY = 8
+
+
+@struct
+class Tuple:
+    """``struct kd_tuple``: a flow as one direction of it appears on the wire."""
+
+    src: addr
+    dst: addr
+    sport: be16
+    dport: be16
+    protocol: u8
+    pad: Annotated[None, pad(3)]
+
+
+@struct
+class ConntrackRow:
+    """``struct kd_ct``: what to translate to. ``last_seen`` is in seconds of CLOCK_MONOTONIC."""
+
+    nat_addr: addr
+    packets: u64
+    backend: u32
+    last_seen: u32
+    nat_port: be16
+    flags: u8
+    pad: Annotated[None, pad(5)]

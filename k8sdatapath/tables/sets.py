@@ -1,0 +1,96 @@
+"""kd_sets and kd_slots: which backends a service's new flows may get."""
+
+from __future__ import annotations
+
+import sys
+from array import array
+from collections.abc import Callable, Iterable, Sequence
+from enum import IntEnum
+from typing import Annotated
+
+from k8sdatapath.layout import array as elements
+from k8sdatapath.layout import struct, u32
+from k8sdatapath.maps import Array
+from k8sdatapath.pybpf.memory import store_many
+from k8sdatapath.tables.grace import Ranges
+
+__all__ = ["Scope", "SetRow", "Sets", "SlotsBlock"]
+
+
+class Scope(IntEnum):
+    """Who is asking (``enum kd_scope``): the cluster, or the world outside."""
+
+    INTERNAL = 0
+    EXTERNAL = 1
+
+
+@struct
+class SetRow:
+    """``struct kd_set``: a run of slots."""
+
+    offset: u32
+    count: u32
+
+
+@struct
+class SlotsBlock:
+    """``struct kd_slots``: sixteen backend ids."""
+
+    backend: Annotated[tuple[int, ...], elements(u32, 16)]
+
+
+class Sets:
+    """Backend sets, replaced by one aligned 8-byte store: programs see the old run or the new, never between.
+
+    :param wait: see :class:`~k8sdatapath.tables.grace.Numbers`.
+    :param used: services whose sets exist already.
+    """
+
+    def __init__(
+        self,
+        sets: Array[SetRow],
+        slots: Array[SlotsBlock],
+        wait: Callable[[], None],
+        used: Iterable[int] = (),
+    ) -> None:
+        self._sets = sets.view().cast("Q")
+        self._slots = slots.view().cast("I")
+        self.services = len(self._sets) // len(Scope)
+        runs = (self._run(number, scope) for number in used for scope in Scope)
+        self._ranges = Ranges("slots", len(self._slots), wait, (run for run in runs if run[1]))
+
+    def prepare(self, ids: Sequence[int]) -> tuple[int, int]:
+        """Fill a run of slots that nothing names yet; returns ``(offset, count)``."""
+        count = len(ids)
+        if not count:
+            return 0, 0
+        offset = self._ranges.take(count)
+        self._slots[offset : offset + count] = memoryview(array("I", ids))
+        return offset, count
+
+    def put_back(self, run: tuple[int, int]) -> None:
+        """Undo a :meth:`prepare` that was never committed."""
+        if run[1]:
+            self._ranges.put_back(*run)
+
+    def commit(self, runs: Iterable[tuple[int, Scope, tuple[int, int]]]) -> None:
+        """Make ``(service, scope, run)`` current; the runs they had are given back."""
+        places, values, old = array("I"), array("Q"), []
+        for service, scope, (offset, count) in runs:
+            old.append(self._run(service, scope))
+            places.append(service * len(Scope) + scope)
+            values.append(offset | count << 32 if sys.byteorder == "little" else offset << 32 | count)
+        store_many(self._sets, places, values)
+        for run in old:
+            if run[1]:
+                self._ranges.give(*run)
+
+    def ids(self, service: int, scope: Scope) -> list[int]:
+        """The backend ids in the slots of a set, as a program would find them."""
+        offset, count = self._run(service, scope)
+        return self._slots[offset : offset + count].tolist()
+
+    def _run(self, service: int, scope: Scope) -> tuple[int, int]:
+        value = self._sets[service * len(Scope) + scope]
+        low, high = value & 0xFFFFFFFF, value >> 32
+        return (low, high) if sys.byteorder == "little" else (high, low)

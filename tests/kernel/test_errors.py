@@ -1,0 +1,95 @@
+"""Errors, each provoked for real."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from k8sdatapath import features
+from k8sdatapath.compiler import compile
+from k8sdatapath.errors import NotSupportedError, ObjectError, VerifierError
+from k8sdatapath.pybpf.calls import check
+
+DATA = Path(__file__).parent.parent / "data"
+
+
+def test_the_verifier_s_reason_is_the_message_and_the_log_is_kept(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(VerifierError) as caught:
+        compile(DATA / "rejected.bpf.c").load()
+    error = caught.value
+    assert error.program == "careless"
+    assert "invalid access to packet" in str(error)
+    assert "data[100]" in error.log
+    assert "invalid access to packet" in error.log
+    assert capfd.readouterr() == ("", "")
+
+
+def test_without_capabilities_the_error_says_which(tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "from k8sdatapath.objects import ObjectSpec\n"
+        "from k8sdatapath.errors import PermissionDeniedError\n"
+        "try:\n"
+        "    ObjectSpec.from_file('pod').load()\n"
+        "except PermissionDeniedError as error:\n"
+        "    print(error)\n"
+    )
+    done = as_nobody(code)
+    assert done.returncode == 0, done.stderr
+    assert "CAP_BPF" in done.stdout
+    assert "run as root" in done.stdout
+    assert done.stderr == ""
+
+
+def test_specs_can_be_read_without_capabilities() -> None:
+    done = as_nobody("from k8sdatapath.objects import ObjectSpec; print(ObjectSpec.from_file('pod').programs)")
+    assert "from_pod" in done.stdout, done.stderr
+
+
+def as_nobody(code: str) -> subprocess.CompletedProcess[str]:
+    """Run Python as an unprivileged user that can read what this one imports."""
+    launch = "import os, sys; import k8sdatapath.pybpf.lib; os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
+    return subprocess.run(
+        [sys.executable, "-c", launch + code],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+    )
+
+
+def test_a_compiler_error_is_what_the_compiler_said() -> None:
+    with pytest.raises(ObjectError, match="expected"):
+        compile("int broken(", name="broken")
+    with pytest.raises(ObjectError, match="no-such-clang is not installed"):
+        compile("int x;", clang="no-such-clang")
+
+
+def test_every_feature_is_probed_and_this_kernel_is_told_apart() -> None:
+    found = {support.feature.name: support.supported for support in features.probe_all()}
+    assert set(found) == set(features.known())
+    assert found["tc"]
+    assert found["batch"]
+    assert not isinstance(features.probe("tcx").detail, type(None))
+    with pytest.raises(KeyError, match="did you mean 'tcx'"):
+        features.probe("tcxx")
+
+
+def test_a_missing_feature_is_named_with_the_release_that_brought_it() -> None:
+    """A program type that no kernel has stands for any that this one lacks."""
+    future = features.Feature("time_travel", "nothing yet", "99.0", features._program(999))
+    features._FEATURES["time_travel"] = future
+    try:
+        with pytest.raises(NotSupportedError, match=r"time_travel.*since Linux 99\.0"):
+            features.require("tc", "time_travel")
+    finally:
+        del features._FEATURES["time_travel"]
+
+
+def test_numbers_that_only_the_kernel_knows() -> None:
+    with pytest.raises(NotSupportedError):
+        check(-524, "do something")
