@@ -1,0 +1,2 @@
+int kd_ring_drain(void *consumer, const void *producer, const void *data, uint32_t ring_size, void *out,
+		  uint32_t out_size, uint32_t *sizes, uint32_t max_records);
