@@ -11,7 +11,7 @@
 
 char _license[] SEC("license") = "Dual BSD/GPL";
 
-/* tc ingress: what arrives from elsewhere, clients' packets to services and backends' answers to pods of this node. */
+/* tc ingress: what arrives from elsewhere, packets to services and answers to pods of this node. */
 SEC("tc")
 int from_uplink(struct __sk_buff *skb)
 {

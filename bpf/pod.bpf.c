@@ -24,3 +24,21 @@ int from_pod(struct __sk_buff *skb)
 		result = kd_forward(skb, &pkt);
 	return kd_finish(skb, result);
 }
+
+/*
+ * tc egress: what the node's stack sends to the pod, so not what from_pod or from_uplink delivered
+ * themselves. These are the answers of backends that run on the node itself, or that came in through a device
+ * without a program.
+ */
+SEC("tc")
+int to_pod(struct __sk_buff *skb)
+{
+	struct kd_pkt pkt = {};
+	int result = kd_parse(skb, &pkt);
+
+	if (result == KD_CONTINUE)
+		result = kd_translate_reply(skb, &pkt);
+	if (result == KD_CONTINUE)
+		result = KD_TO_STACK;
+	return kd_finish(skb, result);
+}

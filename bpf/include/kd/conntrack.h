@@ -14,8 +14,8 @@
  *    A SYN sent again to a live backend stays where it was, and segments of a connection go on even when the
  *    backend has left its service: it may be finishing what it began.
  *
- * Not seen here: connections that a client makes to a backend's own address. Should it use the very ports of a
- * flow to the same backend through a frontend, the answers would seem to come from the frontend.
+ * Not seen here: connections that a client makes to a backend's own address. Should it use the very ports of
+ * a flow to the same backend through a frontend, the answers would seem to come from the frontend.
  */
 #ifndef KD_CONNTRACK_H
 #define KD_CONNTRACK_H
@@ -128,8 +128,13 @@ static __always_inline void kd_ct_visit_opposite(const struct kd_tuple *tuple, c
 
 static __always_inline void kd_ct_touch(const struct kd_pkt *pkt, struct kd_ct *ct)
 {
-	__u8 closing = (pkt->tcp_flags & KD_TCP_FIN ? KD_CT_FIN : 0) | (pkt->tcp_flags & KD_TCP_RST ? KD_CT_RST : 0);
 	__u32 now = kd_now();
+	__u8 closing = 0;
+
+	if (pkt->tcp_flags & KD_TCP_FIN)
+		closing |= KD_CT_FIN;
+	if (pkt->tcp_flags & KD_TCP_RST)
+		closing |= KD_CT_RST;
 
 	__sync_fetch_and_add(&ct->packets, 1);
 	if (closing & ~ct->flags)
@@ -141,8 +146,8 @@ static __always_inline void kd_ct_touch(const struct kd_pkt *pkt, struct kd_ct *
 }
 
 /*
- * May the flow that holds a reply tuple be thrown out? Two flows of one client port to one backend through two
- * frontends cannot be told apart in the reply direction, so the second waits until the first is over.
+ * May the flow that holds a reply tuple be thrown out? Two flows of one client port to one backend through
+ * two frontends cannot be told apart in the reply direction, so the second waits until the first is over.
  */
 static __always_inline bool kd_ct_evict(const struct kd_tuple *tuple, const struct kd_ct *reply, __u32 now)
 {

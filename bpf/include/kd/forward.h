@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
- * Forwarding a packet to where it is addressed now, past the node's stack: straight into a pod of this node, else out
- * of the device that the node's routes name. What this cannot settle (no route, forwarding off, local delivery,
- * a packet too big or at the end of its life) is left to the stack, unchanged, which knows what to answer.
+ * Forwarding a packet to where it is addressed now, past the node's stack: straight into a pod of this node,
+ * else out of the device that the node's routes name. What this cannot settle (no route, forwarding off,
+ * local delivery, a packet too big or at the end of its life) is left to the stack, unchanged, which knows
+ * what to answer.
  *
  * Reads kd_endpoints and the node's routes and neighbours. Assumes a tc ingress hook: only there can a packet
  * be put into a pod directly.
@@ -60,7 +61,8 @@ static __always_inline int kd_forward_to_pod(struct __sk_buff *skb, const struct
 	return KD_TO_POD;
 }
 
-static __always_inline long kd_route(struct __sk_buff *skb, const struct kd_pkt *pkt, struct bpf_fib_lookup *fib)
+static __always_inline long kd_route(struct __sk_buff *skb, const struct kd_pkt *pkt,
+				     struct bpf_fib_lookup *fib)
 {
 	const struct kd_tuple *tuple = &pkt->tuple;
 
@@ -69,7 +71,7 @@ static __always_inline long kd_route(struct __sk_buff *skb, const struct kd_pkt 
 	fib->sport = tuple->sport;
 	fib->dport = tuple->dport;
 	fib->ifindex = skb->ingress_ifindex;
-	/* tot_len stays 0: the helper then compares with the device's MTU, and lets packets pass that get segmented. */
+	/* tot_len stays 0: the helper compares with the device's MTU, but not what gets segmented. */
 	if (pkt->ipv6) {
 		__builtin_memcpy(fib->ipv6_src, &tuple->src, sizeof(tuple->src));
 		__builtin_memcpy(fib->ipv6_dst, &tuple->dst, sizeof(tuple->dst));

@@ -56,19 +56,19 @@ struct kd_rest {
 };
 
 /*
- * A pointer field of the context, which is 32 bits wide on paper and a pointer in truth: left to itself, the compiler
- * keeps the 32 bits and extends them again, and the verifier loses the pointer.
+ * A pointer field of the context, which is 32 bits wide on paper and a pointer in truth: left to itself, the
+ * compiler keeps the 32 bits and extends them again, and the verifier loses the pointer.
  */
-#define KD_SKB_POINTER(skb, field)                                                    \
-	({                                                                             \
-		void *pointer;                                                         \
-		asm volatile("%0 = *(u32 *)(%1 + %2)"                                  \
-			     : "=r"(pointer)                                           \
-			     : "r"(skb), "i"(offsetof(struct __sk_buff, field)));      \
-		pointer;                                                               \
+#define KD_SKB_POINTER(skb, field)                                                \
+	({                                                                        \
+		void *pointer;                                                    \
+		asm volatile("%0 = *(u32 *)(%1 + %2)"                             \
+			     : "=r"(pointer)                                      \
+			     : "r"(skb), "i"(offsetof(struct __sk_buff, field))); \
+		pointer;                                                          \
 	})
 
-/* `len` bytes at `off`, pulled together when they are not in one piece; NULL: the packet has no such bytes. */
+/* `len` bytes at `off`, pulled into one piece if they are not; NULL: the packet has no such bytes. */
 static __always_inline void *kd_bytes(struct __sk_buff *skb, __u32 off, __u32 len)
 {
 	void *at = KD_SKB_POINTER(skb, data) + off;
@@ -159,7 +159,8 @@ static __always_inline int kd_parse_ipv6(struct __sk_buff *skb, struct kd_pkt *p
 	return kd_skip_ipv6_ext(skb, pkt, rest);
 }
 
-static __always_inline int kd_parse_ports(struct __sk_buff *skb, struct kd_pkt *pkt, const struct kd_rest *rest)
+static __always_inline int kd_parse_ports(struct __sk_buff *skb, struct kd_pkt *pkt,
+					  const struct kd_rest *rest)
 {
 	__u32 needed = sizeof(struct udphdr);
 	struct tcphdr *tcp;

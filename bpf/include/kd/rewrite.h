@@ -2,8 +2,8 @@
 /*
  * Rewriting one side of a packet: its source or its destination, address and port, with all checksums.
  *
- * One path for both families. Checksums are changed by difference, so a wrong one stays wrong and is found by the
- * receiver. The helpers know packets whose checksum the device is to fill in, which stay so.
+ * One path for both families. Checksums are changed by difference, so a wrong one stays wrong and is found by
+ * the receiver. The helpers know packets whose checksum the device is to fill in, which stay so.
  */
 #ifndef KD_REWRITE_H
 #define KD_REWRITE_H
@@ -39,8 +39,9 @@ static __always_inline int kd_rewrite_l4_csum(struct __sk_buff *skb, const struc
 	    bpf_l4_csum_replace(skb, off, old_port, new_port, flags | sizeof(old_port)))
 		return KD_DROP_REWRITE;
 	/*
-	 * The helper takes the pseudo header for IPv4's, where the header checksum makes up for the address. In
-	 * IPv6 nothing does, which a sum that the device computed over the whole packet (if there is one) must learn.
+	 * The helper takes the pseudo header for IPv4's, where the header checksum makes up for the address.
+	 * In IPv6 nothing does, which a sum that the device computed over the whole packet (if there is one)
+	 * must learn.
 	 */
 	if (pkt->ipv6)
 		bpf_csum_update(skb, diff);
@@ -64,13 +65,13 @@ static __always_inline int kd_rewrite_addr(struct __sk_buff *skb, const struct k
 
 static __always_inline int kd_rewrite(struct __sk_buff *skb, struct kd_pkt *pkt, const struct kd_nat *nat)
 {
+	__u32 port_off = nat->source ? offsetof(struct udphdr, source) : offsetof(struct udphdr, dest);
 	struct kd_addr *addr = nat->source ? &pkt->tuple.src : &pkt->tuple.dst;
 	__be16 *port = nat->source ? &pkt->tuple.sport : &pkt->tuple.dport;
-	__u32 port_off = pkt->l4_off + (nat->source ? offsetof(struct udphdr, source) : offsetof(struct udphdr, dest));
 	__s64 diff = bpf_csum_diff(addr->w, sizeof(*addr), (__be32 *)nat->addr.w, sizeof(nat->addr), 0);
 
 	if (kd_rewrite_l4_csum(skb, pkt, diff, *port, nat->port) || kd_rewrite_addr(skb, pkt, nat, diff) ||
-	    bpf_skb_store_bytes(skb, port_off, &nat->port, sizeof(nat->port), 0))
+	    bpf_skb_store_bytes(skb, pkt->l4_off + port_off, &nat->port, sizeof(nat->port), 0))
 		return KD_DROP_REWRITE;
 	*addr = nat->addr;
 	*port = nat->port;

@@ -18,7 +18,8 @@
 #include <kd/verdict.h>
 #include <kd/maps/services.h>
 
-static __always_inline struct kd_frontend *kd_frontend_find(const struct kd_addr *addr, __be16 port, __u8 protocol)
+static __always_inline struct kd_frontend *kd_frontend_find(const struct kd_addr *addr, __be16 port,
+							    __u8 protocol)
 {
 	struct kd_frontend_key key = { .addr = *addr, .port = port, .protocol = protocol };
 
@@ -61,7 +62,7 @@ static __always_inline __u32 kd_flow_hash(const struct kd_tuple *tuple)
 	return hash ^ (hash >> 16);
 }
 
-/* Both halves of a set in one load, as user space stores them in one: never an offset with another's count. */
+/* In one load, as user space writes it in one store: never an offset with another's count. */
 static __always_inline struct kd_set kd_set_read(const struct kd_set *set)
 {
 	union {

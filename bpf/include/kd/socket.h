@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
- * Services at the socket: the address that a process dials is exchanged for a backend's before there is a packet, and
- * the backend's for the dialled one where the process sees its peer again. Costs nothing per packet.
+ * Services at the socket: the address that a process dials is exchanged for a backend's before there is a
+ * packet, and the backend's for the dialled one where the process sees its peer again. Costs nothing per
+ * packet.
  *
- * connect() and sendmsg() choose (always at random: a socket has no flow hash yet), recvmsg() and getpeername()
- * translate back. Reads the service maps; a socket's translation is kept in kd_sock, and in kd_sock_reply are those of an
- * unconnected UDP socket before its latest, for the replies still to come.
+ * connect() and sendmsg() choose (always at random: a socket has no flow hash yet), recvmsg() and
+ * getpeername() translate back. Reads the service maps; a socket's translation is kept in kd_sock, and in
+ * kd_sock_reply are those of an unconnected UDP socket before its latest, for the replies still to come.
  *
- * Every function takes both families: an IPv4 address in an IPv6 socket is mapped, as all IPv4 is here. `v6` tells
- * which fields of the context the hook may touch and is a constant of the hook.
+ * Every function takes both families: an IPv4 address in an IPv6 socket is mapped, as all IPv4 is here. `v6`
+ * tells which fields of the context the hook may touch and is a constant of the hook.
  */
 #ifndef KD_SOCKET_H
 #define KD_SOCKET_H
@@ -45,7 +46,8 @@ static __always_inline __be16 kd_sock_port(const struct bpf_sock_addr *ctx)
 	return ctx->user_port;
 }
 
-static __always_inline void kd_sock_write(struct bpf_sock_addr *ctx, bool v6, const struct kd_addr *addr, __be16 port)
+static __always_inline void kd_sock_write(struct bpf_sock_addr *ctx, bool v6, const struct kd_addr *addr,
+					  __be16 port)
 {
 	if (v6) {
 		ctx->user_ip6[0] = addr->w[0];
@@ -58,7 +60,8 @@ static __always_inline void kd_sock_write(struct bpf_sock_addr *ctx, bool v6, co
 	ctx->user_port = port;
 }
 
-static __always_inline bool kd_sock_dialled(const struct kd_sock *sock, const struct kd_addr *addr, __be16 port)
+static __always_inline bool kd_sock_dialled(const struct kd_sock *sock, const struct kd_addr *addr,
+					    __be16 port)
 {
 	return sock->frontend_port == port && kd_addr_equal(&sock->frontend_addr, addr);
 }
@@ -80,8 +83,8 @@ static __always_inline void kd_sock_keep_reply(struct bpf_sock_addr *ctx, const 
 }
 
 /* Exchange the dialled address for that of a backend chosen now. */
-static __always_inline int kd_sock_choose(struct bpf_sock_addr *ctx, bool v6, const struct kd_frontend *frontend,
-					  bool keep_reply)
+static __always_inline int kd_sock_choose(struct bpf_sock_addr *ctx, bool v6,
+					  const struct kd_frontend *frontend, bool keep_reply)
 {
 	struct kd_backend *backend;
 	struct kd_sock *sock;
@@ -112,7 +115,8 @@ static __always_inline int kd_sock_connect(struct bpf_sock_addr *ctx, bool v6)
 
 	if (frontend)
 		return kd_sock_choose(ctx, v6, frontend, false);
-	bpf_sk_storage_delete(&kd_sock, ctx->sk); /* connected elsewhere before; its peer now is what it dials */
+	/* From here on its peer is what it dials, whatever it dialled before. */
+	bpf_sk_storage_delete(&kd_sock, ctx->sk);
 	return KD_PASS;
 }
 
@@ -155,7 +159,7 @@ static __always_inline void kd_sock_translate_back(struct bpf_sock_addr *ctx, bo
 		kd_sock_write(ctx, v6, &reply->frontend_addr, reply->frontend_port);
 }
 
-/* The end of connect() and sendmsg(): a failure becomes the system call's, at once, rather than a time-out later. */
+/* The end of connect() and sendmsg(): a failure is the system call's, at once, not a time-out later. */
 static __always_inline int kd_finish_socket(int result)
 {
 	if (result != KD_PASS)

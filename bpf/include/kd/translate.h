@@ -1,16 +1,16 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
- * Services, per packet: a packet of a known flow is rewritten as the flow says; the first packet to a frontend begins
- * a flow to one of the service's backends; everything else passes.
+ * Services, per packet: a packet of a known flow is rewritten as the flow says; the first packet to a
+ * frontend begins a flow to one of the service's backends; everything else passes.
  *
- * A TCP segment to a frontend that is neither a SYN nor of a known flow: its flow was evicted, or is older than
- * this node's memory. It is taken up in the middle, as netfilter and so kube-proxy would: with Maglev it meets its old
- * backend again, and with random selection another one answers with RST, through the frontend, so that the
- * client learns at once what silence would tell it after many minutes. A RST is past help and makes no flow, nor does a
- * SYN-ACK, which a client never sends.
+ * A TCP segment to a frontend that is neither a SYN nor of a known flow: its flow was evicted, or is older
+ * than this node's memory. It is taken up in the middle, as netfilter and so kube-proxy would: with Maglev it
+ * meets its old backend again, and with random selection another one answers with RST, through the frontend,
+ * so that the client learns at once what silence would tell it after many minutes. A RST is past help and
+ * makes no flow, nor does a SYN-ACK, which a client never sends.
  *
- * A fragment cannot be translated, for those that follow carry no ports. Where the first one shows that its flow would be,
- * it is dropped, which ends the datagram.
+ * A fragment cannot be translated, for those that follow carry no ports. Where the first one shows that its
+ * flow would be, it is dropped, which ends the datagram.
  */
 #ifndef KD_TRANSLATE_H
 #define KD_TRANSLATE_H
@@ -61,16 +61,9 @@ static __always_inline int kd_flow_begin(const struct kd_pkt *pkt, enum kd_scope
 	return KD_CONTINUE;
 }
 
-static __always_inline int kd_flow_find(const struct kd_pkt *pkt, enum kd_scope scope, struct kd_nat *nat)
+/* The packet belongs to a flow: what its entry says. */
+static __always_inline int kd_flow_follow(const struct kd_pkt *pkt, struct kd_ct *ct, struct kd_nat *nat)
 {
-	struct kd_ct *ct = bpf_map_lookup_elem(&kd_conntrack, &pkt->tuple);
-
-	if (ct && kd_ct_over(pkt, ct)) {
-		kd_ct_forget(&pkt->tuple, ct);
-		ct = NULL;
-	}
-	if (!ct)
-		return kd_flow_begin(pkt, scope, nat);
 	if (pkt->fragment)
 		return KD_DROP_FRAGMENT;
 	nat->addr = ct->nat_addr;
@@ -80,14 +73,37 @@ static __always_inline int kd_flow_find(const struct kd_pkt *pkt, enum kd_scope 
 	return KD_CONTINUE;
 }
 
+static __always_inline int kd_flow_find(const struct kd_pkt *pkt, enum kd_scope scope, struct kd_nat *nat)
+{
+	struct kd_ct *ct = bpf_map_lookup_elem(&kd_conntrack, &pkt->tuple);
+
+	if (ct && kd_ct_over(pkt, ct)) {
+		kd_ct_forget(&pkt->tuple, ct);
+		ct = NULL;
+	}
+	return ct ? kd_flow_follow(pkt, ct, nat) : kd_flow_begin(pkt, scope, nat);
+}
+
+/* A packet that comes in: whatever its flow or its destination asks for. */
 static __always_inline int kd_translate(struct __sk_buff *skb, struct kd_pkt *pkt, enum kd_scope scope)
 {
 	struct kd_nat nat = {};
 	int result = kd_flow_find(pkt, scope, &nat);
 
-	if (result != KD_CONTINUE)
-		return result;
-	return kd_rewrite(skb, pkt, &nat);
+	return result == KD_CONTINUE ? kd_rewrite(skb, pkt, &nat) : result;
+}
+
+/* A packet on its last step to a client, from the stack: only an answer can still need translation. */
+static __always_inline int kd_translate_reply(struct __sk_buff *skb, struct kd_pkt *pkt)
+{
+	struct kd_ct *ct = bpf_map_lookup_elem(&kd_conntrack, &pkt->tuple);
+	struct kd_nat nat = {};
+	int result;
+
+	if (!ct || !(ct->flags & KD_CT_REPLY))
+		return KD_PASS;
+	result = kd_flow_follow(pkt, ct, &nat);
+	return result == KD_CONTINUE ? kd_rewrite(skb, pkt, &nat) : result;
 }
 
 #endif /* KD_TRANSLATE_H */

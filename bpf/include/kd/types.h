@@ -124,7 +124,7 @@ struct kd_ct {
 	struct kd_addr nat_addr; /* original: the backend's address. reply: the frontend's */
 	__u64 packets;
 	__u32 backend; /* full id, generation included */
-	__u32 last_seen; /* seconds of CLOCK_MONOTONIC (coarse) */
+	__u32 last_seen; /* seconds of CLOCK_MONOTONIC; 0: no packet in this direction yet */
 	__be16 nat_port;
 	__u8 flags; /* enum kd_ct_flags */
 	__u8 pad[5];

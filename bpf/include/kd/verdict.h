@@ -8,7 +8,8 @@
  *
  * Both lists are told to user space by the object itself. Section .kd.reasons is not loaded; its BTF
  * holds two variables, kd_verdicts and kd_drops, whose types are the enums and whose declaration tags say
- * "NAME: sentence" for each enumerator. Adding a line below is all it takes to add a reason.
+ * "NAME: sentence" for each enumerator. Adding a line below is all it takes to add a reason. The values are
+ * signed, also where an older compiler's BTF does not say so.
  */
 #ifndef KD_VERDICT_H
 #define KD_VERDICT_H
@@ -20,24 +21,26 @@
 #include <kd/types.h>
 #include <kd/maps/counters.h>
 
-#define KD_VERDICT_LIST(X)                                                            \
-	X(KD_CONTINUE, 0, "the next stage decides")                                    \
-	X(KD_PASS, 1, "not ours, left as it was to the node's stack")                  \
-	X(KD_TO_STACK, 2, "translated, then left to the node's stack")                 \
-	X(KD_TO_POD, 3, "translated and put into a pod of this node")                  \
-	X(KD_TO_DEVICE, 4, "translated and sent through the device the routes name")   \
+/* clang-format off */
+#define KD_VERDICT_LIST(X)                                                                          \
+	X(KD_CONTINUE, 0, "the next stage decides")                                                 \
+	X(KD_PASS, 1, "not ours, left as it was to the node's stack")                               \
+	X(KD_TO_STACK, 2, "translated, then left to the node's stack")                              \
+	X(KD_TO_POD, 3, "translated and put into a pod of this node")                               \
+	X(KD_TO_DEVICE, 4, "translated and sent through the device the routes name")                \
 	X(KD_AT_SOCKET, 5, "translated at the socket, before there was a packet")
 
-#define KD_DROP_LIST(X)                                                               \
-	X(KD_DROP_MALFORMED, -1, "its headers do not fit into its length")             \
-	X(KD_DROP_FRAGMENT, -2, "a fragment of a flow that would need translation")    \
-	X(KD_DROP_NO_BACKEND, -3, "the service has no backend")                        \
-	X(KD_DROP_NO_FLOW, -4, "a TCP segment of no flow that could be continued")     \
-	X(KD_DROP_STALE_SLOT, -5, "a slot names a backend that is gone")               \
-	X(KD_DROP_HAIRPIN, -6, "the chosen backend is the client itself")              \
-	X(KD_DROP_TUPLE_COLLISION, -7, "the client has the same ports open to the same backend through another frontend") \
-	X(KD_DROP_NO_MEMORY, -8, "no entry to be had in the flow table")               \
+#define KD_DROP_LIST(X)                                                                             \
+	X(KD_DROP_MALFORMED, -1, "its headers do not fit into its length")                          \
+	X(KD_DROP_FRAGMENT, -2, "a fragment of a flow that would need translation")                 \
+	X(KD_DROP_NO_BACKEND, -3, "the service has no backend")                                     \
+	X(KD_DROP_NO_FLOW, -4, "a TCP segment of no flow that could be continued")                  \
+	X(KD_DROP_STALE_SLOT, -5, "a slot names a backend that is gone")                            \
+	X(KD_DROP_HAIRPIN, -6, "the chosen backend is the client itself")                           \
+	X(KD_DROP_TUPLE_COLLISION, -7, "another frontend leads this client port to this backend")        \
+	X(KD_DROP_NO_MEMORY, -8, "no entry to be had in the flow table")                            \
 	X(KD_DROP_REWRITE, -9, "the packet could not be changed")
+/* clang-format on */
 
 #define KD_ENUMERATOR(name, number, sentence) name = number,
 #define KD_SENTENCE(name, number, sentence) KD_TAG(#name ": " sentence)

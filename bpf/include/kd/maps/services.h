@@ -22,8 +22,8 @@ struct {
 } kd_frontends SEC(".maps");
 
 /*
- * kd_set_index(service, scope) -> the run of slots. Written by one aligned 8-byte store through mmap per change:
- * the update call copies byte by byte on some machines.
+ * kd_set_index(service, scope) -> the run of slots. Written by one aligned 8-byte store through mmap per
+ * change: the update call copies byte by byte on some machines.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
