@@ -31,7 +31,7 @@ MAX_VALUES = 4_000_000
 
 _WORDS: dict[str, bool | None] = {
     spelling: value
-    for words, value in (("true yes on y", True), ("false no off n", False), ("null ~", None))
+    for words, value in (("true yes on", True), ("false no off", False), ("null ~", None))
     for word in words.split()
     for spelling in (word, word.title(), word.upper())
 } | {"": None}

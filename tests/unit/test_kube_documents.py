@@ -1,0 +1,127 @@
+"""YAML means what it means to kubectl."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from k8sdatapath.errors import ManifestError
+from k8sdatapath.kube.documents import MAX_DEPTH, MAX_VALUES, parse_json, parse_yaml
+
+
+def one(text: str):
+    [document] = parse_yaml(text, "x.yaml")
+    return document
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("", None),
+        ("~", None),
+        ("null", None),
+        ("true", True),
+        ("False", False),
+        ("yes", True),
+        ("off", False),
+        ("80", 80),
+        ("-80", -80),
+        ("+8_0", 80),
+        ("0x50", 80),
+        ("0b1010000", 80),
+        ("0120", 80),
+        ("0o120", 80),
+        ("0", 0),
+        ("80.5", 80.5),
+        (".5", 0.5),
+        ("1e3", 1000.0),
+        ("10.1", 10.1),
+        ("10.96.0.10", "10.96.0.10"),
+        ("fd00::1", "fd00::1"),
+        ("1:30", "1:30"),
+        ("2020-01-01", "2020-01-01"),
+        ("0x", "0x"),
+        ("089", 89.0),
+        ("+", "+"),
+        ("none", "none"),
+        ("tru", "tru"),
+        ("y", "y"),
+        ("'80'", "80"),
+        ('"true"', "true"),
+        ("!!str 80", "80"),
+        ("! 80", 80),
+        ('!!int "80"', 80),
+        ("9" * 5000, "9" * 5000),
+    ],
+    ids=lambda value: str(value)[:20] or "nothing",
+)
+def test_looks_of_unquoted_text_say_what_it_is(text: str, value: object):
+    assert one(f"a: {text}") == {"a": value}
+    assert type(one(f"a: {text}")["a"]) is type(value)
+
+
+def test_keys_are_text():
+    assert one("{80: a, true: b, ~: c}") == {"80": "a", "true": "b", "~": "c"}
+
+
+def test_anchors_aliases_and_merges():
+    text = """
+    base: &base {port: 80, protocol: TCP}
+    more: &more {name: x}
+    same: *base
+    text: [&t web, *t]
+    merged: {<<: *base, port: 81}
+    both: {<<: [*more, *base], name: y}
+    """
+    document = one(text)
+    assert document["same"] == {"port": 80, "protocol": "TCP"}
+    assert document["text"] == ["web", "web"]
+    assert document["merged"] == {"port": 81, "protocol": "TCP"}
+    assert document["both"] == {"name": "y", "port": 80, "protocol": "TCP"}
+
+
+def test_documents_are_apart():
+    assert parse_yaml("---\na: 1\n---\n# nothing\n---\nb: 2\n...\n", "x") == [{"a": 1}, None, {"b": 2}]
+    assert parse_yaml("", "x") == parse_yaml("# only a remark\n", "x") == parse_json(" \n", "x") == []
+    with pytest.raises(ManifestError, match="no anchor"):
+        parse_yaml("a: &a 1\n---\nb: *a\n", "x")
+
+
+def test_limits_are_where_they_are_said_to_be():
+    assert one("[" * MAX_DEPTH + "]" * MAX_DEPTH)
+    with pytest.raises(ManifestError, match=f"more than {MAX_DEPTH}"):
+        one("[" * (MAX_DEPTH + 1) + "]" * (MAX_DEPTH + 1))
+    leaves, uses = 1000, MAX_VALUES // 1001 - 1
+    ten = f"a: &a [{'x, ' * leaves}]\nb: [{{}}]"
+    assert len(one(ten.format(", ".join(["*a"] * (uses - 1))))["b"]) == uses - 1
+    with pytest.raises(ManifestError, match=f"more than {MAX_VALUES} values"):
+        one(ten.format(", ".join(["*a"] * (uses + 2))))
+
+
+plain_data = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(codec="utf-8")),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(st.characters(codec="utf-8")), inner),
+    max_leaves=20,
+)
+
+
+@given(plain_data)
+def test_what_was_written_is_read(value):
+    assert parse_yaml(yaml.safe_dump({"a": value}), "x") == [{"a": value}]
+    assert parse_json(json.dumps({"a": value}), "x") == [{"a": value}]
+
+
+@given(st.text() | st.text(st.sampled_from("[]{}:,-?&*!|>'\"%@` \n\tab1<#~")))
+def test_any_text_is_read_or_refused(text: str):
+    for parse in (parse_yaml, parse_json):
+        with contextlib.suppress(ManifestError):
+            parse(text, "x")
