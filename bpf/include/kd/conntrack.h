@@ -99,7 +99,7 @@ static __always_inline bool kd_ct_over(const struct kd_pkt *pkt, const struct kd
 		if (!reply || (ct->flags | reply->flags) & KD_CT_CLOSED)
 			return true;
 	}
-	return !kd_backend_find(ct->backend);
+	return !kd_backend_stays(ct->backend);
 }
 
 static __always_inline void kd_ct_forget(const struct kd_tuple *tuple, const struct kd_ct *ct)

@@ -11,6 +11,7 @@
 #define KD_SERVICE_H
 
 #include <asm/byteorder.h>
+#include <stdbool.h>
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 #include <kd/addr.h>
@@ -26,15 +27,25 @@ static __always_inline struct kd_frontend *kd_frontend_find(const struct kd_addr
 	return bpf_map_lookup_elem(&kd_frontends, &key);
 }
 
-/* The row of this very backend; NULL once it is gone, also when its row serves another now. */
+/* The row of this very backend; NULL when it serves another now. */
 static __always_inline struct kd_backend *kd_backend_find(__u32 id)
 {
 	__u32 index = id & KD_BACKEND_INDEX_MASK;
 	struct kd_backend *backend = bpf_map_lookup_elem(&kd_backends, &index);
 
-	if (!backend || backend->id != id || backend->state == KD_BACKEND_FREE)
-		return NULL;
-	return backend;
+	return backend && backend->id == id ? backend : NULL;
+}
+
+/*
+ * Whether a flow that remembers this backend may stay with it: it still belongs to its service. A new flow
+ * does not ask: the slot that names the backend was current a moment ago, and a row is not given to another
+ * before every program that could have read the slot has ended.
+ */
+static __always_inline bool kd_backend_stays(__u32 id)
+{
+	struct kd_backend *backend = kd_backend_find(id);
+
+	return backend && backend->state != KD_BACKEND_FREE;
 }
 
 /*
@@ -73,19 +84,13 @@ static __always_inline struct kd_set kd_set_read(const struct kd_set *set)
 	return read.set;
 }
 
-/* The backend in the service's slot `number` % count. */
-static __always_inline int kd_backend_pick(const struct kd_frontend *frontend, enum kd_scope scope,
-					   __u32 number, struct kd_backend **picked)
+/* The backend in the set's slot `number` % count. */
+static __always_inline int kd_slot_follow(const struct kd_set *set, __u32 number, struct kd_backend **picked)
 {
-	__u32 index = kd_set_index(frontend->service, scope);
-	struct kd_set *set = bpf_map_lookup_elem(&kd_sets, &index);
+	struct kd_set run = kd_set_read(set);
 	struct kd_slots *slots;
-	struct kd_set run;
 	__u32 slot, block;
 
-	if (!set)
-		return KD_DROP_NO_BACKEND;
-	run = kd_set_read(set);
 	if (!run.count)
 		return KD_DROP_NO_BACKEND;
 	slot = run.offset + number % run.count;
@@ -95,6 +100,25 @@ static __always_inline int kd_backend_pick(const struct kd_frontend *frontend, e
 		return KD_DROP_STALE_SLOT;
 	*picked = kd_backend_find(slots->backend[slot % KD_SLOTS_PER_BLOCK]);
 	return *picked ? KD_CONTINUE : KD_DROP_STALE_SLOT;
+}
+
+/*
+ * A backend for a new flow. A backend can leave between the reading of its slot and of its row; the set was
+ * replaced before that, so the second reading finds another.
+ */
+static __always_inline int kd_backend_pick(const struct kd_frontend *frontend, enum kd_scope scope,
+					   __u32 number, struct kd_backend **picked)
+{
+	__u32 index = kd_set_index(frontend->service, scope);
+	struct kd_set *set = bpf_map_lookup_elem(&kd_sets, &index);
+	int result = KD_DROP_NO_BACKEND;
+
+	if (!set)
+		return result;
+	result = kd_slot_follow(set, number, picked);
+	if (result == KD_DROP_STALE_SLOT)
+		result = kd_slot_follow(set, number, picked);
+	return result;
 }
 
 static __always_inline void kd_backend_count(struct kd_backend *backend)
