@@ -84,13 +84,19 @@ static __always_inline struct kd_set kd_set_read(const struct kd_set *set)
 	return read.set;
 }
 
-/* The backend in the set's slot `number` % count. */
-static __always_inline int kd_slot_follow(const struct kd_set *set, __u32 number, struct kd_backend **picked)
+/* The backend in the service's slot `number` % count. */
+static __always_inline int kd_backend_pick(const struct kd_frontend *frontend, enum kd_scope scope,
+					   __u32 number, struct kd_backend **picked)
 {
-	struct kd_set run = kd_set_read(set);
+	__u32 index = kd_set_index(frontend->service, scope);
+	struct kd_set *set = bpf_map_lookup_elem(&kd_sets, &index);
 	struct kd_slots *slots;
+	struct kd_set run;
 	__u32 slot, block;
 
+	if (!set)
+		return KD_DROP_NO_BACKEND;
+	run = kd_set_read(set);
 	if (!run.count)
 		return KD_DROP_NO_BACKEND;
 	slot = run.offset + number % run.count;
@@ -100,25 +106,6 @@ static __always_inline int kd_slot_follow(const struct kd_set *set, __u32 number
 		return KD_DROP_STALE_SLOT;
 	*picked = kd_backend_find(slots->backend[slot % KD_SLOTS_PER_BLOCK]);
 	return *picked ? KD_CONTINUE : KD_DROP_STALE_SLOT;
-}
-
-/*
- * A backend for a new flow. A backend can leave between the reading of its slot and of its row; the set was
- * replaced before that, so the second reading finds another.
- */
-static __always_inline int kd_backend_pick(const struct kd_frontend *frontend, enum kd_scope scope,
-					   __u32 number, struct kd_backend **picked)
-{
-	__u32 index = kd_set_index(frontend->service, scope);
-	struct kd_set *set = bpf_map_lookup_elem(&kd_sets, &index);
-	int result = KD_DROP_NO_BACKEND;
-
-	if (!set)
-		return result;
-	result = kd_slot_follow(set, number, picked);
-	if (result == KD_DROP_STALE_SLOT)
-		result = kd_slot_follow(set, number, picked);
-	return result;
 }
 
 static __always_inline void kd_backend_count(struct kd_backend *backend)
