@@ -112,10 +112,11 @@ def _helper(program_type: int, helper: int) -> Callable[[], None]:
 
 
 def _batch() -> None:
+    from k8sdatapath.layout import u32
     from k8sdatapath.maps import Hash
 
-    with Hash[bytes, bytes].create("kd_probe", 4, key_size=4, value_size=4) as trial:
-        trial.update_packed(bytes(4), bytes(4), 1)
+    with Hash[u32, u32].create("kd_probe", 4) as trial:
+        trial.update_packed(bytes(4), bytes(4))
 
 
 def _kernel_btf() -> None:

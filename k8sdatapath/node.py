@@ -6,10 +6,12 @@ Read it as an example: all of it is public API, and another composition is as sh
 from __future__ import annotations
 
 import fcntl
+import os
 import socket
 import struct
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -32,6 +34,14 @@ from k8sdatapath.tables.endpoints import EndpointRow
 __all__ = ["Capacity", "Node", "NodeConfig"]
 
 _SLOTS_PER_BLOCK = 16
+
+
+def _names(devices: Iterable[str]) -> tuple[str, ...]:
+    return tuple(devices)
+
+
+def _path(path: str | os.PathLike[str] | None) -> Path | None:
+    return None if path is None else Path(path)
 
 
 @frozen(kw_only=True)
@@ -80,8 +90,8 @@ class NodeConfig:
 
     name: str = ""
     netns: NetNs | None = None
-    uplinks: tuple[str, ...] = field(default=(), converter=tuple)
-    cgroup: Path | None = field(default=None, converter=lambda path: None if path is None else Path(path))
+    uplinks: tuple[str, ...] = field(default=(), converter=_names)
+    cgroup: Path | None = field(default=None, converter=_path)
     pins: PinDir | None = None
     tc_lb: bool = True
     socket_lb: bool = True
@@ -95,7 +105,9 @@ class Node:
     :ivar services: the node's services.
     """
 
-    def __init__(self, config: NodeConfig, objects: dict[str, Object], services: ServiceTable, own: ExitStack) -> None:
+    def __init__(
+        self, config: NodeConfig, objects: dict[str, Object], services: ServiceTable, own: ExitStack
+    ) -> None:
         self.config = config
         self.services = services
         self._objects = objects
@@ -160,7 +172,7 @@ class Node:
         loaded = self._objects["socket"]
         for name in loaded.program_fds:
             program = loaded.program(name, programs.CgroupSockAddr)
-            self._attach(f"socket-{name}", program, lambda program=program: program.attach(cgroup))
+            self._attach(f"socket-{name}", program, partial(program.attach, cgroup))
 
     def _attach_tc(self, name: str, loaded: str, entry: str, device: str) -> None:
         program = self._objects[loaded].program(entry, programs.TC)

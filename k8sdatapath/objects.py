@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from k8sdatapath.pybpf.btf import Btf
     from k8sdatapath.pybpf.objects import MapDef, OpenObject, ProgramDef
 
-M = TypeVar("M", bound="Map")
+M = TypeVar("M", bound="Map[Any, Any]")
 P = TypeVar("P", bound="Program")
 
 ConfigValue = bool | int | IPv4Address | IPv6Address
@@ -137,7 +137,7 @@ class ObjectSpec:
                 raise ObjectError(f"map {name!r} cannot have {count} entries")
         return evolve(self, max_entries={**self._max_entries, **max_entries})
 
-    def load(self, *, reuse: Mapping[str, Map] | None = None, pins: PinDir | None = None) -> Object:
+    def load(self, *, reuse: Mapping[str, Map[Any, Any]] | None = None, pins: PinDir | None = None) -> Object:
         """Create the maps and load the programs.
 
         :param reuse: maps to use instead of creating those of the same names; other names are ignored.
@@ -235,7 +235,7 @@ class Object:
         return fds[name]
 
     @property
-    def maps(self) -> dict[str, Map]:
+    def maps(self) -> dict[str, Map[Any, Any]]:
         """All maps, each in its own kind, keys and values as bytes."""
         from k8sdatapath import maps
 
@@ -298,7 +298,12 @@ def _contents(name: str, image: bytes) -> _Contents:
 def _config(btf: Btf) -> Iterator[tuple[str, ConfigDef]]:
     for var in btf.datasec(_CONFIG_SECTION):
         doc = "; ".join(btf.decl_tags(var.id))
-        yield var.name, ConfigDef(var.name, var.offset, var.size, btf.describe(var.type_id).removeprefix("const volatile "), doc)
+        yield (
+            var.name,
+            ConfigDef(
+                var.name, var.offset, var.size, btf.describe(var.type_id).removeprefix("const volatile "), doc
+            ),
+        )
 
 
 def _pack(constant: ConfigDef, value: Any) -> bytes:

@@ -55,7 +55,9 @@ class BackendRows:
         """Write a row that nothing names yet; returns the id that will name it."""
         index = self._numbers.take()
         at = index * self._size
-        generation = ((self._row(index).id >> _INDEX_BITS) + 1) % _GENERATIONS or 1  # 0 stays free to mean "no backend"
+        generation = (
+            (self._row(index).id >> _INDEX_BITS) + 1
+        ) % _GENERATIONS or 1  # 0 stays free to mean "no backend"
         id = generation << _INDEX_BITS | index
         row = BackendRow(backend.address, 0, id, backend.port, protocol, backend.state)
         self._view[at : at + self._size] = self._layout.pack(row)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from enum import IntFlag
-from typing import Annotated
+from typing import ClassVar
 
-from k8sdatapath.layout import addr, be16, pad, struct, u8, u32, u64
+from k8sdatapath.layout import addr, be16, struct, u8, u32, u64, zeros
 
 __all__ = ["ConntrackRow", "FlowFlags", "Tuple"]
 
@@ -28,7 +28,7 @@ class Tuple:
     sport: be16
     dport: be16
     protocol: u8
-    pad: Annotated[None, pad(3)]
+    pad: ClassVar = zeros(3)
 
 
 @struct
@@ -41,4 +41,4 @@ class ConntrackRow:
     last_seen: u32
     nat_port: be16
     flags: u8
-    pad: Annotated[None, pad(5)]
+    pad: ClassVar = zeros(5)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from k8sdatapath.layout import addr, mac, pad, struct, u32
+from k8sdatapath.layout import mac, struct, u32
 
 __all__ = ["EndpointRow"]
 
@@ -16,6 +14,3 @@ class EndpointRow:
     ifindex: u32
     pod_mac: mac
     host_mac: mac
-
-
-EndpointKey = addr

@@ -81,7 +81,7 @@ int sock_ops(struct bpf_sock_ops *ctx)
 }
 
 SEC("sk_msg")
-int sk_msg(struct sk_msg_md *msg)
+int on_message(struct sk_msg_md *msg)
 {
 	return SK_PASS;
 }
@@ -107,7 +107,7 @@ int connect4(struct bpf_sock_addr *ctx)
 }
 
 SEC("sk_lookup")
-int sk_lookup(struct bpf_sk_lookup *ctx)
+int on_lookup(struct bpf_sk_lookup *ctx)
 {
 	count_at(3);
 	return SK_PASS;
@@ -131,7 +131,7 @@ int each_task(struct bpf_iter__task *ctx)
 }
 
 SEC("netfilter")
-int netfilter(void *ctx)
+int on_packet(void *ctx)
 {
 	count_at(3);
 	return 1; /* NF_ACCEPT */

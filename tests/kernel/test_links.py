@@ -66,7 +66,9 @@ def test_a_tc_program_sees_every_packet_until_its_link_is_closed(kinds: Object, 
     assert order(netns) == []
 
 
-def test_programs_on_one_hook_run_in_the_order_asked_for(kinds: Object, kinds_spec: ObjectSpec, netns: NetNs) -> None:
+def test_programs_on_one_hook_run_in_the_order_asked_for(
+    kinds: Object, kinds_spec: ObjectSpec, netns: NetNs
+) -> None:
     with kinds_spec.load() as more:
         a, b = (kinds.program(name, TC) for name in ("first", "second"))
         c, d = (more.program(name, TC) for name in ("first", "second"))
@@ -204,12 +206,12 @@ def test_a_directory_that_is_no_cgroup(kinds: Object, tmp_path: Path) -> None:
 
 def test_sockmap_programs(kinds: Object) -> None:
     sockets = kinds.map("sockets", maps.SockHash[u32])
-    with kinds.program("sk_msg", SkMsg).attach(sockets), kinds.program("sk_skb", SkSkb).attach(sockets):
+    with kinds.program("on_message", SkMsg).attach(sockets), kinds.program("sk_skb", SkSkb).attach(sockets):
         pass
 
 
 def test_sk_lookup(kinds: Object, netns: NetNs) -> None:
-    with kinds.program("sk_lookup", SkLookup).attach(netns):
+    with kinds.program("on_lookup", SkLookup).attach(netns):
         before = counts(kinds)[3]
 
         def connect() -> None:
@@ -221,7 +223,9 @@ def test_sk_lookup(kinds: Object, netns: NetNs) -> None:
 
 
 def test_netfilter(kinds: Object, netns: NetNs) -> None:
-    with kinds.program("netfilter", Netfilter).attach(socket.AF_INET, Hook.LOCAL_OUT, priority=5, netns=netns):
+    with kinds.program("on_packet", Netfilter).attach(
+        socket.AF_INET, Hook.LOCAL_OUT, priority=5, netns=netns
+    ):
         before = counts(kinds)[3]
 
         def say() -> None:

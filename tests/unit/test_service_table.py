@@ -1,0 +1,323 @@
+"""ServiceTable over maps in memory: plans, idempotence, takeover, room, and a crash at every line."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from k8sdatapath import maps
+from k8sdatapath.datapath import service_table
+from k8sdatapath.datapath.service_table import CONTRACT, ServiceTable
+from k8sdatapath.errors import CapacityError, ContractError, KeyNotFoundError, ModelError, StalePlanError
+from k8sdatapath.layout import layout_of
+from k8sdatapath.maps.memory import in_memory
+from k8sdatapath.model import Backend, BackendState, Frontend, Selection, Service
+from k8sdatapath.tables import backends, grace, sets
+from k8sdatapath.tables.backends import FREE, BackendRow
+
+MMAPABLE = 1 << 10
+
+
+def memory(*, frontends: int = 16, slots: int = 64, rows: int = 64) -> dict[str, Any]:
+    """The maps of the contract, in this process."""
+    sizes = {"kd_frontends": frontends, "kd_sets": 2 * frontends, "kd_slots": slots, "kd_backends": rows}
+    return {
+        name: in_memory(kind, name, sizes[name], flags=0 if name == "kd_frontends" else MMAPABLE)
+        for name, kind in CONTRACT.items()
+    }
+
+
+def service(port: int, *hosts: int, **options: Any) -> Service:
+    return Service(
+        "10.96.0.10", port, backends=[Backend(f"10.244.1.{host}", 8080) for host in hosts], **options
+    )
+
+
+def answers(kernel: dict[str, Any], frontend: Frontend) -> set[Backend]:
+    """Who might get a new flow, by the lookups that the programs make, told apart from the library's own code."""
+    found = [
+        row
+        for key, row in kernel["kd_frontends"].items()
+        if (key.addr, key.port) == (frontend.address, frontend.port)
+    ]
+    if not found:
+        return set()
+    run = kernel["kd_sets"][2 * found[0].service]
+    ids = [
+        kernel["kd_slots"][slot // 16].backend[slot % 16]
+        for slot in range(run.offset, run.offset + run.count)
+    ]
+    rows = [(id, kernel["kd_backends"][id & 0x3FFFFF]) for id in ids]
+    assert all(row.id == id for id, row in rows), "a slot names a row of another generation"
+    return {Backend(row.addr, row.port) for _, row in rows}
+
+
+def rows_in_use(kernel: dict[str, Any]) -> int:
+    return sum(row.state != FREE for row in kernel["kd_backends"])
+
+
+def test_a_plan_is_worked_out_first_and_says_what_it_will_do() -> None:
+    kernel = memory()
+    with ServiceTable.bind(kernel) as table:
+        plan = table.plan([service(80, 1, 2, name="default/web:http")])
+        assert "+ default/web:http (10.96.0.10:80/TCP): 2 backends" in str(plan)
+        assert len(kernel["kd_frontends"]) == 0
+        report = plan.apply()
+        assert (report.added, report.changed, report.removed) == (1, 0, 0)
+        assert answers(kernel, Frontend("10.96.0.10", 80)) == {
+            Backend("10.244.1.1", 8080),
+            Backend("10.244.1.2", 8080),
+        }
+        plan = table.plan([service(80, 2, 3, name="default/web:http")])
+        assert "+10.244.1.3:8080" in str(plan)
+        assert "-10.244.1.1:8080" in str(plan)
+        plan.apply()
+        assert "- " in str(table.plan([]))
+
+
+def test_what_is_as_wanted_is_not_touched() -> None:
+    wanted = [service(80, 1), service(81, 1, 2, selection=Selection.MAGLEV)]
+    with ServiceTable.bind(memory(slots=512)) as table:
+        table.plan(wanted).apply()
+        plan = table.plan(wanted)
+        assert plan.empty
+        assert plan.unchanged == 2
+        assert plan.apply().changed == 0
+
+
+def test_a_plan_made_before_another_change_is_refused() -> None:
+    with ServiceTable.bind(memory()) as table:
+        plan = table.plan([service(80, 1)])
+        table.upsert(service(81, 1))
+        with pytest.raises(StalePlanError):
+            plan.apply()
+        assert table.dump() == (service(81, 1),)
+
+
+def test_one_frontend_has_one_service() -> None:
+    with ServiceTable.bind(memory()) as table, pytest.raises(ModelError, match="claimed by two"):
+        table.plan([service(80, 1), service(80, 2)])
+
+
+def test_remove_is_idempotent_and_get_says_what_is_missing() -> None:
+    with ServiceTable.bind(memory()) as table:
+        table.upsert(service(80, 1))
+        assert table.remove(Frontend("10.96.0.10", 80), Frontend("10.96.0.10", 99)).removed == 1
+        assert table.remove(Frontend("10.96.0.10", 80)).removed == 0
+        with pytest.raises(KeyNotFoundError, match=r"10\.96\.0\.10"):
+            table.get(Frontend("10.96.0.10", 80))
+        with pytest.raises(KeyNotFoundError):
+            table.resolve(Frontend("10.96.0.10", 80))
+
+
+def test_a_table_binds_to_what_meets_its_contract() -> None:
+    kernel = memory()
+    del kernel["kd_slots"]
+    with pytest.raises(ContractError, match="kd_slots"):
+        ServiceTable.bind(kernel)
+
+
+def test_backends_that_terminate_keep_their_row_but_get_nothing_new() -> None:
+    kernel = memory()
+    leaving = Backend("10.244.1.1", 8080, state=BackendState.TERMINATING)
+    staying = Backend("10.244.1.2", 8080)
+    with ServiceTable.bind(kernel) as table:
+        table.upsert(service(80, 1, 2))
+        table.upsert(Service("10.96.0.10", 80, backends=[leaving, staying]))
+        assert answers(kernel, Frontend("10.96.0.10", 80)) == {staying}
+        assert rows_in_use(kernel) == 2
+        table.upsert(Service("10.96.0.10", 80, backends=[leaving]))
+        assert len(answers(kernel, Frontend("10.96.0.10", 80))) == 1
+
+
+def test_a_restarted_table_takes_over_everything_including_terminating_backends() -> None:
+    kernel = memory(slots=512)
+    leaving = Backend("10.244.1.9", 8080, state=BackendState.TERMINATING)
+    wanted = [
+        Service("10.96.0.10", 80, backends=[Backend("10.244.1.1", 8080), leaving]),
+        service(81, 1, 2, 3, selection=Selection.MAGLEV),
+        Service(
+            "10.96.0.10",
+            82,
+            backends=[Backend("10.244.1.1", 1, weight=3), Backend("10.244.1.2", 1, weight=6)],
+        ),
+        Service("fd00:10:96::1", 53, "UDP", backends=[Backend("fd00::1", 53)]),
+    ]
+    with ServiceTable.bind(kernel) as table:
+        table.plan(wanted).apply()
+    before = {row.id: row for row in kernel["kd_backends"] if row.state}
+    with ServiceTable.bind(kernel) as table:
+        assert {s.frontend for s in table.dump()} == {s.frontend for s in wanted}
+        assert table.get(wanted[3].frontend) == wanted[3]
+        assert [b.weight for b in table.get(wanted[2].frontend).backends] == [1, 2]
+        table.plan(wanted).apply()
+        assert set(table.dump()) == set(wanted)
+    assert {
+        row.id: row for row in kernel["kd_backends"] if row.state
+    } == before  # ids, and so flows, are kept
+
+
+def test_what_does_not_fit_changes_nothing() -> None:
+    kernel = memory(frontends=3, rows=4, slots=1)
+    with ServiceTable.bind(kernel) as table:
+        table.upsert(service(80, 1, 2))
+        for wanted, said in (
+            ([service(port, 1) for port in range(80, 84)], "4 frontends needed, 3 fit: 1 too many"),
+            ([service(80, 1, 2), service(81, 3, 4, 5)], "new backends"),
+            ([service(80, *range(1, 5), selection="maglev")], "slots"),
+        ):
+            with pytest.raises(CapacityError, match=said):
+                table.plan(wanted).apply()
+            assert table.dump() == (service(80, 1, 2),)
+            assert rows_in_use(kernel) == 2
+        table.plan([service(81, 3, 4)]).apply()
+
+
+def test_nothing_leaks_over_many_changes() -> None:
+    kernel = memory(frontends=4, rows=16, slots=4)
+    chance = random.Random(1)
+    with ServiceTable.bind(kernel) as table:
+        for _ in range(300):
+            wanted = [
+                service(port, *chance.sample(range(1, 9), chance.randrange(4)))
+                for port in chance.sample(range(80, 88), 2)
+            ]
+            table.plan(wanted).apply()
+            assert set(table.dump()) == set(wanted)
+            assert rows_in_use(kernel) == sum(len(s.backends) for s in wanted)
+            for each in wanted:
+                assert answers(kernel, each.frontend) == set(each.backends)
+
+
+def test_a_row_that_is_given_again_has_another_id() -> None:
+    kernel = memory(rows=1)
+    seen = set()
+    with ServiceTable.bind(kernel) as table:
+        for host in range(1, 6):
+            table.plan([service(80, host)]).apply()
+            table.plan([]).apply()
+            seen.add(kernel["kd_backends"][0].id)
+    assert len(seen) == 5
+
+
+class Killed(BaseException):
+    """Stands for kill -9: no line runs after it, not even in a finally."""
+
+
+def killed_at(line: int, action: Callable[[], object]) -> bool:
+    """Run ``action``, but stop dead before the ``line``-th line of the library's writing code."""
+    watched = {module.__file__ for module in (service_table, sets, backends, grace)}
+    left = line
+
+    def trace(frame: FrameType, event: str, arg: object) -> Any:
+        nonlocal left
+        if frame.f_code.co_filename not in watched:
+            return None
+        if event == "line":
+            left -= 1
+            if left <= 0:
+                raise Killed
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        action()
+    except Killed:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
+
+
+def test_killed_at_any_line_the_kernel_answers_old_or_new_and_a_restart_ends_as_desired() -> None:
+    old = [service(80, 1, 2), service(81, 3), service(82, 4)]
+    new = [service(80, 2, 5), service(82, 4, selection="maglev"), service(83, 6, 7)]
+    fronts = {s.frontend: (b, n) for s in (*old, *new) for b, n in [(find(old, s), find(new, s))]}
+    line, died = 0, True
+    while died:
+        line += 1
+        kernel = memory(frontends=8, rows=12, slots=40)
+        with ServiceTable.bind(kernel) as table:
+            table.plan(old).apply()
+            plan = table.plan(new)
+            died = killed_at(line, plan.apply)
+        for frontend, (before, after) in fronts.items():
+            assert answers(kernel, frontend) in (before, after), f"line {line}: {frontend}"
+        with ServiceTable.bind(kernel) as table:
+            table.plan(new).apply()
+            assert set(table.dump()) == set(new)
+        assert rows_in_use(kernel) == sum(len(s.backends) for s in new), f"line {line}"
+    assert line > 100  # it did stop at many places
+
+
+def find(services: list[Service], like: Service) -> set[Backend]:
+    return next((set(s.backends) for s in services if s.frontend == like.frontend), set())
+
+
+class Tables(RuleBasedStateMachine):
+    """Random changes and restarts against a dictionary."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel = memory(slots=256)
+        self.table = ServiceTable.bind(self.kernel)
+        self.model: dict[Frontend, Service] = {}
+
+    services = st.builds(
+        lambda port, hosts, selection: service(port, *hosts, selection=selection),
+        st.integers(1, 6),
+        st.sets(st.integers(1, 9), max_size=4),
+        st.sampled_from(Selection),
+    )
+
+    @rule(wanted=st.lists(services, max_size=4, unique_by=lambda s: s.port))
+    def plan(self, wanted: list[Service]) -> None:
+        self.table.plan(wanted).apply()
+        self.model = {s.frontend: s for s in wanted}
+
+    @rule(wanted=st.lists(services, max_size=2, unique_by=lambda s: s.port))
+    def upsert(self, wanted: list[Service]) -> None:
+        self.table.upsert(*wanted)
+        self.model |= {s.frontend: s for s in wanted}
+
+    @rule(port=st.integers(1, 6))
+    def remove(self, port: int) -> None:
+        frontend = Frontend("10.96.0.10", port)
+        self.table.remove(frontend)
+        self.model.pop(frontend, None)
+
+    @rule()
+    def restart(self) -> None:
+        self.table.close()
+        self.table = ServiceTable.bind(self.kernel)
+
+    @invariant()
+    def kernel_and_table_are_as_the_model(self) -> None:
+        assert set(self.table.dump()) == set(self.model.values())
+        for port in range(1, 7):
+            frontend = Frontend("10.96.0.10", port)
+            wanted = self.model.get(frontend)
+            assert answers(self.kernel, frontend) == (set(wanted.backends) if wanted else set())
+            if wanted:
+                assert set(self.table.resolve(frontend).shares) == set(wanted.backends)
+
+    def teardown(self) -> None:
+        self.table.close()
+
+
+TestTables = Tables.TestCase
+TestTables.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+
+
+def test_the_oracle_reads_what_the_layout_says() -> None:
+    assert layout_of(BackendRow).size == 32
+    assert maps.Array[BackendRow].value_type is BackendRow
