@@ -1,0 +1,85 @@
+"""A production program with maps of its own: services in, packets through, and what became of each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from ipaddress import ip_address
+
+from attrs import evolve, frozen
+
+from k8sdatapath import maps, programs
+from k8sdatapath.datapath.service_table import ServiceTable
+from k8sdatapath.layout import addr
+from k8sdatapath.net.netns import NetNs
+from k8sdatapath.net.packet import Packet, parse
+from k8sdatapath.objects import Object, ObjectSpec
+from k8sdatapath.programs.base import in_netns
+from k8sdatapath.tables.conntrack import ConntrackRow, Tuple
+from k8sdatapath.tables.counters import CounterRow, outcomes, read_counters
+from k8sdatapath.tables.endpoints import EndpointRow
+
+POD_MAC, HOST_MAC = "02:00:00:00:00:0a", "02:00:00:00:00:0b"
+SIZES = {"kd_frontends": 64, "kd_sets": 128, "kd_slots": 1024, "kd_backends": 1024, "kd_conntrack": 65536}
+
+#: What a tc program answers for each outcome that is not a drop.
+ACTIONS = {"PASS": 0xFFFFFFFF, "TO_STACK": 0xFFFFFFFF, "TO_POD": 7, "TO_DEVICE": 7}
+SHOT = 2
+
+
+@frozen
+class Sent:
+    """What became of a packet: the program's own word for it, and the frame that it left."""
+
+    outcome: str
+    frame: bytes
+
+    @property
+    def packet(self) -> Packet:
+        return parse(self.frame)
+
+
+class Rig:
+    """One loaded object and its tables.
+
+    :ivar services: the service table over the object's maps.
+    :ivar flows: kd_conntrack.
+    """
+
+    def __init__(self, loaded: Object, entry: str) -> None:
+        self.loaded = loaded
+        self._entry = entry
+        self._known = outcomes(loaded.spec.btf)
+        self._counters = loaded.map("kd_counters", maps.PerCpuArray[CounterRow])
+        self._pods = loaded.map("kd_endpoints", maps.Hash[addr, EndpointRow])
+        self.services = ServiceTable.bind(loaded)
+        self.flows = loaded.map("kd_conntrack", maps.LRUHash[Tuple, ConntrackRow])
+
+    def add_pod(self, address: str) -> None:
+        """Make an address one of a pod of this node."""
+        self._pods[ip_address(address)] = EndpointRow(1, POD_MAC, HOST_MAC)
+
+    def send(self, frame: bytes, *, via: str = "", netns: NetNs | None = None) -> Sent:
+        """Run a packet through the entry, or through the one named by ``via``."""
+        program = self.loaded.program(via or self._entry, programs.TC)
+        before = self.counters()
+        result = in_netns(netns, lambda: program.run(frame))
+        (outcome,) = (name for name, count in self.counters().items() if count != before.get(name, 0))
+        assert result.retval == ACTIONS.get(outcome, SHOT), f"{outcome} answered {result.retval}"
+        return Sent(outcome, result.data)
+
+    def counters(self) -> dict[str, int]:
+        return {name: counter.packets for name, counter in read_counters(self._counters, self._known).items()}
+
+    def let_time_pass(self) -> None:
+        """No flow has been seen in this second, nor in many before."""
+        self.flows.update_many({key: evolve(row, last_seen=1) for key, row in self.flows.items()})
+
+
+@contextmanager
+def rig(entry: str = "from_pod", **config: bool) -> Iterator[Rig]:
+    spec = ObjectSpec.from_file("host" if entry == "from_uplink" else "pod")
+    with spec.with_config(**config).with_maps(**SIZES).load() as loaded:
+        made = Rig(loaded, entry)
+        with made.services:
+            yield made

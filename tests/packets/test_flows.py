@@ -1,0 +1,365 @@
+"""Conversations with services, packet by packet: who gets what, and as whose it arrives.
+
+A line is a packet and what becomes of it::
+
+    client -> service [S]     TO_POD client -> one
+
+The client sends a SYN to the service; the program puts it into a pod, addressed to backend one. Without the
+second half the packet has to be left as it was. Lines without an arrow are things that happen in between.
+In UDP the flags mean nothing. Every packet that comes out has right checksums, and is one hop older if it
+was delivered directly.
+"""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from attrs import frozen
+
+from k8sdatapath.model import Frontend, Protocol
+from k8sdatapath.net.packet import parse
+from k8sdatapath.tables.conntrack import FlowFlags
+from tests.packets.rig import HOST_MAC, POD_MAC, Rig, rig
+from tests.packets.world import PROTOCOLS, TCP, UDP, WORLDS, World
+
+
+@frozen
+class Conversation:
+    says: str
+    script: str
+    protocols: tuple[Protocol, ...] = PROTOCOLS
+
+
+def tcp_only(says: str, script: str) -> Conversation:
+    return Conversation(says, script, (TCP,))
+
+
+def udp_only(says: str, script: str) -> Conversation:
+    return Conversation(says, script, (UDP,))
+
+
+CONVERSATIONS = [
+    Conversation(
+        "a new flow goes to a backend, whose answers come from the service",
+        """
+        service has one
+        client -> service [S]   TO_POD client -> one
+        one -> client [SA]      TO_POD service -> client
+        client -> service [A]   TO_POD client -> one
+        one -> client [A]       TO_POD service -> client
+        """,
+    ),
+    Conversation(
+        "what is addressed to no service is left alone",
+        """
+        service has one
+        client -> stranger [S]  PASS
+        client -> one [S]       PASS
+        one -> client [SA]      PASS
+        """,
+    ),
+    Conversation(
+        "a flow stays with its backend when others join",
+        """
+        service has one
+        client -> service [S]   TO_POD client -> one
+        service has one, two
+        client -> service [A]   TO_POD client -> one
+        client -> service [A]   TO_POD client -> one
+        client -> service [A]   TO_POD client -> one
+        """,
+    ),
+    Conversation(
+        "a flow stays with a backend that is terminating",
+        """
+        service has one, two leaving
+        client -> service [S]   TO_POD client -> one
+        service has one leaving, two
+        client -> service [A]   TO_POD client -> one
+        client -> service [S]   TO_POD client -> one
+        """,
+    ),
+    Conversation(
+        "a service without backends drops, and says so",
+        """
+        service has nobody
+        client -> service [S]   DROP_NO_BACKEND
+        """,
+    ),
+    Conversation(
+        "a client that would meet itself is dropped",
+        """
+        service has one
+        one -> service [S]      DROP_HAIRPIN
+        """,
+    ),
+    Conversation(
+        "one client port at two services with one backend: the second waits, the first keeps its answers",
+        """
+        service has one
+        other has one
+        client -> service [S]   TO_POD client -> one
+        client -> other [S]     DROP_TUPLE_COLLISION
+        one -> client [SA]      TO_POD service -> client
+        """,
+    ),
+    tcp_only(
+        "the second service gets the port once the client has closed the first connection",
+        """
+        service has one
+        other has one
+        client -> service [S]   TO_POD client -> one
+        client -> service [FA]  TO_POD client -> one
+        client -> other [S]     TO_POD client -> one
+        one -> client [SA]      TO_POD other -> client
+        """,
+    ),
+    tcp_only(
+        "the second service gets the port once the backend has reset the first connection",
+        """
+        service has one
+        other has one
+        client -> service [S]   TO_POD client -> one
+        one -> client [RA]      TO_POD service -> client
+        client -> other [S]     TO_POD client -> one
+        one -> client [SA]      TO_POD other -> client
+        """,
+    ),
+    tcp_only(
+        "an open connection keeps its port, however long it is silent",
+        """
+        service has one
+        other has one
+        client -> service [S]   TO_POD client -> one
+        time passes
+        client -> other [S]     DROP_TUPLE_COLLISION
+        """,
+    ),
+    udp_only(
+        "the second service gets the port once the first flow has been silent for long",
+        """
+        service has one
+        other has one
+        client -> service       TO_POD client -> one
+        time passes
+        client -> other         TO_POD client -> one
+        one -> client           TO_POD other -> client
+        """,
+    ),
+    tcp_only(
+        "a SYN that is sent again goes where it went before",
+        """
+        service has one
+        client -> service [S]   TO_POD client -> one
+        service has one, two
+        client -> service [S]   TO_POD client -> one
+        client -> service [S]   TO_POD client -> one
+        client -> service [S]   TO_POD client -> one
+        client -> service [S]   TO_POD client -> one
+        """,
+    ),
+    tcp_only(
+        "a connection outlives its backend's membership; the next one from the same port does not",
+        """
+        service has one
+        client -> service [S]   TO_POD client -> one
+        service has two
+        client -> service [A]   TO_POD client -> one
+        one -> client [A]       TO_POD service -> client
+        client -> service [S]   TO_POD client -> two
+        two -> client [SA]      TO_POD service -> client
+        """,
+    ),
+    tcp_only(
+        "a connection outlives its service; a new one does not begin",
+        """
+        service has one
+        client -> service [S]   TO_POD client -> one
+        service is removed
+        client -> service [A]   TO_POD client -> one
+        one -> client [A]       TO_POD service -> client
+        client -> service [S]   PASS
+        """,
+    ),
+    tcp_only(
+        "a SYN after the client's FIN begins a new connection",
+        """
+        service has one
+        client -> service [S]   TO_POD client -> one
+        client -> service [FA]  TO_POD client -> one
+        service has one leaving, two
+        client -> service [A]   TO_POD client -> one
+        client -> service [S]   TO_POD client -> two
+        two -> client [SA]      TO_POD service -> client
+        """,
+    ),
+    tcp_only(
+        "a SYN after the backend's RST begins a new connection",
+        """
+        service has one
+        client -> service [S]   TO_POD client -> one
+        one -> client [RA]      TO_POD service -> client
+        service has one leaving, two
+        client -> service [S]   TO_POD client -> two
+        """,
+    ),
+    tcp_only(
+        "a connection that nobody remembers is taken up in the middle",
+        """
+        service has one
+        client -> service [A]   TO_POD client -> one
+        one -> client [RA]      TO_POD service -> client
+        """,
+    ),
+    tcp_only(
+        "a reset or a SYN-ACK that belongs to nothing begins nothing",
+        """
+        service has one
+        client -> service [R]   DROP_NO_FLOW
+        client -> service [RA]  DROP_NO_FLOW
+        client -> service [SA]  DROP_NO_FLOW
+        there are no flows
+        """,
+    ),
+    udp_only(
+        "datagrams leave a backend that is gone, and answers of the next one come from the service",
+        """
+        service has one
+        client -> service       TO_POD client -> one
+        service has two
+        client -> service       TO_POD client -> two
+        two -> client           TO_POD service -> client
+        """,
+    ),
+    udp_only(
+        "datagrams to a service that has lost all its backends are dropped",
+        """
+        service has one
+        client -> service       TO_POD client -> one
+        service has nobody
+        client -> service       DROP_NO_BACKEND
+        there are no flows
+        """,
+    ),
+    udp_only(
+        "datagrams to a service that is gone are left alone",
+        """
+        service has one
+        client -> service       TO_POD client -> one
+        service is removed
+        client -> service       PASS
+        there are no flows
+        """,
+    ),
+    Conversation(
+        "a flow that lost its reply entry has it again a second later",
+        """
+        service has one
+        client -> service [S]   TO_POD client -> one
+        the reply entry is lost
+        time passes
+        client -> service [A]   TO_POD client -> one
+        one -> client [A]       TO_POD service -> client
+        """,
+    ),
+    Conversation(
+        "a flow that lost its original entry has it again with the next answer",
+        """
+        service has one
+        client -> service [S]   TO_POD client -> one
+        one -> client [SA]      TO_POD service -> client
+        service has one leaving, two
+        the original entry is lost
+        time passes
+        one -> client [A]       TO_POD service -> client
+        client -> service [A]   TO_POD client -> one
+        """,
+    ),
+]
+
+CASES = [
+    pytest.param(
+        conversation.script, world, protocol, id=f"{conversation.says}, {world.name} {protocol.name}"
+    )
+    for conversation in CONVERSATIONS
+    for world in WORLDS
+    for protocol in conversation.protocols
+]
+LINE = re.compile(r"(\w+) -> (\w+)(?: \[(\w+)\])? +(\w+)(?: (\w+) -> (\w+))?$")
+
+
+@pytest.mark.parametrize("entry", ["from_pod", "from_uplink"])
+@pytest.mark.parametrize(("script", "world", "protocol"), CASES)
+def test_conversation(script: str, world: World, protocol: Protocol, entry: str) -> None:
+    with rig(entry) as datapath:
+        for pod in ("client", "one", "two"):
+            datapath.add_pod(world.address(pod))
+        for line in filter(None, map(str.strip, script.splitlines())):
+            packet = LINE.match(line)
+            if packet:
+                send(datapath, world, protocol, packet)
+            else:
+                happen(datapath, world, protocol, line)
+
+
+def send(datapath: Rig, world: World, protocol: Protocol, line: re.Match[str]) -> None:
+    src, dst, flags, outcome, new_src, new_dst = line.groups()
+    frame = world.frame(src, dst, protocol, flags or "", b"payload")
+    sent = datapath.send(frame)
+    assert sent.outcome == outcome, line.string
+    if new_src is None:
+        assert sent.frame == frame, line.string
+        return
+    (src_address, sport), (dst_address, dport) = world[new_src], world[new_dst]
+    before, after = parse(frame), sent.packet
+    assert (str(after.src), after.sport) == (src_address, sport), line.string
+    assert (str(after.dst), after.dport) == (dst_address, dport), line.string
+    assert (after.flags, after.payload) == (before.flags, before.payload)
+    assert after.checksums_ok
+    assert (after.ttl, after.src_mac, after.dst_mac) == (before.ttl - 1, HOST_MAC, POD_MAC)
+
+
+def happen(datapath: Rig, world: World, protocol: Protocol, line: str) -> None:
+    match line.split(maxsplit=2):
+        case [service, "has", who]:
+            backends = [] if who == "nobody" else [name.split()[0] for name in who.split(", ")]
+            leaving = tuple(name.split()[0] for name in who.split(", ") if name.endswith(" leaving"))
+            datapath.services.upsert(world.service(service, protocol, backends, leaving=leaving))
+        case [service, "is", "removed"]:
+            datapath.services.remove(Frontend(*world[service], protocol))
+        case ["time", "passes"]:
+            datapath.let_time_pass()
+        case ["there", "are", "no flows"]:
+            assert not dict(datapath.flows)
+        case ["the", which, "entry is lost"]:
+            reply = which == "reply"
+            for key, row in dict(datapath.flows).items():
+                if bool(row.flags & FlowFlags.REPLY) is reply:
+                    del datapath.flows[key]
+        case _:
+            raise ValueError(line)
+
+
+@pytest.mark.parametrize("world", WORLDS, ids=lambda world: world.name)
+def test_a_flow_tells_its_story(world: World) -> None:
+    with rig() as datapath:
+        datapath.services.upsert(world.service("service", TCP, ["one"]))
+        datapath.send(world.frame("client", "service", TCP, "S"))
+        original, reply = story(datapath)
+        assert (original.packets, original.flags) == (1, 0)
+        assert (reply.packets, reply.flags, reply.last_seen) == (0, FlowFlags.REPLY, 0)
+
+        datapath.send(world.frame("one", "client", TCP, "SA"))
+        datapath.send(world.frame("client", "service", TCP, "A"))
+        datapath.send(world.frame("one", "client", TCP, "FA"))
+        datapath.send(world.frame("client", "service", TCP, "R"))
+        original, reply = story(datapath)
+        assert (original.packets, original.flags) == (3, FlowFlags.SEEN_REPLY | FlowFlags.RST)
+        assert (reply.packets, reply.flags) == (2, FlowFlags.REPLY | FlowFlags.FIN)
+        assert original.backend == reply.backend
+        assert reply.last_seen > 0
+
+
+def story(datapath: Rig) -> list:
+    return sorted(dict(datapath.flows).values(), key=lambda row: row.flags & FlowFlags.REPLY)
