@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import secrets
 import subprocess
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -64,6 +65,7 @@ class LabNode(Host):
 
     number: int
     pods: list[Pod] = field(factory=list, init=False)
+    _numbers: Iterator[int] = field(factory=lambda: itertools.count(1), init=False)
     _datapath: Node | None = field(default=None, init=False)
 
     @property
@@ -95,16 +97,19 @@ class Lab:
 
     Nothing in it is connected to the machine's own network, and nothing there is changed. It ends with
     the ``with``, with :meth:`close`, or with the process, even if that is killed.
+
+    :ivar nodes: node 1 and, if asked for, more.
+    :ivar externals: the hosts outside.
     """
 
     def __init__(self, name: str, datapath: dict[str, Any] | None) -> None:
         self.name = name
         self.nodes: list[LabNode] = []
+        self.externals: list[Host] = []
         self._datapath = datapath
         self._lock = threading.RLock()
         self._names: set[str] = set()
-        self._outside = 0
-        self._keeper: subprocess.Popen[bytes] | None = None
+        self._numbers = itertools.count(1)
         self._process = os.getpid()
         self._closed = False
         self._stack = ExitStack()
@@ -141,12 +146,13 @@ class Lab:
     def external(self, name: str) -> Host:
         """Add a host outside the cluster: it reaches services through node 1, and pods through theirs."""
         with self._lock:
-            if self._outside == MAX_OUTSIDE:
+            number = next(self._numbers)
+            if number > MAX_OUTSIDE:
                 raise LabError(f"a lab has at most {MAX_OUTSIDE} hosts outside")
-            self._outside += 1
-            host = Host(*self._make(name, outside_place(self._outside)))
+            host = Host(*self._make(name, outside_place(number)))
             self._plug_in([host])
             self._join(host, self.node.place)
+            self.externals.append(host)
             return host
 
     def close(self) -> None:
@@ -160,9 +166,9 @@ class Lab:
 
     def _open(self, nodes: int) -> None:
         self._owner = self._stack.enter_context(Fd(os.pidfd_open(self._process), "pidfd of this process"))
+        self._stack.callback(_end, start_keeper(self.name, self._owner))
         leftovers.claim(self.name)
-        self._stack.callback(self._release)
-        self._keeper = start_keeper(self.name, self._owner)
+        self._stack.callback(leftovers.release, self.name)
         Cgroup.create(leftovers.cgroup_name(self.name))
         self.nodes = [self._make_node(number) for number in range(1, nodes + 1)]
         self._switch = self._make_netns(_SWITCH, router=True)
@@ -174,12 +180,6 @@ class Lab:
         if self._datapath is not None:
             for node in self.nodes:
                 self._open_datapath(node, self._datapath)
-
-    def _release(self) -> None:
-        leftovers.release(self.name)
-        if self._keeper:  # until here it would have done the same, had this process been killed
-            self._keeper.kill()
-            self._keeper.wait()
 
     def _make_node(self, number: int) -> LabNode:
         made = self._make(f"node{number}", node_place(number), router=True)
@@ -194,7 +194,7 @@ class Lab:
         node._datapath = self._stack.enter_context(Node.open(config))
 
     def _add_pod(self, name: str, node: LabNode) -> Pod:
-        number = len(node.pods) + 1
+        number = next(node._numbers)
         if number > MAX_PODS:
             raise LabError(f"a node has at most {MAX_PODS} pods")
         device = f"p{number}-{name}"[:15]
@@ -260,6 +260,12 @@ class Lab:
         pods = sum(len(node.pods) for node in self.nodes)
         state = "closed" if self._closed else f"{len(self.nodes)} nodes, {pods} pods"
         return f"<Lab {self.name} {state}>"
+
+
+def _end(keeper: subprocess.Popen[bytes]) -> None:
+    """The last step of closing: until here the keeper would have done the same, had this process died."""
+    keeper.kill()
+    keeper.wait()
 
 
 def _port(host: Host) -> str:
