@@ -5,7 +5,7 @@ from __future__ import annotations
 from attrs import frozen
 
 from k8sdatapath.errors import LayoutError
-from k8sdatapath.layout.codecs import Address, Codec, Mac, Raw, Scalar, Text, Wire, Zeros
+from k8sdatapath.layout.codecs import Address, Codec, Mac, Network, Raw, Scalar, Text, Wire, Zeros
 from k8sdatapath.layout.structs import Array, Field, Struct
 from k8sdatapath.pybpf.btf import Btf, Kind, Member
 
@@ -95,6 +95,8 @@ def _fits(codec: Codec, btf: Btf, type_id: int) -> bool:
             return _is_run_of_ints(btf, type_id, 1)
         case Address():
             return _is_run_of_ints(btf, type_id, 8)
+        case Network():
+            return _is_prefix(btf, type_id)
         case _:
             return isinstance(codec, Raw)
 
@@ -121,6 +123,15 @@ def _is_run_of_ints(btf: Btf, type_id: int, widest: int) -> bool:
         each for each in members if each.size == found.ref and _is_run_of_ints(btf, each.type_id, widest)
     ]
     return bool(whole) and (found.kind == Kind.UNION or len(members) == 1)
+
+
+def _is_prefix(btf: Btf, type_id: int) -> bool:
+    """A struct of a 4-byte length and an address."""
+    if not _is_struct(btf, type_id) or len(btf.members(type_id)) != 2:
+        return False
+    length, address = btf.members(type_id)
+    plain = btf.resolve(address.type_id).kind == Kind.INT
+    return length.size == address.offset == 4 and (plain or _is_run_of_ints(btf, address.type_id, 8))
 
 
 def _nested(codec: Struct, btf: Btf, type_id: int) -> list[tuple[Field, Member]]:

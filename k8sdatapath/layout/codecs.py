@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from functools import partial
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from socket import htonl, htons
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +14,7 @@ from attrs import frozen
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["MAPPED", "Address", "Codec", "Mac", "Raw", "Scalar", "Text", "Wire", "Zeros"]
+__all__ = ["MAPPED", "Address", "Codec", "Mac", "Network", "Raw", "Scalar", "Text", "Wire", "Zeros"]
 
 
 @frozen
@@ -75,6 +75,14 @@ class Raw(Codec):
         return self if self.size else raw(size)
 
 
+class Network(Codec):
+    """A network as a trie's key: the length of the prefix, then 4 or 16 bytes of address."""
+
+    def sized(self, size: int) -> Codec:
+        """Keys of 8 bytes hold IPv4 networks, keys of 20 bytes networks of both families."""
+        return _V4 if size == _V4.size else self
+
+
 MAPPED = b"\0" * 10 + b"\xff\xff"  # ::ffff:0.0.0.0/96, where IPv4 lives among the IPv6 addresses
 
 
@@ -92,6 +100,34 @@ def address_bytes(value: IPv4Address | IPv6Address) -> bytes:
 def address_from(data: bytes) -> IPv4Address | IPv6Address:
     """The address in 16 bytes; an IPv4 address where it is one."""
     return IPv4Address(data[12:]) if data.startswith(MAPPED) else IPv6Address(data)
+
+
+_LENGTH = 4  # bytes of the prefix length that a network begins with
+
+
+def _v4_bytes(value: IPv4Network) -> bytes:
+    if not isinstance(value, IPv4Network):
+        raise TypeError("an IPv4Network is needed")
+    return value.prefixlen.to_bytes(_LENGTH, sys.byteorder) + value.network_address.packed
+
+
+def _v4_from(data: bytes) -> IPv4Network:
+    return IPv4Network((data[_LENGTH:], int.from_bytes(data[:_LENGTH], sys.byteorder)))
+
+
+def _network_bytes(value: IPv4Network | IPv6Network) -> bytes:
+    if isinstance(value, IPv4Network):
+        return (96 + value.prefixlen).to_bytes(_LENGTH, sys.byteorder) + MAPPED + value.network_address.packed
+    if not isinstance(value, IPv6Network):
+        raise TypeError("an IPv4Network or IPv6Network is needed")
+    return value.prefixlen.to_bytes(_LENGTH, sys.byteorder) + value.network_address.packed
+
+
+def _network_from(data: bytes) -> IPv4Network | IPv6Network:
+    length, address = int.from_bytes(data[:_LENGTH], sys.byteorder), data[_LENGTH:]
+    if length >= 96 and address.startswith(MAPPED):
+        return IPv4Network((address[12:], length - 96))
+    return IPv6Network((address, length))
 
 
 def _mac_bytes(value: str) -> bytes:
@@ -139,6 +175,14 @@ be32 = Annotated[int, Wire("be32", 4, 4, "I", htonl, htonl)]
 be64 = Annotated[int, Wire("be64", 8, 8, "Q", _htonll, _htonll)]
 addr = Annotated[IPv4Address | IPv6Address, Address("addr", 16, 4, "16s", address_bytes, address_from)]
 mac = Annotated[str, Mac("mac", 6, 1, "6s", _mac_bytes, _mac_from)]
+
+_V4 = Network("network", 8, 4, "8s", _v4_bytes, _v4_from)
+
+#: Key of an LPM trie: ``struct { __u32 prefixlen; struct kd_addr addr; }``, both families in one trie, or
+#: ``struct { __u32 prefixlen; __be32 addr; }`` for IPv4 alone.
+network = Annotated[
+    IPv4Network | IPv6Network, Network("network", 20, 4, "20s", _network_bytes, _network_from)
+]
 
 
 def cstr(size: int) -> Codec:

@@ -194,6 +194,11 @@ class KernelMap:
         self._value_size = about.stride
         self._memory: mmap.mmap | None = None
 
+    @property
+    def closed(self) -> bool:
+        """Whether the descriptor was closed."""
+        return self.fd.closed
+
     def lookup(self, key: bytes) -> bytes | None:
         """The value of a key."""
         out = _allocate(_CHARS, self._value_size)
