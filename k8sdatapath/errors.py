@@ -182,17 +182,19 @@ class CapacityError(DatapathError):
 
 
 class KeyNotFoundError(DatapathError, KeyError):
-    """A map has no such key."""
+    """A map has no such key; ``args`` are the key and the map's name."""
 
     def __str__(self) -> str:
-        return f"no such key: {self.args[0]!r}" if self.args else "no such key"
+        key, *name = self.args
+        return f"no such key{f' in map {name[0]!r}' if name else ''}: {key!r}"
 
 
 class KeyExistsError(DatapathError, KeyError):
-    """``insert`` met a key that is already there."""
+    """``insert`` met a key that is already there; ``args`` are the key and the map's name."""
 
     def __str__(self) -> str:
-        return f"key exists already: {self.args[0]!r}" if self.args else "key exists already"
+        key, *name = self.args
+        return f"key exists already{f' in map {name[0]!r}' if name else ''}: {key!r}"
 
 
 class LayoutError(DatapathError, TypeError):

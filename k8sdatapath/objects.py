@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from k8sdatapath.pybpf.btf import Btf
     from k8sdatapath.pybpf.objects import MapDef, OpenObject, ProgramDef
 
-M = TypeVar("M", bound="Map[Any, Any]")
+M = TypeVar("M", bound="Map")
 P = TypeVar("P", bound="Program")
 
 ConfigValue = bool | int | IPv4Address | IPv6Address
@@ -137,7 +137,7 @@ class ObjectSpec:
                 raise ObjectError(f"map {name!r} cannot have {count} entries")
         return evolve(self, max_entries={**self._max_entries, **max_entries})
 
-    def load(self, *, reuse: Mapping[str, Map[Any, Any]] | None = None, pins: PinDir | None = None) -> Object:
+    def load(self, *, reuse: Mapping[str, Map] | None = None, pins: PinDir | None = None) -> Object:
         """Create the maps and load the programs.
 
         :param reuse: maps to use instead of creating those of the same names; other names are ignored.
@@ -235,7 +235,7 @@ class Object:
         return fds[name]
 
     @property
-    def maps(self) -> dict[str, Map[Any, Any]]:
+    def maps(self) -> dict[str, Map]:
         """All maps, each in its own kind, keys and values as bytes."""
         from k8sdatapath import maps
 

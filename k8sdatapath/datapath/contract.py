@@ -15,7 +15,7 @@ from k8sdatapath.pins import PinDir
 __all__ = ["Bindable", "bind_maps"]
 
 #: What a table can be bound to: a loaded object, a directory of pins, or maps by name (kernel or in-memory).
-Bindable = Object | PinDir | Mapping[str, Map[Any, Any]]
+Bindable = Object | PinDir | Mapping[str, Map]
 
 
 def bind_maps(source: Bindable, contract: Mapping[str, Any], who: str) -> tuple[dict[str, Any], ExitStack]:
