@@ -297,7 +297,7 @@ def _parse_v6(packet: Packet, ip: bytes) -> Packet:
     if first >> 28 != 6 or len(ip) < 40 + length:
         raise ModelError("truncated packet: the IPv6 header's length does not fit")
     body, extensions = ip[40 : 40 + length], []
-    offset = None
+    offset: int | None = None
     while following in _EXTENSIONS or (following == FRAGMENT and offset is None):
         size = 8 if following == FRAGMENT else (body[1] + 1) * 8
         if len(body) < size:
@@ -309,14 +309,15 @@ def _parse_v6(packet: Packet, ip: bytes) -> Packet:
         following, body = body[0], body[size:]
         if offset is not None and offset & ~7:
             break
+    part = offset & 0xFFF9 if offset is not None else 0
     packet = evolve(
         packet,
         src=IPv6Address(ip[8:24]),
         dst=IPv6Address(ip[24:40]),
         protocol=following,
         ttl=ttl,
-        fragment=None if offset is None else offset & ~7,
-        more_fragments=bool(offset and offset & 1),
+        fragment=part & 0xFFF8 if part else None,
+        more_fragments=bool(part & 1),
         extensions=tuple(extensions),
     )
     return _parse_l4(packet, body)

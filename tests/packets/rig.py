@@ -16,7 +16,7 @@ from k8sdatapath.net.packet import Packet, parse
 from k8sdatapath.objects import Object, ObjectSpec
 from k8sdatapath.programs.base import in_netns
 from k8sdatapath.tables.conntrack import ConntrackRow, Tuple
-from k8sdatapath.tables.counters import CounterRow, outcomes, read_counters
+from k8sdatapath.tables.counters import Counter, CounterRow, outcomes, read_counters
 from k8sdatapath.tables.endpoints import EndpointRow
 
 POD_MAC, HOST_MAC = "02:00:00:00:00:0a", "02:00:00:00:00:0b"
@@ -62,14 +62,14 @@ class Rig:
     def send(self, frame: bytes, *, via: str = "", netns: NetNs | None = None) -> Sent:
         """Run a packet through the entry, or through the one named by ``via``."""
         program = self.loaded.program(via or self._entry, programs.TC)
-        before = self.counters()
+        before = self.read_counters()
         result = in_netns(netns, lambda: program.run(frame))
-        (outcome,) = (name for name, count in self.counters().items() if count != before.get(name, 0))
+        (outcome,) = (name for name, count in self.read_counters().items() if count != before.get(name))
         assert result.retval == ACTIONS.get(outcome, SHOT), f"{outcome} answered {result.retval}"
         return Sent(outcome, result.data)
 
-    def counters(self) -> dict[str, int]:
-        return {name: counter.packets for name, counter in read_counters(self._counters, self._known).items()}
+    def read_counters(self) -> dict[str, Counter]:
+        return read_counters(self._counters, self._known)
 
     def let_time_pass(self) -> None:
         """No flow has been seen in this second, nor in many before."""

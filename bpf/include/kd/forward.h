@@ -70,7 +70,7 @@ static __always_inline long kd_route(struct __sk_buff *skb, const struct kd_pkt 
 	fib->l4_protocol = tuple->protocol;
 	fib->sport = tuple->sport;
 	fib->dport = tuple->dport;
-	fib->ifindex = skb->ingress_ifindex;
+	fib->ifindex = skb->ifindex;
 	/* tot_len stays 0: the helper compares with the device's MTU, but not what gets segmented. */
 	if (pkt->ipv6) {
 		__builtin_memcpy(fib->ipv6_src, &tuple->src, sizeof(tuple->src));
