@@ -25,37 +25,103 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # for type checkers and editors; at run time __getattr__ does the same
     from k8sdatapath import errors as errors
+    from k8sdatapath import features as features
+    from k8sdatapath import maps as maps
+    from k8sdatapath import programs as programs
+    from k8sdatapath.compiler import compile as compile
+    from k8sdatapath.compiler import include_dir as include_dir
+    from k8sdatapath.datapath.service_table import ServiceTable as ServiceTable
     from k8sdatapath.errors import DatapathError as DatapathError
+    from k8sdatapath.kube import StaticYaml as StaticYaml
+    from k8sdatapath.lab import Lab as Lab
+    from k8sdatapath.layout import struct as struct
+    from k8sdatapath.links import After as After
+    from k8sdatapath.links import Before as Before
+    from k8sdatapath.links import First as First
+    from k8sdatapath.links import Last as Last
+    from k8sdatapath.links import Link as Link
     from k8sdatapath.model import Backend as Backend
     from k8sdatapath.model import BackendState as BackendState
     from k8sdatapath.model import Frontend as Frontend
     from k8sdatapath.model import Protocol as Protocol
     from k8sdatapath.model import Selection as Selection
     from k8sdatapath.model import Service as Service
+    from k8sdatapath.net.netns import NetNs as NetNs
+    from k8sdatapath.node import Capacity as Capacity
+    from k8sdatapath.node import Node as Node
+    from k8sdatapath.node import NodeConfig as NodeConfig
+    from k8sdatapath.objects import Object as Object
+    from k8sdatapath.objects import ObjectSpec as ObjectSpec
+    from k8sdatapath.pins import PinDir as PinDir
+    from k8sdatapath.programs import Direction as Direction
 
     __version__: str
 
 #: Public name -> where it is defined; a name that is a module is defined by itself.
 _HOMES = {
+    "After": "k8sdatapath.links",
     "Backend": "k8sdatapath.model",
     "BackendState": "k8sdatapath.model",
+    "Before": "k8sdatapath.links",
+    "Capacity": "k8sdatapath.node",
     "DatapathError": "k8sdatapath.errors",
+    "Direction": "k8sdatapath.programs",
+    "First": "k8sdatapath.links",
     "Frontend": "k8sdatapath.model",
+    "Lab": "k8sdatapath.lab",
+    "Last": "k8sdatapath.links",
+    "Link": "k8sdatapath.links",
+    "NetNs": "k8sdatapath.net.netns",
+    "Node": "k8sdatapath.node",
+    "NodeConfig": "k8sdatapath.node",
+    "Object": "k8sdatapath.objects",
+    "ObjectSpec": "k8sdatapath.objects",
+    "PinDir": "k8sdatapath.pins",
     "Protocol": "k8sdatapath.model",
     "Selection": "k8sdatapath.model",
     "Service": "k8sdatapath.model",
+    "ServiceTable": "k8sdatapath.datapath.service_table",
+    "StaticYaml": "k8sdatapath.kube",
+    "compile": "k8sdatapath.compiler",
     "errors": "k8sdatapath.errors",
+    "features": "k8sdatapath.features",
+    "include_dir": "k8sdatapath.compiler",
+    "maps": "k8sdatapath.maps",
+    "programs": "k8sdatapath.programs",
+    "struct": "k8sdatapath.layout",
 }
 
 __all__ = [
+    "After",
     "Backend",
     "BackendState",
+    "Before",
+    "Capacity",
     "DatapathError",
+    "Direction",
+    "First",
     "Frontend",
+    "Lab",
+    "Last",
+    "Link",
+    "NetNs",
+    "Node",
+    "NodeConfig",
+    "Object",
+    "ObjectSpec",
+    "PinDir",
     "Protocol",
     "Selection",
     "Service",
+    "ServiceTable",
+    "StaticYaml",
+    "compile",
     "errors",
+    "features",
+    "include_dir",
+    "maps",
+    "programs",
+    "struct",
 ]
 
 

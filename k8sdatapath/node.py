@@ -8,7 +8,6 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
-import struct
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from functools import partial
@@ -252,5 +251,5 @@ def _mac(device: str) -> str:
     """The MAC of a device of the calling thread's namespace."""
     siocgifhwaddr = 0x8927
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
-        answer = fcntl.ioctl(any_socket, siocgifhwaddr, struct.pack("256s", device.encode()[:15]))
+        answer = fcntl.ioctl(any_socket, siocgifhwaddr, device.encode()[:15].ljust(256, b"\0"))
     return answer[18:24].hex(":")

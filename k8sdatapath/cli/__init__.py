@@ -16,4 +16,4 @@ def main() -> None:
             raise
         print("the command line needs an extra: pip install 'k8sdatapath[cli]'", file=sys.stderr)
         sys.exit(2)
-    app()
+    app(prog_name="k8sdatapath")

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from k8sdatapath.cli import apply, lab, services
 from k8sdatapath.cli.output import Output, OutputOption, console, show
 from k8sdatapath.errors import DatapathError
 
@@ -24,8 +25,8 @@ class Group(TyperGroup):
         """Run the command."""
         try:
             return super().invoke(ctx)
-        except DatapathError as error:
-            if ctx.params.get("debug"):
+        except (DatapathError, OSError) as error:
+            if ctx.params.get("debug") or isinstance(error, BrokenPipeError):
                 raise
             console(stderr=True).print(f"error: {error}", style="red", markup=False)
             raise typer.Exit(1) from error
@@ -36,10 +37,16 @@ class Group(TyperGroup):
 app = typer.Typer(
     cls=Group,
     no_args_is_help=True,
+    add_completion=False,
     pretty_exceptions_enable=False,
     help="Kubernetes datapaths in eBPF.",
     epilog="Exit codes: 0 done, 1 failed or not well, 2 wrong command line, 130 stopped with Ctrl-C.",
 )
+
+
+app.command()(apply.apply)
+app.add_typer(services.app, name="services")
+app.add_typer(lab.app, name="lab")
 
 
 def version(wanted: bool) -> None:

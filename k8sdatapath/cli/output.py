@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-__all__ = ["Output", "OutputOption", "console", "show", "show_value"]
+__all__ = ["Output", "OutputOption", "Row", "aligned", "console", "show", "show_value"]
 
 Row = Mapping[str, object]
 
@@ -39,7 +39,7 @@ def show(rows: Sequence[Row], output: Output) -> None:
     if output is not Output.TABLE:
         show_value([dict(row) for row in rows], output)
         return
-    for line in _lines(rows) if rows else [Text("none")]:
+    for line in aligned(rows) if rows else [Text("none")]:
         console().print(line)
 
 
@@ -53,7 +53,7 @@ def show_value(value: object, output: Output) -> None:
         print(json.dumps(value, indent=2, ensure_ascii=False))
 
 
-def _lines(rows: Sequence[Row]) -> Iterator[Text]:
+def aligned(rows: Sequence[Row], *, indent: int = 0) -> Iterator[Text]:
     """Aligned columns, as long as they need to be: nothing is cut off for a terminal's width."""
     heads = [name.upper().replace("_", " ") for name in rows[0]]
     cells = [heads, *([_cell(value) for value in row.values()] for row in rows)]
@@ -62,6 +62,7 @@ def _lines(rows: Sequence[Row]) -> Iterator[Text]:
         columns = zip(line, widths, strict=True)
         text = Text("  ").join(Text(cell.ljust(width), STYLES.get(cell, "")) for cell, width in columns)
         text.rstrip()
+        text.pad_left(indent)
         yield text
 
 

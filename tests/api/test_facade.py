@@ -72,9 +72,9 @@ def test_checkers_and_the_interpreter_see_the_same_names() -> None:
 
 
 @pytest.mark.parametrize("module", [name for name in modules() if not name.endswith("_libbpf")])
-def test_dunder_all_is_sorted_and_true(module: str) -> None:
-    names = getattr(importlib.import_module(module), "__all__", [])
-    assert names == sorted(names)
+def test_dunder_all_is_true(module: str) -> None:
+    """That it is sorted is ruff's to say (RUF022)."""
+    imported = importlib.import_module(module)
+    names = getattr(imported, "__all__", [])
     assert len(names) == len(set(names))
-    for name in names:
-        assert hasattr(importlib.import_module(module), name)
+    assert [name for name in names if not hasattr(imported, name)] == []

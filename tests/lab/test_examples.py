@@ -1,0 +1,65 @@
+"""Every example runs, is short, and prints what it promises."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.api.graph import ROOT
+
+pytestmark = pytest.mark.lab
+
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+
+#: Example -> what it prints, line by line or in part.
+PROMISES = {
+    "apply_manifests": [
+        r"\+ shop/web:http \(10\.96\.0\.10:80/TCP\): 3 backends",
+        r"4 added, 0 changed, 0 removed",
+        r"and again: 0 to change, 4 as wanted",
+    ],
+    "own_program": [r"4 packets of protocol 0x0800", r"2 packets of protocol 0x86dd"],
+    "restart": [
+        r"first: 1 added",
+        r"nobody runs; pinned are .*kd_backends",
+        r"taken over: 10\.96\.0\.10:80/TCP",
+        r"wanted is there: True",
+    ],
+    "service": [
+        r"1 added",
+        r"answers: Counter\(\{'(one|two)': \d+, '(one|two)': \d+\}\)",
+        r"the kernel gave \d+ flows to 10\.244\.1\.3:8080",
+    ],
+    "simulate": [
+        r"<TCP 10\.244\.1\.2:40000 -> 10\.244\.1\.3:8080 \[S\]",
+        r"<UDP 10\.244\.1\.2:40000 -> 10\.244\.1\.4:5353",
+        r"SHOT: <TCP 10\.244\.1\.2:40000 -> 10\.96\.0\.99:80",
+        r"UNSPEC: <TCP 10\.244\.1\.2:40000 -> 192\.0\.2\.1:80",
+    ],
+    "typed_maps": [
+        r"<Hash usage addr->Usage 101/4096>",
+        r"of 5051 packets",
+        r"removed: 50",
+        r"10\.9\.9\.9 is in zone 1\n10\.0\.1\.1 is in zone 2\nfd00::1 is in zone 3",
+        r"192\.0\.2\.1 is in zone None",
+    ],
+}
+
+
+def test_every_example_makes_a_promise() -> None:
+    assert {path.stem for path in EXAMPLES} == PROMISES.keys()
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_example_prints_what_it_promises(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 60
+    ended = subprocess.run(
+        [sys.executable, "-W", "error", str(path)], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    for promise in PROMISES[path.stem]:
+        assert re.search(promise, ended.stdout), ended.stdout
