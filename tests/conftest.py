@@ -23,6 +23,8 @@ from k8sdatapath.errors import NotSupportedError
 from k8sdatapath.pybpf.fd import Fd
 from tests.support.leaks import SharedMachine, host_state
 
+pytest.register_assert_rewrite("tests.support.map_contract")
+
 TESTS = Path(__file__).parent
 ROOTLESS = {"unit", "api"}
 REQUIRE_KERNEL = os.environ.get("KD_REQUIRE_KERNEL") == "1"

@@ -6,9 +6,10 @@ import operator
 from collections.abc import Iterator, Sequence
 from typing import Any, SupportsIndex, TypeVar, overload
 
+from k8sdatapath.errors import ContractError
 from k8sdatapath.layout import u32
 from k8sdatapath.maps.elements import Elements
-from k8sdatapath.pybpf.maps import MapType
+from k8sdatapath.pybpf.maps import MMAPABLE, MapType
 
 __all__ = ["Array"]
 
@@ -54,8 +55,10 @@ class Array(Elements[int, V], Sequence[V]):
         Values stand in rows of a multiple of 8 bytes. :meth:`close` gives the memory back when no view of it
         is left.
 
-        :raises NotSupportedError: the map was made without ``MMAPABLE``.
+        :raises ContractError: the map was made without ``MMAPABLE``.
         """
+        if not self.info.flags & MMAPABLE:
+            raise ContractError(f"map {self.name!r} was made without MMAPABLE, its memory cannot be seen")
         return self._store.memory()
 
     def _index(self, index: SupportsIndex) -> int:
@@ -64,9 +67,5 @@ class Array(Elements[int, V], Sequence[V]):
             raise IndexError(f"index {place} is outside map {self.name!r} of {len(self)} entries")
         return place % len(self)
 
-    @property
-    def _types(self) -> str:
-        return self._value.name
-
-    def _used(self) -> str:
-        return f"[{len(self)}]"
+    def _summary(self) -> str:
+        return f"{self._value.name}[{len(self)}]"

@@ -164,18 +164,13 @@ class Map:
     ) -> None:
         self.close()
 
-    @property
-    def _types(self) -> str:
-        """The types of the elements, for ``repr``."""
-        return f"{self._key.name}->{self._value.name}"
-
-    def _used(self) -> str:
-        """How full the map is, for ``repr``."""
-        return f"{self.info.max_entries} entries"
+    def _summary(self) -> str:
+        """What it holds and how much of it, for ``repr``."""
+        return f"{self._key.name}->{self._value.name} {self.info.max_entries} entries"
 
     def __repr__(self) -> str:
         kind = next(each for each in type(self).__mro__ if "TYPE" in vars(each))
-        state = "closed" if self._store.closed else f"{self._types} {self._used()}"
+        state = "closed" if self._store.closed else self._summary()
         return f"<{kind.__name__} {self.name} {state}>"
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from k8sdatapath.errors import ClosedError, NotSupportedError
 from k8sdatapath.pybpf.calls import kernel_error
-from k8sdatapath.pybpf.maps import ANY, EXIST, MMAPABLE, NOEXIST, MapInfo, MapType, padded
+from k8sdatapath.pybpf.maps import ANY, EXIST, NOEXIST, MapInfo, MapType, padded
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -106,8 +106,8 @@ class MemoryMap:
             yield memoryview(keys), memoryview(b"".join(value for _, value in pairs if values)), len(pairs)
 
     def memory(self) -> memoryview:
-        """The values of an array, writable."""
-        raise kernel_error(errno.EOPNOTSUPP, "map into memory", self.info.name)
+        """The values of an array, writable; a hash has none."""
+        raise kernel_error(errno.EINVAL, "map into memory", self.info.name)
 
     def close(self) -> None:
         """Forget everything; what is used afterwards raises."""
@@ -177,7 +177,7 @@ class _Array(MemoryMap):
     def memory(self) -> memoryview:
         """The values, writable."""
         self._open()
-        return memoryview(self._values) if self.info.flags & MMAPABLE else super().memory()
+        return memoryview(self._values)
 
     def _pairs(self) -> Iterator[tuple[bytes, bytes]]:
         self._open()

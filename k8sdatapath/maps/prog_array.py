@@ -41,9 +41,5 @@ class ProgArray(Elements[int, Any]):
         """The ids of the programs, by their places."""
         return dict(self._pairs())
 
-    @property
-    def _types(self) -> str:
-        return "program"
-
-    def _used(self) -> str:
-        return f"{len(self.ids())}/{len(self)}"
+    def _summary(self) -> str:
+        return f"programs {len(self.ids())}/{len(self)}"

@@ -90,12 +90,8 @@ class RingBuffer(Map, Generic[T]):
                 f"map {self.name!r}: a record of {odd} bytes, {self._value.name} has {self._value.size}"
             )
 
-    @property
-    def _types(self) -> str:
-        return self._value.name
-
-    def _used(self) -> str:
-        return f"{self.info.max_entries} bytes"
+    def _summary(self) -> str:
+        return f"{self._value.name} {self.info.max_entries} bytes"
 
 
 def _pieces(data: bytes, sizes: list[int]) -> Iterator[bytes]:

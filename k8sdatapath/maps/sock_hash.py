@@ -59,8 +59,8 @@ class SockHash(Elements[K, Any]):
             raise self._missing(key)
         return int(self._value.unpack(value))
 
-    def _used(self) -> str:
-        return f"{len(self)}/{self.info.max_entries}"
+    def _summary(self) -> str:
+        return f"{self._key.name}->socket {len(self)}/{self.info.max_entries}"
 
 
 class SockMap(SockHash[int]):

@@ -101,8 +101,8 @@ class Table(Elements[K, V], MutableMapping[K, V]):
         value = self._store.take(key)
         return None if value is None else self._value.unpack(value)
 
-    def _used(self) -> str:
-        return f"{len(self)}/{self.info.max_entries}"
+    def _summary(self) -> str:
+        return f"{self._key.name}->{self._value.name} {len(self)}/{self.info.max_entries}"
 
 
 class _Items(ItemsView[K, V]):
