@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+from array import array
 from pathlib import Path
 from typing import Any
 
@@ -80,9 +81,11 @@ class Agent:
         self._process.stderr.close()
 
     def _answer(self) -> tuple[bytes, list[int]]:
-        answer, fds, _flags, _from = socket.recv_fds(self._control, 4096, 1, socket.MSG_CMSG_CLOEXEC)
+        """A line, and the descriptors with it. ``socket.recv_fds`` would let child processes inherit them."""
+        room = socket.CMSG_LEN(array("i").itemsize)
+        answer, ancillary, _flags, _from = self._control.recvmsg(4096, room, socket.MSG_CMSG_CLOEXEC)
         self._unread -= 1
-        return answer, fds
+        return answer, [fd for _level, _type, data in ancillary for fd in array("i", data)]
 
     def _last_words(self) -> str:
         assert self._process.stderr is not None
