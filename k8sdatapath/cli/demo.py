@@ -54,7 +54,7 @@ class Summary:
     def __str__(self) -> str:
         return (
             f"{self.requests} requests, {self.failed} failed.\n"
-            f"At random selection no backend was more than {self.deviation} standard deviations off.\n"
+            f"Random selection: no backend is more than {self.deviation} standard deviations off its share.\n"
             f"{self.removed} left under load: of the requests begun afterwards {self.late} reached it, "
             f"of {self.opened} connections opened before {self.kept} went on."
         )
@@ -211,12 +211,11 @@ class View:
                 pod = self._pods[backend.address].name
                 rows.append(
                     {
-                        "service": service.name,
                         "frontend": service.frontend,
                         "backend": backend,
                         "pod": pod,
                         "answers": answers[service.frontend, pod],
-                        "kernel_flows": flows.get(backend, "removed"),
+                        "kernel": flows.get(backend, "removed"),
                     }
                 )
         return list(aligned(rows, indent=2))
