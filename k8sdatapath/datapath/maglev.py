@@ -1,4 +1,4 @@
-"""Maglev lookup tables (Eisenbud et al., "Maglev: A Fast and Reliable Software Network Load Balancer", NSDI 2016).
+"""Maglev lookup tables (Eisenbud et al., "Maglev", NSDI 2016).
 
 A table of a prime number of slots is shared out among the backends, each by its own permutation. Which slots
 a backend gets depends on what it is (address, port, protocol) and on nothing else, so every node computes

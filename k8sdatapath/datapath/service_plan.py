@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from attrs import field, frozen
 
 from k8sdatapath.component import Report
-from k8sdatapath.model import Service
+from k8sdatapath.model import Frontend, Service
 
 if TYPE_CHECKING:
     from k8sdatapath.datapath.service_table import ServiceTable
@@ -19,6 +19,7 @@ __all__ = ["Change", "ServicePlan"]
 class Change:
     """One service before and after; ``before`` is None for a new one, ``after`` for one that goes."""
 
+    frontend: Frontend
     before: Service | None
     after: Service | None
 

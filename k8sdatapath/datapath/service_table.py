@@ -15,7 +15,7 @@ are in use and frees what a crash left half-made, so the next plan goes on where
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import reduce
 from math import gcd
@@ -31,7 +31,7 @@ from k8sdatapath.datapath.contract import Bindable, bind_maps
 from k8sdatapath.datapath.maglev import maglev_slots
 from k8sdatapath.datapath.service_plan import Change, ServicePlan
 from k8sdatapath.errors import CapacityError, KeyNotFoundError, StalePlanError
-from k8sdatapath.model import Backend, BackendState, Frontend, Protocol, Selection, Service
+from k8sdatapath.model import Backend, BackendState, Frontend, IPAddress, Protocol, Selection, Service
 from k8sdatapath.tables.backends import BackendRow, BackendRows
 from k8sdatapath.tables.frontends import FrontendKey, FrontendRow
 from k8sdatapath.tables.grace import Numbers
@@ -46,6 +46,9 @@ CONTRACT: Mapping[str, Any] = {
     "kd_slots": maps.Array[SlotsBlock],
     "kd_backends": maps.Array[BackendRow],
 }
+
+
+_Place = tuple[IPAddress, int, int]  # address, port, protocol
 
 
 @frozen
@@ -161,7 +164,7 @@ class ServiceTable:
         """
         desired = _by_frontend(wanted)
         with self._lock:
-            gone = [Change(e.service, None) for f, e in self._entries.items() if f not in desired]
+            gone = [Change(f, e.service, None) for f, e in self._entries.items() if f not in desired]
             return self._plan(desired, gone)
 
     def upsert(self, *services: Service) -> Report:
@@ -175,19 +178,17 @@ class ServiceTable:
     def remove(self, *frontends: Frontend) -> Report:
         """Remove the services of these frontends; one that is not there is no error."""
         with self._lock:
-            present = [
-                self._entries[frontend] for frontend in dict.fromkeys(frontends) if frontend in self._entries
-            ]
-            return self._plan({}, [Change(entry.service, None) for entry in present]).apply()
+            present = [frontend for frontend in dict.fromkeys(frontends) if frontend in self._entries]
+            return self._plan({}, [Change(f, self._entries[f].service, None) for f in present]).apply()
 
     def _plan(self, desired: Mapping[Frontend, Service], gone: list[Change]) -> ServicePlan:
         changes = []
         for frontend, service in desired.items():
             entry = self._entries.get(frontend)
             if entry is None:
-                changes.append(Change(None, service))
+                changes.append(Change(frontend, None, service))
             elif entry.service != service:
-                changes.append(Change(entry.service, service))
+                changes.append(Change(frontend, entry.service, service))
         unchanged = len(desired) - len(changes)
         changes += gone
         self._check_room(changes)
@@ -206,14 +207,12 @@ class ServiceTable:
         if rows > self._rows.available:
             raise CapacityError("new backends", rows, self._rows.available)
 
-    def _apply(self, changes: Iterable[Change], epoch: int) -> Report:
+    def _apply(self, changes: Sequence[Change], epoch: int) -> Report:
         with self._lock:
             if epoch != self._epoch:
                 raise StalePlanError("the service table has changed since this plan was made: plan again")
             started = time.perf_counter()
-            with ExitStack() as undo:
-                steps = [self._prepare(change, undo) for change in changes]
-                undo.pop_all()
+            steps = self._prepare(changes)
             self._epoch += 1
             try:
                 report = self._commit(steps)
@@ -222,39 +221,70 @@ class ServiceTable:
                 raise
             return Report(*report, seconds=time.perf_counter() - started)
 
-    def _prepare(self, change: Change, undo: ExitStack) -> _Step:
-        """Write what nothing names yet. Everything is undone if a later change finds no room."""
-        frontend = (change.after or change.before).frontend  # type: ignore[union-attr]  # one is there
-        entry = self._entries.get(frontend)
+    def _prepare(self, changes: Sequence[Change]) -> list[_Step]:
+        """Write all that nothing names yet: rows of new backends, slots of new sets; or nothing, and an error."""
+        steps: list[_Step] = []
+        claimed: dict[_Place, int] = {}
+        known = [self._known_ids(change, claimed) for change in changes]
+        new = [
+            (backend, change.after.protocol)
+            for change, ids in zip(changes, known, strict=True)
+            if change.after is not None
+            for backend, id in zip(change.after.backends, ids, strict=True)
+            if id is None
+        ]
+        made: list[int] = []
+        try:
+            made = self._rows.add(new)
+            unused = iter(made)
+            for change, ids in zip(changes, known, strict=True):
+                entry = self._entries.get(change.frontend)
+                after, run = None, (0, 0)
+                if change.after is not None:
+                    rows = [next(unused) if id is None else id for id in ids]
+                    run = self._sets.prepare(slots(change.after, rows))
+                    after = _Entry(change.after, -1 if entry is None else entry.number, rows)
+                steps.append(_Step(change.frontend, entry, after, ids, run))
+            numbers = iter(self._numbers.take_many(sum(change.before is None for change in changes)))
+        except BaseException:
+            self._orphans |= claimed
+            self._rows.put_back(made)
+            for step in steps:
+                self._sets.put_back(step.run)
+            raise
+        for step in steps:
+            if step.before is None and step.after is not None:
+                step.after.number = next(numbers)
+        return steps
+
+    def _known_ids(self, change: Change, claimed: dict[_Place, int]) -> list[int | None]:
+        """Row ids of the backends that have a row already, in the order of the service as it will be.
+
+        Orphans that are among them are moved to ``claimed``.
+        """
         if change.after is None:
-            assert entry is not None
-            return _Step(frontend, entry, None, (0, 0))
-        if entry is None:
-            number = self._numbers.take()
-            undo.callback(self._numbers.put_back, number)
-            have: dict[tuple[Any, int], int] = {}
-        else:
-            number = entry.number
-            have = {(b.address, b.port): id for b, id in zip(entry.service.backends, entry.ids, strict=True)}
-        ids = []
+            return []
+        entry = self._entries.get(change.frontend)
+        if entry is None and not self._orphans:
+            return [None] * len(change.after.backends)
+        have = zip(entry.service.backends, entry.ids, strict=True) if entry is not None else ()
+        rows = {(backend.address, backend.port): id for backend, id in have}
+        known: list[int | None] = []
         for backend in change.after.backends:
-            id = have.get((backend.address, backend.port)) if have else None
-            if id is None:
-                id = self._take_orphan(backend, change.after.protocol, undo)
-            if id is None:
-                id = self._rows.add(backend, change.after.protocol)
-                undo.callback(self._rows.put_back, id)
-            ids.append(id)
-        run = self._sets.prepare(slots(change.after, ids))
-        undo.callback(self._sets.put_back, run)
-        return _Step(frontend, entry, _Entry(change.after, number, ids), run)
+            id = rows.get((backend.address, backend.port))
+            place = (backend.address, backend.port, change.after.protocol)
+            if id is None and place in self._orphans:
+                id = claimed[place] = self._orphans.pop(place)
+            known.append(id)
+        return known
 
     def _commit(self, steps: list[_Step]) -> tuple[int, int, int]:
         kept = [(step, step.after) for step in steps if step.after is not None]
         gone = [(step, step.before) for step in steps if step.after is None and step.before is not None]
         for step, after in kept:
-            if step.before is not None:
-                self._update_states(step.before.service, after)
+            for backend, id in zip(after.service.backends, step.known, strict=True):
+                if id is not None:
+                    self._rows.set_state(id, backend.state)
         self._sets.commit((after.number, Scope.INTERNAL, step.run) for step, after in kept)
         self._frontends.update_many(
             (_key(step.frontend), FrontendRow(after.number, 0, after.service.selection))
@@ -273,12 +303,6 @@ class ServiceTable:
         self._free_orphans()
         added = sum(step.before is None for step, _ in kept)
         return added, len(kept) - added, len(gone)
-
-    def _update_states(self, before: Service, after: _Entry) -> None:
-        states = {(backend.address, backend.port): backend.state for backend in before.backends}
-        for backend, id in zip(after.service.backends, after.ids, strict=True):
-            if states.get((backend.address, backend.port), backend.state) is not backend.state:
-                self._rows.set_state(id, backend.state)
 
     def _retire(self, step: _Step) -> None:
         """Free the rows of backends that this step took out of their service."""
@@ -321,14 +345,6 @@ class ServiceTable:
             (row.addr, row.port, row.protocol): id for id, row in rows.items() if id not in named
         }
 
-    def _take_orphan(self, backend: Backend, protocol: Protocol, undo: ExitStack) -> int | None:
-        place = (backend.address, backend.port, protocol)
-        id = self._orphans.pop(place, None) if self._orphans else None
-        if id is not None:
-            undo.callback(self._orphans.__setitem__, place, id)
-            self._rows.set_state(id, backend.state)
-        return id
-
     def _free_orphans(self) -> None:
         for id in self._orphans.values():
             self._rows.remove(id)
@@ -360,11 +376,16 @@ class ServiceTable:
 
 @frozen
 class _Step:
-    """One change, prepared: what it leads from and to, and the run of slots that waits to be committed."""
+    """One change, prepared: what it leads from and to.
+
+    :ivar known: rows that the backends of ``after`` had before, None for the new ones.
+    :ivar run: the slots that wait to be committed.
+    """
 
     frontend: Frontend
     before: _Entry | None
     after: _Entry | None
+    known: list[int | None]
     run: tuple[int, int]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from k8sdatapath.layout import addr, be16, layout_of, struct, u8, u32, u64
 from k8sdatapath.maps import Array
@@ -33,8 +33,9 @@ class BackendRow:
 
 
 class BackendRows:
-    """The rows, and which of them are taken. Written through memory: nobody reads a row before a slot names it.
+    """The rows, and which of them are taken.
 
+    Written through memory: no program reads a row before a slot names it.
     Rows that are not free when this is made count as taken.
 
     :param wait: see :class:`~k8sdatapath.tables.grace.Numbers`.
@@ -42,8 +43,10 @@ class BackendRows:
 
     def __init__(self, table: Array[BackendRow], wait: Callable[[], None]) -> None:
         self._layout = layout_of(BackendRow)
-        self._view = table.view()
         self._size = self._layout.size
+        self._view = table.view()
+        self._words = self._view.cast("B").cast("I")
+        self._id_word = next(field.offset for field in self._layout.fields if field.name == "id") // 4
         self._numbers = Numbers("backends", len(table), wait, self._taken())
 
     @property
@@ -51,22 +54,38 @@ class BackendRows:
         """How many rows can still be taken."""
         return self._numbers.available
 
-    def add(self, backend: Backend, protocol: Protocol) -> int:
-        """Write a row that nothing names yet; returns the id that will name it."""
-        index = self._numbers.take()
-        at = index * self._size
-        generation = (
-            (self._row(index).id >> _INDEX_BITS) + 1
-        ) % _GENERATIONS or 1  # 0 stays free to mean "no backend"
-        id = generation << _INDEX_BITS | index
-        row = BackendRow(backend.address, 0, id, backend.port, protocol, backend.state)
-        self._view[at : at + self._size] = self._layout.pack(row)
-        return id
+    def add(self, members: Sequence[tuple[Backend, Protocol]]) -> list[int]:
+        """Write rows that nothing names yet; returns the ids that will name them.
 
-    def put_back(self, id: int) -> None:
+        :raises CapacityError: there is not so much room; nothing was written.
+        """
+        indexes = self._numbers.take_many(len(members))
+        ids = [self._next_id(index) for index in indexes]
+        packed = self._layout.pack_many(
+            [
+                BackendRow(backend.address, 0, id, backend.port, protocol, backend.state)
+                for (backend, protocol), id in zip(members, ids, strict=True)
+            ]
+        )
+        size = self._size
+        first = indexes[0] if indexes else 0
+        if indexes == list(range(first, first + len(indexes))):  # in a row: one copy
+            self._view[first * size : first * size + len(packed)] = packed
+        else:
+            for place, index in enumerate(indexes):
+                self._view[index * size : (index + 1) * size] = packed[place * size : (place + 1) * size]
+        return ids
+
+    def _next_id(self, index: int) -> int:
+        before = self._words[index * (self._size // 4) + self._id_word] >> _INDEX_BITS
+        generation = (before + 1) % _GENERATIONS or 1  # 0 stays free to mean "no backend"
+        return generation << _INDEX_BITS | index
+
+    def put_back(self, ids: Iterable[int]) -> None:
         """Undo an :meth:`add` that was never shown to any program."""
-        self._set_state(id, FREE)
-        self._numbers.put_back(id & _INDEX_MASK)
+        for id in ids:
+            self._set_state(id, FREE)
+            self._numbers.put_back(id & _INDEX_MASK)
 
     def remove(self, id: int) -> None:
         """End a membership: from now on flows that remember this id choose anew."""
@@ -82,20 +101,17 @@ class BackendRows:
         index = id & _INDEX_MASK
         if index >= self._numbers.size:
             return None
-        row = self._row(index)
+        row = self._layout.unpack(self._view[index * self._size : (index + 1) * self._size])
         return row if row.id == id and row.state != FREE else None
 
     def all(self) -> list[BackendRow]:
         """Every row that belongs to somebody."""
-        return [self._row(index) for index in self._taken()]
+        end = max(self._taken(), default=-1) + 1
+        return [row for row in self._layout.unpack_many(self._view[: end * self._size]) if row.state != FREE]
 
     def _taken(self) -> Iterator[int]:
         states = bytes(self._view[self._size - 1 :: self._size])  # state is the last byte of a row
         return (match.start() for match in re.finditer(rb"[^\0]", states))
-
-    def _row(self, index: int) -> BackendRow:
-        at = index * self._size
-        return self._layout.unpack(self._view[at : at + self._size])
 
     def _set_state(self, id: int, state: int) -> None:
         self._view[(id & _INDEX_MASK) * self._size + self._size - 1] = state

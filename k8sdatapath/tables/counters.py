@@ -43,7 +43,7 @@ class Counter:
 
 
 def outcomes(btf: Btf) -> tuple[Outcome, ...]:
-    """All verdicts and drop reasons of an object: the C source is the only list of them (``kd/verdict.h``)."""
+    """All verdicts and drop reasons of an object; the one list of them is in C (``kd/verdict.h``)."""
     found = []
     for var in btf.datasec(".kd.reasons"):
         said = dict(tag.split(": ", 1) for tag in btf.decl_tags(var.id))

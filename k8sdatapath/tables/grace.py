@@ -53,8 +53,19 @@ class Numbers:
         self._free, self._aside = self._aside, []
         return self._free.pop()
 
+    def take_many(self, count: int) -> list[int]:
+        """As many at once, in a row where that can be.
+
+        :raises CapacityError: there are not so many; none is taken.
+        """
+        if count > self.available:
+            raise CapacityError(self.resource, self.size - self.available + count, self.size)
+        fresh = min(count, self.size - self._next)
+        start, self._next = self._next, self._next + fresh
+        return [*range(start, self._next), *(self.take() for _ in range(count - fresh))]
+
     def put_back(self, number: int) -> None:
-        """Undo a :meth:`take` whose number no program has seen."""
+        """Undo a take whose number no program has seen."""
         self._free.append(number)
 
     def give(self, number: int) -> None:
