@@ -13,15 +13,17 @@ was delivered directly.
 from __future__ import annotations
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from attrs import frozen
 
-from k8sdatapath.model import Frontend, Protocol
-from k8sdatapath.net.packet import parse
+from k8sdatapath import programs
+from k8sdatapath.model import Backend, Frontend, Protocol, Service
+from k8sdatapath.net.packet import parse, tcp
 from k8sdatapath.tables.conntrack import FlowFlags
 from tests.packets.rig import HOST_MAC, POD_MAC, Rig, rig
-from tests.packets.world import PROTOCOLS, TCP, UDP, WORLDS, World
+from tests.packets.world import PROTOCOLS, TCP, UDP, V4, WORLDS, World
 
 
 @frozen
@@ -363,3 +365,34 @@ def test_a_flow_tells_its_story(world: World) -> None:
 
 def story(datapath: Rig) -> list:
     return sorted(dict(datapath.flows).values(), key=lambda row: row.flags & FlowFlags.REPLY)
+
+
+def test_every_packet_is_counted_whichever_cpu_it_is_on() -> None:
+    """The service is its own backend, so that a packet is the same after each of its runs."""
+    runs = 20_000
+    with rig(redirect=False) as datapath:
+        datapath.services.upsert(Service(*V4["service"], backends=[Backend(*V4["service"])]))
+        frame = V4.frame("client", "service", TCP, "A")
+        program = datapath.loaded.program("from_pod", programs.TC)
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda _: program.run(frame, repeat=runs), range(4)))
+        original, _reply = story(datapath)
+        assert original.packets == 4 * runs
+
+
+def test_no_packet_is_lost_while_backends_come_and_go() -> None:
+    with rig(redirect=False) as datapath:
+        services, program = datapath.services, datapath.loaded.program("from_pod", programs.TC)
+        sets = [V4.service("service", TCP, names) for names in (["one"], ["two"], ["one", "two"])]
+        services.upsert(sets[0])
+        client, service = V4["client"][0], V4["service"]
+        changes = 0
+        with ThreadPoolExecutor(1) as pool:
+            frames = (tcp(client, service[0], sport, service[1]) for sport in range(10000, 14000))
+            clients = pool.submit(lambda: [program.run(frame) for frame in frames])
+            while not clients.done():
+                services.upsert(sets[changes % 3])
+                changes += 1
+        outcomes = {name: counter.packets for name, counter in datapath.read_counters().items()}
+        assert outcomes == {"TO_STACK": 4000}
+        assert changes > 100
