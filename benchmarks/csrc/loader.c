@@ -40,6 +40,7 @@ int main(int argc, char **argv)
 	CPU_SET(atoi(argv[1]), &set);
 	if (sched_setaffinity(0, sizeof(set), &set))
 		die("sched_setaffinity");
+	libbpf_set_print(NULL);
 	while (scanf("%4095s", path) == 1) {
 		uint64_t start = now_ns();
 		struct bpf_object *object = bpf_object__open(path);
