@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import http.client
 import socket
 from collections.abc import Callable, Mapping
-from urllib.parse import urlsplit
 
 from attrs import field, frozen
 
@@ -45,10 +43,13 @@ def get(connect: Connect, url: str, timeout: float) -> Response:
 
     :param connect: makes the connection from address, port and timeout.
     """
+    from http.client import HTTPConnection  # takes longer to import than a pod to start
+    from urllib.parse import urlsplit
+
     parts = urlsplit(url)
     if parts.scheme != "http" or not parts.hostname:
         raise ValueError(f"not a URL like http://10.96.0.10:80/path: {url!r}")
-    connection = http.client.HTTPConnection(parts.hostname, parts.port or 80)
+    connection = HTTPConnection(parts.hostname, parts.port or 80)
     connection.sock = connect(parts.hostname, parts.port or 80, timeout)
     try:
         peer = connection.sock.getpeername()[:2]

@@ -157,18 +157,23 @@ class Lab:
 
     def close(self) -> None:
         """End the lab and take away all of it; does nothing the second time."""
-        if self._closed or os.getpid() != self._process:  # a forked child does not own it
+        if os.getpid() != self._process:  # a forked child does not own it
             return
-        self._closed = True
-        self._stack.close()
+        with self._lock:
+            self._closed = True
+            self._stack.close()
 
     # ---- how it is made
 
     def _open(self, nodes: int) -> None:
         self._owner = self._stack.enter_context(Fd(os.pidfd_open(self._process), "pidfd of this process"))
-        self._stack.callback(_end, start_keeper(self.name, self._owner))
-        leftovers.claim(self.name)
-        self._stack.callback(leftovers.release, self.name)
+        keeper = start_keeper(self.name, self._owner)
+        try:
+            leftovers.claim(self.name)
+        except BaseException:
+            _end(keeper)
+            raise
+        self._stack.callback(_release, self.name, keeper)
         Cgroup.create(leftovers.cgroup_name(self.name))
         self.nodes = [self._make_node(number) for number in range(1, nodes + 1)]
         self._switch = self._make_netns(_SWITCH, router=True)
@@ -262,8 +267,13 @@ class Lab:
         return f"<Lab {self.name} {state}>"
 
 
+def _release(name: str, keeper: subprocess.Popen[bytes]) -> None:
+    """Take away all of the lab. If that is interrupted, the keeper is still there to do it."""
+    leftovers.release(name)
+    _end(keeper)
+
+
 def _end(keeper: subprocess.Popen[bytes]) -> None:
-    """The last step of closing: until here the keeper would have done the same, had this process died."""
     keeper.kill()
     keeper.wait()
 

@@ -8,6 +8,7 @@ when the owner ends; :func:`clean` is for the case that the keeper was killed to
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -18,7 +19,7 @@ from typing import Final
 
 from attrs import frozen
 
-from k8sdatapath.errors import LabError
+from k8sdatapath.errors import KernelError, LabError
 from k8sdatapath.net.cgroup import Cgroup, cgroup2_mount
 from k8sdatapath.net.netns import NAMES, NetNs
 from k8sdatapath.pybpf.calls import kernel_error
@@ -66,16 +67,16 @@ def claim(lab: str) -> None:
     """
     try:
         TAGS.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
+        with _locked():
+            owner = _owner(lab)
+            if owner and owner.alive:
+                raise LabError(f"a lab {lab!r} is running already, in process {owner.pid}")
+            _sweep(lab)
+            me = Owner.of(os.getpid())
+            assert me is not None
+            (TAGS / lab).write_text(json.dumps({"pid": me.pid, "started": me.started}))
+    except PermissionError as error:
         raise kernel_error(error.errno or 0, "tag a lab in", str(TAGS), hint="labs need root") from None
-    with _locked():
-        owner = _owner(lab)
-        if owner and owner.alive:
-            raise LabError(f"a lab {lab!r} is running already, in process {owner.pid}")
-        _sweep(lab)
-        me = Owner.of(os.getpid())
-        assert me is not None
-        (TAGS / lab).write_text(json.dumps({"pid": me.pid, "started": me.started}))
 
 
 def release(lab: str) -> None:
@@ -106,14 +107,24 @@ def _sweep(lab: str) -> list[str]:
     removed = []
     cgroup = Cgroup(cgroup2_mount() / cgroup_name(lab))
     if cgroup.path.exists():
-        cgroup.kill()
-        cgroup.remove()
+        _end(cgroup)
         removed.append(f"cgroup {cgroup.path}")
     for path in sorted(NAMES.glob(netns_name(lab, "*"))):
         NetNs.open(path).remove()
         removed.append(f"network namespace {path.name}")
     (TAGS / lab).unlink(missing_ok=True)
     return removed
+
+
+def _end(cgroup: Cgroup) -> None:
+    """Kill and remove, again if a process that was just being started has entered in between."""
+    while True:
+        cgroup.kill()
+        try:
+            return cgroup.remove()
+        except KernelError as error:
+            if error.errno != errno.EBUSY:
+                raise
 
 
 def _owner(lab: str) -> Owner | None:

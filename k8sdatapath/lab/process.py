@@ -74,8 +74,9 @@ class Agent:
         return fds
 
     def close(self) -> None:
-        """Let it end, and wait for that."""
+        """End it."""
         self._control.close()
+        self._process.kill()
         self._process.wait()
         assert self._process.stderr is not None
         self._process.stderr.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import http.client
 import os
@@ -232,6 +233,18 @@ def test_the_caller_and_the_machine_stay_as_they_are() -> None:
         lab.node.get(url(pod, 4, 80))
         assert state() == before
         assert threading.active_count() == threads
+
+
+def test_a_lab_starts_inside_an_event_loop() -> None:
+    """As in a notebook, whose cells run in one."""
+
+    async def cell() -> str:
+        with Lab.start(datapath=False) as lab:
+            pod = lab.pod("one")
+            pod.serve_http(80, "one")
+            return lab.node.get(url(pod, 6, 80)).text
+
+    assert asyncio.run(cell()) == "one"
 
 
 def test_nothing_joins_the_lab_to_the_machine(lab: Lab) -> None:
