@@ -142,6 +142,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("manifests")
 
 
+@settings(deadline=None)
 @given(objects=manifests(), cut=st.integers(0, 7))
 def test_valid_manifests_are_read_as_the_oracle_reads_them(
     folder: Path, objects: list[dict[str, Any]], cut: int
@@ -173,7 +174,7 @@ def paths(value: object, way: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return [way] * bool(way) + [each for key, inner in inside for each in paths(inner, (*way, key))]
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(objects=manifests(), data=st.data())
 def test_a_mutilated_field_is_read_or_refused(
     folder: Path, objects: list[dict[str, Any]], data: st.DataObject
@@ -195,6 +196,7 @@ def test_a_mutilated_field_is_read_or_refused(
     )
 
 
+@settings(deadline=None)
 @given(data=st.data())
 def test_mutilated_text_is_read_or_refused(folder: Path, data: st.DataObject):
     text = bytearray((EXAMPLES / "web.yaml").read_bytes())

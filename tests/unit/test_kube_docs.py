@@ -1,0 +1,27 @@
+"""The how-to on manifests runs as it is printed."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from k8sdatapath.datapath.service_table import ServiceTable
+from tests.api.graph import ROOT
+from tests.lab.test_docs import blocks, run
+from tests.unit.test_service_table import memory
+
+
+def without_times(text: str) -> str:
+    return "\n".join(line.partition(" in ")[0] for line in text.splitlines())
+
+
+def test_how_to_static_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    shutil.copytree(ROOT / "examples/manifests", tmp_path / "examples/manifests")
+    monkeypatch.chdir(tmp_path)
+    told = blocks(ROOT / "docs/how-to/static-yaml.md")
+    assert len(told) == 4
+    names: dict[str, object] = {"services": ServiceTable.bind(memory())}
+    for code, output in told:
+        assert without_times(run(code, names)) == without_times(output), code
