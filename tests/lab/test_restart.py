@@ -1,0 +1,165 @@
+"""The datapath outlives its process: kill -9 at any moment of a change, and traffic never notices."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from attrs import frozen
+
+from k8sdatapath.lab import Lab
+from k8sdatapath.lab.host import Host
+from k8sdatapath.model import Backend, Service
+from k8sdatapath.net.netns import NetNs
+from k8sdatapath.node import Capacity, Node, NodeConfig
+from k8sdatapath.pins import PinDir
+
+SMALL = Capacity(services=4096, backends=16384, slots=65536, flows=65536, pods=64)
+STEADY = ("10.96.0.10", 80)
+CHURNING = [(f"10.97.0.{n}", 80) for n in range(1, 200)]
+
+#: A process that changes services without pause, until it is killed. Its standard output is its progress.
+CHURN = """
+import random, sys
+from pathlib import Path
+from k8sdatapath.model import Backend, Service
+from k8sdatapath.net.netns import NetNs
+from k8sdatapath.node import Node
+from tests.lab.test_restart import CHURNING, configure, steady
+chance = random.Random(int(sys.argv[5]))
+with NetNs.open(sys.argv[1]) as netns, Node.open(configure(netns, *sys.argv[2:4])) as node:
+    while True:
+        wanted = []
+        for front in chance.sample(CHURNING, 150):
+            hosts = chance.sample(range(1, 200), 5)
+            wanted.append(Service(*front, backends=[Backend(f"10.244.9.{host}", 80) for host in hosts]))
+        node.services.plan([steady(sys.argv[4]), *wanted]).apply()
+        print(".", flush=True)
+"""
+
+
+def configure(netns: NetNs, cgroup: str, pins: str) -> NodeConfig:
+    return NodeConfig(name="restart", netns=netns, cgroup=Path(cgroup), pins=PinDir(pins), capacity=SMALL)
+
+
+def steady(backend: str) -> Service:
+    return Service(*STEADY, backends=[Backend(backend, 8080)])
+
+
+class Traffic(threading.Thread):
+    """Short connections without pause, and one that is held all the time."""
+
+    def __init__(self, client: Host) -> None:
+        super().__init__()
+        self.client = client
+        self.requests = 0
+        self.failures: list[str] = []
+        self.over = threading.Event()
+        self.held = client.tcp(*STEADY)
+
+    def run(self) -> None:
+        while not self.over.is_set():
+            try:
+                assert self.client.get("http://10.96.0.10/", timeout=5).text == "web"
+                self.held.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+                assert self.held.recv(4096).endswith(b"web")
+            except (OSError, AssertionError) as error:
+                self.failures.append(repr(error))
+            self.requests += 2
+
+
+@frozen
+class Place:
+    """A lab with a client and a web server, and a datapath that is pinned and has no process."""
+
+    lab: Lab
+    client: Host
+    web: Host
+    config: NodeConfig
+
+    @property
+    def steady(self) -> Service:
+        return steady(str(self.web.address))
+
+    @property
+    def arguments(self) -> list[str]:
+        assert self.config.netns is not None
+        return [self.config.netns.name, str(self.config.cgroup), str(self.config.pins), str(self.web.address)]
+
+
+@pytest.fixture
+def place() -> Iterator[Place]:
+    with ExitStack() as stack:
+        lab = stack.enter_context(Lab.start(datapath=False))
+        pins = PinDir(f"/sys/fs/bpf/kdtest-restart-{lab.name}")
+        stack.callback(pins.remove)
+        client, web = lab.pod("client"), lab.pod("web")
+        web.serve_http(8080, "web")
+        config = configure(lab.node.netns, str(lab.node.cgroup.path), str(pins))
+        place = Place(lab, client, web, config)
+        with Node.open(config) as first:
+            for pod in (client, web):
+                first.attach_pod(pod.device, pod.addresses, pod_mac=pod.mac)
+            first.services.upsert(place.steady)
+        yield place
+
+
+@pytest.mark.timeout(180)
+def test_killed_at_any_instant_of_apply_nothing_breaks_and_a_restart_ends_as_desired(
+    place: Place,
+) -> None:
+    chance = random.Random(7)
+    traffic = Traffic(place.client)
+    traffic.start()
+    try:
+        for round in range(12):
+            churn = subprocess.Popen(
+                [sys.executable, "-c", CHURN, *place.arguments, str(round)],
+                stdout=subprocess.PIPE,
+                cwd=Path(__file__).parents[2],
+            )
+            with churn:
+                assert churn.stdout is not None
+                assert churn.stdout.read(1) == b"."  # it is changing things now
+                time.sleep(chance.random() * 0.1)
+                churn.send_signal(signal.SIGKILL)
+            with Node.open(place.config) as node:
+                wanted = [place.steady, *(Service(*front) for front in chance.sample(CHURNING, 3))]
+                node.services.plan(wanted).apply()
+                assert set(node.services.dump()) == set(wanted)
+                assert len(node.services.flows(wanted[0].frontend)) == 1
+    finally:
+        traffic.over.set()
+        traffic.join()
+        traffic.held.close()
+    assert not traffic.failures, (len(traffic.failures), traffic.requests, traffic.failures[:3])
+    assert traffic.requests > 500
+
+
+def test_a_new_process_counts_on_where_the_last_one_stopped(place: Place) -> None:
+    client = place.client
+    service = place.steady
+    assert client.get("http://10.96.0.10/").text == "web"  # nobody runs: the kernel does it alone
+    with Node.open(place.config) as node:
+        before = node.services.flows(service.frontend)[service.backends[0]]
+        assert before > 0
+        client.get("http://10.96.0.10/")
+        assert node.services.flows(service.frontend)[service.backends[0]] == before + 1
+
+
+def test_a_pod_whose_device_was_made_anew_is_attached_anew(place: Place) -> None:
+    pod = place.client
+    with Node.open(place.config) as node:
+        node.attach_pod(pod.device, pod.addresses, pod_mac=pod.mac)  # again: the same link
+        node.detach_pod(pod.device, pod.addresses)
+        assert f"pod-{pod.device}" not in place.config.pins.links
+        node.attach_pod(pod.device, pod.addresses, pod_mac=pod.mac)
+    assert pod.get("http://10.96.0.10/").text == "web"
