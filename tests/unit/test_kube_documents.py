@@ -125,3 +125,17 @@ def test_any_text_is_read_or_refused(text: str):
     for parse in (parse_yaml, parse_json):
         with contextlib.suppress(ManifestError):
             parse(text, "x")
+
+
+def test_without_libyaml_the_same_is_read(monkeypatch: pytest.MonkeyPatch):
+    text = "a: &x [1, '1', {b: 0x10, <<: {c: ~}}]\n---\nd: *x\n"
+    with_it = parse_yaml(text.replace("*x", "x"), "x")
+    monkeypatch.delattr(yaml, "CSafeLoader", raising=False)
+    assert parse_yaml(text.replace("*x", "x"), "x") == with_it
+    for wrong, said in {
+        text: "line 3, column 4: there is no anchor",
+        "a: b: c": "line 1, column 5",
+        "a: \0": "x: ",
+    }.items():
+        with pytest.raises(ManifestError, match=said):
+            parse_yaml(wrong, "x")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -144,6 +145,18 @@ class TestRead:
         with pytest.raises(SourceError, match=r"a\.yaml: No such file"):
             StaticYaml(tmp_path).read()
 
+    def test_what_has_not_changed_is_not_read_again(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        put(tmp_path / "a.yaml", service("a", "10.96.0.1"))
+        now = time.time_ns()
+        monkeypatch.setattr(time, "time_ns", lambda: now + 10_000_000_000)  # long enough to trust time stamps
+        source = StaticYaml(tmp_path)
+        first = source.read()
+        monkeypatch.setattr(Path, "open", lambda *args: pytest.fail("the file was opened again"))
+        assert source.read() == first
+
+    def test_says_where_it_reads(self):
+        assert repr(StaticYaml("a.yaml", "more/")) == "<StaticYaml a.yaml more>"
+
     def test_no_path_at_all_is_refused(self):
         with pytest.raises(SourceError, match="at least one"):
             StaticYaml()
@@ -273,6 +286,20 @@ class TestWatchWithoutThreads:
             stop.set()
         assert states == [()]
         assert list(StaticYaml(tmp_path).watch(stop=stop)) == []
+
+    def test_stop_ends_it_also_while_files_change(self, tmp_path: Path):
+        path = tmp_path / "a.yaml"
+
+        class Stop(threading.Event):
+            """At the first pause a file comes, at the second everything stops."""
+
+            def wait(self, timeout: float | None = None) -> bool:
+                if path.exists():
+                    self.set()
+                put(path, service("a", "10.96.0.1"))
+                return self.is_set()
+
+        assert list(StaticYaml(tmp_path).watch(stop=Stop())) == [()]
 
     def test_a_file_being_written_is_not_taken_half(self, tmp_path: Path):
         whole = text(service("a", "10.96.0.1"), service("b", "10.96.0.2"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
+from enum import IntEnum
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address
 
 import attrs
@@ -104,6 +105,9 @@ class TestPort:
     def test_ports_are_themselves(self, number):
         assert port(number) == number
 
+    def test_an_enum_of_ports_gives_plain_ints(self):
+        assert type(port(IntEnum("Ports", {"HTTP": 80}).HTTP)) is int
+
     @pytest.mark.parametrize(
         "nonsense", [0, -1, 65536, 70000, 10**6000, "80", 80.0, None, True], ids=lambda v: str(type(v))
     )
@@ -147,6 +151,9 @@ class TestFrontend:
     def test_other_text_is_refused(self, text):
         with pytest.raises(ModelError):
             Frontend.parse(text)
+
+    def test_protocol_by_name_or_number(self):
+        assert Frontend(V4, 53, "udp") == Frontend(V4, 53, 17) == Frontend(V4, 53, Protocol.UDP)
 
     def test_is_a_key(self):
         assert {Frontend("10.96.0.10", 80): 1}[Frontend(V4, 80, "tcp")] == 1
