@@ -181,6 +181,6 @@ def _is_generic(tp: Any) -> bool:
 @cache
 def _specialised(cls: Any, types: tuple[Any, ...]) -> type[Map]:
     """The subclass of a kind that knows the types of its elements."""
-    names = ", ".join(getattr(each, "__name__", None) or layout_of(each).name for each in types)
+    names = ", ".join(each.__name__ if isinstance(each, type) else layout_of(each).name for each in types)
     members = dict(zip(cls.PARAMETERS, types, strict=True))
     return type(f"{cls.__name__}[{names}]", (cls,), {**members, "__module__": cls.__module__})
