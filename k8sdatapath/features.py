@@ -85,7 +85,7 @@ def _program(type: int, expected_attach_type: int = 0) -> Callable[[], None]:
     def attempt() -> None:
         from k8sdatapath.pybpf import progs
 
-        progs.load(progs.RETURN_ZERO, type, expected_attach_type=expected_attach_type).close()
+        progs.load(progs.RETURN_ONE, type, expected_attach_type=expected_attach_type).close()
 
     return attempt
 
@@ -130,7 +130,7 @@ def _link(program: tuple[int, int], attach_type: int) -> Callable[[], None]:
     def attempt() -> None:
         from k8sdatapath.pybpf import links, progs
 
-        with progs.load(progs.RETURN_ZERO, program[0], expected_attach_type=program[1]) as trial:
+        with progs.load(progs.RETURN_ONE, program[0], expected_attach_type=program[1]) as trial:
             try:
                 links.create(trial, 0x7FFFFFFF, attach_type).close()
             except KernelError as error:

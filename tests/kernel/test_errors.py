@@ -73,12 +73,10 @@ def test_a_compiler_error_is_what_the_compiler_said() -> None:
         compile("int x;", clang="no-such-clang")
 
 
-def test_every_feature_is_probed_and_this_kernel_is_told_apart() -> None:
+def test_every_feature_that_the_programs_use_is_found_by_its_probe() -> None:
     found = {support.feature.name: support.supported for support in features.probe_all()}
     assert set(found) == set(features.known())
-    assert found["tc"]
-    assert found["batch"]
-    assert not isinstance(features.probe("tcx").detail, type(None))
+    assert all(found.values()), found  # the kernels that this runs on have them all
     with pytest.raises(KeyError, match="did you mean 'tcx'"):
         features.probe("tcxx")
 
