@@ -8,8 +8,8 @@ from k8sdatapath.pybpf.calls import check
 from k8sdatapath.pybpf.fd import Fd
 from k8sdatapath.pybpf.lib import ffi, lib
 
-#: ``return 0``, the least program there is: ``mov r0, 0; exit``.
-RETURN_ZERO = bytes.fromhex("b7000000000000009500000000000000")
+#: ``return 1``, the least program that every kind accepts: ``mov r0, 1; exit``.
+RETURN_ONE = bytes.fromhex("b7000000010000009500000000000000")
 
 
 @frozen
