@@ -51,8 +51,7 @@ class Loop:
         """Until the process ends."""
         while True:
             for key, _events in self._selector.select():
-                if key.fileobj in self._selector.get_map():  # not forgotten by a callback just before
-                    key.data()
+                key.data()
 
 
 class HttpConnection:

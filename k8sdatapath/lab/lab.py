@@ -108,7 +108,7 @@ class Lab:
         self.externals: list[Host] = []
         self._datapath = datapath
         self._lock = threading.RLock()
-        self._names: set[str] = set()
+        self._names = {_SWITCH}
         self._numbers = itertools.count(1)
         self._process = os.getpid()
         self._closed = False
@@ -141,11 +141,13 @@ class Lab:
     def pod(self, name: str, node: LabNode | None = None) -> Pod:
         """Add a pod, to the first node if none is given."""
         with self._lock:
+            self._reserve(name)
             return self._add_pod(name, node or self.node)
 
     def external(self, name: str) -> Host:
         """Add a host outside the cluster: it reaches services through node 1, and pods through theirs."""
         with self._lock:
+            self._reserve(name)
             number = next(self._numbers)
             if number > MAX_OUTSIDE:
                 raise LabError(f"a lab has at most {MAX_OUTSIDE} hosts outside")
@@ -187,8 +189,9 @@ class Lab:
                 self._open_datapath(node, self._datapath)
 
     def _make_node(self, number: int) -> LabNode:
-        made = self._make(f"node{number}", node_place(number), router=True)
-        return LabNode(*made, number=number)
+        name = f"node{number}"
+        self._reserve(name)
+        return LabNode(*self._make(name, node_place(number), router=True), number=number)
 
     def _open_datapath(self, node: LabNode, options: dict[str, Any]) -> None:
         from k8sdatapath.node import Node, NodeConfig
@@ -213,6 +216,13 @@ class Lab:
         node.pods.append(pod)
         return pod
 
+    def _reserve(self, name: str) -> None:
+        if self._closed:
+            raise ClosedError(f"lab {self.name!r} is closed")
+        if _checked(name) in self._names:
+            raise LabError(f"lab {self.name!r} has a host {name!r} already")
+        self._names.add(name)
+
     def _make(
         self, name: str, place: Place, *, parent: str = "", router: bool = False
     ) -> tuple[str, NetNs, Cgroup, Place, Agent]:
@@ -224,11 +234,6 @@ class Lab:
         return name, netns, cgroup, place, agent
 
     def _make_netns(self, name: str, *, router: bool) -> NetNs:
-        if self._closed:
-            raise ClosedError(f"lab {self.name!r} is closed")
-        if _checked(name) in self._names:
-            raise LabError(f"lab {self.name!r} has a host {name!r} already")
-        self._names.add(name)
         netns = NetNs.create(leftovers.netns_name(self.name, name))
         self._stack.callback(netns.close)
         netns.call(wiring.prepare, router=router)

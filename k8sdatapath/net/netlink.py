@@ -73,11 +73,6 @@ class Netlink:
                 "add", ifname=name, kind="bridge", state="up", br_stp_state=0, br_mcast_snooping=0
             )
 
-    def delete(self, name: str) -> None:
-        """Remove a device, and with a veth its other end."""
-        with self._errors("delete device", name):
-            self._route.link("del", index=link_index(name))
-
     def set_up(self, name: str) -> None:
         """Bring a device up."""
         with self._errors("bring up", name):

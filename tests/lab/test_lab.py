@@ -217,6 +217,8 @@ def test_names_are_checked(lab: Lab) -> None:
     for taken in ("client", "node1", "outside", "switch"):
         with pytest.raises(LabError, match=f"has a host '{taken}' already"):
             lab.pod(taken)
+        with pytest.raises(LabError, match=f"has a host '{taken}' already"):
+            lab.external(taken)
 
 
 def test_the_caller_and_the_machine_stay_as_they_are() -> None:
