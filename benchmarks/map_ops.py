@@ -92,7 +92,8 @@ def main() -> None:
 def measure(c: Helper) -> dict[str, list[float]]:
     """Seconds per round, by operation of ours and by order of the C helper."""
     seconds: dict[str, list[float]] = defaultdict(list)
-    for _, job in rounds_of([*OPERATIONS, *ORDERS], ROUNDS):
+    jobs: list[Operation | str] = [*OPERATIONS, *ORDERS]
+    for _, job in rounds_of(jobs, ROUNDS):
         if isinstance(job, str):
             seconds[job].append(int(c.ask(job, COUNT)) / 1e9)
         else:

@@ -24,7 +24,10 @@ SIZES = (10, 1000, 10_000, 100_000)
 RULES = 10_000
 RULE_CHANGES = 5
 SYNC_SERVICES, SYNC_BACKENDS = 10_000, 10
-MODES = {"iptables-legacy": kubeproxy.IPTables, "nftables": kubeproxy.NFTables}
+MODES: dict[str, type[kubeproxy.IPTables] | type[kubeproxy.NFTables]] = {
+    "iptables-legacy": kubeproxy.IPTables,
+    "nftables": kubeproxy.NFTables,
+}
 
 
 @frozen
