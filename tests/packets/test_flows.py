@@ -115,6 +115,7 @@ CONVERSATIONS = [
         client -> service [FA]  TO_POD client -> one
         client -> other [S]     TO_POD client -> one
         one -> client [SA]      TO_POD other -> client
+        client -> service [A]   DROP_TUPLE_COLLISION
         """,
     ),
     tcp_only(
@@ -126,6 +127,16 @@ CONVERSATIONS = [
         one -> client [RA]      TO_POD service -> client
         client -> other [S]     TO_POD client -> one
         one -> client [SA]      TO_POD other -> client
+        """,
+    ),
+    Conversation(
+        "a backend that is a client itself from the very port it serves on keeps that flow",
+        """
+        client has two
+        one -> client [S]       TO_POD one -> two
+        service has one
+        client -> service [S]   DROP_TUPLE_COLLISION
+        two -> one [SA]         TO_POD client -> one
         """,
     ),
     tcp_only(

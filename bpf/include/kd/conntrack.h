@@ -146,25 +146,24 @@ static __always_inline void kd_ct_touch(const struct kd_pkt *pkt, struct kd_ct *
 }
 
 /*
- * May the flow that holds a reply tuple be thrown out? Two flows of one client port to one backend through
- * two frontends cannot be told apart in the reply direction, so the second waits until the first is over.
+ * May the flow that holds the tuple of a new flow's answers be thrown out? Two flows of one client port to
+ * one backend through two frontends cannot be told apart there, so the second waits until the first is over.
  */
-static __always_inline bool kd_ct_evict(const struct kd_tuple *tuple, const struct kd_ct *reply, __u32 now)
+static __always_inline bool kd_ct_evict(const struct kd_tuple *tuple, const struct kd_ct *held, __u32 now)
 {
-	struct kd_tuple original = kd_ct_opposite(tuple, reply);
-	struct kd_ct answer = kd_ct_answer(tuple, reply);
-	struct kd_ct *other = bpf_map_lookup_elem(&kd_conntrack, &original);
+	struct kd_tuple opposite = kd_ct_opposite(tuple, held);
+	struct kd_ct answer = kd_ct_answer(tuple, held);
+	struct kd_ct *other = bpf_map_lookup_elem(&kd_conntrack, &opposite);
+	bool over;
 
-	if (!(reply->flags & KD_CT_REPLY))
-		return false;
 	if (!other || !kd_ct_same(other, &answer))
 		return true;
-	if (!((reply->flags | other->flags) & KD_CT_CLOSED) &&
-	    !(tuple->protocol == IPPROTO_UDP && now - other->last_seen > KD_CT_UDP_IDLE &&
-	      now - reply->last_seen > KD_CT_UDP_IDLE))
-		return false;
-	bpf_map_delete_elem(&kd_conntrack, &original);
-	return true;
+	over = (held->flags | other->flags) & KD_CT_CLOSED;
+	if (tuple->protocol == IPPROTO_UDP)
+		over = now - held->last_seen > KD_CT_UDP_IDLE && now - other->last_seen > KD_CT_UDP_IDLE;
+	if (over)
+		bpf_map_delete_elem(&kd_conntrack, &opposite);
+	return over;
 }
 
 /* Both entries of a new flow to `backend`, or none. */
