@@ -15,6 +15,7 @@ are in use and frees what a crash left half-made, so the next plan goes on where
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import reduce
@@ -222,7 +223,7 @@ class ServiceTable:
             return Report(*report, seconds=time.perf_counter() - started)
 
     def _prepare(self, changes: Sequence[Change]) -> list[_Step]:
-        """Write all that nothing names yet: rows of new backends, slots of new sets; or nothing, and an error."""
+        """Write what nothing names yet: rows of new backends, slots of new sets; or nothing, and an error."""
         steps: list[_Step] = []
         claimed: dict[_Place, int] = {}
         known = [self._known_ids(change, claimed) for change in changes]
@@ -325,25 +326,27 @@ class ServiceTable:
         self._numbers = Numbers("services", self._sets.services, wait_for_programs, numbers)
         self._entries: dict[Frontend, _Entry] = {}
         for key, frontend_row in found:
-            frontend = Frontend(key.addr, key.port, key.protocol)
-            counts: dict[int, int] = {}
-            for id in self._sets.ids(frontend_row.service, Scope.INTERNAL):
-                if id in rows:
-                    counts[id] = counts.get(id, 0) + 1
-            selection = Selection(frontend_row.selection)
-            weights = _weights(list(counts.values())) if selection is Selection.RANDOM else [1] * len(counts)
-            members = {_backend(rows[id], weight): id for id, weight in zip(counts, weights, strict=True)}
-            service = Service(
-                frontend.address, frontend.port, frontend.protocol, backends=members, selection=selection
-            )
-            ids = [members[backend] for backend in service.backends]
-            self._entries[frontend] = _Entry(service, frontend_row.service, ids)
+            entry = self._read_entry(key, frontend_row, rows)
+            self._entries[entry.service.frontend] = entry
         named = {id for entry in self._entries.values() for id in entry.ids}
         # Rows that no slot names: of terminating backends, or left by a crash. The first change after this
         # takes over those it wants, so that their flows go on, and frees the rest.
         self._orphans = {
             (row.addr, row.port, row.protocol): id for id, row in rows.items() if id not in named
         }
+
+    def _read_entry(self, key: FrontendKey, row: FrontendRow, rows: Mapping[int, BackendRow]) -> _Entry:
+        turns = Counter(self._sets.ids(row.service, Scope.INTERNAL))
+        # in the order of addresses, which is a service's own
+        ids = sorted(turns.keys() & rows.keys(), key=lambda id: (int(rows[id].addr), rows[id].port))
+        selection = Selection(row.selection)
+        weighted = selection is Selection.RANDOM  # Maglev shares are not exact enough to tell weights
+        weights = _weights([turns[id] if weighted else 1 for id in ids])
+        backends = [_backend(rows[id], weight) for id, weight in zip(ids, weights, strict=True)]
+        service = Service(key.addr, key.port, Protocol(key.protocol), backends=backends, selection=selection)
+        return _Entry(
+            service, row.service, ids
+        )  # a service keeps its backends in the order of their addresses
 
     def _free_orphans(self) -> None:
         for id in self._orphans.values():
