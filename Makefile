@@ -71,7 +71,7 @@ clean: ## remove everything that was built, and the venv
 .make/venv: .make/build-packages pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --upgrade pip 'setuptools>=77' 'cffi>=1.17'
-	$(BIN)/python -m pip install -q --no-build-isolation -e '.[all]' --group dev
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install -q --no-build-isolation -e '.[all]' --group dev
 	@touch $@
 
 .make/%-packages: Makefile

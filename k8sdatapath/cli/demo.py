@@ -90,7 +90,10 @@ def run(manifests: Path, seconds: float, output: Output) -> bool:
 
         view = View(lab, wanted, pods)
         with Traffic([client, outside], [service.frontend for service in wanted]) as traffic:
-            screen.print("A pod (balanced at its sockets) and the host outside (packet by packet) dial them:")
+            screen.print("A pod (balanced at its sockets) and the host outside (packet by packet) dial them.")
+            screen.print(
+                "ANSWERS is what they got, KERNEL the flows it counted (a UDP port used again is one flow):"
+            )
             view.watch(traffic, seconds / 2, screen)
             deviation = view.deviation()
 

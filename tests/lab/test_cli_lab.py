@@ -111,7 +111,7 @@ class Cluster:
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
     directory = Path(shutil.copytree(MANIFESTS, tmp_path / "manifests"))
-    pins = PinDir(Path("/sys/fs/bpf") / f"kdpkg-{tmp_path.name}")
+    pins = PinDir(Path("/sys/fs/bpf") / f"k8sdatapath-{tmp_path.name}")
     with Lab.start(datapath=False) as lab:
         try:
             yield Cluster(lab, directory, pins)
