@@ -103,7 +103,8 @@ class Elements(Map, Generic[K, V]):
             case errno.ENOENT:
                 raise self._missing(key)
             case number:
-                raise kernel_error(number, "write element", f"{self.name}[{key!r}]")
+                hint = "the map is read-only or frozen" if number == errno.EPERM else ""
+                raise kernel_error(number, "write element", f"{self.name}[{key!r}]", hint=hint)
 
     def _repr_html_(self) -> str:
         """A table of the first elements, for notebooks."""

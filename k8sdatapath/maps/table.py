@@ -30,7 +30,9 @@ class Table(Elements[K, V], MutableMapping[K, V]):
         return self._value.unpack(value)
 
     def __setitem__(self, key: K, value: V) -> None:
-        self._set(key, value)
+        error = self._store.update(self._key.pack(key), self._value.pack(value))
+        if error:
+            self._refuse(error, key)
 
     def __delitem__(self, key: K) -> None:
         if not self._store.delete(self._key.pack(key)):

@@ -9,7 +9,7 @@ from contextlib import suppress
 from enum import IntEnum
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from attrs import frozen
 
@@ -202,20 +202,30 @@ class KernelMap:
     def lookup(self, key: bytes) -> bytes | None:
         """The value of a key."""
         out = _allocate(_CHARS, self._value_size)
-        return self._value(lib.bpf_map_lookup_elem(self.fd.number, key, out), out, "look up in map")
+        result = lib.bpf_map_lookup_elem(self.fd.number, key, out)
+        if result == 0:
+            value: bytes = ffi.unpack(out, self._value_size)
+            return value
+        self._expect_absence(result, "look up in map")
+        return None
 
     def take(self, key: bytes) -> bytes | None:
         """Remove a key and return its value, in one step where the kernel can."""
         out = _allocate(_CHARS, self._value_size)
         result = lib.bpf_map_lookup_and_delete_elem(self.fd.number, key, out)
         if result in _UNSUPPORTED:
-            value = self.lookup(key)
-            return value if value is not None and self.delete(key) else None
-        return self._value(result, out, "take from map")
+            held = self.lookup(key)
+            return held if held is not None and self.delete(key) else None
+        if result == 0:
+            value: bytes = ffi.unpack(out, self._value_size)
+            return value
+        self._expect_absence(result, "take from map")
+        return None
 
     def update(self, key: bytes, value: bytes, flags: int = ANY) -> int:
         """Write an element; 0 or a negative errno."""
-        return int(lib.bpf_map_update_elem(self.fd.number, key, value, flags))
+        result: int = lib.bpf_map_update_elem(self.fd.number, key, value, flags)
+        return result
 
     def delete(self, key: bytes) -> bool:
         """Remove a key; whether it was there."""
@@ -229,7 +239,11 @@ class KernelMap:
         """The key after ``key``, or the first."""
         out = _allocate(_CHARS, self.info.key_size)
         result = lib.bpf_map_get_next_key(self.fd.number, ffi.NULL if key is None else key, out)
-        return self._value(result, out, "walk map")
+        if result == 0:
+            value: bytes = ffi.unpack(out, self.info.key_size)
+            return value
+        self._expect_absence(result, "walk map")
+        return None
 
     def update_many(self, keys: Buffer, values: Buffer, count: int, flags: int = ANY) -> tuple[int, int]:
         """Write elements; 0 or a negative errno, and how many were written."""
@@ -318,12 +332,9 @@ class KernelMap:
             ):  # somebody still holds a view: the last one to go takes the mapping along
                 memory.close()
 
-    def _value(self, result: int, out: Any, op: str) -> bytes | None:
-        if result == 0:
-            return bytes(ffi.buffer(out))
+    def _expect_absence(self, result: int, op: str) -> None:
         if result != -errno.ENOENT:
             check(result, op, self.info.name)
-        return None
 
 
 _CHARS = ffi.typeof("char[]")
