@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-LOCK = Path(tempfile.gettempdir()) / "k8sdatapath-tests.lock"
+LOCK = Path(tempfile.gettempdir()) / f"k8sdatapath-tests-{os.geteuid()}.lock"
 
 
 def host_state() -> set[str]:
