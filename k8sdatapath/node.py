@@ -26,6 +26,7 @@ from k8sdatapath.model import IPAddress
 from k8sdatapath.net.netns import NetNs
 from k8sdatapath.objects import Object, ObjectSpec
 from k8sdatapath.pins import PinDir
+from k8sdatapath.programs import Direction
 from k8sdatapath.programs.base import Program, device_index, in_netns
 from k8sdatapath.tables.counters import Counter, CounterRow, outcomes, read_counters
 from k8sdatapath.tables.endpoints import EndpointRow
@@ -33,6 +34,7 @@ from k8sdatapath.tables.endpoints import EndpointRow
 __all__ = ["Capacity", "Node", "NodeConfig"]
 
 _SLOTS_PER_BLOCK = 16
+_POD_HOOKS = (("from_pod", Direction.INGRESS), ("to_pod", Direction.EGRESS))
 
 
 def _names(devices: Iterable[str]) -> tuple[str, ...]:
@@ -81,7 +83,7 @@ class NodeConfig:
     :ivar netns: the namespace of its devices; None is that of the calling thread.
     :ivar uplinks: devices towards the rest of the world.
     :ivar cgroup: a cgroup2 directory; sockets of its processes are balanced when they connect.
-    :ivar pins: where maps and links are pinned, so that the datapath outlives the process; None: it ends with it.
+    :ivar pins: where maps and links are pinned; None: the datapath ends with the process.
     :ivar tc_lb: balance packets at pod devices and uplinks.
     :ivar socket_lb: balance sockets of ``cgroup``.
     :ivar redirect: hand translated packets to their device, past the node's netfilter and routing.
@@ -134,7 +136,7 @@ class Node:
                 node._attach_cgroup(config.cgroup)
             if config.tc_lb:
                 for device in config.uplinks:
-                    node._attach_tc(f"uplink-{device}", "host", "from_uplink", device)
+                    node._attach_tc("host", "from_uplink", device, Direction.INGRESS)
             node._own = own.pop_all()
             return node
 
@@ -149,19 +151,20 @@ class Node:
         """
         index, host_mac = in_netns(self.config.netns, lambda: (device_index(device), _mac(device)))
         row = EndpointRow(index, pod_mac, host_mac)
-        self._endpoints.update_many({address: row for address in addresses})
-        if self.config.tc_lb:
-            self._attach_tc(f"pod-{device}", "pod", "from_pod", device)
+        addresses = list(addresses)
+        try:
+            for entry, direction in _POD_HOOKS if self.config.tc_lb else ():
+                self._attach_tc("pod", entry, device, direction)
+            self._endpoints.update_many(dict.fromkeys(addresses, row))
+        except BaseException:
+            self.detach_pod(device, addresses)
+            raise
 
     def detach_pod(self, device: str, addresses: Iterable[IPAddress]) -> None:
         """Take a pod out of the datapath; its device may be gone already."""
         self._endpoints.delete_many(addresses)
-        name = f"pod-{device}"
-        link = self._links.pop(name, None)
-        if link is not None:
-            link.close()
-        if self.config.pins is not None:
-            self.config.pins.link_path(name).unlink(missing_ok=True)
+        for entry, _ in _POD_HOOKS:
+            self._drop_link(_link_name(entry, device))
 
     def counters(self) -> dict[str, Counter]:
         """What the programs have done with packets since the maps were made, by outcome."""
@@ -169,41 +172,54 @@ class Node:
 
     def _attach_cgroup(self, cgroup: Path) -> None:
         loaded = self._objects["socket"]
-        for name in loaded.program_fds:
-            program = loaded.program(name, programs.CgroupSockAddr)
-            self._attach(f"socket-{name}", program, partial(program.attach, cgroup))
+        for entry in loaded.program_fds:
+            program = loaded.program(entry, programs.CgroupSockAddr)
+            self._attach(_link_name("socket", entry), program, partial(program.attach, cgroup))
 
-    def _attach_tc(self, name: str, loaded: str, entry: str, device: str) -> None:
+    def _attach_tc(self, loaded: str, entry: str, device: str, direction: Direction) -> None:
         program = self._objects[loaded].program(entry, programs.TC)
-        self._attach(
-            name, program, lambda: program.attach(device, programs.Direction.INGRESS, netns=self.config.netns)
-        )
+        attach = partial(program.attach, device, direction, netns=self.config.netns)
+        self._attach(_link_name(entry, device), program, attach)
 
     def _attach(self, name: str, program: Program, attach: Callable[[], Link]) -> None:
-        """Put a program on its hook, or swap it into the pinned link that holds the hook."""
-        pins = self.config.pins
-        link: Link | None = None
-        if pins is not None and name in pins.links:
-            link = _take_over(pins, name, program)
-        if link is None:
-            link = attach()
-            if pins is not None:
-                try:
-                    link.pin(pins.link_path(name))
-                except BaseException:
-                    link.close()
-                    raise
-        old = self._links.pop(name, None)
+        """Put a program on its hook, or swap it into the link that holds the hook already."""
+        if self._update(name, program):
+            return
+        with ExitStack() as undo:
+            link = undo.enter_context(attach())
+            if self.config.pins is not None:
+                link.pin(self.config.pins.link_path(name))
+            undo.pop_all()
         self._links[name] = link
-        if old is not None:
-            old.close()
+
+    def _update(self, name: str, program: Program) -> bool:
+        """Swap the program of a link, ours or pinned; False if there is none, or its device is gone."""
+        pins = self.config.pins
+        if name not in self._links and pins is not None and name in pins.links:
+            self._links[name] = KernelLink.open_pinned(pins.link_path(name))
+        link = self._links.get(name)
+        if link is None:
+            return False
+        try:
+            link.update(program)
+        except DeviceGoneError:  # and with the device its hook
+            self._drop_link(name)
+            return False
+        return True
+
+    def _drop_link(self, name: str) -> None:
+        if self.config.pins is not None:
+            self.config.pins.link_path(name).unlink(missing_ok=True)
+        link = self._links.pop(name, None)
+        if link is not None:
+            link.close()
 
     def _close_links(self) -> None:
         while self._links:
             self._links.popitem()[1].close()
 
     def close(self) -> None:
-        """Let go. Without pins the datapath ends here; with pins it runs on, and the next open takes it over."""
+        """Let go. Without pins the datapath ends here; with pins it runs on until another open takes it over."""
         self._own.close()
 
     def __enter__(self) -> Self:
@@ -232,19 +248,9 @@ def _load(config: NodeConfig, own: ExitStack) -> dict[str, Object]:
     return loaded
 
 
-def _take_over(pins: PinDir, name: str, program: Program) -> KernelLink | None:
-    """The pinned link, now running ``program``; None if its device is gone and with it the hook."""
-    link = KernelLink.open_pinned(pins.link_path(name))
-    try:
-        link.update(program)
-    except DeviceGoneError:
-        link.close()
-        pins.link_path(name).unlink()
-        return None
-    except BaseException:
-        link.close()
-        raise
-    return link
+def _link_name(what: str, where: str) -> str:
+    """Under which a link is pinned; bpffs reserves dots, which VLAN devices have."""
+    return f"{what}-{where}".replace(".", "%2e")
 
 
 def _mac(device: str) -> str:

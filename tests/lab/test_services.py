@@ -273,3 +273,19 @@ def test_three_sigma_is_what_it_says() -> None:
     expect_even(lambda: fair, 3)
     with pytest.raises(AssertionError):
         expect_even(lambda: Counter(one=3000, two=3500, three=3500), 3)
+
+
+def test_a_backend_on_the_node_itself_answers_through_its_service() -> None:
+    """As the API server does behind ``kubernetes.default``: its answers come out of the node's stack."""
+    with Lab.start(capacity=SMALL, socket_lb=False) as lab:
+        client = lab.pod("client")
+        lab.node.serve_http(6443, "api")
+        lab.node.serve_udp(6443, "api")
+        for family in (4, 6):
+            backend = lab.node.at(6443, family)
+            lab.node.services.upsert(
+                Service(VIP[family], 80, backends=[backend]),
+                Service(VIP[family], 53, "UDP", backends=[backend]),
+            )
+            assert client.get(url(family)).peer == (VIP[family], 80)
+            assert client.udp(VIP[family], 53).source == (VIP[family], 53)
