@@ -79,8 +79,8 @@ class Elements(Map, Generic[K, V]):
         error, written = self._store.update_many(keys, values, count)
         if error:
             at = written * self._key.size
-            key = memoryview(keys).cast("B")[at : at + self._key.size]
-            self._refuse(error, self._key.unpack(key), written)
+            key = self._key.unpack(memoryview(keys).tobytes()[at : at + self._key.size])
+            self._refuse(error, key, written)
 
     def _pairs(self) -> Iterator[tuple[K, V]]:
         for keys, values, _ in self._store.dump():
@@ -106,9 +106,12 @@ class Elements(Map, Generic[K, V]):
                 hint = "the map is read-only or frozen" if number == errno.EPERM else ""
                 raise kernel_error(number, "write element", f"{self.name}[{key!r}]", hint=hint)
 
+    def _rows(self) -> Iterator[tuple[object, object]]:
+        return self._pairs()
+
     def _repr_html_(self) -> str:
         """A table of the first elements, for notebooks."""
-        rows = [] if self._store.closed else islice(self._pairs(), _SHOWN)
+        rows = [] if self._store.closed else islice(self._rows(), _SHOWN)
         cells = (f"<tr><td>{_cell(key)}</td><td>{_cell(value)}</td></tr>" for key, value in rows)
         head = f"<tr><th>{_cell(self._key.name)}</th><th>{_cell(self._value.name)}</th></tr>"
         return f"<table><caption>{_cell(self)}</caption>{head}{''.join(cells)}</table>"

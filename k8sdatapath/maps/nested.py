@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import sys
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any, Self, TypeVar
 
@@ -50,10 +51,34 @@ class HashOfMaps(Table[K, M]):
         kind: type[Any] = Map if cls.value_type is bytes else cls.value_type
         return Layout(Codec(kind.__name__, 4, 4, "4s", _number, partial(_open, kind)))
 
+    # Every map that comes out is an open descriptor: one at a time, so that none is opened for nobody.
+
+    def lookup_many(self, keys: Iterable[K]) -> dict[K, M]:
+        """The maps of those keys that are there, each for the caller to close."""
+        return {key: self[key] for key in keys if key in self}
+
+    def _pairs(self) -> Iterator[tuple[K, M]]:
+        for keys, ids, _ in self._store.dump():
+            for place, key in enumerate(self._key.unpack_many(keys)):
+                yield key, self._value.unpack(ids[4 * place : 4 * place + 4])
+
+    def _rows(self) -> Iterator[tuple[object, object]]:
+        for key, inner in self._pairs():
+            with inner:
+                yield key, repr(inner)
+
     def _take(self, key: bytes) -> M | None:
         id = self._store.lookup(key)
-        inner = None if id is None else self._value.unpack(id)  # opened while it is still held here
-        return inner if self._store.delete(key) else None
+        if id is None:
+            return None
+        inner = self._value.unpack(id)  # while it is still held here
+        if self._store.delete(key):
+            return inner
+        inner.close()
+        return None
+
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
 
 
 class ArrayOfMaps(HashOfMaps[int, M]):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from attrs import frozen
 
 from k8sdatapath.pybpf.btf import Btf
-from k8sdatapath.pybpf.calls import check
+from k8sdatapath.pybpf.calls import check, kernel_error
 from k8sdatapath.pybpf.fd import Fd
 from k8sdatapath.pybpf.lib import ffi, lib
 
@@ -319,8 +319,7 @@ class KernelMap:
             try:
                 self._memory = mmap.mmap(self.fd.number, size)
             except OSError as error:
-                check(-(error.errno or errno.EIO), "map into memory", self.info.name)
-                raise
+                raise kernel_error(error.errno or errno.EIO, "map into memory", self.info.name) from error
         return memoryview(self._memory)[:size]
 
     def close(self) -> None:

@@ -124,7 +124,9 @@ def test_many_maps_go_into_a_map_at_once() -> None:
 
 def test_a_map_that_may_only_be_read() -> None:
     with Hash[u32, u32].create("kdmap_fixed", 4, flags=READ_ONLY) as table:
-        with pytest.raises(PermissionDeniedError, match=r"write element: kdmap_fixed\[1\].*read-only or frozen"):
+        with pytest.raises(
+            PermissionDeniedError, match=r"write element: kdmap_fixed\[1\].*read-only or frozen"
+        ):
             table[1] = 1
         with pytest.raises(PermissionDeniedError):
             table.update_many({1: 1})

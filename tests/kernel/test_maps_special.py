@@ -275,6 +275,12 @@ def test_maps_of_maps_are_mappings() -> None:
             with table:
                 ids[number] = table.info.id
         assert ids == {number: table.info.id for number, table in enumerate(tables)}
+        assert "kdmap_in7 u32[4]" in outer._repr_html_()
+        found = outer.lookup_many([1, 99])
+        assert list(found) == [1]
+        found[1].close()
+        with next(iter(outer.values())) as one:
+            assert one[0] == 0
         with outer.pop(3) as taken:
             assert taken.name == "kdmap_in3"
         assert 3 not in outer

@@ -147,6 +147,16 @@ def test_packed_elements_come_from_any_buffer(make: Make, buffer: Callable[[byte
     assert set(np.frombuffer(values, "u4") - np.frombuffer(keys, "u4")) == {100}
 
 
+def test_packed_elements_that_do_not_fit(make: Make) -> None:
+    table = make(Hash[Peer, u32], "kdmap_packed", 2)
+    keys = np.zeros(3, [("addr", "u4", 4), ("port", ">u2"), ("protocol", "u1"), ("pad", "u1")])
+    keys["port"] = [1, 2, 3]
+    with pytest.raises(MapFullError) as error:
+        table.update_packed(keys, np.zeros(3, "u4"))
+    assert error.value.written == 2
+    assert sorted(peer.port for peer in table) == [1, 2]
+
+
 def test_packed_elements_of_a_wrong_size_are_refused(make: Make) -> None:
     table = make(Hash[u32, u64], "kdmap_packed", 16)
     for keys, values, count in (
