@@ -6,9 +6,9 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 BENCH  ?=
 
-# Debian packages: to build and run; and what the tests and benchmarks compare against or listen with.
-BUILD_PACKAGES := clang gcc libbpf-dev libelf-dev linux-libc-dev pkg-config python3-dev python3-venv zlib1g-dev
-TEST_PACKAGES  := bpftool clang-19 curl ethtool iperf3 iproute2 iptables llvm nftables procps tcpdump
+# Debian packages: to build and run; and what the tests use and the benchmarks compare with.
+BUILD_PACKAGES := clang gcc libbpf-dev libc6-dev linux-libc-dev python3-dev python3-venv
+TEST_PACKAGES  := clang-19 curl iproute2 iptables nftables
 
 SOURCES := setup.py $(shell find csrc bpf examples/manifests -type f)
 
