@@ -17,6 +17,7 @@ from collections import Counter, defaultdict
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from k8sdatapath.errors import NotSupportedError
@@ -38,6 +39,8 @@ def tier(path: Path) -> str:
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[RAN] = defaultdict(Counter)
     Fd.trace = True
+    hypothesis.settings.register_profile("k8sdatapath", deadline=None)  # time is the machine's, not the code's
+    hypothesis.settings.load_profile("k8sdatapath")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
