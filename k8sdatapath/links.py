@@ -182,7 +182,7 @@ class OtherLink(Link):
 
     def __del__(self) -> None:
         if getattr(self, "_detach", None) is not None:
-            warnings.warn(f"{self.what} was never detached", ResourceWarning, source=self)
+            warnings.warn(f"{self.what} was never detached", ResourceWarning, stacklevel=2, source=self)
 
 
 @frozen

@@ -219,7 +219,7 @@ class Node:
             self._links.popitem()[1].close()
 
     def close(self) -> None:
-        """Let go. Without pins the datapath ends here; with pins it runs on until another open takes it over."""
+        """Let go. Without pins the datapath ends here; with pins it runs on, and an open takes it over."""
         self._own.close()
 
     def __enter__(self) -> Self:

@@ -39,7 +39,7 @@ def tier(path: Path) -> str:
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[RAN] = defaultdict(Counter)
     Fd.trace = True
-    hypothesis.settings.register_profile("k8sdatapath", deadline=None)  # time is the machine's, not the code's
+    hypothesis.settings.register_profile("k8sdatapath", deadline=None)  # a busy machine is slow
     hypothesis.settings.load_profile("k8sdatapath")
 
 

@@ -1,4 +1,4 @@
-"""Typed programs, one class per kind; each ``attach`` has the arguments of its own hook and returns a link."""
+"""Typed programs, a class per kind; each ``attach`` has the arguments of its own hook and returns a link."""
 
 from k8sdatapath.programs.base import Program, RunResult
 from k8sdatapath.programs.cgroup import CgroupSkb, CgroupSockAddr

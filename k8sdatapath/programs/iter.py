@@ -11,7 +11,7 @@ from k8sdatapath.programs.sk_msg import _Map
 
 
 class Iter(Program):
-    """A ``BPF_PROG_TYPE_TRACING`` program in a section ``iter/...``. Minimum kernel: 5.8; needs kernel BTF."""
+    """A ``BPF_PROG_TYPE_TRACING`` program in a section ``iter/...``. Minimum kernel: 5.8, with BTF."""
 
     TYPE: ClassVar[int] = 26
 

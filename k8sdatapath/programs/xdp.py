@@ -34,7 +34,7 @@ class XdpAction(IntEnum):
 
 _HINTS = {
     errno.EBUSY: "another XDP program is on the device; a device has one",
-    errno.ERANGE: 'the MTU is too large for one buffer: compile the program as SEC("xdp.frags"), or lower the MTU',
+    errno.ERANGE: 'the MTU is too large for one buffer: make the program SEC("xdp.frags"), or lower the MTU',
     errno.EINVAL: "the driver cannot run it with this MTU, these queues or this mode",
     errno.EOPNOTSUPP: "the driver has no native XDP: use XdpMode.GENERIC",
 }

@@ -49,7 +49,7 @@ NEEDED_CAPABILITIES = {"CAP_BPF": 39, "CAP_NET_ADMIN": 12, "CAP_PERFMON": 38}
 
 
 def effective_capabilities() -> int:
-    """The effective capability set of this thread as a bit mask; CAP_SYS_ADMIN implies CAP_BPF and CAP_PERFMON."""
+    """The capabilities of this thread as a bit mask; CAP_SYS_ADMIN implies CAP_BPF and CAP_PERFMON."""
     with open("/proc/thread-self/status") as status:
         mask = next((int(line.split()[1], 16) for line in status if line.startswith("CapEff:")), 0)
     if mask >> 21 & 1:  # CAP_SYS_ADMIN

@@ -19,7 +19,7 @@ ITER = 28
 
 @frozen
 class LinkInfo:
-    """What the kernel knows of a link. ``ifindex`` is meant for device hooks and 0 once the device is gone."""
+    """What the kernel knows of a link. ``ifindex`` is for device hooks, and 0 once the device is gone."""
 
     id: int
     type: int

@@ -19,7 +19,7 @@ def start() -> None:
 
 
 def take() -> str:
-    """All that was said in this thread since :func:`start`; also sent to the logger ``k8sdatapath.libbpf``."""
+    """All that was said in this thread since :func:`start`; the logger ``k8sdatapath.libbpf`` gets it too."""
     size = lib.kd_log_size()
     if not size:
         return ""

@@ -12,7 +12,7 @@ __all__ = ["store_many", "wait_for_programs"]
 
 
 def store_many(words: memoryview, places: array[int], values: array[int]) -> None:
-    """Store 64-bit ``values`` at ``places`` of ``words``, each in one piece and after all that was written before.
+    """Store 64-bit ``values`` at ``places`` of ``words``, each in one piece and after all earlier stores.
 
     :param places: ``array("I")``; ``values`` is ``array("Q")`` of the same length.
     :raises IndexError: a place is outside.
@@ -23,7 +23,7 @@ def store_many(words: memoryview, places: array[int], values: array[int]) -> Non
 
 
 def wait_for_programs() -> None:
-    """Return when every BPF program that was running at the call has ended (an RCU grace period, some 10 ms)."""
+    """Return when every BPF program that ran at the call has ended: an RCU grace period, some 10 ms."""
     try:
         check(lib.kd_rcu_wait(), "wait for an RCU grace period")
     except (

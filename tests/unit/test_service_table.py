@@ -42,7 +42,7 @@ def service(port: int, *hosts: int, **options: Any) -> Service:
 
 
 def answers(kernel: dict[str, Any], frontend: Frontend) -> set[Backend]:
-    """Who might get a new flow, by the lookups that the programs make, told apart from the library's own code."""
+    """Who might get a new flow, by the lookups that the programs make, in code of their own."""
     found = [
         row
         for key, row in kernel["kd_frontends"].items()
