@@ -35,6 +35,7 @@ check: .make/build lint types ## what this machine and user allow; says what was
 .PHONY: lint
 lint: .make/build
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check -q .
 
 .PHONY: types
 types: .make/build

@@ -79,7 +79,10 @@ class Fd:
         if getattr(self, "_number", -1) >= 0:
             born = f", made at\n{self.born}" if self.born else ""
             warnings.warn(
-                f"{self.what} (fd {self._number}) was never closed{born}", ResourceWarning, stacklevel=2, source=self
+                f"{self.what} (fd {self._number}) was never closed{born}",
+                ResourceWarning,
+                stacklevel=2,
+                source=self,
             )
             self.close()
 
