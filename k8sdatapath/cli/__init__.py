@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 
 __all__ = ["main"]
@@ -16,4 +17,6 @@ def main() -> None:
             raise
         print("the command line needs an extra: pip install 'k8sdatapath[cli]'", file=sys.stderr)
         sys.exit(2)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # who follows through a pipe reads each line as it comes
     app(prog_name="k8sdatapath")

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -166,9 +167,13 @@ def test_manifests_that_cannot_be_read_change_nothing(cluster: Cluster) -> None:
 
 
 def test_watch_follows_the_files_and_survives_a_bad_one(cluster: Cluster) -> None:
-    with cluster.lab.node.popen(
-        cluster.command("--watch"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
+    with (
+        cluster.lab.node.popen(
+            cluster.command("--watch"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as process,
+        ExitStack() as stack,
+    ):
+        stack.callback(process.kill)
         assert process.stdout is not None
         assert process.stderr is not None
         until(process.stdout, "4 added")
