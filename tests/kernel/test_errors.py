@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +10,7 @@ from k8sdatapath import features
 from k8sdatapath.compiler import compile
 from k8sdatapath.errors import NotSupportedError, ObjectError, VerifierError
 from k8sdatapath.pybpf.calls import check
+from tests.support.nobody import as_nobody
 
 DATA = Path(__file__).parent.parent / "data"
 
@@ -28,7 +26,7 @@ def test_the_verifier_s_reason_is_the_message_and_the_log_is_kept(capfd: pytest.
     assert capfd.readouterr() == ("", "")
 
 
-def test_without_capabilities_the_error_says_which(tmp_path: Path) -> None:
+def test_without_capabilities_the_error_says_which() -> None:
     code = (
         "import sys\n"
         "from k8sdatapath.objects import ObjectSpec\n"
@@ -50,20 +48,6 @@ def test_specs_can_be_read_without_capabilities() -> None:
         "from k8sdatapath.objects import ObjectSpec; print(ObjectSpec.from_file('pod').programs)"
     )
     assert "from_pod" in done.stdout, done.stderr
-
-
-def as_nobody(code: str) -> subprocess.CompletedProcess[str]:
-    """Run Python as an unprivileged user that can read what this one imports."""
-    launch = (
-        "import os, sys; import k8sdatapath.pybpf.lib; os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
-    )
-    return subprocess.run(
-        [sys.executable, "-c", launch + code],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
-    )
 
 
 def test_a_compiler_error_is_what_the_compiler_said() -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from k8sdatapath.errors import ClosedError, KernelError
 from k8sdatapath.net.netns import NetNs
+from tests.support.nobody import as_nobody
 
 pytestmark = pytest.mark.kernel
 
@@ -147,18 +148,10 @@ def test_use_after_close(netns: NetNs) -> None:
 
 
 def test_without_the_capability_the_error_names_it(netns: NetNs) -> None:
-    script = (
-        "import os, sys; os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
+    run = as_nobody(
         "from k8sdatapath.errors import PermissionDeniedError\n"
         "from k8sdatapath.net.netns import NetNs\n"
         "try: NetNs.current().call(int)\n"
         "except PermissionDeniedError as error: print(error)"
     )
-    run = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", script],
-        capture_output=True,
-        text=True,
-        env={"PYTHONPATH": os.pathsep.join(sys.path)},
-        check=True,
-    )
-    assert "CAP_SYS_ADMIN" in run.stdout
+    assert "CAP_SYS_ADMIN" in run.stdout, run.stderr

@@ -19,6 +19,7 @@ from k8sdatapath.lab.process import Agent
 from k8sdatapath.net.netns import NetNs
 from k8sdatapath.pybpf.fd import Fd
 from tests.lab.remains import commands, remains, wait_until_gone
+from tests.support.nobody import as_nobody
 
 pytestmark = pytest.mark.lab
 
@@ -196,17 +197,14 @@ def test_a_start_whose_datapath_fails_leaves_nothing() -> None:
 
 
 def test_without_root_the_error_says_so() -> None:
-    script = (
-        "import os; os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
+    name = f"nobody{os.getpid()}"
+    run = as_nobody(
         "from k8sdatapath.errors import PermissionDeniedError\n"
         "from k8sdatapath.lab import Lab\n"
-        "try: Lab.start(name='{name}')\n"
+        f"try: Lab.start(name='{name}')\n"
         "except PermissionDeniedError as error: print(error)"
     )
-    name = f"nobody{os.getpid()}"
-    with python(script.format(name=name)) as process:
-        out, err = process.communicate()
-    assert "labs need root" in out, err
+    assert "labs need root" in run.stdout, run.stderr
     assert remains(name) == []
 
 
