@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 #: Reading files is the one thing allowed beyond what nobody may, for the checkout may be in root's home.
 _AS_NOBODY = (
