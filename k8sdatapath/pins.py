@@ -33,9 +33,8 @@ def ensure_bpffs(path: Path = BPFFS) -> None:
             hint = f"run as root: mount -t bpf bpf {BPFFS}"
             raise BpffsError("mount a BPF filesystem", str(BPFFS), error.errno, hint) from error
         return
-    raise BpffsError(
-        "use as a pin directory", str(path), errno.EINVAL, f"run as root: mount -t bpf bpf {there}"
-    )
+    hint = f"choose one below {BPFFS}; where that is not mounted, run as root: mount -t bpf bpf {BPFFS}"
+    raise BpffsError("use as a pin directory", str(path), errno.EINVAL, hint)
 
 
 @frozen
