@@ -25,16 +25,15 @@ def bind_maps(source: Bindable, contract: Mapping[str, Any], who: str) -> tuple[
     :raises LayoutError: one holds something else than ``contract`` says.
     """
     if isinstance(source, Object):
-        have = list(source.map_fds)
+        where, have = f"object {source.spec.name}", list(source.map_fds)
     elif isinstance(source, PinDir):
-        have = source.maps
+        where, have = str(source), source.maps
     else:
-        have = list(source)
+        where, have = "the mapping", list(source)
     missing = [name for name in contract if name not in have]
     if missing:
-        raise ContractError(
-            f"{who} needs {', '.join(missing)}; {source!r} has {', '.join(sorted(have)) or 'no maps'}"
-        )
+        present = ", ".join(sorted(have)) or "no maps"
+        raise ContractError(f"{who} needs {', '.join(missing)}; {where} has {present}")
     bound: dict[str, Any] = {}
     with ExitStack() as undo:
         for name, kind in contract.items():

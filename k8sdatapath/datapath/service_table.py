@@ -145,7 +145,7 @@ class ServiceTable:
         """
         row = self._frontends.get(_key(frontend))
         if row is None:
-            raise KeyNotFoundError(frontend)
+            raise KeyNotFoundError(str(frontend))
         ids = self._sets.ids(row.service, Scope.INTERNAL)
         shares: dict[Backend, float] = {}
         for id in ids:
@@ -359,7 +359,7 @@ class ServiceTable:
         try:
             return self._entries[frontend]
         except KeyError:
-            raise KeyNotFoundError(frontend) from None
+            raise KeyNotFoundError(str(frontend)) from None
 
     def close(self) -> None:
         """Let go of the maps; what is in the kernel stays."""
