@@ -9,7 +9,7 @@ import fcntl
 import os
 import socket
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -127,7 +127,7 @@ class Node:
 
         :raises KernelError: a hook refused; nothing is left behind that was not there before.
         """
-        with ExitStack() as own:
+        with ExitStack() as own, config.pins.restored_on_error() if config.pins else nullcontext():
             objects = _load(config, own)
             services = own.enter_context(ServiceTable.bind(objects["pod"]))
             node = cls(config, objects, services, own)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from attrs import field, frozen
@@ -103,6 +104,19 @@ class PinDir:
         except KernelError as error:
             raise BpffsError(error.op, error.subject, error.errno, error.hint) from error
 
+    @contextmanager
+    def restored_on_error(self) -> Iterator[None]:
+        """Around what pins several things: if it fails, those that it has pinned are unpinned."""
+        existed, before = self.path.exists(), self._paths()
+        try:
+            yield
+        except BaseException:
+            for path in self._paths() - before:
+                path.unlink()
+            if not existed:
+                self.remove()
+            raise
+
     def remove(self) -> None:
         """Remove every pin and the directory; what nothing else holds is freed by the kernel."""
         if self.path.exists():
@@ -115,6 +129,9 @@ class PinDir:
         directory = self.path / kind
         if directory.is_dir():
             yield from (entry.name for entry in directory.iterdir())
+
+    def _paths(self) -> set[Path]:
+        return {self.path / kind / name for kind in ("maps", "links") for name in self._entries(kind)}
 
     def _open(self, path: Path, what: str) -> Fd:
         from k8sdatapath.pybpf import links

@@ -13,8 +13,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from attrs import frozen
+from attrs import evolve, frozen
 
+from k8sdatapath.errors import DeviceGoneError
 from k8sdatapath.lab import Lab
 from k8sdatapath.lab.host import Host
 from k8sdatapath.model import Backend, Service
@@ -163,3 +164,21 @@ def test_a_pod_whose_device_was_made_anew_is_attached_anew(place: Place) -> None
         assert not [name for name in place.config.pins.links if pod.device in name]
         node.attach_pod(pod.device, pod.addresses, pod_mac=pod.mac)
     assert pod.get("http://10.96.0.10/").text == "web"
+
+
+def test_an_open_that_fails_half_way_leaves_no_pins() -> None:
+    with Lab.start(datapath=False) as lab:
+        pins = PinDir(f"/sys/fs/bpf/kdtest-restart-{lab.name}")
+        config = configure(lab.node.netns, str(lab.node.cgroup.path), str(pins))
+        with pytest.raises(DeviceGoneError, match="nosuch"):
+            Node.open(evolve(config, uplinks=["nosuch"]))
+        assert not pins.path.exists()
+        with Node.open(config):
+            before = pins.links
+            assert before
+        try:
+            with pytest.raises(DeviceGoneError, match="nosuch"):
+                Node.open(evolve(config, uplinks=["nosuch"]))
+            assert pins.links == before  # what was there before goes on
+        finally:
+            pins.remove()
