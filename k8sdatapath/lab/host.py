@@ -19,7 +19,7 @@ from k8sdatapath.net.cgroup import Cgroup
 from k8sdatapath.net.netns import NetNs
 
 if TYPE_CHECKING:
-    from k8sdatapath.model.service import Backend
+    from k8sdatapath.model import Backend
 
 #: Seconds that clients wait, unless told otherwise.
 TIMEOUT = 5.0
@@ -68,7 +68,7 @@ class Host:
 
     def at(self, port: int, family: int = 4) -> Backend:
         """This host as a backend of a service."""
-        from k8sdatapath.model.service import Backend
+        from k8sdatapath.model import Backend
 
         return Backend(self.address if family == 4 else self.address6, port)
 

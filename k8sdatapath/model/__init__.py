@@ -4,17 +4,24 @@ All are frozen and compared by value. Whoever holds one knows that it is sound: 
 when it is built, with a :class:`~k8sdatapath.errors.ModelError`.
 """
 
-from k8sdatapath.model.address import IPAddress, address, port
-from k8sdatapath.model.service import Backend, BackendState, Frontend, Protocol, Selection, Service
+from k8sdatapath.model.address import IPAddress, IPNetwork, address, network, port
+from k8sdatapath.model.backend import Backend, BackendState, Scope
+from k8sdatapath.model.frontend import Exposure, Frontend, FrontendKind, Protocol
+from k8sdatapath.model.service import Selection, Service
 
 __all__ = [
     "Backend",
     "BackendState",
+    "Exposure",
     "Frontend",
+    "FrontendKind",
     "IPAddress",
+    "IPNetwork",
     "Protocol",
+    "Scope",
     "Selection",
     "Service",
     "address",
+    "network",
     "port",
 ]

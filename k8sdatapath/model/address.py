@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import reprlib
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any, TypeAlias
 
 from k8sdatapath.errors import ModelError
 
-__all__ = ["IPAddress", "address", "port", "shown"]
+__all__ = ["IPAddress", "IPNetwork", "address", "network", "port", "shown"]
 
 IPAddress: TypeAlias = IPv4Address | IPv6Address
+IPNetwork: TypeAlias = IPv4Network | IPv6Network
 
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = 60
@@ -43,6 +44,31 @@ def address(value: Any) -> IPAddress:
         if int(found) >> 32 == 0xFFFF:
             raise ModelError(f"{shown(str(value))} is IPv4 written as IPv6: write {found.ipv4_mapped}")
     return found
+
+
+def network(value: Any) -> IPNetwork:
+    """Make a network of text (``10.0.0.0/8``; surrounding blanks are trimmed), or of one from ``ipaddress``.
+
+    An address is the network that holds it alone. Bits of a host are cleared, as Kubernetes does.
+
+    :raises ModelError: it is neither; or IPv4 written as IPv6.
+    """
+    if type(value) is IPv4Network:
+        return value
+    text = str(value) if isinstance(value, IPv4Network | IPv6Network | IPv4Address | IPv6Address) else value
+    if isinstance(text, str):
+        base, slash, length = text.strip().partition("/")
+        try:
+            found = address(base)
+            if slash and length.isascii() and length.isdigit():
+                return (IPv4Network if found.version == 4 else IPv6Network)(
+                    (int(found), int(length)), strict=False
+                )
+            if not slash:
+                return IPv4Network(found) if type(found) is IPv4Address else IPv6Network(found)
+        except (ValueError, ModelError):
+            pass
+    raise ModelError(f"{shown(value)} is not a network: write 10.0.0.0/8 or fd00::/8")
 
 
 def port(value: int) -> int:

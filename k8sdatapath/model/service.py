@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from enum import IntEnum
-from typing import TypeVar
+from typing import Any, NoReturn
 
 from attrs import field, frozen
 
 from k8sdatapath.errors import ModelError
-from k8sdatapath.model.address import IPAddress, shown
+from k8sdatapath.model.address import IPAddress, IPNetwork, shown
 from k8sdatapath.model.address import address as to_address
+from k8sdatapath.model.address import network as to_network
 from k8sdatapath.model.address import port as to_port
+from k8sdatapath.model.backend import Backend, BackendState, Scope
+from k8sdatapath.model.enums import flag, member
+from k8sdatapath.model.frontend import Exposure, Frontend, FrontendKind, Protocol, to_kind, to_protocol
 
-__all__ = ["Backend", "BackendState", "Frontend", "Protocol", "Selection", "Service"]
+__all__ = ["MAX_AFFINITY", "Selection", "Service"]
 
-E = TypeVar("E", bound=IntEnum)
-
-_FRONTEND = re.compile(r"(?:\[([^]]*:[^]]*)\]|([^][:]+)):(\d{1,5})(?:/(\w+))?", re.ASCII)
-
-
-class Protocol(IntEnum):
-    """A transport protocol, by its IP protocol number."""
-
-    TCP = 6
-    UDP = 17
-    SCTP = 132
+MAX_AFFINITY = 86400
+"""The longest timeout of affinity, in seconds: a day, as in Kubernetes."""
 
 
 class Selection(IntEnum):
@@ -38,42 +32,12 @@ class Selection(IntEnum):
     """The one that a hash of the flow names: the same on every node, and for most flows after a change."""
 
 
-class BackendState(IntEnum):
-    """Whether a backend is given new flows. Those it has, it keeps in either state."""
-
-    ACTIVE = 1
-    TERMINATING = 2
-    """On its way out but still serving: given new flows only while no backend is active."""
-
-
-def to_protocol(value: Protocol | str | int) -> Protocol:
-    """Make a protocol of its name or number.
-
-    :raises ModelError: unknown.
-    """
-    return value if type(value) is Protocol else _member(Protocol, value, "protocol")
-
-
 def to_selection(value: Selection | str | int) -> Selection:
     """Make a selection of its name (``"maglev"``) or number.
 
     :raises ModelError: unknown.
     """
-    return value if type(value) is Selection else _member(Selection, value, "selection")
-
-
-def to_state(value: BackendState | str | int) -> BackendState:
-    """Make a backend state of its name (``"terminating"``) or number.
-
-    :raises ModelError: unknown.
-    """
-    return value if type(value) is BackendState else _member(BackendState, value, "backend state")
-
-
-def _to_weight(value: int) -> int:
-    if type(value) is int and 0 <= value < 65536:
-        return value
-    raise ModelError(f"{shown(value)} is not a weight (0 to 65535)")
+    return value if type(value) is Selection else member(Selection, value, "selection")
 
 
 def _to_name(value: str) -> str:
@@ -82,43 +46,10 @@ def _to_name(value: str) -> str:
     raise ModelError(f"{shown(value)} is not a name")
 
 
-@frozen
-class Frontend:
-    """What a client dials: address, port and protocol. Printed as ``10.96.0.10:80/TCP``."""
-
-    address: IPAddress = field(converter=to_address)
-    port: int = field(converter=to_port)
-    protocol: Protocol = field(default=Protocol.TCP, converter=to_protocol)
-
-    @classmethod
-    def parse(cls, text: str) -> Frontend:
-        """Read back what ``str()`` prints; without ``/PROTOCOL`` it is TCP.
-
-        :raises ModelError: it is not ``ADDRESS:PORT[/PROTOCOL]``, IPv6 addresses in brackets.
-        """
-        match = _FRONTEND.fullmatch(text)
-        if not match:
-            raise ModelError(f"{shown(text)} is not a frontend: write 10.96.0.10:80/TCP or [fd00::10]:53/UDP")
-        return cls(match[1] or match[2], int(match[3]), match[4] or Protocol.TCP)
-
-    def __str__(self) -> str:
-        return f"{_place(self.address, self.port)}/{self.protocol.name}"
-
-
-@frozen
-class Backend:
-    """Who answers: one address and port behind a service.
-
-    :param weight: its share of new flows, relative to the others'. 0 gives it none.
-    """
-
-    address: IPAddress = field(converter=to_address)
-    port: int = field(converter=to_port)
-    state: BackendState = field(default=BackendState.ACTIVE, converter=to_state, kw_only=True)
-    weight: int = field(default=1, converter=_to_weight, kw_only=True)
-
-    def __str__(self) -> str:
-        return _place(self.address, self.port)
+def _to_timeout(value: int) -> int:
+    if type(value) is int and 0 <= value <= MAX_AFFINITY:
+        return value
+    raise ModelError(f"{shown(value)} is not a timeout of affinity (0 to {MAX_AFFINITY} seconds)")
 
 
 def _to_backends(backends: Iterable[Backend]) -> tuple[Backend, ...]:
@@ -135,18 +66,50 @@ def _to_backends(backends: Iterable[Backend]) -> tuple[Backend, ...]:
     return tuple(places[place] for place in sorted(places))
 
 
+def _to_exposed(exposed: Iterable[Exposure]) -> tuple[Exposure, ...]:
+    """Sort them, as backends."""
+    if exposed == ():
+        return ()
+    if isinstance(exposed, Exposure):
+        raise ModelError("exposed is an iterable of Exposure; this is a single one")
+    found = tuple(exposed)
+    for each in found:
+        if type(each) is not Exposure:
+            raise ModelError(f"{shown(each)} is not an Exposure")
+    return tuple(sorted(found, key=lambda each: (each.kind, int(each.address), each.port)))
+
+
+def _to_ranges(ranges: Iterable[Any]) -> tuple[IPNetwork, ...]:
+    """Sort them, as backends; twice the same is once."""
+    if ranges == ():
+        return ()
+    if isinstance(ranges, str):
+        raise ModelError(f"source_ranges is an iterable of networks; {shown(ranges)} is a single one")
+    found = {to_network(each) for each in ranges}
+    return tuple(sorted(found, key=lambda each: (int(each.network_address), each.prefixlen)))
+
+
 @frozen
 class Service:
-    """One port of one Kubernetes Service in one address family: a frontend and the backends behind it.
+    """One port of one Kubernetes Service in one address family: its frontends and the backends behind them.
 
     ::
 
         Service("10.96.0.10", 80, backends=[Backend("10.244.1.2", 8080)])
         Service("fd00:10:96::a", 53, "UDP", backends=dns, name="kube-system/dns:dns", selection="maglev")
+        Service("10.96.0.10", 80, exposed=[Exposure("node_port", "192.0.2.11", 30080)], external_local=True)
 
     :param backends: a set, kept in the order of their addresses. None is allowed: connections are refused.
     :param name: for people; Kubernetes' are ``namespace/name:port``.
-    :raises ModelError: a value that cannot be, a backend given twice or of the other address family.
+    :param kind: of the main frontend, the one of ``address`` and ``port``.
+    :param exposed: where else it can be dialled, a set like the backends.
+    :param internal_local: its cluster IP leads to the backends of ``Scope.LOCAL`` only.
+    :param external_local: all other frontends do, for traffic that comes from outside of the node.
+    :param affinity_timeout: a client is given the same backend again until it has opened no connection for so
+        many seconds. 0: each connection may get another one.
+    :param source_ranges: who may use its load balancer addresses. None given: everybody.
+    :raises ModelError: a value that cannot be, a backend or frontend given twice, or anything that is of the
+        other address family.
     """
 
     address: IPAddress = field(converter=to_address)
@@ -155,43 +118,60 @@ class Service:
     backends: tuple[Backend, ...] = field(default=(), converter=_to_backends, kw_only=True)
     name: str = field(default="", converter=_to_name, kw_only=True)
     selection: Selection = field(default=Selection.RANDOM, converter=to_selection, kw_only=True)
+    kind: FrontendKind = field(default=FrontendKind.CLUSTER_IP, converter=to_kind, kw_only=True)
+    exposed: tuple[Exposure, ...] = field(default=(), converter=_to_exposed, kw_only=True)
+    internal_local: bool = field(default=False, converter=flag, kw_only=True)
+    external_local: bool = field(default=False, converter=flag, kw_only=True)
+    affinity_timeout: int = field(default=0, converter=_to_timeout, kw_only=True)
+    source_ranges: tuple[IPNetwork, ...] = field(default=(), converter=_to_ranges, kw_only=True)
 
     def __attrs_post_init__(self) -> None:
         family = type(self.address)
         for backend in self.backends:
             if type(backend.address) is not family:
-                raise ModelError(
-                    f"backend {backend} is IPv{backend.address.version}, "
-                    f"its service {self.frontend} IPv{self.address.version}"
-                )
+                self._strange(f"backend {backend}", backend.address.version)
+        if self.exposed:
+            places = {(int(self.address), self.port)}
+            for count, each in enumerate(self.exposed, 2):
+                if type(each.address) is not family:
+                    self._strange(f"exposure {each}", each.address.version)
+                places.add((int(each.address), each.port))
+                if len(places) < count:
+                    raise ModelError(f"exposure {each} is given twice, or is the frontend of the service")
+        for source in self.source_ranges:
+            if source.version != self.address.version:
+                self._strange(f"source range {source}", source.version)
+
+    def _strange(self, what: str, version: int) -> NoReturn:
+        raise ModelError(f"{what} is IPv{version}, its service {self.frontend} IPv{self.address.version}")
 
     @property
     def frontend(self) -> Frontend:
-        """What its clients dial."""
+        """The main one: what clients in the cluster dial."""
         return Frontend(self.address, self.port, self.protocol)
 
     @property
+    def frontends(self) -> tuple[Frontend, ...]:
+        """All that clients can dial: the main one, then the exposed."""
+        rest = (Frontend(each.address, each.port, self.protocol) for each in self.exposed)
+        return (self.frontend, *rest)
+
+    @property
     def candidates(self) -> tuple[Backend, ...]:
-        """The backends that new flows may be given: the active ones, or if there is none, the terminating.
+        """The backends that new flows may be given, those of ``Scope.CLUSTER``."""
+        return self.candidates_in(Scope.CLUSTER)
+
+    def candidates_in(self, scope: Scope) -> tuple[Backend, ...]:
+        """The backends of a set that new flows may be given: the active, or if none is, the terminating.
 
         Those of weight 0 are never among them.
         """
-        able = [backend for backend in self.backends if backend.weight]
+        if scope is Scope.LOCAL:
+            able = [backend for backend in self.backends if backend.local and backend.weight]
+        else:
+            able = [backend for backend in self.backends if backend.cluster and backend.weight]
         active = [backend for backend in able if backend.state is BackendState.ACTIVE]
         return tuple(active or able)
 
     def __str__(self) -> str:
         return f"{self.name} ({self.frontend})" if self.name else str(self.frontend)
-
-
-def _member(kind: type[E], value: object, what: str) -> E:
-    known = kind.__members__
-    if isinstance(value, str) and value.upper() in known:
-        return known[value.upper()]
-    if isinstance(value, int) and not isinstance(value, bool) and value in known.values():
-        return kind(value)
-    raise ModelError(f"{shown(value)} is not a {what} ({', '.join(known)})")
-
-
-def _place(address: IPAddress, port: int) -> str:
-    return f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"

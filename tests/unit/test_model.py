@@ -6,7 +6,7 @@ import pickle
 import subprocess
 import sys
 from enum import IntEnum
-from ipaddress import IPv4Address, IPv4Interface, IPv6Address
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Network
 
 import attrs
 import netaddr
@@ -18,11 +18,15 @@ from k8sdatapath.errors import DatapathError, ModelError
 from k8sdatapath.model import (
     Backend,
     BackendState,
+    Exposure,
     Frontend,
+    FrontendKind,
     Protocol,
+    Scope,
     Selection,
     Service,
     address,
+    network,
     port,
 )
 
@@ -159,7 +163,52 @@ class TestFrontend:
         assert {Frontend("10.96.0.10", 80): 1}[Frontend(V4, 80, "tcp")] == 1
 
 
+class TestNetwork:
+    @pytest.mark.parametrize(
+        ("given", "meant"),
+        [
+            (" 10.0.0.0/8 ", IPv4Network("10.0.0.0/8")),
+            ("10.1.2.3/8", IPv4Network("10.0.0.0/8")),
+            ("10.1.2.3", IPv4Network("10.1.2.3/32")),
+            (IPv4Address("10.1.2.3"), IPv4Network("10.1.2.3/32")),
+            ("0.0.0.0/0", IPv4Network("0.0.0.0/0")),
+            ("FD00::1/8", IPv6Network("fd00::/8")),
+            (IPv6Network("fd00::/8"), IPv6Network("fd00::/8")),
+            ("fd00::1", IPv6Network("fd00::1/128")),
+        ],
+    )
+    def test_every_form_of_it(self, given, meant):
+        assert network(given) == meant
+        assert type(network(given)) is type(meant)
+
+    @pytest.mark.parametrize(
+        "given",
+        ["", "/", "10.0.0.0/", "10.0.0.0/33", "10.0.0.0/255.0.0.0", "10/8", "10.0.0.0/8/8", "10.0.0.0/٨"],
+        ids=repr,
+    )
+    def test_other_text_is_refused(self, given):
+        self.refused(given)
+
+    @pytest.mark.parametrize("given", ["fd00::/129", "::ffff:1.2.3.4/120", "fe80::1%eth0/64"])
+    def test_other_ipv6_text_is_refused(self, given):
+        self.refused(given)
+
+    @pytest.mark.parametrize("given", [8, None, b"10.0.0.0/8", ["10.0.0.0/8"]], ids=repr)
+    def test_what_is_not_text_is_refused(self, given):
+        self.refused(given)
+
+    def refused(self, given):
+        with pytest.raises(ModelError, match=r"is not a network: write 10\.0\.0\.0/8"):
+            network(given)
+
+
 class TestBackend:
+    def test_is_in_the_set_for_all_unless_it_is_said_otherwise(self):
+        backend = Backend("10.244.1.2", 8080)
+        assert (backend.cluster, backend.local) == (True, False)
+        with pytest.raises(ModelError, match="'no' is neither True nor False"):
+            Backend("10.244.1.2", 8080, local="no")
+
     def test_state_and_weight_have_names_and_bounds(self):
         backend = Backend("10.244.1.2", 8080, state="terminating", weight=3)
         assert (backend.state, backend.weight) == (BackendState.TERMINATING, 3)
@@ -199,6 +248,25 @@ class TestService:
             ({"protocol": 1}, "1 is not a protocol"),
             ({"selection": "leastconn"}, "not a selection"),
             ({"name": 3}, "not a name"),
+            ({"kind": "ingress"}, "not a kind of frontend"),
+            ({"exposed": Exposure("node_port", "192.0.2.1", 1)}, "single one"),
+            ({"exposed": [Frontend("192.0.2.1", 1)]}, "not an Exposure"),
+            (
+                {"exposed": [Exposure("node_port", "fd00::1", 1)]},
+                r"\[fd00::1\]:1 \(NODE_PORT\) is IPv6, its service",
+            ),
+            (
+                {"exposed": [Exposure("node_port", "192.0.2.1", 1), Exposure("host_port", "192.0.2.1", 1)]},
+                "given twice",
+            ),
+            ({"exposed": [Exposure("external_ip", V4, 80)]}, "is the frontend of the service"),
+            ({"internal_local": 1}, "neither True nor False"),
+            ({"external_local": None}, "neither True nor False"),
+            ({"affinity_timeout": -1}, "-1 is not a timeout of affinity"),
+            ({"affinity_timeout": 86401}, "86401 is not a timeout"),
+            ({"affinity_timeout": True}, "True is not a timeout"),
+            ({"source_ranges": ["10.0.0.0/8", "fd00::/8"]}, "source range fd00::/8 is IPv6, its service"),
+            ({"source_ranges": "10.0.0.0/8"}, "single one"),
         ],
     )
     def test_nonsense_is_refused(self, wrong, because):
@@ -217,6 +285,36 @@ class TestService:
         assert candidates(active, leaving, resting) == (active,)
         assert candidates(leaving, resting) == (leaving,)
         assert candidates(resting) == candidates() == ()
+
+    def test_each_scope_has_its_own_candidates(self):
+        here, there = Backend("10.0.0.1", 1, local=True), Backend("10.0.0.2", 1)
+        leaving = Backend("10.0.0.3", 1, state="terminating", cluster=False, local=True)
+        kept = Backend("10.0.0.4", 1, cluster=False)
+        service = Service(V4, 80, backends=[here, there, leaving, kept])
+        assert service.candidates_in(Scope.CLUSTER) == service.candidates == (here, there)
+        assert service.candidates_in(Scope.LOCAL) == (here,)
+        assert Service(V4, 80, backends=[there, leaving]).candidates_in(Scope.LOCAL) == (leaving,)
+        assert Service(V4, 80, backends=[there, kept]).candidates_in(Scope.LOCAL) == ()
+        assert Service(V4, 80, backends=[kept]).candidates == ()
+
+    def test_all_its_frontends_the_main_one_first(self):
+        ports = [Exposure("external_ip", "192.0.2.80", 80), Exposure("node_port", "10.0.0.1", 30080)]
+        service = Service(V4, 80, "UDP", exposed=ports)
+        assert service == Service(V4, 80, "UDP", exposed=reversed(ports))
+        assert list(map(str, service.frontends)) == [
+            "10.96.0.10:80/UDP",
+            "10.0.0.1:30080/UDP",
+            "192.0.2.80:80/UDP",
+        ]
+        assert list(map(str, service.exposed)) == [
+            "10.0.0.1:30080 (NODE_PORT)",
+            "192.0.2.80:80 (EXTERNAL_IP)",
+        ]
+        assert service.kind is FrontendKind.CLUSTER_IP
+
+    def test_source_ranges_are_a_set_of_networks(self):
+        service = Service(V4, 80, source_ranges=[" 10.1.0.0/8", "10.0.0.0/8", IPv4Address("192.0.2.1")])
+        assert service.source_ranges == (IPv4Network("10.0.0.0/8"), IPv4Network("192.0.2.1/32"))
 
     def test_is_a_frozen_value(self):
         service = Service(V4, 80, backends=[Backend("10.244.1.2", 80)], selection="maglev")
