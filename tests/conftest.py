@@ -40,7 +40,7 @@ def tier(path: Path) -> str:
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[RAN] = defaultdict(Counter)
     Fd.trace = True
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are started deaf to it
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs are started deaf to it
     os.environ.pop("PYTHONUNBUFFERED", None)  # programs under test buffer as they do at a user's
     hypothesis.settings.register_profile("k8sdatapath", deadline=None)  # a busy machine is slow
     hypothesis.settings.load_profile("k8sdatapath")
