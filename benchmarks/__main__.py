@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 
-NAMES = ("map_ops", "load_time", "svc_change", "svc_scale")
+NAMES = ("map_ops", "load_time", "svc_change", "svc_scale", "svc_memory", "packet_cost")
 
 
 def main(arguments: list[str]) -> int:

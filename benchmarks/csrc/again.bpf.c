@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+/*
+ * What stands before the program under test when it runs many times on one packet: it puts the packet's headers
+ * back as they were, gives them another flow, and tail-calls the program.
+ *
+ * A flow is one client port (and, past 32,768 flows, another client address) and one of the services, whose
+ * addresses follow each other. Checksums are not brought into line: programs change them by difference, at
+ * the same cost whether they were right or wrong.
+ */
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/in.h>
+#include <linux/ip.h>
+#include <linux/tcp.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+#include <kd/config.h>
+
+char _license[] SEC("license") = "Dual BSD/GPL";
+
+#define FLOWS (1U << 15) /* of one client address: its ports from FIRST_PORT on */
+#define FIRST_PORT 1024
+
+KD_CONFIG(__u32, flows, "how many flows take turns, a power of two; 0: every packet begins a new one") = 1;
+KD_CONFIG(__u32, services, "how many services the flows go to") = 1;
+
+struct headers {
+	struct ethhdr eth;
+	struct iphdr ip;
+	struct tcphdr tcp;
+} __attribute__((packed));
+
+struct start {
+	struct headers headers;
+	__u8 pad[10];
+};
+
+/* The packet as it is to be, of flow 0. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct start);
+} start SEC(".maps");
+
+/* How many packets there were. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+} count SEC(".maps");
+
+/* The program under test. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
+	__uint(max_entries, 1);
+	__uint(key_size, sizeof(__u32));
+	__uint(value_size, sizeof(__u32));
+} tested SEC(".maps");
+
+static __always_inline void set_flow(struct headers *headers, __u32 number)
+{
+	__u32 flow = (number * 40503) & ((flows ? flows : FLOWS) - 1); /* in no order that a cache foresees */
+	__u32 service = ((__u64)flow * services) / FLOWS;
+
+	if (!flows)
+		headers->ip.saddr = bpf_htonl(bpf_ntohl(headers->ip.saddr) + number / FLOWS);
+	headers->ip.daddr = bpf_htonl(bpf_ntohl(headers->ip.daddr) + service);
+	headers->tcp.source = bpf_htons(FIRST_PORT + flow);
+}
+
+/* False: the packet is not as long as its headers. */
+static __always_inline int restore(void *data, void *data_end)
+{
+	struct headers *headers = data;
+	__u32 zero = 0;
+	struct start *from = bpf_map_lookup_elem(&start, &zero);
+	__u64 *number = bpf_map_lookup_elem(&count, &zero);
+
+	if (!from || !number || data + sizeof(*headers) > data_end)
+		return 0;
+	*headers = from->headers;
+	set_flow(headers, (*number)++);
+	return 1;
+}
+
+SEC("tc")
+int tc_again(struct __sk_buff *skb)
+{
+	if (restore((void *)(long)skb->data, (void *)(long)skb->data_end))
+		bpf_tail_call(skb, &tested, 0);
+	return -2; /* no program answers this */
+}
+
+SEC("tc")
+int tc_empty(struct __sk_buff *skb)
+{
+	return -1; /* TC_ACT_UNSPEC */
+}
