@@ -146,7 +146,7 @@ class ServiceTable:
         row = self._frontends.get(_key(frontend))
         if row is None:
             raise KeyNotFoundError(str(frontend))
-        ids = self._sets.ids(row.service, Scope.INTERNAL)
+        ids = self._sets.ids(row.service, Scope.CLUSTER)
         shares: dict[Backend, float] = {}
         for id in ids:
             found = self._rows.get(id)
@@ -286,14 +286,14 @@ class ServiceTable:
             for backend, id in zip(after.service.backends, step.known, strict=True):
                 if id is not None:
                     self._rows.set_state(id, backend.state)
-        self._sets.commit((after.number, Scope.INTERNAL, step.run) for step, after in kept)
+        self._sets.commit((after.number, Scope.CLUSTER, step.run) for step, after in kept)
         self._frontends.update_many(
-            (_key(step.frontend), FrontendRow(after.number, 0, after.service.selection))
+            (_key(step.frontend), FrontendRow(after.number, 0, 0, after.service.selection, 0))
             for step, after in kept
             if step.before is None or step.before.service.selection != after.service.selection
         )
         self._frontends.delete_many(_key(step.frontend) for step, _ in gone)
-        self._sets.commit((before.number, Scope.INTERNAL, (0, 0)) for _, before in gone)
+        self._sets.commit((before.number, Scope.CLUSTER, (0, 0)) for _, before in gone)
         for step in steps:
             self._retire(step)
         for step, after in kept:
@@ -336,7 +336,7 @@ class ServiceTable:
         }
 
     def _read_entry(self, key: FrontendKey, row: FrontendRow, rows: Mapping[int, BackendRow]) -> _Entry:
-        turns = Counter(self._sets.ids(row.service, Scope.INTERNAL))
+        turns = Counter(self._sets.ids(row.service, Scope.CLUSTER))
         # in the order of addresses, which is a service's own
         ids = sorted(turns.keys() & rows.keys(), key=lambda id: (int(rows[id].addr), rows[id].port))
         selection = Selection(row.selection)

@@ -1,4 +1,4 @@
-"""kd_conntrack: flows that were load-balanced per packet, one entry per direction."""
+"""kd_conntrack: flows that were translated per packet, one entry per direction."""
 
 from __future__ import annotations
 
@@ -33,12 +33,11 @@ class Tuple:
 
 @struct
 class ConntrackRow:
-    """``struct kd_ct``: what to translate to. ``last_seen`` is in seconds of CLOCK_MONOTONIC."""
+    """``struct kd_ct``: the tuple that this one becomes. ``last_seen`` is in seconds of CLOCK_MONOTONIC."""
 
-    nat_addr: addr
+    to: Tuple
     packets: u64
     backend: u32
     last_seen: u32
-    nat_port: be16
     flags: u8
-    pad: ClassVar = zeros(5)
+    pad: ClassVar = zeros(7)

@@ -18,10 +18,10 @@ __all__ = ["Scope", "SetRow", "Sets", "SlotsBlock"]
 
 
 class Scope(IntEnum):
-    """Who is asking (``enum kd_scope``): the cluster, or the world outside."""
+    """A service's two sets (``enum kd_scope``): all endpoints that this node may use, or those on it."""
 
-    INTERNAL = 0
-    EXTERNAL = 1
+    CLUSTER = 0
+    LOCAL = 1
 
 
 @struct

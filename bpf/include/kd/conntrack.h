@@ -44,43 +44,40 @@ static __always_inline bool kd_is_syn(const struct kd_pkt *pkt)
 	return (pkt->tcp_flags & (KD_TCP_SYN | KD_TCP_ACK)) == KD_TCP_SYN;
 }
 
-/* The tuple of the opposite direction of the flow that `tuple` and its entry are one direction of. */
-static __always_inline struct kd_tuple kd_ct_opposite(const struct kd_tuple *tuple, const struct kd_ct *ct)
+static __always_inline struct kd_tuple kd_reversed(const struct kd_tuple *tuple)
 {
-	struct kd_tuple opposite = { .protocol = tuple->protocol };
+	struct kd_tuple reversed = {
+		.src = tuple->dst,
+		.dst = tuple->src,
+		.sport = tuple->dport,
+		.dport = tuple->sport,
+		.protocol = tuple->protocol,
+	};
 
-	if (ct->flags & KD_CT_REPLY) {
-		opposite.src = tuple->dst;
-		opposite.sport = tuple->dport;
-		opposite.dst = ct->nat_addr;
-		opposite.dport = ct->nat_port;
-	} else {
-		opposite.src = ct->nat_addr;
-		opposite.sport = ct->nat_port;
-		opposite.dst = tuple->src;
-		opposite.dport = tuple->sport;
-	}
-	return opposite;
+	return reversed;
 }
 
-/* What the opposite direction's entry says: translate back to the address that this direction was sent to. */
+/* What the opposite direction's entry says: become what answers this direction's own tuple. */
 static __always_inline struct kd_ct kd_ct_answer(const struct kd_tuple *tuple, const struct kd_ct *ct)
 {
-	bool reply = ct->flags & KD_CT_REPLY;
 	struct kd_ct answer = {
-		.nat_addr = reply ? tuple->src : tuple->dst,
-		.nat_port = reply ? tuple->sport : tuple->dport,
+		.to = kd_reversed(tuple),
 		.backend = ct->backend,
-		.flags = reply ? KD_CT_SEEN_REPLY : KD_CT_REPLY,
+		.flags = ct->flags & KD_CT_REPLY ? KD_CT_SEEN_REPLY : KD_CT_REPLY,
 	};
 
 	return answer;
 }
 
+static __always_inline bool kd_tuple_equal(const struct kd_tuple *a, const struct kd_tuple *b)
+{
+	return kd_addr_equal(&a->src, &b->src) && kd_addr_equal(&a->dst, &b->dst) && a->sport == b->sport &&
+	       a->dport == b->dport;
+}
+
 static __always_inline bool kd_ct_same(const struct kd_ct *a, const struct kd_ct *b)
 {
-	return kd_addr_equal(&a->nat_addr, &b->nat_addr) && a->nat_port == b->nat_port &&
-	       !((a->flags ^ b->flags) & KD_CT_REPLY);
+	return kd_tuple_equal(&a->to, &b->to) && !((a->flags ^ b->flags) & KD_CT_REPLY);
 }
 
 /* The original direction's entry no longer decides for this packet. */
@@ -94,7 +91,7 @@ static __always_inline bool kd_ct_over(const struct kd_pkt *pkt, const struct kd
 	if (pkt->tuple.protocol == IPPROTO_TCP) {
 		if (!kd_is_syn(pkt))
 			return false;
-		opposite = kd_ct_opposite(&pkt->tuple, ct);
+		opposite = kd_reversed(&ct->to);
 		reply = bpf_map_lookup_elem(&kd_conntrack, &opposite);
 		if (!reply || (ct->flags | reply->flags) & KD_CT_CLOSED)
 			return true;
@@ -104,7 +101,7 @@ static __always_inline bool kd_ct_over(const struct kd_pkt *pkt, const struct kd
 
 static __always_inline void kd_ct_forget(const struct kd_tuple *tuple, const struct kd_ct *ct)
 {
-	struct kd_tuple opposite = kd_ct_opposite(tuple, ct);
+	struct kd_tuple opposite = kd_reversed(&ct->to);
 	struct kd_ct answer = kd_ct_answer(tuple, ct);
 	struct kd_ct *other = bpf_map_lookup_elem(&kd_conntrack, &opposite);
 
@@ -116,7 +113,7 @@ static __always_inline void kd_ct_forget(const struct kd_tuple *tuple, const str
 /* The once-a-second visit to the other direction. */
 static __always_inline void kd_ct_visit_opposite(const struct kd_tuple *tuple, const struct kd_ct *ct)
 {
-	struct kd_tuple opposite = kd_ct_opposite(tuple, ct);
+	struct kd_tuple opposite = kd_reversed(&ct->to);
 	struct kd_ct answer = kd_ct_answer(tuple, ct);
 	struct kd_ct *other = bpf_map_lookup_elem(&kd_conntrack, &opposite);
 
@@ -151,7 +148,7 @@ static __always_inline void kd_ct_touch(const struct kd_pkt *pkt, struct kd_ct *
  */
 static __always_inline bool kd_ct_evict(const struct kd_tuple *tuple, const struct kd_ct *held, __u32 now)
 {
-	struct kd_tuple opposite = kd_ct_opposite(tuple, held);
+	struct kd_tuple opposite = kd_reversed(&held->to);
 	struct kd_ct answer = kd_ct_answer(tuple, held);
 	struct kd_ct *other = bpf_map_lookup_elem(&kd_conntrack, &opposite);
 	bool over;
@@ -166,18 +163,12 @@ static __always_inline bool kd_ct_evict(const struct kd_tuple *tuple, const stru
 	return over;
 }
 
-/* Both entries of a new flow to `backend`, or none. */
-static __always_inline int kd_ct_create(const struct kd_pkt *pkt, const struct kd_backend *backend)
+/* Both entries of a new flow that becomes `to`, or none. */
+static __always_inline int kd_ct_create(const struct kd_pkt *pkt, const struct kd_tuple *to, __u32 backend)
 {
 	__u32 now = kd_now();
-	struct kd_ct original = {
-		.nat_addr = backend->addr,
-		.nat_port = backend->port,
-		.backend = backend->id,
-		.packets = 1,
-		.last_seen = now,
-	};
-	struct kd_tuple opposite = kd_ct_opposite(&pkt->tuple, &original);
+	struct kd_ct original = { .to = *to, .backend = backend, .packets = 1, .last_seen = now };
+	struct kd_tuple opposite = kd_reversed(to);
 	struct kd_ct reply = kd_ct_answer(&pkt->tuple, &original);
 	struct kd_ct *held = bpf_map_lookup_elem(&kd_conntrack, &opposite);
 

@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
- * Rewriting one side of a packet: its source or its destination, address and port, with all checksums.
+ * Making a packet's tuple another one: addresses and ports of both sides, with all checksums.
  *
- * One path for both families. Checksums are changed by difference, so a wrong one stays wrong and is found by
- * the receiver. The helpers know packets whose checksum the device is to fill in, which stay so.
+ * One path for both families, and one whichever side changes: addresses lie side by side in the packet, and so
+ * do ports, so that writing both costs no more than one. Checksums are changed by difference, so a wrong one
+ * stays wrong and is found by the receiver. The helpers know packets whose checksum the device is to fill in,
+ * which stay so.
  */
 #ifndef KD_REWRITE_H
 #define KD_REWRITE_H
@@ -21,22 +23,41 @@
 #include <kd/types.h>
 #include <kd/verdict.h>
 
-struct kd_nat {
-	struct kd_addr addr;
-	__be16 port;
-	bool source; /* which side is rewritten */
-};
+/* The difference that other addresses make to a checksum. */
+static __always_inline __u32 kd_addrs_diff(const struct kd_tuple *from, const struct kd_tuple *to)
+{
+	__u64 sum = 0;
 
-/* Checksum of TCP or UDP: the addresses count through the pseudo header, the port does not. */
-static __always_inline int kd_rewrite_l4_csum(struct __sk_buff *skb, const struct kd_pkt *pkt, __s64 diff,
-					      __be16 old_port, __be16 new_port)
+#pragma unroll
+	for (int i = 0; i < 4; i++) {
+		sum += (__u64)(__u32)~from->src.w[i] + to->src.w[i];
+		sum += (__u64)(__u32)~from->dst.w[i] + to->dst.w[i];
+	}
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	return sum + (sum >> 32);
+}
+
+/* Both ports of a tuple, as they stand in the packet. */
+static __always_inline __be32 kd_ports(const struct kd_tuple *tuple)
+{
+	union {
+		__be16 port[2];
+		__be32 both;
+	} ports = { .port = { tuple->sport, tuple->dport } };
+
+	return ports.both;
+}
+
+/* Checksum of TCP or UDP: the addresses count through the pseudo header, the ports do not. */
+static __always_inline int kd_rewrite_l4_csum(struct __sk_buff *skb, const struct kd_pkt *pkt, __u32 diff,
+					      __be32 old_ports, __be32 new_ports)
 {
 	bool udp = pkt->tuple.protocol == IPPROTO_UDP;
 	__u32 off = pkt->l4_off + (udp ? offsetof(struct udphdr, check) : offsetof(struct tcphdr, check));
 	__u64 flags = udp ? BPF_F_MARK_MANGLED_0 : 0; /* 0 means "none" in UDP, and stays so */
 
 	if (bpf_l4_csum_replace(skb, off, 0, diff, flags | BPF_F_PSEUDO_HDR) ||
-	    bpf_l4_csum_replace(skb, off, old_port, new_port, flags | sizeof(old_port)))
+	    bpf_l4_csum_replace(skb, off, old_ports, new_ports, flags | sizeof(old_ports)))
 		return KD_DROP_REWRITE;
 	/*
 	 * The helper takes the pseudo header for IPv4's, where the header checksum makes up for the address.
@@ -48,33 +69,29 @@ static __always_inline int kd_rewrite_l4_csum(struct __sk_buff *skb, const struc
 	return KD_CONTINUE;
 }
 
-static __always_inline int kd_rewrite_addr(struct __sk_buff *skb, const struct kd_pkt *pkt,
-					   const struct kd_nat *nat, __s64 diff)
+static __always_inline int kd_rewrite_addrs(struct __sk_buff *skb, const struct kd_pkt *pkt,
+					    const struct kd_tuple *to, __u32 diff)
 {
-	__u32 off = ETH_HLEN;
+	__be32 both[2] = { to->src.w[3], to->dst.w[3] };
 
-	if (pkt->ipv6) {
-		off += nat->source ? offsetof(struct ipv6hdr, saddr) : offsetof(struct ipv6hdr, daddr);
-		return bpf_skb_store_bytes(skb, off, &nat->addr, sizeof(nat->addr), 0);
-	}
-	off += nat->source ? offsetof(struct iphdr, saddr) : offsetof(struct iphdr, daddr);
+	if (pkt->ipv6)
+		return bpf_skb_store_bytes(skb, ETH_HLEN + offsetof(struct ipv6hdr, saddr), &to->src,
+					   sizeof(to->src) + sizeof(to->dst), 0);
 	if (bpf_l3_csum_replace(skb, ETH_HLEN + offsetof(struct iphdr, check), 0, diff, 0))
 		return KD_DROP_REWRITE;
-	return bpf_skb_store_bytes(skb, off, &nat->addr.w[3], sizeof(nat->addr.w[3]), 0);
+	return bpf_skb_store_bytes(skb, ETH_HLEN + offsetof(struct iphdr, saddr), both, sizeof(both), 0);
 }
 
-static __always_inline int kd_rewrite(struct __sk_buff *skb, struct kd_pkt *pkt, const struct kd_nat *nat)
+static __always_inline int kd_rewrite(struct __sk_buff *skb, struct kd_pkt *pkt, const struct kd_tuple *to)
 {
-	__u32 port_off = nat->source ? offsetof(struct udphdr, source) : offsetof(struct udphdr, dest);
-	struct kd_addr *addr = nat->source ? &pkt->tuple.src : &pkt->tuple.dst;
-	__be16 *port = nat->source ? &pkt->tuple.sport : &pkt->tuple.dport;
-	__s64 diff = bpf_csum_diff(addr->w, sizeof(*addr), (__be32 *)nat->addr.w, sizeof(nat->addr), 0);
+	__u32 diff = kd_addrs_diff(&pkt->tuple, to);
+	__be32 ports = kd_ports(to);
 
-	if (kd_rewrite_l4_csum(skb, pkt, diff, *port, nat->port) || kd_rewrite_addr(skb, pkt, nat, diff) ||
-	    bpf_skb_store_bytes(skb, pkt->l4_off + port_off, &nat->port, sizeof(nat->port), 0))
+	if (kd_rewrite_l4_csum(skb, pkt, diff, kd_ports(&pkt->tuple), ports) ||
+	    kd_rewrite_addrs(skb, pkt, to, diff) ||
+	    bpf_skb_store_bytes(skb, pkt->l4_off, &ports, sizeof(ports), 0))
 		return KD_DROP_REWRITE;
-	*addr = nat->addr;
-	*port = nat->port;
+	pkt->tuple = *to;
 	return KD_CONTINUE;
 }
 

@@ -17,7 +17,9 @@
 #include <kd/addr.h>
 #include <kd/types.h>
 #include <kd/verdict.h>
+#include <kd/maps/affinity.h>
 #include <kd/maps/services.h>
+#include <kd/maps/sources.h>
 
 static __always_inline struct kd_frontend *kd_frontend_find(const struct kd_addr *addr, __be16 port,
 							    __u8 protocol)

@@ -90,7 +90,7 @@ static __always_inline int kd_sock_choose(struct bpf_sock_addr *ctx, bool v6,
 	struct kd_sock *sock;
 	int result;
 
-	result = kd_backend_pick(frontend, KD_SCOPE_INTERNAL, bpf_get_prandom_u32(), &backend);
+	result = kd_backend_pick(frontend, KD_SCOPE_CLUSTER, bpf_get_prandom_u32(), &backend);
 	if (result != KD_CONTINUE)
 		return result;
 	sock = bpf_sk_storage_get(&kd_sock, ctx->sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);

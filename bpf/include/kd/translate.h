@@ -31,7 +31,8 @@ static __always_inline bool kd_can_begin(const struct kd_pkt *pkt)
 	       (pkt->tcp_flags & (KD_TCP_SYN | KD_TCP_RST | KD_TCP_ACK)) == KD_TCP_ACK;
 }
 
-static __always_inline int kd_flow_begin(const struct kd_pkt *pkt, enum kd_scope scope, struct kd_nat *nat)
+static __always_inline int kd_flow_begin(const struct kd_pkt *pkt, enum kd_scope scope,
+					 struct kd_tuple *to)
 {
 	const struct kd_tuple *tuple = &pkt->tuple;
 	struct kd_frontend *frontend = kd_frontend_find(&tuple->dst, tuple->dport, tuple->protocol);
@@ -51,29 +52,27 @@ static __always_inline int kd_flow_begin(const struct kd_pkt *pkt, enum kd_scope
 		return result;
 	if (kd_addr_equal(&backend->addr, &tuple->src))
 		return KD_DROP_HAIRPIN;
-	result = kd_ct_create(pkt, backend);
-	if (result != KD_CONTINUE)
-		return result;
-	kd_backend_count(backend);
-	nat->addr = backend->addr;
-	nat->port = backend->port;
-	nat->source = false;
-	return KD_CONTINUE;
+	*to = *tuple;
+	to->dst = backend->addr;
+	to->dport = backend->port;
+	result = kd_ct_create(pkt, to, backend->id);
+	if (result == KD_CONTINUE)
+		kd_backend_count(backend);
+	return result;
 }
 
 /* The packet belongs to a flow: what its entry says. */
-static __always_inline int kd_flow_follow(const struct kd_pkt *pkt, struct kd_ct *ct, struct kd_nat *nat)
+static __always_inline int kd_flow_follow(const struct kd_pkt *pkt, struct kd_ct *ct, struct kd_tuple *to)
 {
 	if (pkt->fragment)
 		return KD_DROP_FRAGMENT;
-	nat->addr = ct->nat_addr;
-	nat->port = ct->nat_port;
-	nat->source = ct->flags & KD_CT_REPLY;
+	*to = ct->to;
 	kd_ct_touch(pkt, ct);
 	return KD_CONTINUE;
 }
 
-static __always_inline int kd_flow_find(const struct kd_pkt *pkt, enum kd_scope scope, struct kd_nat *nat)
+static __always_inline int kd_flow_find(const struct kd_pkt *pkt, enum kd_scope scope,
+					 struct kd_tuple *to)
 {
 	struct kd_ct *ct = bpf_map_lookup_elem(&kd_conntrack, &pkt->tuple);
 
@@ -81,29 +80,29 @@ static __always_inline int kd_flow_find(const struct kd_pkt *pkt, enum kd_scope 
 		kd_ct_forget(&pkt->tuple, ct);
 		ct = NULL;
 	}
-	return ct ? kd_flow_follow(pkt, ct, nat) : kd_flow_begin(pkt, scope, nat);
+	return ct ? kd_flow_follow(pkt, ct, to) : kd_flow_begin(pkt, scope, to);
 }
 
 /* A packet that comes in: whatever its flow or its destination asks for. */
 static __always_inline int kd_translate(struct __sk_buff *skb, struct kd_pkt *pkt, enum kd_scope scope)
 {
-	struct kd_nat nat = {};
-	int result = kd_flow_find(pkt, scope, &nat);
+	struct kd_tuple to;
+	int result = kd_flow_find(pkt, scope, &to);
 
-	return result == KD_CONTINUE ? kd_rewrite(skb, pkt, &nat) : result;
+	return result == KD_CONTINUE ? kd_rewrite(skb, pkt, &to) : result;
 }
 
 /* A packet on its last step to a client, from the stack: only an answer can still need translation. */
 static __always_inline int kd_translate_reply(struct __sk_buff *skb, struct kd_pkt *pkt)
 {
 	struct kd_ct *ct = bpf_map_lookup_elem(&kd_conntrack, &pkt->tuple);
-	struct kd_nat nat = {};
+	struct kd_tuple to;
 	int result;
 
 	if (!ct || !(ct->flags & KD_CT_REPLY))
 		return KD_PASS;
-	result = kd_flow_follow(pkt, ct, &nat);
-	return result == KD_CONTINUE ? kd_rewrite(skb, pkt, &nat) : result;
+	result = kd_flow_follow(pkt, ct, &to);
+	return result == KD_CONTINUE ? kd_rewrite(skb, pkt, &to) : result;
 }
 
 #endif /* KD_TRANSLATE_H */

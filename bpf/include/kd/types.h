@@ -34,22 +34,43 @@ enum kd_selection {
 	KD_SELECT_MAGLEV = 1, /* the slot that the flow's hash names: the same on every node */
 };
 
+enum kd_frontend_kind {
+	KD_CLUSTER_IP = 0,
+	KD_NODE_PORT = 1,
+	KD_LOAD_BALANCER = 2,
+	KD_EXTERNAL_IP = 3,
+	KD_HOST_PORT = 4,
+};
+
+enum kd_frontend_flags {
+	KD_FRONTEND_INTERNAL_LOCAL = 1, /* whoever asks gets local backends only (internalTrafficPolicy) */
+	KD_FRONTEND_EXTERNAL_LOCAL = 2, /* who asks from outside does (externalTrafficPolicy) */
+	KD_FRONTEND_SOURCE_RANGES = 4, /* only for sources in kd_sources */
+	KD_FRONTEND_HAS_ENDPOINTS = 8, /* some endpoint exists somewhere: an empty set drops, else rejects */
+};
+
+#define KD_NO_SERVICE 0xffffffff
+
 /*
  * Value of kd_frontends. All frontends of one service port carry one service number; the sets
  * of backends hang on that number, so that changing backends touches no frontend.
+ *
+ * The row with port 0 and protocol 0 of an address has KD_NO_SERVICE: it says that the address belongs to
+ * services only, and so what becomes of packets to its other ports.
  */
 struct kd_frontend {
 	__u32 service; /* index into kd_sets, see kd_set_index() */
-	__u16 flags; /* none yet; zero */
+	__u32 affinity_timeout; /* seconds that a client stays with its backend; 0: each flow is on its own */
+	__u16 flags; /* enum kd_frontend_flags */
 	__u8 selection; /* enum kd_selection */
-	__u8 pad;
+	__u8 kind; /* enum kd_frontend_kind */
 };
-KD_ASSERT_SIZE(struct kd_frontend, 8);
+KD_ASSERT_SIZE(struct kd_frontend, 12);
 
-/* Who is asking decides which of a service's two sets answers. */
+/* The two sets of candidates that a service has; who asks, and the frontend's flags, decide which it is. */
 enum kd_scope {
-	KD_SCOPE_INTERNAL = 0, /* pods and processes of the cluster */
-	KD_SCOPE_EXTERNAL = 1, /* the world, through NodePort, LoadBalancer or ExternalIP frontends */
+	KD_SCOPE_CLUSTER = 0, /* all endpoints that this node may use */
+	KD_SCOPE_LOCAL = 1, /* those on this node */
 	KD_SCOPES,
 };
 
@@ -110,26 +131,50 @@ struct kd_tuple {
 KD_ASSERT_SIZE(struct kd_tuple, 40);
 
 enum kd_ct_flags {
-	KD_CT_REPLY = 1, /* this entry is of the reply direction: source is rewritten, else destination */
+	KD_CT_REPLY = 1, /* this entry is of the reply direction */
 	KD_CT_FIN = 2, /* this direction has sent FIN */
 	KD_CT_RST = 4, /* this direction has sent RST */
 	KD_CT_SEEN_REPLY = 8, /* on the original direction: the backend has answered */
 };
 
 /*
- * One direction of a load-balanced flow: what to translate to. It holds all it needs, so that a flow
- * outlives its service. Both directions are made together; an original without its reply is remade.
+ * One direction of a translated flow: the tuple that its own becomes. Whatever is translated (a service's
+ * address, a client's, both) it holds all that it needs, so that a flow outlives its service. The reply's key
+ * is the reverse of the original's `to`, and its `to` the reverse of the original's key. Both directions are
+ * made together; an original without its reply is remade.
  */
 struct kd_ct {
-	struct kd_addr nat_addr; /* original: the backend's address. reply: the frontend's */
+	struct kd_tuple to;
 	__u64 packets;
 	__u32 backend; /* full id, generation included */
 	__u32 last_seen; /* seconds of CLOCK_MONOTONIC; 0: no packet in this direction yet */
-	__be16 nat_port;
 	__u8 flags; /* enum kd_ct_flags */
-	__u8 pad[5];
+	__u8 pad[7];
 };
-KD_ASSERT_SIZE(struct kd_ct, 40);
+KD_ASSERT_SIZE(struct kd_ct, 64);
+
+/* A client of a service with session affinity. Key of kd_affinity. */
+struct kd_affinity_key {
+	struct kd_addr client; /* its address, or the cookie of its network namespace in the first 8 bytes */
+	__u32 service;
+	__u8 netns; /* 1: it is a cookie */
+	__u8 pad[3];
+};
+KD_ASSERT_SIZE(struct kd_affinity_key, 24);
+
+struct kd_affinity {
+	__u32 backend; /* full id */
+	__u32 last_seen; /* seconds of CLOCK_MONOTONIC when it last began a flow */
+};
+KD_ASSERT_SIZE(struct kd_affinity, 8);
+
+/* Sources that a service lets in. Key of kd_sources. */
+struct kd_source_key {
+	__u32 prefixlen; /* 32 for the service, then those of the address: an IPv4 /8 has 32 + 96 + 8 */
+	__u32 service;
+	struct kd_addr addr;
+};
+KD_ASSERT_SIZE(struct kd_source_key, 24);
 
 /* A pod of this node: where packets to its address are delivered. Keyed by kd_addr in kd_endpoints. */
 struct kd_endpoint {

@@ -1,0 +1,27 @@
+"""kd_sources: who may use a service, where not everybody may."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Network, IPv6Network
+
+from k8sdatapath.layout import addr, struct, u32
+
+__all__ = ["SourceKey"]
+
+_SERVICE_BITS = 32
+_MAPPED_BITS = 96
+
+
+@struct
+class SourceKey:
+    """``struct kd_source_key``: the prefix counts the service's bits and those of the mapped address."""
+
+    prefixlen: u32
+    service: u32
+    addr: addr
+
+    @classmethod
+    def of(cls, service: int, sources: IPv4Network | IPv6Network) -> SourceKey:
+        """The key that lets these sources use a service."""
+        mapped = _MAPPED_BITS if sources.version == 4 else 0
+        return cls(_SERVICE_BITS + mapped + sources.prefixlen, service, sources.network_address)
