@@ -7,7 +7,16 @@ import os
 import signal
 import sys
 
-NAMES = ("map_ops", "load_time", "svc_change", "svc_scale", "svc_memory", "packet_cost")
+NAMES = (
+    "map_ops",
+    "load_time",
+    "svc_change",
+    "svc_scale",
+    "svc_cold",
+    "svc_memory",
+    "socket_lb",
+    "packet_cost",
+)
 
 
 def main(arguments: list[str]) -> int:

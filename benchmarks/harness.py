@@ -167,6 +167,10 @@ class Helper:
         assert self._process.stdout is not None
         self._stdin, self._stdout = self._process.stdin, self._process.stdout
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def answer(self) -> str:
         line = self._stdout.readline()
         if not line:

@@ -25,7 +25,7 @@ PREFIX = "kdbench"
 
 _MACS = {"client": "02:00:00:00:00:02", "node": "02:00:00:00:00:01", "server": "02:00:00:00:01:02"}
 _SYSCTLS = {
-    "client": ("net.ipv4.ip_local_port_range=1024 65535",),
+    "client": ("net.ipv4.ip_local_port_range=1024 65535", "net.ipv4.tcp_no_metrics_save=1"),
     "node": (
         "net.ipv4.ip_forward=1",
         # conntrack's table is one for all namespaces: finished connections of one variant must not fill it
@@ -72,6 +72,10 @@ class Wire:
         self.client, self.node, self.server = (f"{base}-{role}" for role in ("client", "node", "server"))
 
     @property
+    def client_pid(self) -> int:
+        return self._asker.pid
+
+    @property
     def client_mac(self) -> str:
         return _MACS["client"]
 
@@ -110,9 +114,12 @@ class Wire:
         self._start(self.server, "serve", str(PORT), str(CPU)).answer()
         self._asker = self._start(self.client, "client", str(CPU))
 
-    def slice(self, kind: str, address: str, port: int, count: int) -> Slice:
-        """Let the client connect and ask (``crr``) or ask over one connection (``rr``), ``count`` times."""
-        done, took, failed, *percentiles = self._asker.ask(kind, address, port, count).split()
+    def slice(self, kind: str, address: str, port: int, count: int, *, spread: int = 1) -> Slice:
+        """Let the client connect and ask (``crr``) or ask over one connection (``rr``), ``count`` times.
+
+        Connections go to ``spread`` addresses from ``address`` on, by chance.
+        """
+        done, took, failed, *percentiles = self._asker.ask(kind, address, port, count, spread).split()
         if int(done) != count or int(failed):
             raise RuntimeError(f"{self.name}: {kind} to {address}:{port}: {failed} failed, {done} answered")
         us = [int(value) / 1000 for value in percentiles]

@@ -4,8 +4,9 @@
  *
  *	rr serve PORT CPU	answers on PORT of every address; prints "ready"
  *	rr client CPU		takes orders on standard input, one a line:
- *				  crr ADDRESS PORT COUNT	connect, request, response, close
- *				  rr ADDRESS PORT COUNT		one connection kept open
+ *				  crr ADDRESS PORT COUNT SPREAD	connect, request, response, close
+ *				  rr ADDRESS PORT COUNT SPREAD	one connection kept open
+ *				each connection goes to one of SPREAD addresses from ADDRESS on, by chance
  *
  * A client answers each order with one line:
  *	COUNT SECONDS FAILED CONNECT_P50 P90 P99 WHOLE_P50 P90 P99	(nanoseconds)
@@ -167,8 +168,9 @@ static void print_percentiles(uint32_t *samples, size_t count)
 		printf(" %u", count ? samples[count * wanted[i] / 100] : 0);
 }
 
-static void measure(const struct sockaddr_in *target, size_t wanted, int keep_alive)
+static void measure(const struct sockaddr_in *first, uint32_t spread, size_t wanted, int keep_alive)
 {
+	struct sockaddr_in target = *first;
 	uint64_t start = now_ns(), before, connected;
 	size_t count = 0, failed = 0;
 	int fd = -1;
@@ -176,10 +178,12 @@ static void measure(const struct sockaddr_in *target, size_t wanted, int keep_al
 	while (count < wanted && failed < MAX_FAILURES) {
 		int fresh = fd < 0, broken;
 
-		if (fresh)
+		if (fresh) {
 			fd = new_socket();
+			target.sin_addr.s_addr = htonl(ntohl(first->sin_addr.s_addr) + random() % spread);
+		}
 		before = connected = now_ns();
-		broken = fresh && connect(fd, (const struct sockaddr *)target, sizeof(*target));
+		broken = fresh && connect(fd, (const struct sockaddr *)&target, sizeof(target));
 		if (fresh)
 			connected = now_ns();
 		broken = broken || ask(fd);
@@ -206,15 +210,17 @@ static void measure(const struct sockaddr_in *target, size_t wanted, int keep_al
 static int client(void)
 {
 	char kind[8], address[64];
+	uint32_t spread;
 	size_t count;
 	int port;
 
-	while (scanf("%7s %63s %d %zu", kind, address, &port, &count) == 4 && count <= MAX_SAMPLES) {
+	while (scanf("%7s %63s %d %zu %u", kind, address, &port, &count, &spread) == 5 &&
+	       count <= MAX_SAMPLES && spread) {
 		struct sockaddr_in target = { .sin_family = AF_INET, .sin_port = htons(port) };
 
 		if (inet_pton(AF_INET, address, &target.sin_addr) != 1)
 			die(address);
-		measure(&target, count, !strcmp(kind, "rr"));
+		measure(&target, spread, count, !strcmp(kind, "rr"));
 	}
 	return 0;
 }
