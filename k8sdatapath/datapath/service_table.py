@@ -4,7 +4,7 @@ The order of writing is what makes every instant valid for live traffic, and eve
 
 1. rows of new backends and slots of new sets, in places that nothing names yet;
 2. the sets, each by one 8-byte store: from here on new flows go to the new backends;
-3. frontends, added, then removed: what clients dial leads somewhere at every instant;
+3. frontends: those that go, then those that come or change; one that moves is replaced in place;
 4. rows of backends that left are marked free: flows that remember them choose anew (UDP at once, TCP with
    its next connection); established TCP goes on, its conntrack entry holds all it needs.
 
@@ -15,11 +15,8 @@ are in use and frees what a crash left half-made, so the next plan goes on where
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from functools import reduce
-from math import gcd
 from threading import RLock
 from types import TracebackType
 from typing import Any, Self
@@ -29,14 +26,26 @@ from attrs import define, frozen
 from k8sdatapath import maps
 from k8sdatapath.component import Report
 from k8sdatapath.datapath.contract import Bindable, bind_maps
-from k8sdatapath.datapath.maglev import maglev_slots
 from k8sdatapath.datapath.service_plan import Change, ServicePlan
-from k8sdatapath.errors import CapacityError, KeyNotFoundError, StalePlanError
-from k8sdatapath.model import Backend, BackendState, Frontend, IPAddress, Protocol, Selection, Service
+from k8sdatapath.datapath.service_rows import frontend_key, frontend_rows, read_service, slots, source_keys
+from k8sdatapath.errors import CapacityError, KeyNotFoundError, ModelError, StalePlanError
+from k8sdatapath.layout import u8
+from k8sdatapath.model import (
+    Backend,
+    BackendState,
+    Frontend,
+    FrontendKind,
+    IPAddress,
+    IPNetwork,
+    Scope,
+    Selection,
+    Service,
+)
 from k8sdatapath.tables.backends import BackendRow, BackendRows
-from k8sdatapath.tables.frontends import FrontendKey, FrontendRow
+from k8sdatapath.tables.frontends import FrontendFlags, FrontendKey, FrontendRow
 from k8sdatapath.tables.grace import Numbers
-from k8sdatapath.tables.sets import Scope, SetRow, Sets, SlotsBlock
+from k8sdatapath.tables.sets import SetRow, Sets, SlotsBlock
+from k8sdatapath.tables.sources import SourceKey
 
 __all__ = ["CONTRACT", "Resolution", "ServiceTable"]
 
@@ -46,6 +55,7 @@ CONTRACT: Mapping[str, Any] = {
     "kd_sets": maps.Array[SetRow],
     "kd_slots": maps.Array[SlotsBlock],
     "kd_backends": maps.Array[BackendRow],
+    "kd_sources": maps.LPMTrie[SourceKey, u8],
 }
 
 
@@ -83,6 +93,7 @@ class ServiceTable:
         self._bound = bound
         self._owned = owned
         self._frontends: maps.Hash[FrontendKey, FrontendRow] = bound["kd_frontends"]
+        self._sources: maps.LPMTrie[SourceKey, int] = bound["kd_sources"]
         self._lock = RLock()
         self._epoch = 0
         self._adopt()
@@ -112,7 +123,7 @@ class ServiceTable:
         return iter(self.dump())
 
     def __contains__(self, frontend: Frontend) -> bool:
-        return frontend in self._entries
+        return frontend in self._owners
 
     def dump(self) -> tuple[Service, ...]:
         """Every service, in order of address and port. Names are known of those applied by this process."""
@@ -138,20 +149,21 @@ class ServiceTable:
             if row is not None
         }
 
-    def resolve(self, frontend: Frontend) -> Resolution:
+    def resolve(self, frontend: Frontend, *, outside: bool = False) -> Resolution:
         """Who would answer a new connection to ``frontend``, by the same lookups that a program makes.
 
+        :param outside: whether the connection comes from outside of the node.
         :raises KeyNotFoundError: no service has this frontend.
         """
-        row = self._frontends.get(_key(frontend))
+        row = self._frontends.get(frontend_key(frontend))
         if row is None:
             raise KeyNotFoundError(str(frontend))
-        ids = self._sets.ids(row.service, Scope.CLUSTER)
+        ids = self._sets.ids(row.service, scope_of(row, outside=outside))
         shares: dict[Backend, float] = {}
         for id in ids:
             found = self._rows.get(id)
             if found is not None:
-                backend = _backend(found)
+                backend = Backend(found.addr, found.port, state=BackendState(found.state))
                 shares[backend] = shares.get(backend, 0.0) + 1 / len(ids)
         return Resolution(frontend, Selection(row.selection), shares)
 
@@ -177,9 +189,11 @@ class ServiceTable:
             return self._plan(_by_frontend(services), []).apply()
 
     def remove(self, *frontends: Frontend) -> Report:
-        """Remove the services of these frontends; one that is not there is no error."""
+        """Remove the services that have these frontends; one that is not there is no error."""
         with self._lock:
-            present = [frontend for frontend in dict.fromkeys(frontends) if frontend in self._entries]
+            present = dict.fromkeys(
+                self._owners[frontend] for frontend in frontends if frontend in self._owners
+            )
             return self._plan({}, [Change(f, self._entries[f].service, None) for f in present]).apply()
 
     def _plan(self, desired: Mapping[Frontend, Service], gone: list[Change]) -> ServicePlan:
@@ -192,14 +206,28 @@ class ServiceTable:
                 changes.append(Change(frontend, entry.service, service))
         unchanged = len(desired) - len(changes)
         changes += gone
+        self._check_claims(changes)
         self._check_room(changes)
         return ServicePlan(tuple(changes), unchanged, self, self._epoch)
 
-    def _check_room(self, changes: list[Change]) -> None:
+    def _check_claims(self, changes: Sequence[Change]) -> None:
+        """Refuse a frontend that a service has which these changes leave as it is."""
+        touched = {change.frontend for change in changes}
+        for change in changes:
+            for frontend in change.after.frontends if change.after is not None else ():
+                owner = self._owners.get(frontend)
+                if owner is not None and owner not in touched:
+                    raise claimed_twice(frontend, self._entries[owner].service, change.after)
+
+    def _check_room(self, changes: Sequence[Change]) -> None:
         """Refuse what cannot fit. New rows are made before old ones are freed, so both must fit at once."""
         added = sum(change.before is None for change in changes)
-        removed = sum(change.after is None for change in changes)
-        frontends = len(self._entries) + added - removed
+        frontends, sources = len(self._owners), 0
+        for change in changes:
+            for service, sign in ((change.before, -1), (change.after, 1)):
+                if service is not None:
+                    frontends += sign * (1 + len(service.exposed))
+                    sources += max(sign, 0) * len(service.source_ranges)
         if frontends > self._frontends.info.max_entries:
             raise CapacityError("frontends", frontends, self._frontends.info.max_entries)
         if added > self._numbers.available:
@@ -207,6 +235,8 @@ class ServiceTable:
         rows = sum(_new_backends(change) for change in changes)
         if rows > self._rows.available:
             raise CapacityError("new backends", rows, self._rows.available)
+        if sources and sources + len(self._sources) > self._sources.info.max_entries:
+            raise CapacityError("source ranges", sources + len(self._sources), self._sources.info.max_entries)
 
     def _apply(self, changes: Sequence[Change], epoch: int) -> Report:
         with self._lock:
@@ -240,18 +270,20 @@ class ServiceTable:
             unused = iter(made)
             for change, ids in zip(changes, known, strict=True):
                 entry = self._entries.get(change.frontend)
-                after, run = None, (0, 0)
+                step = _Step(change.frontend, entry, None, ids, {})
+                steps.append(step)
                 if change.after is not None:
                     rows = [next(unused) if id is None else id for id in ids]
-                    run = self._sets.prepare(slots(change.after, rows))
-                    after = _Entry(change.after, -1 if entry is None else entry.number, rows)
-                steps.append(_Step(change.frontend, entry, after, ids, run))
+                    step.after = _Entry(change.after, -1 if entry is None else entry.number, rows)
+                    for scope in Scope:
+                        step.runs[scope] = self._sets.prepare(slots(change.after, rows, scope))
             numbers = iter(self._numbers.take_many(sum(change.before is None for change in changes)))
         except BaseException:
             self._orphans |= claimed
             self._rows.put_back(made)
             for step in steps:
-                self._sets.put_back(step.run)
+                for run in step.runs.values():
+                    self._sets.put_back(run)
             raise
         for step in steps:
             if step.before is None and step.after is not None:
@@ -286,24 +318,51 @@ class ServiceTable:
             for backend, id in zip(after.service.backends, step.known, strict=True):
                 if id is not None:
                     self._rows.set_state(id, backend.state)
-        self._sets.commit((after.number, Scope.CLUSTER, step.run) for step, after in kept)
-        self._frontends.update_many(
-            (_key(step.frontend), FrontendRow(after.number, 0, 0, after.service.selection, 0))
-            for step, after in kept
-            if step.before is None or step.before.service.selection != after.service.selection
+        wider = [key for _, after in kept for key in source_keys(after.service, after.number)]
+        narrower = [
+            key
+            for step in steps
+            if step.before
+            for key in source_keys(step.before.service, step.before.number)
+        ]
+        self._sources.update_many((key, 1) for key in wider)
+        self._sets.commit(
+            (after.number, scope, run) for step, after in kept for scope, run in step.runs.items()
         )
-        self._frontends.delete_many(_key(step.frontend) for step, _ in gone)
-        self._sets.commit((before.number, Scope.CLUSTER, (0, 0)) for _, before in gone)
+        self._write_frontends(steps)
+        self._sources.delete_many(set(narrower).difference(wider))
+        self._sets.commit((before.number, scope, (0, 0)) for _, before in gone for scope in Scope)
         for step in steps:
             self._retire(step)
-        for step, after in kept:
-            self._entries[step.frontend] = after
         for step, before in gone:
             self._numbers.give(before.number)
             del self._entries[step.frontend]
+        for step, after in kept:
+            self._entries[step.frontend] = after
+        self._set_owners(steps)
         self._free_orphans()
         added = sum(step.before is None for step, _ in kept)
         return added, len(kept) - added, len(gone)
+
+    def _write_frontends(self, steps: Sequence[_Step]) -> None:
+        """Take away what no service has any more, then add and change; what moves is replaced in place."""
+        had: dict[FrontendKey, FrontendRow] = {}
+        have: dict[FrontendKey, FrontendRow] = {}
+        for step in steps:
+            if step.before is not None:
+                had |= frontend_rows(step.before.service, step.before.number)
+            if step.after is not None:
+                have |= frontend_rows(step.after.service, step.after.number)
+        self._frontends.delete_many(had.keys() - have.keys())
+        self._frontends.update_many((key, row) for key, row in have.items() if had.get(key) != row)
+
+    def _set_owners(self, steps: Sequence[_Step]) -> None:
+        for step in steps:
+            for frontend in step.before.service.frontends if step.before is not None else ():
+                self._owners.pop(frontend, None)
+        for step in steps:
+            for frontend in step.after.service.frontends if step.after is not None else ():
+                self._owners[frontend] = step.frontend
 
     def _retire(self, step: _Step) -> None:
         """Free the rows of backends that this step took out of their service."""
@@ -318,35 +377,29 @@ class ServiceTable:
     def _adopt(self) -> None:
         from k8sdatapath.pybpf.memory import wait_for_programs
 
-        found = list(self._frontends.items())
-        numbers = [row.service for _, row in found]
-        self._sets = Sets(self._bound["kd_sets"], self._bound["kd_slots"], wait_for_programs, numbers)
+        found: dict[int, list[tuple[FrontendKey, FrontendRow]]] = {}
+        for key, row in self._frontends.items():
+            found.setdefault(row.service, []).append((key, row))
+        self._sets = Sets(self._bound["kd_sets"], self._bound["kd_slots"], wait_for_programs, found)
         self._rows = BackendRows(self._bound["kd_backends"], wait_for_programs)
+        self._numbers = Numbers("services", self._sets.services, wait_for_programs, found)
+        sources: dict[int, list[IPNetwork]] = {}
+        for source in self._sources:
+            sources.setdefault(source.service, []).append(source.network)
         rows = {row.id: row for row in self._rows.all()}
-        self._numbers = Numbers("services", self._sets.services, wait_for_programs, numbers)
         self._entries: dict[Frontend, _Entry] = {}
-        for key, frontend_row in found:
-            entry = self._read_entry(key, frontend_row, rows)
-            self._entries[entry.service.frontend] = entry
+        self._owners: dict[Frontend, Frontend] = {}
+        for number, frontends in found.items():
+            sets = {scope: self._sets.ids(number, scope) for scope in Scope}
+            service, ids = read_service(frontends, sets, rows, sources.get(number, ()))
+            self._entries[service.frontend] = _Entry(service, number, ids)
+            self._owners |= dict.fromkeys(service.frontends, service.frontend)
         named = {id for entry in self._entries.values() for id in entry.ids}
         # Rows that no slot names: of terminating backends, or left by a crash. The first change after this
         # takes over those it wants, so that their flows go on, and frees the rest.
         self._orphans = {
             (row.addr, row.port, row.protocol): id for id, row in rows.items() if id not in named
         }
-
-    def _read_entry(self, key: FrontendKey, row: FrontendRow, rows: Mapping[int, BackendRow]) -> _Entry:
-        turns = Counter(self._sets.ids(row.service, Scope.CLUSTER))
-        # in the order of addresses, which is a service's own
-        ids = sorted(turns.keys() & rows.keys(), key=lambda id: (int(rows[id].addr), rows[id].port))
-        selection = Selection(row.selection)
-        weighted = selection is Selection.RANDOM  # Maglev shares are not exact enough to tell weights
-        weights = _weights([turns[id] if weighted else 1 for id in ids])
-        backends = [_backend(rows[id], weight) for id, weight in zip(ids, weights, strict=True)]
-        service = Service(key.addr, key.port, Protocol(key.protocol), backends=backends, selection=selection)
-        return _Entry(
-            service, row.service, ids
-        )  # a service keeps its backends in the order of their addresses
 
     def _free_orphans(self) -> None:
         for id in self._orphans.values():
@@ -357,7 +410,7 @@ class ServiceTable:
 
     def _entry(self, frontend: Frontend) -> _Entry:
         try:
-            return self._entries[frontend]
+            return self._entries[self._owners[frontend]]
         except KeyError:
             raise KeyNotFoundError(str(frontend)) from None
 
@@ -377,53 +430,45 @@ class ServiceTable:
         return f"<ServiceTable {len(self._entries)}/{self._frontends.info.max_entries} services>"
 
 
-@frozen
+@define
 class _Step:
     """One change, prepared: what it leads from and to.
 
     :ivar known: rows that the backends of ``after`` had before, None for the new ones.
-    :ivar run: the slots that wait to be committed.
+    :ivar runs: the slots that wait to be committed, by set.
     """
 
     frontend: Frontend
     before: _Entry | None
     after: _Entry | None
     known: list[int | None]
-    run: tuple[int, int]
+    runs: dict[Scope, tuple[int, int]]
 
 
-def slots(service: Service, ids: list[int]) -> Any:
-    """The backend id for every slot of a service's set; ``ids`` belong to its backends in order."""
-    candidates = service.candidates
-    if len(candidates) == len(service.backends):
-        chosen = ids
-    else:
-        wanted = set(candidates)
-        chosen = [id for backend, id in zip(service.backends, ids, strict=True) if backend in wanted]
-    if service.selection is Selection.MAGLEV and candidates:
-        return maglev_slots(candidates, chosen, service.protocol)
-    weights = [backend.weight for backend in candidates]
-    if len(set(weights)) <= 1:
-        return chosen
-    return [id for id, turns in zip(chosen, _weights(weights), strict=True) for _ in range(turns)]
-
-
-def _weights(counts: list[int]) -> list[int]:
-    """The same proportions in the smallest whole numbers."""
-    divisor = reduce(gcd, counts, 0) or 1
-    return [count // divisor for count in counts]
+def scope_of(row: FrontendRow, *, outside: bool) -> Scope:
+    """The set that answers at a frontend: the rule that the programs apply."""
+    flags = FrontendFlags(row.flags)
+    if row.kind == FrontendKind.CLUSTER_IP:
+        return Scope.LOCAL if flags & FrontendFlags.INTERNAL_LOCAL else Scope.CLUSTER
+    return Scope.LOCAL if outside and flags & FrontendFlags.EXTERNAL_LOCAL else Scope.CLUSTER
 
 
 def _by_frontend(services: Iterable[Service]) -> dict[Frontend, Service]:
-    from k8sdatapath.errors import ModelError
-
+    """Services by their main frontends; none may claim any frontend of another."""
     found: dict[Frontend, Service] = {}
+    claims: dict[Frontend, Service] = {}
     for service in services:
-        frontend = service.frontend
-        if frontend in found:
-            raise ModelError(f"{frontend} is claimed by two services: {found[frontend]} and {service}")
-        found[frontend] = service
+        for frontend in service.frontends:
+            if frontend in claims:
+                raise claimed_twice(frontend, claims[frontend], service)
+            claims[frontend] = service
+        found[service.frontend] = service
     return found
+
+
+def claimed_twice(frontend: Frontend, one: Service, other: Service | None) -> ModelError:
+    """Two services want to be dialled at one place."""
+    return ModelError(f"{frontend} is claimed by two services: {one} and {other}")
 
 
 def _new_backends(change: Change) -> int:
@@ -433,11 +478,3 @@ def _new_backends(change: Change) -> int:
         return len(change.after.backends)
     have = {(backend.address, backend.port) for backend in change.before.backends}
     return sum((backend.address, backend.port) not in have for backend in change.after.backends)
-
-
-def _key(frontend: Frontend) -> FrontendKey:
-    return FrontendKey(frontend.address, frontend.port, frontend.protocol)
-
-
-def _backend(row: BackendRow, weight: int = 1) -> Backend:
-    return Backend(row.addr, row.port, state=BackendState(row.state), weight=weight)

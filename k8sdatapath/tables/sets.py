@@ -5,23 +5,16 @@ from __future__ import annotations
 import sys
 from array import array
 from collections.abc import Callable, Iterable, Sequence
-from enum import IntEnum
 from typing import Annotated
 
 from k8sdatapath.layout import array as elements
 from k8sdatapath.layout import struct, u32
 from k8sdatapath.maps import Array
+from k8sdatapath.model import Scope
 from k8sdatapath.pybpf.memory import store_many
 from k8sdatapath.tables.grace import Ranges
 
-__all__ = ["Scope", "SetRow", "Sets", "SlotsBlock"]
-
-
-class Scope(IntEnum):
-    """A service's two sets (``enum kd_scope``): all endpoints that this node may use, or those on it."""
-
-    CLUSTER = 0
-    LOCAL = 1
+__all__ = ["SetRow", "Sets", "SlotsBlock"]
 
 
 @struct

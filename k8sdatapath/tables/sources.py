@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Network
 
 from k8sdatapath.layout import addr, struct, u32
 
@@ -25,3 +25,11 @@ class SourceKey:
         """The key that lets these sources use a service."""
         mapped = _MAPPED_BITS if sources.version == 4 else 0
         return cls(_SERVICE_BITS + mapped + sources.prefixlen, service, sources.network_address)
+
+    @property
+    def network(self) -> IPv4Network | IPv6Network:
+        """The sources that this key is for."""
+        length = self.prefixlen - _SERVICE_BITS
+        if isinstance(self.addr, IPv4Address):
+            return IPv4Network((self.addr, length - _MAPPED_BITS))
+        return IPv6Network((self.addr, length))

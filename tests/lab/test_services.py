@@ -198,6 +198,22 @@ def test_what_is_no_service_is_left_alone(lab: Lab, client: Host) -> None:
     assert answer.peer == (str(pod.address), 8080)
 
 
+def test_a_direct_connection_may_use_the_ports_of_a_closed_flow(lab: Lab, client: Host) -> None:
+    """The backend answers it from where it answered the flow, but now as itself."""
+    pod = lab.node.pods[1]
+    lab.node.services.upsert(Service(VIP[4], 80, backends=[pod.at(8080)]))
+    for address, port in ((VIP[4], 80), (str(pod.address), 8080), (VIP[4], 80)):
+        with client.socket() as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.settimeout(5)
+            sock.bind(("0.0.0.0", 45678))
+            sock.connect((address, port))
+            assert sock.getpeername() == (address, port)
+            sock.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            while sock.recv(4096):
+                pass
+
+
 def test_protocols_and_ports_are_told_apart(lab: Lab, client: Host) -> None:
     web, dns = backends(lab, 4)[:1], backends(lab, 4, 5353)[1:2]
     lab.node.services.upsert(Service(VIP[4], 80, backends=web), Service(VIP[4], 80, "UDP", backends=dns))

@@ -9,6 +9,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
+from attrs import evolve
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -19,7 +20,7 @@ from k8sdatapath.datapath.service_table import CONTRACT, ServiceTable
 from k8sdatapath.errors import CapacityError, ContractError, KeyNotFoundError, ModelError, StalePlanError
 from k8sdatapath.layout import layout_of
 from k8sdatapath.maps.memory import in_memory
-from k8sdatapath.model import Backend, BackendState, Frontend, Selection, Service
+from k8sdatapath.model import Backend, BackendState, Exposure, Frontend, Scope, Selection, Service
 from k8sdatapath.tables import backends, grace, sets
 from k8sdatapath.tables.backends import FREE, BackendRow
 
@@ -30,7 +31,9 @@ def memory(*, frontends: int = 16, slots: int = 64, rows: int = 64) -> dict[str,
     """The maps of the contract, in this process."""
     sizes = {"kd_frontends": frontends, "kd_sets": 2 * frontends, "kd_slots": slots, "kd_backends": rows}
     return {
-        name: in_memory(kind, name, sizes[name], flags=0 if name == "kd_frontends" else MMAPABLE)
+        name: in_memory(
+            kind, name, sizes.get(name, 16), flags=MMAPABLE if issubclass(kind, maps.Array) else 0
+        )
         for name, kind in CONTRACT.items()
     }
 
@@ -41,7 +44,7 @@ def service(port: int, *hosts: int, **options: Any) -> Service:
     )
 
 
-def answers(kernel: dict[str, Any], frontend: Frontend) -> set[Backend]:
+def answers(kernel: dict[str, Any], frontend: Frontend, scope: Scope = Scope.CLUSTER) -> set[Backend]:
     """Who might get a new flow, by the lookups that the programs make, in code of their own."""
     found = [
         row
@@ -50,7 +53,7 @@ def answers(kernel: dict[str, Any], frontend: Frontend) -> set[Backend]:
     ]
     if not found:
         return set()
-    run = kernel["kd_sets"][2 * found[0].service]
+    run = kernel["kd_sets"][2 * found[0].service + scope]
     ids = [
         kernel["kd_slots"][slot // 16].backend[slot % 16]
         for slot in range(run.offset, run.offset + run.count)
@@ -208,18 +211,131 @@ def test_a_row_that_is_given_again_has_another_id() -> None:
     assert len(seen) == 5
 
 
+NODE_PORT = Exposure("node_port", "192.0.2.11", 30080)
+LOAD_BALANCER = Exposure("load_balancer", "203.0.113.1", 80)
+
+
+def exposed(*hosts: int, local: tuple[int, ...] = (), **options: Any) -> Service:
+    backends = [Backend(f"10.244.1.{host}", 8080, local=host in local) for host in hosts]
+    return Service("10.96.0.10", 80, backends=backends, exposed=[NODE_PORT, LOAD_BALANCER], **options)
+
+
+def frontend_of(exposure: Exposure) -> Frontend:
+    return Frontend(exposure.address, exposure.port)
+
+
+def test_all_frontends_of_a_service_lead_to_its_backends() -> None:
+    kernel = memory()
+    with ServiceTable.bind(kernel) as table:
+        wanted = exposed(1, 2, name="default/web:http")
+        table.upsert(wanted)
+        for frontend in wanted.frontends:
+            assert frontend in table
+            assert table.get(frontend) == wanted
+            assert answers(kernel, frontend) == set(wanted.backends)
+        table.remove(frontend_of(NODE_PORT))
+        assert not kernel["kd_frontends"]
+        assert not any(frontend in table for frontend in wanted.frontends)
+
+
+def test_local_frontends_have_a_set_of_their_own() -> None:
+    kernel = memory()
+    wanted = exposed(1, 2, 3, local=(2,), external_local=True)
+    with ServiceTable.bind(kernel) as table:
+        table.upsert(wanted)
+
+        def hosts(frontend: Frontend, *, outside: bool) -> set[str]:
+            return {str(backend.address) for backend in table.resolve(frontend, outside=outside).shares}
+
+        everybody = {"10.244.1.1", "10.244.1.2", "10.244.1.3"}
+        for exposure in (NODE_PORT, LOAD_BALANCER):
+            assert hosts(frontend_of(exposure), outside=True) == {"10.244.1.2"}
+            assert hosts(frontend_of(exposure), outside=False) == everybody
+        assert hosts(wanted.frontend, outside=True) == everybody
+    with ServiceTable.bind(kernel) as again:
+        assert again.dump() == (wanted,)
+
+
+def test_everything_about_a_service_is_taken_over() -> None:
+    kernel = memory()
+    wanted = exposed(
+        1,
+        2,
+        local=(1,),
+        internal_local=True,
+        external_local=True,
+        affinity_timeout=10800,
+        source_ranges=["203.0.113.0/24", "198.51.100.7/32"],
+    )
+    with ServiceTable.bind(kernel) as table:
+        table.upsert(wanted)
+        assert len(kernel["kd_sources"]) == 2
+    with ServiceTable.bind(kernel) as table:
+        assert table.dump() == (wanted,)
+        assert table.plan([wanted]).empty
+        table.upsert(evolve(wanted, source_ranges=["198.51.100.7/32"]))
+        assert len(kernel["kd_sources"]) == 1
+        table.plan([]).apply()
+        assert not kernel["kd_sources"]
+
+
+def test_an_address_that_moves_between_services_is_never_without_one() -> None:
+    kernel = memory()
+    one, other = service(80, 1), service(81, 2)
+    balanced = [frontend_of(LOAD_BALANCER)]
+    with ServiceTable.bind(kernel) as table:
+        table.plan([evolve(one, exposed=[LOAD_BALANCER]), other]).apply()
+        seen = []
+        plan = table.plan([one, evolve(other, exposed=[LOAD_BALANCER])])
+        watched(lambda: seen.append(frozenset(answers(kernel, balanced[0]))), plan.apply)
+    assert set(seen) == {frozenset(one.backends), frozenset(other.backends)}
+
+
+def watched(look: Callable[[], object], action: Callable[[], object]) -> None:
+    """Run ``action``, looking at every line of the library's writing code."""
+
+    def trace(frame: FrameType, event: str, arg: object) -> Any:
+        if frame.f_code.co_filename not in WRITING:
+            return None
+        sys.settrace(None)
+        look()
+        sys.settrace(trace)
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        action()
+    finally:
+        sys.settrace(before)
+
+
+def test_a_frontend_of_another_service_is_refused() -> None:
+    with ServiceTable.bind(memory()) as table:
+        table.upsert(exposed(1))
+        thief = Service("10.96.0.99", 80, exposed=[LOAD_BALANCER])
+        with pytest.raises(ModelError, match=r"203\.0\.113\.1:80/TCP is claimed by two"):
+            table.upsert(thief)
+        with pytest.raises(ModelError, match="claimed by two"):
+            table.plan([exposed(1), thief])
+        table.plan([thief]).apply()
+        assert table.dump() == (thief,)
+
+
+WRITING = {module.__file__ for module in (service_table, sets, backends, grace)}
+
+
 class Killed(BaseException):
     """Stands for kill -9: no line runs after it, not even in a finally."""
 
 
 def killed_at(line: int, action: Callable[[], object]) -> bool:
     """Run ``action``, but stop dead before the ``line``-th line of the library's writing code."""
-    watched = {module.__file__ for module in (service_table, sets, backends, grace)}
     left = line
 
     def trace(frame: FrameType, event: str, arg: object) -> Any:
         nonlocal left
-        if frame.f_code.co_filename not in watched:
+        if frame.f_code.co_filename not in WRITING:
             return None
         if event == "line":
             left -= 1
@@ -239,9 +355,9 @@ def killed_at(line: int, action: Callable[[], object]) -> bool:
 
 
 def test_killed_at_any_line_the_kernel_answers_old_or_new_and_a_restart_ends_as_desired() -> None:
-    old = [service(80, 1, 2), service(81, 3), service(82, 4)]
-    new = [service(80, 2, 5), service(82, 4, selection="maglev"), service(83, 6, 7)]
-    fronts = {s.frontend: (b, n) for s in (*old, *new) for b, n in [(find(old, s), find(new, s))]}
+    old = [exposed(1, 2, source_ranges=["203.0.113.0/24"]), service(81, 3), service(82, 4)]
+    new = [exposed(2, 5), service(82, 4, selection="maglev"), service(83, 6, 7)]
+    fronts = {f: (find(old, f), find(new, f)) for s in (*old, *new) for f in s.frontends}
     line, died = 0, True
     while died:
         line += 1
@@ -259,8 +375,8 @@ def test_killed_at_any_line_the_kernel_answers_old_or_new_and_a_restart_ends_as_
     assert line > 100  # it did stop at many places
 
 
-def find(services: list[Service], like: Service) -> set[Backend]:
-    return next((set(s.backends) for s in services if s.frontend == like.frontend), set())
+def find(services: list[Service], frontend: Frontend) -> set[Backend]:
+    return next((set(s.backends) for s in services if frontend in s.frontends), set())
 
 
 class Tables(RuleBasedStateMachine):

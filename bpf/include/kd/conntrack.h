@@ -14,8 +14,10 @@
  *    A SYN sent again to a live backend stays where it was, and segments of a connection go on even when the
  *    backend has left its service: it may be finishing what it began.
  *
- * Not seen here: connections that a client makes to a backend's own address. Should it use the very ports of
- * a flow to the same backend through a frontend, the answers would seem to come from the frontend.
+ *  - TCP, reply: a SYN-ACK on a closed flow answers a connection that the client made to the backend's own
+ *    address, from the very ports that the flow had.
+ *
+ * Not told apart: such a connection while the flow is still open. Its answers seem to come from the frontend.
  */
 #ifndef KD_CONNTRACK_H
 #define KD_CONNTRACK_H
@@ -42,6 +44,11 @@ static __always_inline __u32 kd_now(void)
 static __always_inline bool kd_is_syn(const struct kd_pkt *pkt)
 {
 	return (pkt->tcp_flags & (KD_TCP_SYN | KD_TCP_ACK)) == KD_TCP_SYN;
+}
+
+static __always_inline bool kd_is_syn_ack(const struct kd_pkt *pkt)
+{
+	return (pkt->tcp_flags & (KD_TCP_SYN | KD_TCP_ACK)) == (KD_TCP_SYN | KD_TCP_ACK);
 }
 
 static __always_inline struct kd_tuple kd_reversed(const struct kd_tuple *tuple)
@@ -80,23 +87,24 @@ static __always_inline bool kd_ct_same(const struct kd_ct *a, const struct kd_ct
 	return kd_tuple_equal(&a->to, &b->to) && !((a->flags ^ b->flags) & KD_CT_REPLY);
 }
 
-/* The original direction's entry no longer decides for this packet. */
+/* The entry no longer decides for this packet. */
 static __always_inline bool kd_ct_over(const struct kd_pkt *pkt, const struct kd_ct *ct)
 {
+	bool reply = ct->flags & KD_CT_REPLY;
 	struct kd_tuple opposite;
-	struct kd_ct *reply;
+	struct kd_ct *other;
 
-	if (ct->flags & KD_CT_REPLY)
-		return false;
 	if (pkt->tuple.protocol == IPPROTO_TCP) {
-		if (!kd_is_syn(pkt))
+		if (!(reply ? kd_is_syn_ack(pkt) : kd_is_syn(pkt)))
 			return false;
 		opposite = kd_reversed(&ct->to);
-		reply = bpf_map_lookup_elem(&kd_conntrack, &opposite);
-		if (!reply || (ct->flags | reply->flags) & KD_CT_CLOSED)
+		other = bpf_map_lookup_elem(&kd_conntrack, &opposite);
+		if (!other)
+			return !reply;
+		if ((ct->flags | other->flags) & KD_CT_CLOSED)
 			return true;
 	}
-	return !kd_backend_stays(ct->backend);
+	return !reply && !kd_backend_stays(ct->backend);
 }
 
 static __always_inline void kd_ct_forget(const struct kd_tuple *tuple, const struct kd_ct *ct)

@@ -99,7 +99,7 @@ static __always_inline int kd_translate_reply(struct __sk_buff *skb, struct kd_p
 	struct kd_tuple to;
 	int result;
 
-	if (!ct || !(ct->flags & KD_CT_REPLY))
+	if (!ct || !(ct->flags & KD_CT_REPLY) || kd_ct_over(pkt, ct))
 		return KD_PASS;
 	result = kd_flow_follow(pkt, ct, &to);
 	return result == KD_CONTINUE ? kd_rewrite(skb, pkt, &to) : result;

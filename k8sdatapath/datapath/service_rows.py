@@ -1,0 +1,138 @@
+"""From a service to its rows in the maps, and back: pure values, nothing is read or written here."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from functools import reduce
+from math import gcd
+from typing import Any
+
+from k8sdatapath.datapath.maglev import maglev_slots
+from k8sdatapath.model import (
+    Backend,
+    BackendState,
+    Exposure,
+    Frontend,
+    FrontendKind,
+    IPNetwork,
+    Protocol,
+    Scope,
+    Selection,
+    Service,
+)
+from k8sdatapath.tables.backends import BackendRow
+from k8sdatapath.tables.frontends import FrontendFlags, FrontendKey, FrontendRow
+from k8sdatapath.tables.sources import SourceKey
+
+__all__ = ["frontend_rows", "read_service", "slots", "source_keys"]
+
+
+def frontend_rows(service: Service, number: int) -> dict[FrontendKey, FrontendRow]:
+    """The rows of all frontends of a service: one number, one policy."""
+    flags = FrontendFlags(0)
+    if service.internal_local:
+        flags |= FrontendFlags.INTERNAL_LOCAL
+    if service.external_local:
+        flags |= FrontendFlags.EXTERNAL_LOCAL
+    if service.source_ranges:
+        flags |= FrontendFlags.SOURCE_RANGES
+    if any(backend.weight and (backend.cluster or backend.local) for backend in service.backends):
+        flags |= FrontendFlags.HAS_ENDPOINTS
+    kinds = [(service.frontend, service.kind)]
+    kinds += [(Frontend(e.address, e.port, service.protocol), e.kind) for e in service.exposed]
+    return {
+        frontend_key(frontend): FrontendRow(
+            number, service.affinity_timeout, int(flags), service.selection, kind
+        )
+        for frontend, kind in kinds
+    }
+
+
+def frontend_key(frontend: Frontend) -> FrontendKey:
+    """A frontend as the key that programs make of a packet."""
+    return FrontendKey(frontend.address, frontend.port, frontend.protocol)
+
+
+def source_keys(service: Service, number: int) -> list[SourceKey]:
+    """The entries of the trie that say who may use a service's load balancer addresses."""
+    return [SourceKey.of(number, network) for network in service.source_ranges]
+
+
+def slots(service: Service, ids: Sequence[int], scope: Scope) -> Sequence[int]:
+    """The backend id for every slot of one of a service's sets; ``ids`` belong to its backends in order."""
+    if scope is Scope.LOCAL and not (service.internal_local or service.external_local):
+        return ()
+    candidates = service.candidates_in(scope)
+    if len(candidates) == len(service.backends):
+        chosen = list(ids)
+    else:
+        wanted = set(candidates)
+        chosen = [id for backend, id in zip(service.backends, ids, strict=True) if backend in wanted]
+    if service.selection is Selection.MAGLEV and candidates:
+        return maglev_slots(candidates, chosen, service.protocol)
+    weights = [backend.weight for backend in candidates]
+    if len(set(weights)) <= 1:
+        return chosen
+    return [id for id, turns in zip(chosen, in_lowest_terms(weights), strict=True) for _ in range(turns)]
+
+
+def read_service(
+    frontends: Iterable[tuple[FrontendKey, FrontendRow]],
+    sets: Mapping[Scope, Sequence[int]],
+    rows: Mapping[int, BackendRow],
+    sources: Sequence[IPNetwork],
+) -> tuple[Service, list[int]]:
+    """A service from what the kernel has of it, and the row ids of its backends in order.
+
+    What the kernel does not know is not there: names, and backends that no slot names.
+
+    :param frontends: of one service number.
+    :param sets: the ids in the slots of its sets; ``rows`` those that they may name.
+    """
+    (main, row), *others = sorted(frontends, key=_rank)
+    turns = {scope: Counter(id for id in ids if id in rows) for scope, ids in sets.items()}
+    counted = turns[Scope.CLUSTER] or turns[Scope.LOCAL]
+    # in the order of addresses, which is a service's own
+    ids = sorted(set().union(*turns.values()), key=lambda id: (int(rows[id].addr), rows[id].port))
+    selection = Selection(row.selection)
+    weighted = selection is Selection.RANDOM  # Maglev shares are not exact enough to tell weights
+    weights = in_lowest_terms([counted.get(id, 1) if weighted else 1 for id in ids])
+    flags = FrontendFlags(row.flags)
+    service = Service(
+        main.addr,
+        main.port,
+        Protocol(main.protocol),
+        backends=[
+            Backend(
+                rows[id].addr,
+                rows[id].port,
+                state=BackendState(rows[id].state),
+                weight=weight,
+                cluster=id in turns[Scope.CLUSTER],
+                local=id in turns[Scope.LOCAL],
+            )
+            for id, weight in zip(ids, weights, strict=True)
+        ],
+        selection=selection,
+        kind=FrontendKind(row.kind),
+        exposed=[Exposure(FrontendKind(other.kind), key.addr, key.port) for key, other in others],
+        internal_local=bool(flags & FrontendFlags.INTERNAL_LOCAL),
+        external_local=bool(flags & FrontendFlags.EXTERNAL_LOCAL),
+        affinity_timeout=row.affinity_timeout,
+        source_ranges=sources,
+    )
+    return service, ids
+
+
+def in_lowest_terms(counts: list[int]) -> list[int]:
+    """The same proportions in the smallest whole numbers."""
+    divisor = reduce(gcd, counts, 0) or 1
+    return [count // divisor for count in counts]
+
+
+def _rank(frontend: tuple[FrontendKey, FrontendRow]) -> Any:
+    """The main frontend first: only it can be a cluster IP; then by address."""
+    key, row = frontend
+    main = row.kind in (FrontendKind.CLUSTER_IP, FrontendKind.HOST_PORT)
+    return not main, int(key.addr), key.port
