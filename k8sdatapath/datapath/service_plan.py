@@ -39,8 +39,6 @@ class Change:
         said += [f"~{new[place]}" for place in new.keys() & old.keys() if new[place] != old[place]]
         if before.selection != after.selection:
             said.append(f"selection {before.selection.name} -> {after.selection.name}")
-        if before.name != after.name:
-            said.append(f"name {before.name!r} -> {after.name!r}")
         return sorted(said)
 
 

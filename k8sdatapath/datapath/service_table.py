@@ -204,6 +204,8 @@ class ServiceTable:
                 changes.append(Change(frontend, None, service))
             elif entry.service != service:
                 changes.append(Change(frontend, entry.service, service))
+            else:
+                entry.service = service  # the kernel knows no names: learn this one
         unchanged = len(desired) - len(changes)
         changes += gone
         self._check_claims(changes)

@@ -100,7 +100,7 @@ class Service:
         Service("10.96.0.10", 80, exposed=[Exposure("node_port", "192.0.2.11", 30080)], external_local=True)
 
     :param backends: a set, kept in the order of their addresses. None is allowed: connections are refused.
-    :param name: for people; Kubernetes' are ``namespace/name:port``.
+    :param name: for people, ``namespace/name:port`` of Kubernetes; those that differ in it alone are equal.
     :param kind: of the main frontend, the one of ``address`` and ``port``.
     :param exposed: where else it can be dialled, a set like the backends.
     :param internal_local: its cluster IP leads to the backends of ``Scope.LOCAL`` only.
@@ -116,7 +116,7 @@ class Service:
     port: int = field(converter=to_port)
     protocol: Protocol = field(default=Protocol.TCP, converter=to_protocol)
     backends: tuple[Backend, ...] = field(default=(), converter=_to_backends, kw_only=True)
-    name: str = field(default="", converter=_to_name, kw_only=True)
+    name: str = field(default="", converter=_to_name, kw_only=True, eq=False)
     selection: Selection = field(default=Selection.RANDOM, converter=to_selection, kw_only=True)
     kind: FrontendKind = field(default=FrontendKind.CLUSTER_IP, converter=to_kind, kw_only=True)
     exposed: tuple[Exposure, ...] = field(default=(), converter=_to_exposed, kw_only=True)

@@ -96,6 +96,13 @@ def test_what_is_as_wanted_is_not_touched() -> None:
         assert plan.apply().changed == 0
 
 
+def test_a_name_is_learnt_without_a_change() -> None:
+    with ServiceTable.bind(memory()) as table:
+        table.upsert(service(80, 1))
+        assert table.plan([service(80, 1, name="default/web")]).empty
+        assert table.dump()[0].name == "default/web"
+
+
 def test_a_plan_made_before_another_change_is_refused() -> None:
     with ServiceTable.bind(memory()) as table:
         plan = table.plan([service(80, 1)])
