@@ -75,6 +75,10 @@ class Elements(Map, Generic[K, V]):
         values = self._value.unpack_many(packed)
         return {key: value for key, value, there in zip(wanted, values, found, strict=True) if there}
 
+    def lookup_packed(self, keys: Buffer) -> tuple[bytearray, bytearray]:
+        """The values of packed keys in their order, and for each a byte: whether it was there."""
+        return self._store.lookup_many(keys, memoryview(keys).nbytes // self.info.key_size)
+
     def _write(self, keys: Buffer, values: Buffer, count: int) -> None:
         error, written = self._store.update_many(keys, values, count)
         if error:

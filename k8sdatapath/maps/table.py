@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import ItemsView, Iterable, Iterator, MutableMapping, ValuesView
-from typing import Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from k8sdatapath.maps.elements import Elements
 from k8sdatapath.pybpf.maps import EXIST, NOEXIST
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 __all__ = ["Table"]
 
@@ -85,6 +88,10 @@ class Table(Elements[K, V], MutableMapping[K, V]):
         """Remove many keys at once; returns how many were there."""
         unwanted = list(keys)
         return self._store.delete_many(self._key.pack_many(unwanted), len(unwanted))
+
+    def delete_packed(self, keys: Buffer) -> int:
+        """Remove packed keys at once; returns how many were there."""
+        return self._store.delete_many(keys, memoryview(keys).nbytes // self.info.key_size)
 
     def clear(self) -> None:
         """Remove all elements that are there now."""

@@ -1,0 +1,208 @@
+"""ConntrackTable: the flows that are translated per packet, to be looked at, flushed and collected.
+
+The programs make flows and keep them; the table would only ever grow to its capacity, and then drop
+the flow that was silent longest. Collecting takes away earlier what is over, so that this stays rare.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, suppress
+from types import TracebackType
+from typing import Any, Self
+
+from k8sdatapath import maps
+from k8sdatapath.datapath.contract import Bindable, bind_maps
+from k8sdatapath.datapath.flow import (
+    ConntrackStats,
+    Flow,
+    FlowFilter,
+    FlowState,
+    Peer,
+    Timeouts,
+    state_of,
+)
+from k8sdatapath.errors import KeyExistsError
+from k8sdatapath.layout import Layout, layout_of
+from k8sdatapath.tables.conntrack import ConntrackRow, FlowFlags, Tuple
+from k8sdatapath.tables.halves import Columns, Pair, gather, joined, opposites
+from k8sdatapath.tables.halves import pair as join
+
+__all__ = ["CONTRACT", "ConntrackTable"]
+
+#: The maps that a conntrack table is made of.
+CONTRACT = {"kd_conntrack": maps.LRUHash[Tuple, ConntrackRow]}
+
+_KEY, _ROW = layout_of(Tuple), layout_of(ConntrackRow)
+_BATCH = 1024  # flows between asking how they are and taking them away: the shorter, the surer
+
+
+class ConntrackTable:
+    """The flows of a node, in the kernel. Make one with :meth:`bind`."""
+
+    def __init__(
+        self, flows: maps.LRUHash[Tuple, ConntrackRow], timeouts: Timeouts, owned: ExitStack
+    ) -> None:
+        self.timeouts = timeouts
+        self._flows = flows
+        self._owned = owned
+
+    @classmethod
+    def bind(cls, source: Bindable, *, timeouts: Timeouts | None = None) -> ConntrackTable:
+        """A conntrack table over the maps of an object, a pin directory, or a mapping of name to map.
+
+        :param timeouts: when flows are forgotten.
+        :raises ContractError: a map is missing.
+        :raises LayoutError: a map holds something else.
+        """
+        bound, owned = bind_maps(source, CONTRACT, "a conntrack table")
+        return cls(bound["kd_conntrack"], timeouts or Timeouts(), owned)
+
+    # -- reading --
+
+    def flows(self, only: FlowFilter | None = None, *, now: int | None = None) -> Iterator[Flow]:
+        """The flows, each once.
+
+        :param only: those that are meant; default all.
+        :param now: seconds of ``CLOCK_MONOTONIC`` that ages are counted to; default this moment.
+        """
+        return (flow for _, flow in self._meant(only, now))
+
+    def stats(self) -> ConntrackStats:
+        """How full the table is, and with what."""
+        keys, rows, entries = self._flows.items_packed()
+        states = Counter(_state(pair) for pair in joined(keys, rows))
+        return ConntrackStats(entries, self._flows.info.max_entries, states)
+
+    def _meant(self, only: FlowFilter | None, now: int | None) -> Iterator[tuple[Pair, Flow]]:
+        moment = _moment(now)
+        keys, rows, _ = self._flows.items_packed()
+        for pair in joined(keys, rows):
+            flow = _flow(pair, moment)
+            if only is None or only.matches(flow):
+                yield pair, flow
+
+    # -- changing --
+
+    def flush(self, only: FlowFilter | None = None) -> int:
+        """Forget flows; returns how many. What comes after begins new flows, maybe to other backends.
+
+        :param only: those that are meant; default all.
+        """
+        doomed = [pair for pair, _ in self._meant(only, None)]
+        self._remove(doomed)
+        return len(doomed)
+
+    def collect(self, now: int | None = None) -> int:
+        """Forget flows that have been silent for longer than their state allows; returns how many.
+
+        Both directions of a flow go together, and only after another look at both.
+
+        :param now: seconds of ``CLOCK_MONOTONIC``; default this moment.
+        """
+        moment = _moment(now)
+        keys, rows, _ = self._flows.items_packed()
+        entries = Columns.of(keys, rows)
+        suspects = self._suspects(entries, moment)
+        if suspects:
+            from k8sdatapath.pybpf.memory import wait_for_programs
+
+            wait_for_programs()  # one of them may have made but one half of a flow when that was read
+        # Originals first: with them go most replies that are suspected, and are not looked at any more.
+        suspects.sort(key=lambda index: entries.flags[index] & FlowFlags.REPLY)
+        batches = (suspects[at : at + _BATCH] for at in range(0, len(suspects), _BATCH))
+        return sum(self._collect(gather(keys, batch), moment) for batch in batches)
+
+    def _suspects(self, entries: Columns, now: int) -> list[int]:
+        """Which entries say of themselves that their flow may be over: the other half may know better."""
+        oldest = {protocol: self._oldest(protocol, now) for protocol in set(entries.protocols)}
+        columns = zip(entries.protocols, entries.flags, entries.last_seen, strict=True)
+        return [
+            index for index, (protocol, flags, seen) in enumerate(columns) if seen < oldest[protocol][flags]
+        ]
+
+    def _oldest(self, protocol: int, now: int) -> list[int]:
+        """By flags of an entry: what it must have seen last not to be suspected.
+
+        A half that is still open is not suspected for what the other one may have sent: that one is.
+        """
+        limits = []
+        for flags in range(1 << 8):
+            ended = flags & FlowFlags.FIN
+            answered = bool(flags & (FlowFlags.REPLY | FlowFlags.SEEN_REPLY))
+            limits.append(now - self.timeouts.of(state_of(protocol, flags, ended, answered=answered)))
+        return limits
+
+    def _collect(self, keys: bytes, now: int) -> int:
+        """Look at the flows of some entries, and take away those that are over."""
+        rows, found = self._flows.lookup_packed(keys)
+        if not any(found):
+            return 0
+        other_keys = opposites(rows)
+        others, found_others = self._flows.lookup_packed(other_keys)
+        doomed = {}
+        for at, there in enumerate(found):
+            if there:
+                key, row = _cut(keys, _KEY, at), _cut(rows, _ROW, at)
+                pair = join(
+                    key, row, _cut(other_keys, _KEY, at), _cut(others, _ROW, at) if found_others[at] else b""
+                )
+                if now - pair.last_seen > self.timeouts.of(_state(pair)):
+                    doomed[pair.original_key or pair.reply_key] = pair
+        self._remove(doomed.values())
+        return len(doomed)
+
+    def _remove(self, doomed: Collection[Pair]) -> None:
+        originals = b"".join([pair.original_key for pair in doomed])
+        self._flows.delete_packed(originals)
+        self._flows.delete_packed(b"".join([pair.reply_key for pair in doomed]))
+        # A packet that came in between has begun its flow anew, and may have lost the reply it had made.
+        rows, found = self._flows.lookup_packed(originals)
+        for at, there in enumerate(found):
+            if there:
+                again = join(_cut(originals, _KEY, at), _cut(rows, _ROW, at), b"", b"")
+                with suppress(KeyExistsError):
+                    self._flows.insert(*again.answer())
+
+    def close(self) -> None:
+        """Let go of the maps; idempotent."""
+        self._owned.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<ConntrackTable {self._flows!r}>"
+
+
+def _moment(now: int | None) -> int:
+    """The programs' clock, in whole seconds."""
+    return int(time.monotonic()) if now is None else now
+
+
+def _state(pair: Pair) -> FlowState:
+    return state_of(pair.protocol, *pair.flags, answered=pair.answered)
+
+
+def _flow(pair: Pair, now: int) -> Flow:
+    dialled, translated = pair.dialled, pair.translated
+    return Flow(
+        Peer(dialled.src, dialled.sport),
+        Peer(dialled.dst, dialled.dport),
+        Peer(translated.dst, translated.dport),
+        pair.protocol,
+        _state(pair),
+        max(now - pair.last_seen, 0),
+        pair.packets,
+    )
+
+
+def _cut(packed: bytes | bytearray, layout: Layout[Any], index: int) -> bytes:
+    return bytes(packed[index * layout.size : (index + 1) * layout.size])
