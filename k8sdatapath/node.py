@@ -8,17 +8,17 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, nullcontext
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from k8sdatapath import maps, programs
-from k8sdatapath.datapath.service_table import ServiceTable
+from k8sdatapath.datapath.service_table import CONTRACT, ServiceTable
 from k8sdatapath.errors import DeviceGoneError
 from k8sdatapath.layout import addr
 from k8sdatapath.links import KernelLink, Link
@@ -100,6 +100,28 @@ class NodeConfig:
     capacity: Capacity = Capacity()
 
 
+@frozen
+class _Hook:
+    """A place for one program: the object it is in, its name there, and the device if there is one."""
+
+    loaded: str
+    entry: str
+    device: str = ""
+
+    @property
+    def name(self) -> str:
+        """Under which its link is pinned; bpffs reserves dots, which VLAN devices have."""
+        return (
+            f"{self.entry}-{self.device}".replace(".", "%2e")
+            if self.device
+            else f"{self.loaded}-{self.entry}"
+        )
+
+    def program(self, objects: Mapping[str, Object]) -> Program:
+        """Its program."""
+        return objects[self.loaded].program(self.entry, Program)
+
+
 class Node:
     """The datapath of one node, running. Make one with :meth:`open`.
 
@@ -111,9 +133,12 @@ class Node:
     ) -> None:
         self.config = config
         self.services = services
-        self._objects = objects
         self._own = own
-        self._links: dict[str, Link] = {}
+        self._links: dict[_Hook, Link] = {}
+        self._use(objects)
+
+    def _use(self, objects: dict[str, Object]) -> None:
+        self._objects = objects
         pod = objects["pod"]
         self._endpoints = pod.map("kd_endpoints", maps.Hash[addr, EndpointRow])
         self._counters = pod.map("kd_counters", maps.PerCpuArray[CounterRow])
@@ -136,7 +161,7 @@ class Node:
                 node._attach_cgroup(config.cgroup)
             if config.tc_lb:
                 for device in config.uplinks:
-                    node._attach_tc("host", "from_uplink", device, Direction.INGRESS)
+                    node._attach_tc(_Hook("host", "from_uplink", device), Direction.INGRESS)
             node._own = own.pop_all()
             return node
 
@@ -154,7 +179,7 @@ class Node:
         addresses = list(addresses)
         try:
             for entry, direction in _POD_HOOKS if self.config.tc_lb else ():
-                self._attach_tc("pod", entry, device, direction)
+                self._attach_tc(_Hook("pod", entry, device), direction)
             self._endpoints.update_many(dict.fromkeys(addresses, row))
         except BaseException:
             self.detach_pod(device, addresses)
@@ -164,53 +189,84 @@ class Node:
         """Take a pod out of the datapath; its device may be gone already."""
         self._endpoints.delete_many(addresses)
         for entry, _ in _POD_HOOKS:
-            self._drop_link(_link_name(entry, device))
+            self._drop_link(_Hook("pod", entry, device))
 
     def counters(self) -> dict[str, Counter]:
         """What the programs have done with packets since the maps were made, by outcome."""
         return read_counters(self._counters, self._outcomes)
 
+    def resize(self, capacity: Capacity) -> None:
+        """Give the service tables other sizes, while traffic flows.
+
+        New maps are filled with what is in the old ones, then every hook gets programs over the new maps,
+        each in one step. Flows and pods keep the room that they have.
+
+        :raises CapacityError: what is there would not fit; nothing was changed.
+        """
+        capacity = evolve(capacity, flows=self.config.capacity.flows, pods=self.config.capacity.pods)
+        config, old, pins = evolve(self.config, capacity=capacity), self._objects, self.config.pins
+        with ExitStack() as undo:
+            shared = {name: each for loaded in old.values() for name, each in loaded.maps.items()}
+            kept = {name: each for name, each in shared.items() if name not in CONTRACT}
+            objects = _load(evolve(config, pins=None), undo, kept)
+            self.services.move(objects["pod"], partial(self._switch, old, objects))
+            if pins is not None:
+                for name in CONTRACT:
+                    pins.replace(objects["pod"].map_fds[name], pins.map_path(name))
+            self._own.push(undo.pop_all())
+        self._use(objects)
+        self.config = config
+        for loaded in old.values():
+            loaded.close()
+
+    def _switch(self, old: dict[str, Object], new: dict[str, Object]) -> None:
+        """Put new programs on every hook, or if one refuses the old ones on all."""
+        with ExitStack() as undo:
+            for hook, link in self._links.items():
+                undo.callback(link.update, hook.program(old))
+                link.update(hook.program(new))
+            undo.pop_all()
+
     def _attach_cgroup(self, cgroup: Path) -> None:
-        loaded = self._objects["socket"]
-        for entry in loaded.program_fds:
-            program = loaded.program(entry, programs.CgroupSockAddr)
-            self._attach(_link_name("socket", entry), program, partial(program.attach, cgroup))
+        for entry in self._objects["socket"].program_fds:
+            hook = _Hook("socket", entry)
+            program = self._objects["socket"].program(entry, programs.CgroupSockAddr)
+            self._attach(hook, partial(program.attach, cgroup))
 
-    def _attach_tc(self, loaded: str, entry: str, device: str, direction: Direction) -> None:
-        program = self._objects[loaded].program(entry, programs.TC)
-        attach = partial(program.attach, device, direction, netns=self.config.netns)
-        self._attach(_link_name(entry, device), program, attach)
+    def _attach_tc(self, hook: _Hook, direction: Direction) -> None:
+        program = self._objects[hook.loaded].program(hook.entry, programs.TC)
+        self._attach(hook, partial(program.attach, hook.device, direction, netns=self.config.netns))
 
-    def _attach(self, name: str, program: Program, attach: Callable[[], Link]) -> None:
+    def _attach(self, hook: _Hook, attach: Callable[[], Link]) -> None:
         """Put a program on its hook, or swap it into the link that holds the hook already."""
-        if self._update(name, program):
+        if self._update(hook):
             return
         with ExitStack() as undo:
             link = undo.enter_context(attach())
             if self.config.pins is not None:
-                link.pin(self.config.pins.link_path(name))
+                link.pin(self.config.pins.link_path(hook.name))
             undo.pop_all()
-        self._links[name] = link
+        self._links[hook] = link
 
-    def _update(self, name: str, program: Program) -> bool:
+    def _update(self, hook: _Hook) -> bool:
         """Swap the program of a link, ours or pinned; False if there is none, or its device is gone."""
         pins = self.config.pins
-        if name not in self._links and pins is not None and name in pins.links:
-            self._links[name] = KernelLink.open_pinned(pins.link_path(name))
-        link = self._links.get(name)
+        if hook not in self._links and pins is not None and hook.name in pins.links:
+            self._links[hook] = KernelLink.open_pinned(pins.link_path(hook.name))
+        link = self._links.get(hook)
         if link is None:
             return False
         try:
-            link.update(program)
+            link.update(hook.program(self._objects))
         except DeviceGoneError:  # and with the device its hook
-            self._drop_link(name)
+            self._drop_link(hook)
             return False
         return True
 
-    def _drop_link(self, name: str) -> None:
+    def _drop_link(self, hook: _Hook) -> None:
         if self.config.pins is not None:
-            self.config.pins.link_path(name).unlink(missing_ok=True)
-        link = self._links.pop(name, None)
+            self.config.pins.link_path(hook.name).unlink(missing_ok=True)
+        link = self._links.pop(hook, None)
         if link is not None:
             link.close()
 
@@ -234,10 +290,10 @@ class Node:
         return f"<Node {self.config.name or '(unnamed)'} {self.services!r} links={len(self._links)}>"
 
 
-def _load(config: NodeConfig, own: ExitStack) -> dict[str, Object]:
-    """The objects, sharing one set of maps."""
+def _load(config: NodeConfig, own: ExitStack, given: Mapping[str, Any] | None = None) -> dict[str, Object]:
+    """The objects, sharing one set of maps: those given, and what they lack."""
     loaded: dict[str, Object] = {}
-    shared: dict[str, Any] = {}
+    shared = dict(given or {})
     for name in ("pod", "host", "socket"):
         spec = ObjectSpec.from_file(name)
         spec = spec.with_maps(**{m: n for m, n in config.capacity.max_entries.items() if m in spec.maps})
@@ -246,11 +302,6 @@ def _load(config: NodeConfig, own: ExitStack) -> dict[str, Object]:
         loaded[name] = own.enter_context(spec.load(reuse=shared, pins=config.pins))
         shared |= loaded[name].maps
     return loaded
-
-
-def _link_name(what: str, where: str) -> str:
-    """Under which a link is pinned; bpffs reserves dots, which VLAN devices have."""
-    return f"{what}-{where}".replace(".", "%2e")
 
 
 def _mac(device: str) -> str:

@@ -104,6 +104,13 @@ class PinDir:
         except KernelError as error:
             raise BpffsError(error.op, error.subject, error.errno, error.hint) from error
 
+    def replace(self, fd: Fd, path: Path) -> None:
+        """Pin in place of what is pinned at a path, in one step: there is always one or the other."""
+        fresh = path.with_name(path.name + "~")
+        fresh.unlink(missing_ok=True)  # of a process that was killed right here
+        self.pin(fd, fresh)
+        fresh.rename(path)
+
     @contextmanager
     def restored_on_error(self) -> Iterator[None]:
         """Around what pins several things: if it fails, those that it has pinned are unpinned."""

@@ -15,7 +15,7 @@ are in use and frees what a crash left half-made, so the next plan goes on where
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from threading import RLock
 from types import TracebackType
@@ -92,8 +92,6 @@ class ServiceTable:
     def __init__(self, bound: Mapping[str, Any], owned: ExitStack) -> None:
         self._bound = bound
         self._owned = owned
-        self._frontends: maps.Hash[FrontendKey, FrontendRow] = bound["kd_frontends"]
-        self._sources: maps.LPMTrie[SourceKey, int] = bound["kd_sources"]
         self._lock = RLock()
         self._epoch = 0
         self._adopt()
@@ -374,17 +372,45 @@ class ServiceTable:
                 if id not in stay:
                     self._rows.remove(id)
 
+    # -- going to other maps --
+
+    def move(self, target: Bindable, switch: Callable[[], object]) -> None:
+        """Go on in other maps, which may be of other sizes. Everything is copied and keeps its number.
+
+        Connections that programs over the old maps count while this runs are missing in the new counts.
+
+        :param switch: puts programs over the new maps in place of those over the old. Until it is done both
+            answer alike.
+        :raises CapacityError: what is here does not fit there; ``switch`` was not called.
+        """
+        bound, owned = bind_maps(target, CONTRACT, "a service table")
+        with ExitStack() as undo, self._lock:
+            undo.push(owned)
+            for name, new in bound.items():
+                _copy(self._bound[name], new)
+            switch()
+            undo.pop_all()
+            self._owned.close()
+            self._owned, self._bound, self._epoch = owned, bound, self._epoch + 1
+            self._open_maps([entry.number for entry in self._entries.values()])
+
     # -- taking over what is in the kernel --
 
-    def _adopt(self) -> None:
+    def _open_maps(self, numbers: Collection[int]) -> None:
+        """Ready to write to the bound maps, where services of these numbers are."""
         from k8sdatapath.pybpf.memory import wait_for_programs
 
-        found: dict[int, list[tuple[FrontendKey, FrontendRow]]] = {}
-        for key, row in self._frontends.items():
-            found.setdefault(row.service, []).append((key, row))
-        self._sets = Sets(self._bound["kd_sets"], self._bound["kd_slots"], wait_for_programs, found)
+        self._frontends: maps.Hash[FrontendKey, FrontendRow] = self._bound["kd_frontends"]
+        self._sources: maps.LPMTrie[SourceKey, int] = self._bound["kd_sources"]
+        self._sets = Sets(self._bound["kd_sets"], self._bound["kd_slots"], wait_for_programs, numbers)
         self._rows = BackendRows(self._bound["kd_backends"], wait_for_programs)
-        self._numbers = Numbers("services", self._sets.services, wait_for_programs, found)
+        self._numbers = Numbers("services", self._sets.services, wait_for_programs, numbers)
+
+    def _adopt(self) -> None:
+        found: dict[int, list[tuple[FrontendKey, FrontendRow]]] = {}
+        for key, row in self._bound["kd_frontends"].items():
+            found.setdefault(row.service, []).append((key, row))
+        self._open_maps(found)
         sources: dict[int, list[IPNetwork]] = {}
         for source in self._sources:
             sources.setdefault(source.service, []).append(source.network)
@@ -445,6 +471,25 @@ class _Step:
     after: _Entry | None
     known: list[int | None]
     runs: dict[Scope, tuple[int, int]]
+
+
+def _copy(old: Any, new: Any) -> None:
+    """Copy a map into an empty one of its kind.
+
+    :raises CapacityError: there is not enough room.
+    """
+    if isinstance(old, maps.Array):
+        source, into = old.view(), new.view()
+        kept = len(source) if len(into) >= len(source) else len(bytes(source).rstrip(b"\0"))
+        if kept > len(into):
+            size = old.info.value_size
+            raise CapacityError(f"elements of {old.name}", -(-kept // size), len(into) // size)
+        into[:kept] = source[:kept]
+        return
+    elements = dict(old.items())
+    if len(elements) > new.info.max_entries:
+        raise CapacityError(f"elements of {old.name}", len(elements), new.info.max_entries)
+    new.update_many(elements)
 
 
 def scope_of(row: FrontendRow, *, outside: bool) -> Scope:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from attrs import evolve, frozen
 
-from k8sdatapath.errors import DeviceGoneError
+from k8sdatapath.errors import CapacityError, DeviceGoneError
 from k8sdatapath.lab import Lab
 from k8sdatapath.lab.host import Host
 from k8sdatapath.model import Backend, Service
@@ -182,3 +182,38 @@ def test_an_open_that_fails_half_way_leaves_no_pins() -> None:
             assert pins.links == before  # what was there before goes on
         finally:
             pins.remove()
+
+
+def test_tables_grow_under_load_and_nobody_notices(place: Place) -> None:
+    traffic = Traffic(place.client)
+    traffic.start()
+    try:
+        with Node.open(place.config) as node:
+            wanted = [Service(f"10.98.{n // 250}.{n % 250}", 80) for n in range(SMALL.services)]
+            with pytest.raises(CapacityError, match="1 too many"):
+                node.services.upsert(*wanted)
+            node.services.upsert(*wanted[:9])
+            with pytest.raises(CapacityError, match="10 elements of kd_frontends needed, 4 fit"):
+                node.resize(evolve(SMALL, services=4))
+            flows = node.services.flows(place.steady.frontend)[place.steady.backends[0]]
+            node.resize(evolve(SMALL, services=SMALL.services * 2, backends=32768))
+            assert node.services.flows(place.steady.frontend)[place.steady.backends[0]] >= flows
+            node.services.upsert(*wanted)
+            for size in (1, 2, 3):
+                node.resize(evolve(SMALL, services=SMALL.services * size * 2))
+            traffic_goes_on(traffic)
+        with Node.open(place.config) as node:  # the next process finds the new maps
+            assert len(node.services) == SMALL.services + 1
+            traffic_goes_on(traffic)
+    finally:
+        traffic.over.set()
+        traffic.join()
+        traffic.held.close()
+    assert not traffic.failures, (len(traffic.failures), traffic.requests, traffic.failures[:3])
+
+
+def traffic_goes_on(traffic: Traffic) -> None:
+    before, deadline = traffic.requests, time.monotonic() + 10
+    while traffic.requests < before + 20:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
