@@ -1,10 +1,12 @@
 """Kubernetes objects as a source of services.
 
 ``documents``: text -> plain values. ``decode``: plain values -> ``objects``.
-``translate``: objects -> services of the model. ``static``: all of it, from files.
+``translate``: objects -> services of the model, as one node has them: ``endpoints`` says who is given flows,
+``frontends`` who has which address. ``static``: all of it, from files. ``health``: answers load balancers.
 """
 
 from k8sdatapath.kube.static import StaticYaml
-from k8sdatapath.kube.translate import translate
+from k8sdatapath.kube.translate import HealthCheck, Translation, translate
+from k8sdatapath.kube.view import NodeView
 
-__all__ = ["StaticYaml", "translate"]
+__all__ = ["HealthCheck", "NodeView", "StaticYaml", "Translation", "translate"]

@@ -11,14 +11,26 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from k8sdatapath.kube.fields import Field
-from k8sdatapath.kube.objects import Endpoint, EndpointSlice, KubeObject, KubeService, Port
-from k8sdatapath.model import BackendState, IPAddress, Protocol, Selection, address, port
+from k8sdatapath.kube.objects import (
+    Endpoint,
+    EndpointSlice,
+    HostPort,
+    KubeObject,
+    KubePod,
+    KubeService,
+    Port,
+)
+from k8sdatapath.model import IPAddress, IPNetwork, Protocol, Selection, address, network, port
 from k8sdatapath.model.address import shown
+from k8sdatapath.model.service import MAX_AFFINITY
 
-__all__ = ["SELECTION", "backend_state", "decode"]
+__all__ = ["SELECTION", "decode"]
 
 SELECTION = "k8sdatapath.io/selection"
 """Annotation of a Service: ``random`` or ``maglev``."""
+
+_AFFINITY = 10800
+"""Seconds, where a Service does not say."""
 
 _SERVICE_NAME = "kubernetes.io/service-name"
 _OTHER_PROXY = "service.kubernetes.io/service-proxy-name"
@@ -44,7 +56,7 @@ def decode(document: Any, where: str, ignored: Counter[str]) -> Iterator[KubeObj
             bare = type(item.value) is dict
             each = {**_LISTS[version, kind], **item.value} if bare else item.value
             yield from decode(each, f"{where}, items[{index}]", ignored)
-    elif read := _READERS.get((version, kind)):
+    elif (read := _READERS.get((version, kind))) and not (read is _pod and _nowhere(root)):
         metadata = Field(document, f"{where} ({kind})")["metadata"].given()
         name, namespace = _named(metadata["name"]), _named(metadata["namespace"], "default")
         found = read(Field(document, f"{where} ({kind} {namespace}/{name})"), namespace, name, ignored)
@@ -52,14 +64,6 @@ def decode(document: Any, where: str, ignored: Counter[str]) -> Iterator[KubeObj
             yield found
     else:
         ignored[kind] += 1
-
-
-def backend_state(ready: bool | None, serving: bool | None, terminating: bool | None) -> BackendState | None:
-    """What the conditions of an endpoint make of it; None: it is given no new flows, come what may."""
-    if ready is None or ready:  # also while terminating: so it is published on purpose
-        return BackendState.ACTIVE
-    # Serving, if unknown, is as ready: false.
-    return BackendState.TERMINATING if serving and terminating else None
 
 
 def _service(root: Field, namespace: str, name: str, ignored: Counter[str]) -> KubeService | None:
@@ -74,22 +78,58 @@ def _service(root: Field, namespace: str, name: str, ignored: Counter[str]) -> K
     elif not ports:
         spec["ports"].refuse("missing")
     else:
-        ignored.update(_not_yet(spec, kind, ports))
-        return KubeService(namespace, name, addresses, ports, Selection[selection.upper()], root.where)
+        ignored.update("SCTP port" for port in ports if port.protocol is Protocol.SCTP)
+        return KubeService(
+            namespace,
+            name,
+            addresses,
+            ports,
+            Selection[selection.upper()],
+            kind,
+            _load_balancer_ips(root["status"]["loadBalancer"]) if kind == "LoadBalancer" else (),
+            tuple(_usable_address(each) for each in spec["externalIPs"].items()),
+            _local(spec["internalTrafficPolicy"]),
+            _local(spec["externalTrafficPolicy"]),
+            _affinity(spec),
+            tuple(_source_range(each) for each in spec["loadBalancerSourceRanges"].items()),
+            _optional_port(spec["healthCheckNodePort"]),
+            root.where,
+        )
     return None
 
 
-def _not_yet(spec: Field, kind: str, ports: tuple[Port, ...]) -> Iterator[str]:
-    """What a Service asks for beyond its cluster IPs."""
-    if kind != "ClusterIP":
-        yield f"{kind} part of a Service"
-    if spec["externalIPs"].items():
-        yield "externalIPs"
-    if spec["sessionAffinity"].choice("None", "ClientIP", default="None") != "None":
-        yield "sessionAffinity"
-    if spec["internalTrafficPolicy"].choice("Cluster", "Local", default="Cluster") != "Cluster":
-        yield "internalTrafficPolicy"
-    yield from ("SCTP port" for port in ports if port.protocol is Protocol.SCTP)
+def _load_balancer_ips(status: Field) -> tuple[IPAddress, ...]:
+    """Without those of mode Proxy: there the load balancer dials node ports instead."""
+    return tuple(
+        _usable_address(each["ip"])
+        for each in status["ingress"].items()
+        if each["ipMode"].choice("VIP", "Proxy", default="VIP") == "VIP" and each["ip"].text("")
+    )
+
+
+def _local(policy: Field) -> bool:
+    return policy.choice("Cluster", "Local", default="Cluster") == "Local"
+
+
+def _affinity(spec: Field) -> int:
+    timeout = spec["sessionAffinityConfig"]["clientIP"]["timeoutSeconds"]
+    if spec["sessionAffinity"].choice("None", "ClientIP", default="None") == "None":
+        return 0
+    seconds = timeout.value
+    if seconds is None:
+        return _AFFINITY
+    if type(seconds) is not int or not 0 < seconds <= MAX_AFFINITY:
+        timeout.refuse(f"{shown(seconds)} is not a number of seconds (1 to {MAX_AFFINITY})")
+    return seconds
+
+
+def _source_range(field: Field) -> IPNetwork:
+    field.text()
+    return field.made(network)
+
+
+def _optional_port(field: Field) -> int:
+    return 0 if field.value in (None, 0) else field.made(port)
 
 
 def _cluster_ips(spec: Field) -> tuple[IPAddress, ...]:
@@ -112,11 +152,10 @@ def _service_ports(ports: Field) -> tuple[Port, ...]:
     names: set[str] = set()
     fields = ports.items()
     for given in fields:
-        made = Port(_port_name(given["name"]), given["port"].made(port), _protocol(given["protocol"]))
+        number, node_port = given["port"].made(port), _optional_port(given["nodePort"])
+        made = Port(_port_name(given["name"]), number, _protocol(given["protocol"]), node_port)
         if not isinstance(given["targetPort"].value, str | None):
             given["targetPort"].made(port)
-        if given["nodePort"].value not in (None, 0):
-            given["nodePort"].made(port)
         if not made.name and len(fields) > 1:
             given["name"].refuse("missing: several ports need names to tell them apart")
         if made.name in names:
@@ -134,9 +173,8 @@ def _endpoint_slice(root: Field, namespace: str, name: str, ignored: Counter[str
         ignored["FQDN EndpointSlice" if family == "FQDN" else "EndpointSlice of no Service"] += 1
         return None
     version = int(family[-1])
-    endpoints = [_endpoint(each, version) for each in root["endpoints"].items()]
-    serving = tuple(endpoint for endpoint in endpoints if endpoint)
-    return EndpointSlice(namespace, name, service.text(), version, ports, serving, root.where)
+    endpoints = tuple(_endpoint(each, version) for each in root["endpoints"].items())
+    return EndpointSlice(namespace, name, service.text(), version, ports, endpoints, root.where)
 
 
 def _slice_ports(ports: Field) -> tuple[Port, ...]:
@@ -151,18 +189,59 @@ def _slice_ports(ports: Field) -> tuple[Port, ...]:
     return tuple(found.values())
 
 
-def _endpoint(field: Field, version: int) -> Endpoint | None:
+def _endpoint(field: Field, version: int) -> Endpoint:
     addresses = [_usable_address(one) for one in field["addresses"].given().items()]
     if not addresses:
         field["addresses"].refuse("empty")
     for index, ip in enumerate(addresses):
         if ip.version != version:
             field["addresses"].items()[index].refuse(f"{ip} is IPv{ip.version}, addressType is IPv{version}")
-    conditions = field["conditions"]
+    conditions, hints = field["conditions"], field["hints"]
     ready, serving, terminating = (conditions[name].flag() for name in ("ready", "serving", "terminating"))
-    # By the API all addresses are of one pod, and the first is the one to use.
-    state = backend_state(ready, serving, terminating)
-    return Endpoint(addresses[0], state) if state else None
+    return Endpoint(
+        addresses[0],  # by the API all addresses are of one pod, and the first is the one to use
+        ready is not False,
+        serving is not False,
+        terminating is True,
+        field["nodeName"].text(""),
+        _hinted(hints["forNodes"]),
+        _hinted(hints["forZones"]),
+    )
+
+
+def _hinted(hints: Field) -> frozenset[str]:
+    return frozenset(each["name"].text() for each in hints.items())
+
+
+def _nowhere(pod: Field) -> bool:
+    """Whether it has no node, as in a manifest that somebody wrote; such a pod may lack even a name."""
+    return pod["spec"]["nodeName"].value in (None, "")
+
+
+def _pod(root: Field, namespace: str, name: str, ignored: Counter[str]) -> KubePod | None:
+    spec, status = root["spec"], root["status"]
+    ports = tuple(_host_ports(spec))
+    ips = status["podIPs"].items()
+    fields = [each["ip"] for each in ips] or [status["podIP"]]
+    addresses = [_usable_address(each) for each in fields if each.value not in (None, "")]
+    over = status["phase"].text("Running") in ("Succeeded", "Failed")
+    if not ports or not addresses or over or spec["hostNetwork"].flag():
+        ignored["Pod"] += 1
+        return None
+    born = root["metadata"]["creationTimestamp"].text(""), root["metadata"]["uid"].text("")
+    first = {ip.version: ip for ip in reversed(addresses)}  # of each family
+    return KubePod(namespace, name, spec["nodeName"].text(), tuple(first.values()), ports, born, root.where)
+
+
+def _host_ports(spec: Field) -> Iterator[HostPort]:
+    sidecars = (each for each in spec["initContainers"].items() if each["restartPolicy"].value == "Always")
+    for container in (*spec["containers"].items(), *sidecars):
+        for given in container["ports"].items():
+            number = _optional_port(given["hostPort"])
+            if number:
+                ip = given["hostIP"].made(address) if given["hostIP"].text("") else None
+                target, protocol = given["containerPort"].made(port), _protocol(given["protocol"])
+                yield HostPort(number, protocol, target, None if ip is None or ip.is_unspecified else ip)
 
 
 def _usable_address(field: Field) -> IPAddress:
@@ -194,6 +273,7 @@ def _port_name(field: Field) -> str:
 _READERS: dict[tuple[str, str], Callable[[Field, str, str, Counter[str]], KubeObject | None]] = {
     ("v1", "Service"): _service,
     ("discovery.k8s.io/v1", "EndpointSlice"): _endpoint_slice,
+    ("v1", "Pod"): _pod,
 }
 # Lists of one kind leave it out of their items.
 _LISTS: dict[tuple[str, str], dict[str, str]] = {("v1", "List"): {}} | {

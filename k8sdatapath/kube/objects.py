@@ -6,9 +6,9 @@ from typing import TypeAlias
 
 from attrs import field, frozen
 
-from k8sdatapath.model import BackendState, IPAddress, Protocol, Selection
+from k8sdatapath.model import IPAddress, IPNetwork, Protocol, Selection
 
-__all__ = ["Endpoint", "EndpointSlice", "KubeObject", "KubeService", "Port"]
+__all__ = ["Endpoint", "EndpointSlice", "HostPort", "KubeObject", "KubePod", "KubeService", "Port"]
 
 
 @frozen
@@ -18,6 +18,8 @@ class Port:
     name: str
     number: int
     protocol: Protocol
+    node_port: int = 0
+    """Of a Service: its port on the nodes, 0 for none."""
 
 
 @frozen
@@ -30,15 +32,34 @@ class KubeService:
     """Its cluster IPs, at most one of each family."""
     ports: tuple[Port, ...]
     selection: Selection = Selection.RANDOM
+    kind: str = "ClusterIP"
+    """Its ``type``."""
+    load_balancer_ips: tuple[IPAddress, ...] = ()
+    external_ips: tuple[IPAddress, ...] = ()
+    internal_local: bool = False
+    external_local: bool = False
+    affinity_timeout: int = 0
+    source_ranges: tuple[IPNetwork, ...] = ()
+    health_port: int = 0
     where: str = field(default="", eq=False)  # file and document, for errors
+
+
+_NO_HINTS: frozenset[str] = frozenset()
 
 
 @frozen
 class Endpoint:
-    """A pod behind a Service."""
+    """A pod behind a Service; the conditions with their defaults."""
 
     address: IPAddress
-    state: BackendState
+    ready: bool = True
+    serving: bool = True
+    terminating: bool = False
+    node: str = ""
+    """Where it runs, empty if that is not told."""
+    node_hints: frozenset[str] = _NO_HINTS
+    """Nodes whose clients it is meant for; likewise ``zone_hints``."""
+    zone_hints: frozenset[str] = _NO_HINTS
 
 
 @frozen
@@ -55,4 +76,29 @@ class EndpointSlice:
     where: str = field(default="", eq=False)  # file and document, for errors
 
 
-KubeObject: TypeAlias = KubeService | EndpointSlice
+@frozen
+class HostPort:
+    """A port of the node that leads to a port of a pod."""
+
+    number: int
+    protocol: Protocol
+    target: int
+    address: IPAddress | None
+    """Of the node; None: all its addresses."""
+
+
+@frozen
+class KubePod:
+    """A pod that has ports of its node."""
+
+    namespace: str
+    name: str
+    node: str
+    addresses: tuple[IPAddress, ...]
+    ports: tuple[HostPort, ...]
+    born: tuple[str, str]
+    """Time of creation and UID: of two pods with one host port the later has it."""
+    where: str = field(default="", eq=False)  # file and document, for errors
+
+
+KubeObject: TypeAlias = KubeService | EndpointSlice | KubePod

@@ -18,7 +18,8 @@ from k8sdatapath.errors import ManifestError, SourceError
 from k8sdatapath.kube.decode import decode
 from k8sdatapath.kube.documents import parse_json, parse_yaml
 from k8sdatapath.kube.objects import KubeObject
-from k8sdatapath.kube.translate import translate
+from k8sdatapath.kube.translate import HealthCheck, translate
+from k8sdatapath.kube.view import NodeView
 from k8sdatapath.model import Service
 
 __all__ = ["StaticYaml"]
@@ -53,16 +54,25 @@ class StaticYaml:
         services.plan(source.read()).apply()
 
     :param paths: files and directories. A Service may be in one and its slices in another.
+    :param node: the node that they are read for. Without it there are only cluster IPs: node ports, load
+        balancers, external IPs, host ports and policies need to know where they are.
     :param max_bytes: a larger file is refused before it is read.
     """
 
-    def __init__(self, *paths: str | os.PathLike[str], max_bytes: int = 16 << 20) -> None:
+    def __init__(
+        self, *paths: str | os.PathLike[str], node: NodeView | None = None, max_bytes: int = 16 << 20
+    ) -> None:
         if not paths:
             raise SourceError("no manifests: name at least one file or directory")
         self.paths = tuple(Path(path) for path in paths)
+        self.node = node
         self.max_bytes = max_bytes
         self.ignored: Counter[str] = Counter()
         """What the manifests hold that is not load-balanced, counted by what it is; of the last good read."""
+        self.notes: tuple[str, ...] = ()
+        """What is otherwise than the manifests may make one think, in sentences; of the last good read."""
+        self.health_checks: tuple[HealthCheck, ...] = ()
+        """What load balancers ask this node about Services; of the last good read."""
         self._files: dict[Path, _File] = {}
         self._unreadable: SourceError | None = None
 
@@ -134,9 +144,10 @@ class StaticYaml:
         for file in self._files.values():
             if file.error:
                 raise file.error
-        services = translate(each for file in self._files.values() for each in file.objects)
-        self.ignored = sum((file.ignored for file in self._files.values()), Counter())
-        return services
+        found = translate((each for file in self._files.values() for each in file.objects), self.node)
+        self.ignored = sum((file.ignored for file in self._files.values()), found.ignored)
+        self.notes, self.health_checks = found.notes, found.health_checks
+        return found.services
 
     def _list(self) -> list[Path]:
         found: dict[str, Path] = {}

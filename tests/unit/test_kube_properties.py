@@ -84,11 +84,12 @@ def manifests(draw: st.DrawFn) -> list[dict[str, Any]]:
     return draw(st.permutations(found))
 
 
-Oracle = dict[tuple[str, int, str], dict[tuple[str, int], str]]
+Backends = dict[tuple[str, int], tuple[str, bool]]
+Oracle = dict[tuple[str, int, str], Backends]
 
 
 def oracle(objects: list[dict[str, Any]]) -> Oracle:
-    """frontend -> place -> state, with no thought of speed."""
+    """frontend -> place -> state and whether it is given flows, with no thought of speed."""
     parts = [each for each in objects if each["kind"] == "EndpointSlice"]
     return {
         (ip, port["port"], port["protocol"]): oracle_backends(service, ip, port, parts)
@@ -102,7 +103,7 @@ def oracle(objects: list[dict[str, Any]]) -> Oracle:
 
 def oracle_backends(
     service: dict[str, Any], ip: str, port: dict[str, Any], parts: list[dict[str, Any]]
-) -> dict[tuple[str, int], str]:
+) -> Backends:
     copies = [
         ((endpoint["addresses"][0], own["port"]), oracle_state(**endpoint["conditions"]))
         for part in parts
@@ -113,10 +114,13 @@ def oracle_backends(
         if (own["name"], own["protocol"]) == (port["name"], port["protocol"])
         for endpoint in part["endpoints"]
     ]
-    places = {place for place, _ in copies}
-    states = {place: [state for other, state in copies if other == place] for place in places}
+    # the better copy counts: states are in that order
+    best = {place: max(state for other, state in copies if other == place) for place, _ in copies}
+    chosen = "3 ready" if "3 ready" in best.values() else "2 leaving"
     return {
-        place: "ACTIVE" if "ACTIVE" in told else "TERMINATING" for place, told in states.items() if any(told)
+        place: ("ACTIVE" if state == "3 ready" else "TERMINATING", state == chosen)
+        for place, state in best.items()
+        if port["protocol"] != "UDP" or not state.startswith("0")
     }
 
 
@@ -124,14 +128,17 @@ def oracle_state(
     ready: bool | None = None, serving: bool | None = None, terminating: bool | None = None
 ) -> str:
     if ready is not False:
-        return "ACTIVE"
-    return "TERMINATING" if serving and terminating else ""
+        return "3 ready"
+    if serving is False:
+        return "0 dead"
+    return "2 leaving" if terminating else "1 unready"
 
 
 def seen(services: tuple[Service, ...]) -> Oracle:
     return {
         (str(one.address), one.port, one.protocol.name): {
-            (str(backend.address), backend.port): backend.state.name for backend in one.backends
+            (str(backend.address), backend.port): (backend.state.name, backend.cluster)
+            for backend in one.backends
         }
         for one in services
     }
