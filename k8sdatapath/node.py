@@ -18,7 +18,9 @@ from typing import Any, Self
 from attrs import evolve, field, frozen
 
 from k8sdatapath import maps, programs
+from k8sdatapath.datapath.conntrack_table import ConntrackTable
 from k8sdatapath.datapath.service_table import CONTRACT, ServiceTable
+from k8sdatapath.datapath.socket_reaper import DestroyedSocket, SocketReaper
 from k8sdatapath.errors import DeviceGoneError
 from k8sdatapath.layout import addr
 from k8sdatapath.links import KernelLink, Link
@@ -126,6 +128,7 @@ class Node:
     """The datapath of one node, running. Make one with :meth:`open`.
 
     :ivar services: the node's services.
+    :ivar flows: its flows that are balanced per packet.
     """
 
     def __init__(
@@ -143,6 +146,7 @@ class Node:
         self._endpoints = pod.map("kd_endpoints", maps.Hash[addr, EndpointRow])
         self._counters = pod.map("kd_counters", maps.PerCpuArray[CounterRow])
         self._outcomes = outcomes(pod.spec.btf)
+        self.flows = ConntrackTable.bind(pod)
 
     @classmethod
     def open(cls, config: NodeConfig) -> Node:
@@ -226,6 +230,16 @@ class Node:
                 undo.callback(link.update, hook.program(old))
                 link.update(hook.program(new))
             undo.pop_all()
+
+    def reap_sockets(self, *, tcp: bool = False) -> tuple[DestroyedSocket, ...]:
+        """Destroy the UDP sockets of this machine that are connected to backends which are gone.
+
+        For after backends were removed: what their processes do next fails, and connects anew.
+
+        :param tcp: TCP connections as well, which may be finishing what they began.
+        """
+        with SocketReaper.bind(self._objects["socket"]) as reaper:
+            return reaper.reap_everywhere(tcp=tcp)
 
     def _attach_cgroup(self, cgroup: Path) -> None:
         for entry in self._objects["socket"].program_fds:

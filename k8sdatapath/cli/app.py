@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from k8sdatapath.cli import apply, lab, services
+from k8sdatapath.cli import apply, ct, lab, services
 from k8sdatapath.cli.output import Output, OutputOption, console, show
 from k8sdatapath.errors import DatapathError
 
@@ -46,6 +46,7 @@ app = typer.Typer(
 
 app.command()(apply.apply)
 app.add_typer(services.app, name="services")
+app.add_typer(ct.app, name="ct")
 app.add_typer(lab.app, name="lab")
 
 

@@ -36,6 +36,7 @@ __all__ = ["CONTRACT", "ConntrackTable"]
 CONTRACT = {"kd_conntrack": maps.LRUHash[Tuple, ConntrackRow]}
 
 _KEY, _ROW = layout_of(Tuple), layout_of(ConntrackRow)
+_REPLY = int(FlowFlags.REPLY)
 _BATCH = 1024  # flows between asking how they are and taking them away: the shorter, the surer
 
 
@@ -111,7 +112,7 @@ class ConntrackTable:
 
             wait_for_programs()  # one of them may have made but one half of a flow when that was read
         # Originals first: with them go most replies that are suspected, and are not looked at any more.
-        suspects.sort(key=lambda index: entries.flags[index] & FlowFlags.REPLY)
+        suspects.sort(key=lambda index: entries.flags[index] & _REPLY)
         batches = (suspects[at : at + _BATCH] for at in range(0, len(suspects), _BATCH))
         return sum(self._collect(gather(keys, batch), moment) for batch in batches)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
+from functools import cache
 
 from attrs import field, frozen, validators
 
@@ -23,6 +24,7 @@ class FlowState(StrEnum):
     ANSWERED = "answered"  #: any other protocol
 
 
+@cache
 def state_of(protocol: int, original: int, reply: int, *, answered: bool) -> FlowState:
     """The state of a flow, from the flags of its halves."""
     if protocol not in (Protocol.TCP, Protocol.SCTP):
@@ -78,9 +80,13 @@ class Flow:
     age: int
     packets: int
 
+    @property
+    def protocol_name(self) -> str:
+        """``TCP``, or the number where there is no name."""
+        return Protocol(self.protocol).name if self.protocol in set(Protocol) else str(self.protocol)
+
     def __str__(self) -> str:
-        name = Protocol(self.protocol).name if self.protocol in set(Protocol) else self.protocol
-        return f"{name} {self.client} -> {self.frontend} -> {self.backend} {self.state}"
+        return f"{self.protocol_name} {self.client} -> {self.frontend} -> {self.backend} {self.state}"
 
 
 @frozen(kw_only=True)

@@ -22,6 +22,7 @@ _KEY, _ROW = layout_of(Tuple), layout_of(ConntrackRow)
 _PROTOCOL = next(field.offset for field in _KEY.fields if field.name == "protocol")
 _AT = {field.name: field.offset for field in _ROW.fields}
 _FLAGS = _AT["flags"]
+_REPLY, _SEEN_REPLY = int(FlowFlags.REPLY), int(FlowFlags.SEEN_REPLY)  # as bare numbers many times as fast
 _TO = slice(_AT["to"], _AT["to"] + _KEY.size)
 
 
@@ -62,13 +63,13 @@ class Pair:
         """The flags of the halves (:class:`~k8sdatapath.tables.conntrack.FlowFlags`)."""
         return (
             self.original[_FLAGS] if self.original else 0,
-            self.reply[_FLAGS] if self.reply else FlowFlags.REPLY,
+            self.reply[_FLAGS] if self.reply else _REPLY,
         )
 
     @property
     def answered(self) -> bool:
         """Whether the backend has sent anything."""
-        return bool(self.flags[0] & FlowFlags.SEEN_REPLY or _last_seen(self.reply))
+        return bool(self.flags[0] & _SEEN_REPLY or _last_seen(self.reply))
 
     @property
     def last_seen(self) -> int:
@@ -99,8 +100,8 @@ class Pair:
 
 def pair(key: bytes, row: bytes, other_key: bytes, other: bytes | None) -> Pair:
     """Join an entry with the one that stands where its other half should be (``kd_ct_same()``)."""
-    is_reply = row[_FLAGS] & FlowFlags.REPLY
-    if not other or _reversed(other[_TO]) != key or (other[_FLAGS] & FlowFlags.REPLY) == is_reply:
+    is_reply = row[_FLAGS] & _REPLY
+    if not other or _reversed(other[_TO]) != key or (other[_FLAGS] & _REPLY) == is_reply:
         other_key = other = b""
     return Pair(other_key, other, key, row) if is_reply else Pair(key, row, other_key, other)
 
@@ -114,13 +115,13 @@ def joined(keys: Buffer, rows: Buffer) -> Iterator[Pair]:
     }
     claimed = set()
     for key, row in table.items():
-        if not row[_FLAGS] & FlowFlags.REPLY:
+        if not row[_FLAGS] & _REPLY:
             other_key = _reversed(row[_TO])
             found = pair(key, row, other_key, table.get(other_key))
             claimed.add(found.reply_key)
             yield found
     for key, row in table.items():
-        if row[_FLAGS] & FlowFlags.REPLY and key not in claimed:
+        if row[_FLAGS] & _REPLY and key not in claimed:
             yield pair(key, row, b"", None)
 
 

@@ -1,0 +1,285 @@
+"""Flows and sockets when things change, on real traffic."""
+
+from __future__ import annotations
+
+import errno
+import json
+import re
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+from typer.testing import CliRunner
+
+from k8sdatapath.cli.app import app
+from k8sdatapath.datapath.conntrack_table import ConntrackTable
+from k8sdatapath.datapath.flow import FlowState, Timeouts
+from k8sdatapath.lab import Lab
+from k8sdatapath.lab.host import Host
+from k8sdatapath.model import Backend, BackendState, Service
+from k8sdatapath.node import Capacity
+from k8sdatapath.pins import BPFFS, PinDir
+from tests.api.graph import ROOT
+
+VIP = {4: "10.96.0.10", 6: "fd00:10:96::10"}
+SMALL = Capacity(services=1024, backends=4096, slots=65536, flows=65536, pods=64)
+
+
+def test_the_page_is_true() -> None:
+    page = (ROOT / "docs" / "how-to" / "conntrack.md").read_text()
+    snippets = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(snippets) == 2
+    names: dict[str, object] = {}
+    for snippet in snippets:
+        exec(snippet, names)
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    with Lab.start(name="kdct", capacity=SMALL) as lab:
+        for name in ("client", "other", "one", "two"):
+            pod = lab.pod(name)
+            pod.serve_http(8080, name)
+            pod.serve_udp(5353, name)
+        yield lab
+
+
+@pytest.fixture
+def client(lab: Lab) -> Host:
+    return lab.node.pods[0]
+
+
+def serve(lab: Lab, *names: str, leaving: str = "") -> None:
+    """Both services in both families, by the pods of these names."""
+    pods = {pod.name: pod for pod in lab.node.pods}
+    for family in (4, 6):
+        for port, target, protocol in ((80, 8080, "TCP"), (53, 5353, "UDP")):
+            backends = [
+                Backend(
+                    pods[name].addresses[family == 6],
+                    target,
+                    state=BackendState.TERMINATING if name == leaving else BackendState.ACTIVE,
+                )
+                for name in names
+            ]
+            lab.node.services.upsert(Service(VIP[family], port, protocol, backends=backends))
+
+
+DIALECTS = {
+    "IPv4": (socket.AF_INET, VIP[4]),
+    "IPv6": (socket.AF_INET6, VIP[6]),
+    "IPv4 in an IPv6 socket": (socket.AF_INET6, f"::ffff:{VIP[4]}"),
+}
+
+
+@pytest.fixture(params=DIALECTS.values(), ids=DIALECTS)
+def dialect(request: pytest.FixtureRequest) -> tuple[socket.AddressFamily, str]:
+    made: tuple[socket.AddressFamily, str] = request.param
+    return made
+
+
+def udp(client: Host, family: socket.AddressFamily) -> socket.socket:
+    made = client.socket(family, socket.SOCK_DGRAM)
+    made.settimeout(5)
+    return made
+
+
+def asked(sock: socket.socket) -> str:
+    sock.send(b"who")
+    return sock.recv(100).decode()
+
+
+def test_a_connected_udp_socket_is_told_and_reaches_another(
+    lab: Lab, client: Host, dialect: tuple[socket.AddressFamily, str]
+) -> None:
+    family, vip = dialect
+    serve(lab, "one")
+    with udp(client, family) as sock:
+        sock.connect((vip, 53))
+        assert asked(sock) == "one"
+        serve(lab, "one", "two")
+        assert lab.node.datapath.reap_sockets() == ()
+        assert asked(sock) == "one"
+        serve(lab, "two")
+        (gone,) = lab.node.datapath.reap_sockets()
+        assert gone.frontend.port == 53
+        assert gone.backend == (lab.node.pods[2].addresses[gone.frontend.address.version == 6], 5353)
+        with pytest.raises(OSError) as error:  # noqa: PT011 - of the kinds below
+            asked(sock)
+        assert error.value.errno in (errno.ECONNABORTED, errno.EDESTADDRREQ)
+        sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)  # told once more to who does not ask
+        sock.connect((vip, 53))
+        assert asked(sock) == "two"
+        assert lab.node.datapath.reap_sockets() == ()
+
+
+def test_an_unconnected_udp_socket_goes_on(
+    lab: Lab, client: Host, dialect: tuple[socket.AddressFamily, str]
+) -> None:
+    family, vip = dialect
+    with udp(client, family) as sock:
+        for name in ("one", "two"):
+            serve(lab, name)
+            assert lab.node.datapath.reap_sockets(tcp=True) == ()
+            sock.sendto(b"who", (vip, 53))
+            data, source = sock.recvfrom(100)
+            assert (data.decode(), source[:2]) == (name, (vip, 53))
+
+
+def test_tcp_ends_only_if_asked(lab: Lab, client: Host, dialect: tuple[socket.AddressFamily, str]) -> None:
+    family, vip = dialect
+    serve(lab, "one")
+    with client.socket(family) as sock:
+        sock.settimeout(5)
+        sock.connect((vip, 80))
+        serve(lab, "two")
+        assert lab.node.datapath.reap_sockets() == ()
+        sock.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        assert sock.recv(4096).endswith(b"one")
+        (gone,) = lab.node.datapath.reap_sockets(tcp=True)
+        assert gone.backend == (lab.node.pods[2].addresses[gone.frontend.address.version == 6], 8080)
+        with pytest.raises(ConnectionAbortedError):
+            sock.recv(100)
+
+
+def test_sockets_that_have_lost_nothing_stay(lab: Lab, client: Host) -> None:
+    """Of a terminating backend, of no service, and connected past the service since."""
+    serve(lab, "one")
+    one = lab.node.pods[2]
+    with udp(client, socket.AF_INET) as leaving, udp(client, socket.AF_INET) as direct:
+        leaving.connect((VIP[4], 53))
+        direct.connect((VIP[4], 53))
+        direct.connect((str(one.address), 5353))
+        serve(lab, "one", "two", leaving="one")
+        assert lab.node.datapath.reap_sockets(tcp=True) == ()
+        assert asked(leaving) == "one"
+        serve(lab, "two")
+        assert len(lab.node.datapath.reap_sockets(tcp=True)) == 1
+        assert asked(direct) == "one"
+
+
+def test_gone_with_its_whole_service_is_gone_too(lab: Lab, client: Host) -> None:
+    serve(lab, "one")
+    with ExitStack() as opened:
+        socks = [
+            opened.enter_context(udp(pod, socket.AF_INET)) for pod in lab.node.pods[:2] for _ in range(50)
+        ]
+        for sock in socks:
+            sock.connect((VIP[4], 53))
+        lab.node.services.plan([]).apply()
+        assert len(lab.node.datapath.reap_sockets()) == 100
+
+
+class Talk:
+    """Traffic of one kind until the ``with`` is left, remembering what went wrong."""
+
+    def __init__(self, *steps: object) -> None:
+        self.failures: list[str] = []
+        self.rounds = 0
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._run, args=(step,)) for step in steps]
+
+    def _run(self, step: object) -> None:
+        assert callable(step)
+        while not self._stop.is_set():
+            try:
+                step()
+                self.rounds += 1
+            except OSError as error:
+                self.failures.append(f"{step}: {error!r}")
+            time.sleep(0.002)
+
+    def __enter__(self) -> Talk:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+
+def test_collecting_under_traffic_harms_nothing() -> None:
+    with Lab.start(name="kdct-gc", capacity=SMALL, socket_lb=False) as lab, ExitStack() as opened:
+        client, web = lab.pod("client"), lab.pod("web")
+        web.serve_http(8080, "web")
+        web.serve_udp(5353, "web")
+        lab.node.services.upsert(
+            Service(VIP[4], 80, backends=[web.at(8080)]), Service(VIP[4], 53, "UDP", backends=[web.at(5353)])
+        )
+        kept = opened.enter_context(client.tcp(VIP[4], 80))
+        flow = opened.enter_context(udp(client, socket.AF_INET))
+        flow.connect((VIP[4], 53))
+
+        def short() -> None:
+            assert client.get(f"http://{VIP[4]}").text == "web"
+
+        def long() -> None:
+            kept.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            assert kept.recv(4096).endswith(b"web")
+
+        def datagrams() -> None:
+            assert asked(flow) == "web"
+
+        impatient = Timeouts(opening=1, established=1, closed=1, one_way=1, answered=1)
+        table = ConntrackTable.bind(lab.node.datapath._objects["pod"], timeouts=impatient)
+        collected = 0
+        with Talk(short, long, datagrams) as talk:
+            until = time.monotonic() + 6
+            while time.monotonic() < until:
+                collected += table.collect()
+                time.sleep(0.01)
+            states = table.stats().states
+        assert talk.failures == []
+        assert talk.rounds > 100
+        assert collected > 20
+        assert states[FlowState.ESTABLISHED] >= 1
+        assert states[FlowState.ANSWERED] == 1
+        time.sleep(3)
+        table.collect()
+        assert table.stats().entries == 0
+
+
+def test_the_command_line_lists_counts_and_flushes() -> None:
+    pins = PinDir(BPFFS / "kdct")
+    try:
+        with Lab.start(name="kdct-cli", capacity=SMALL, socket_lb=False, pins=pins) as lab:
+            client, web = lab.pod("client"), lab.pod("web")
+            web.serve_udp(5353)
+            web.serve_http(8080, "web")
+            lab.node.services.upsert(
+                Service(VIP[6], 53, "UDP", backends=[web.at(5353, 6)]),
+                Service(VIP[6], 80, backends=[web.at(8080, 6)]),
+            )
+            client.udp(VIP[6], 53, b"x")
+            with client.tcp(VIP[6], 80):
+                flows = run("list", "--protocol", "udp")
+                assert [(f["backend"], f["state"]) for f in flows] == [(f"[{web.address6}]:5353", "answered")]
+                assert [f["protocol"] for f in run("list", "--frontend", f"[{VIP[6]}]:80")] == ["TCP"]
+                (stats,) = run("stats")
+                assert (stats["entries"], stats["established"], stats["answered"]) == (4, 1, 1)
+                assert stats["capacity"] == SMALL.flows
+            assert run("flush", "--client", str(web.address6)) == [{"flushed": 0}]
+            assert run("flush", "--backend", str(web.address6), "--state", "answered") == [{"flushed": 1}]
+            assert run("flush", "--all") == [{"flushed": 1}]
+            assert run("list") == []
+    finally:
+        pins.remove()
+
+
+def run(*arguments: str) -> list[dict[str, object]]:
+    result = CliRunner().invoke(app, ["ct", *arguments, "--pins", str(BPFFS / "kdct"), "-o", "json"])
+    assert result.exit_code == 0, result.output
+    told: list[dict[str, object]] = json.loads(result.stdout)
+    return told
+
+
+def test_flush_wants_to_be_told_what() -> None:
+    for arguments in ((), ("--all", "--protocol", "TCP")):
+        result = CliRunner().invoke(app, ["ct", "flush", *arguments])
+        assert result.exit_code == 2
+        assert "say which flows, or --all" in result.stderr
