@@ -19,7 +19,7 @@ int from_pod(struct __sk_buff *skb)
 	int result = kd_parse(skb, &pkt);
 
 	if (result == KD_CONTINUE)
-		result = kd_translate(skb, &pkt, KD_SCOPE_CLUSTER);
+		result = kd_translate(skb, &pkt, false);
 	if (result == KD_CONTINUE)
 		result = kd_forward(skb, &pkt);
 	return kd_finish(skb, result);

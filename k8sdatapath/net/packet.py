@@ -22,7 +22,7 @@ from attrs import evolve, field, frozen
 from k8sdatapath.errors import ModelError
 from k8sdatapath.model.address import IPAddress, address
 
-__all__ = ["Packet", "checksum", "fragment", "icmp_echo", "parse", "tcp", "udp"]
+__all__ = ["Packet", "checksum", "fragment", "icmp_echo", "parse", "quoted", "tcp", "udp"]
 
 ETH_IPV4: Final = 0x0800
 ETH_IPV6: Final = 0x86DD
@@ -51,6 +51,7 @@ class Packet:
     :ivar options: IPv4 options, as they stand in the header.
     :ivar extensions: numbers and contents of IPv6 extension headers, those of fragmentation left out.
     :ivar flags: TCP flags by their initials (``"SA"``), in the order FSRPAUEC.
+    :ivar icmp: type and code of ICMP or ICMPv6.
     :ivar payload: what TCP, UDP or ICMP carries; of a fragment all that follows the IP header.
     :ivar checksums_ok: those of IP and of TCP, UDP or ICMP. A fragment has only IP's.
     """
@@ -61,6 +62,7 @@ class Packet:
     sport: int | None = None
     dport: int | None = None
     flags: str = ""
+    icmp: tuple[int, int] | None = None
     payload: bytes = b""
     ttl: int = 64
     src_mac: str = _NO_MAC
@@ -187,6 +189,23 @@ def parse(frame: bytes) -> Packet:
         if isinstance(error, ModelError):
             raise
         raise ModelError(f"truncated packet of {len(frame)} bytes") from None
+
+
+def quoted(error: Packet) -> Packet:
+    """What an ICMP error quotes: addresses, protocol and ports. The rest is rarely there as a whole.
+
+    :raises ModelError: it quotes nothing.
+    """
+    ip = error.payload
+    try:
+        if ip[0] >> 4 == 6:
+            src, dst, protocol, at = IPv6Address(ip[8:24]), IPv6Address(ip[24:40]), ip[6], 40
+        else:
+            src, dst, protocol, at = IPv4Address(ip[12:16]), IPv4Address(ip[16:20]), ip[9], (ip[0] & 15) * 4
+        sport, dport = struct.unpack_from("!HH", ip, at)
+    except (struct.error, IndexError, ValueError):
+        raise ModelError(f"no packet is quoted in {error}") from None
+    return Packet(src, dst, protocol, sport, dport)
 
 
 def checksum(data: bytes) -> int:
@@ -336,6 +355,8 @@ def _parse_l4(packet: Packet, body: bytes) -> Packet:
     absent = protocol == UDP and not found and packet.src.version == 4
     right = absent or _l4_checksum(packet.src, packet.dst, protocol, body) == 0
     packet = evolve(packet, checksum=found, checksums_ok=packet.checksums_ok and right)
+    if protocol in (ICMP, ICMPV6):
+        packet = evolve(packet, icmp=(body[0], body[1]))
     if protocol != TCP:
         return evolve(packet, payload=body[8:])
     flags = "".join(flag for bit, flag in enumerate(_FLAGS) if body[13] >> bit & 1)

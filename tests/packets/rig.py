@@ -23,7 +23,14 @@ POD_MAC, HOST_MAC = "02:00:00:00:00:0a", "02:00:00:00:00:0b"
 SIZES = {"kd_frontends": 64, "kd_sets": 128, "kd_slots": 1024, "kd_backends": 1024, "kd_conntrack": 65536}
 
 #: What a tc program answers for each outcome that is not a drop.
-ACTIONS = {"PASS": 0xFFFFFFFF, "TO_STACK": 0xFFFFFFFF, "TO_POD": 7, "TO_DEVICE": 7}
+ACTIONS = {
+    "PASS": 0xFFFFFFFF,
+    "TO_STACK": 0xFFFFFFFF,
+    "TO_POD": 7,
+    "TO_DEVICE": 7,
+    "REJECT_NO_BACKEND": 7,
+    "REJECT_NO_SERVICE": 7,
+}
 SHOT = 2
 
 
@@ -77,7 +84,7 @@ class Rig:
 
 
 @contextmanager
-def rig(entry: str = "from_pod", **config: bool) -> Iterator[Rig]:
+def rig(entry: str = "from_pod", **config: int) -> Iterator[Rig]:
     spec = ObjectSpec.from_file("host" if entry == "from_uplink" else "pod")
     with spec.with_config(**config).with_maps(**SIZES).load() as loaded:
         made = Rig(loaded, entry)

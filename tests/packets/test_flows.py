@@ -83,13 +83,6 @@ CONVERSATIONS = [
         """,
     ),
     Conversation(
-        "a service without backends drops, and says so",
-        """
-        service has nobody
-        client -> service [S]   DROP_NO_BACKEND
-        """,
-    ),
-    Conversation(
         "a client that would meet itself is dropped",
         """
         service has one
@@ -246,12 +239,12 @@ CONVERSATIONS = [
         """,
     ),
     udp_only(
-        "datagrams to a service that has lost all its backends are dropped",
+        "datagrams to a service that has lost all its backends are rejected",
         """
         service has one
         client -> service       TO_POD client -> one
         service has nobody
-        client -> service       DROP_NO_BACKEND
+        client -> service       REJECT_NO_BACKEND refused
         there are no flows
         """,
     ),
@@ -299,7 +292,7 @@ CASES = [
     for world in WORLDS
     for protocol in conversation.protocols
 ]
-LINE = re.compile(r"(\w+) -> (\w+)(?: \[(\w+)\])? +(\w+)(?: (\w+) -> (\w+))?$")
+LINE = re.compile(r"(\w+) -> (\w+)(?: \[(\w+)\])? +(\w+)(?: (\w+) -> (\w+)|( refused))?$")
 
 
 @pytest.mark.parametrize("entry", ["from_pod", "from_uplink"])
@@ -317,10 +310,13 @@ def test_conversation(script: str, world: World, protocol: Protocol, entry: str)
 
 
 def send(datapath: Rig, world: World, protocol: Protocol, line: re.Match[str]) -> None:
-    src, dst, flags, outcome, new_src, new_dst = line.groups()
+    src, dst, flags, outcome, new_src, new_dst, refused = line.groups()
     frame = world.frame(src, dst, protocol, flags or "", b"payload")
     sent = datapath.send(frame)
     assert sent.outcome == outcome, line.string
+    if refused:
+        assert str(sent.packet.src) == world.address(dst), line.string
+        return
     if new_src is None:
         assert sent.frame == frame, line.string
         return

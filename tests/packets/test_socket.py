@@ -262,7 +262,7 @@ def test_a_service_without_backends_refuses_at_once(host: Host) -> None:
     """)
         == [errno.ECONNREFUSED] * 3
     )
-    assert host.outcomes()["DROP_NO_BACKEND"] == 3
+    assert host.outcomes()["REJECT_NO_BACKEND"] == 3
 
 
 def test_an_unconnected_udp_socket_leaves_a_backend_that_is_gone(host: Host) -> None:

@@ -19,4 +19,7 @@
 
 #define KD_CONFIG(type, name, sentence) const volatile type name SEC(".rodata.config") KD_TAG(sentence)
 
+/* A function that is not inlined: what is rare, or large, has a stack of its own. Not every program calls it. */
+#define KD_SUBPROGRAM static __attribute__((noinline, unused))
+
 #endif /* KD_CONFIG_H */

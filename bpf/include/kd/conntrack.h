@@ -27,6 +27,7 @@
 #include <linux/in.h>
 #include <bpf/bpf_helpers.h>
 #include <kd/addr.h>
+#include <kd/config.h>
 #include <kd/packet.h>
 #include <kd/service.h>
 #include <kd/types.h>
@@ -76,29 +77,33 @@ static __always_inline struct kd_ct kd_ct_answer(const struct kd_tuple *tuple, c
 	return answer;
 }
 
-static __always_inline bool kd_tuple_equal(const struct kd_tuple *a, const struct kd_tuple *b)
+/* Whether an entry is the other direction of the flow that `tuple` and `ct` are one direction of. */
+static __always_inline bool kd_ct_answers(const struct kd_ct *other, const struct kd_tuple *tuple,
+					  const struct kd_ct *ct)
 {
-	return kd_addr_equal(&a->src, &b->src) && kd_addr_equal(&a->dst, &b->dst) && a->sport == b->sport &&
-	       a->dport == b->dport;
+	return kd_addr_equal(&other->to.src, &tuple->dst) && kd_addr_equal(&other->to.dst, &tuple->src) &&
+	       other->to.sport == tuple->dport && other->to.dport == tuple->sport &&
+	       (other->flags ^ ct->flags) & KD_CT_REPLY;
 }
 
-static __always_inline bool kd_ct_same(const struct kd_ct *a, const struct kd_ct *b)
+/* What the opposite direction's tuple leads to. */
+KD_SUBPROGRAM struct kd_ct *kd_ct_other(const struct kd_ct *ct)
 {
-	return kd_tuple_equal(&a->to, &b->to) && !((a->flags ^ b->flags) & KD_CT_REPLY);
+	struct kd_tuple opposite = kd_reversed(&ct->to);
+
+	return bpf_map_lookup_elem(&kd_conntrack, &opposite);
 }
 
 /* The entry no longer decides for this packet. */
 static __always_inline bool kd_ct_over(const struct kd_pkt *pkt, const struct kd_ct *ct)
 {
 	bool reply = ct->flags & KD_CT_REPLY;
-	struct kd_tuple opposite;
 	struct kd_ct *other;
 
 	if (pkt->tuple.protocol == IPPROTO_TCP) {
 		if (!(reply ? kd_is_syn_ack(pkt) : kd_is_syn(pkt)))
 			return false;
-		opposite = kd_reversed(&ct->to);
-		other = bpf_map_lookup_elem(&kd_conntrack, &opposite);
+		other = kd_ct_other(ct);
 		if (!other)
 			return !reply;
 		if ((ct->flags | other->flags) & KD_CT_CLOSED)
@@ -107,19 +112,18 @@ static __always_inline bool kd_ct_over(const struct kd_pkt *pkt, const struct kd
 	return !reply && !kd_backend_stays(ct->backend);
 }
 
-static __always_inline void kd_ct_forget(const struct kd_tuple *tuple, const struct kd_ct *ct)
+KD_SUBPROGRAM void kd_ct_forget(const struct kd_tuple *tuple, const struct kd_ct *ct)
 {
 	struct kd_tuple opposite = kd_reversed(&ct->to);
-	struct kd_ct answer = kd_ct_answer(tuple, ct);
 	struct kd_ct *other = bpf_map_lookup_elem(&kd_conntrack, &opposite);
 
-	if (other && kd_ct_same(other, &answer))
+	if (other && kd_ct_answers(other, tuple, ct))
 		bpf_map_delete_elem(&kd_conntrack, &opposite);
 	bpf_map_delete_elem(&kd_conntrack, tuple);
 }
 
 /* The once-a-second visit to the other direction. */
-static __always_inline void kd_ct_visit_opposite(const struct kd_tuple *tuple, const struct kd_ct *ct)
+KD_SUBPROGRAM void kd_ct_visit_opposite(const struct kd_tuple *tuple, const struct kd_ct *ct)
 {
 	struct kd_tuple opposite = kd_reversed(&ct->to);
 	struct kd_ct answer = kd_ct_answer(tuple, ct);
@@ -127,7 +131,7 @@ static __always_inline void kd_ct_visit_opposite(const struct kd_tuple *tuple, c
 
 	if (!other)
 		bpf_map_update_elem(&kd_conntrack, &opposite, &answer, BPF_NOEXIST);
-	else if (kd_ct_same(other, &answer) && answer.flags & ~other->flags)
+	else if (kd_ct_answers(other, tuple, ct) && answer.flags & ~other->flags)
 		other->flags |= answer.flags;
 }
 
@@ -157,11 +161,10 @@ static __always_inline void kd_ct_touch(const struct kd_pkt *pkt, struct kd_ct *
 static __always_inline bool kd_ct_evict(const struct kd_tuple *tuple, const struct kd_ct *held, __u32 now)
 {
 	struct kd_tuple opposite = kd_reversed(&held->to);
-	struct kd_ct answer = kd_ct_answer(tuple, held);
 	struct kd_ct *other = bpf_map_lookup_elem(&kd_conntrack, &opposite);
 	bool over;
 
-	if (!other || !kd_ct_same(other, &answer))
+	if (!other || !kd_ct_answers(other, tuple, held))
 		return true;
 	over = (held->flags | other->flags) & KD_CT_CLOSED;
 	if (tuple->protocol == IPPROTO_UDP)
@@ -180,7 +183,7 @@ static __always_inline int kd_ct_create(const struct kd_pkt *pkt, const struct k
 	struct kd_ct reply = kd_ct_answer(&pkt->tuple, &original);
 	struct kd_ct *held = bpf_map_lookup_elem(&kd_conntrack, &opposite);
 
-	if (held && !kd_ct_same(held, &reply) && !kd_ct_evict(&opposite, held, now))
+	if (held && !kd_ct_answers(held, &pkt->tuple, &original) && !kd_ct_evict(&opposite, held, now))
 		return KD_DROP_TUPLE_COLLISION;
 	if (bpf_map_update_elem(&kd_conntrack, &opposite, &reply, BPF_ANY))
 		return KD_DROP_NO_MEMORY;

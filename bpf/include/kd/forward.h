@@ -61,7 +61,8 @@ static __always_inline int kd_forward_to_pod(struct __sk_buff *skb, const struct
 	return KD_TO_POD;
 }
 
-static __always_inline long kd_route(struct __sk_buff *skb, const struct kd_pkt *pkt,
+/* `ctx` is the program's own, whatever its kind; the packet came in through `ifindex`. */
+static __always_inline long kd_route(void *ctx, __u32 ifindex, const struct kd_pkt *pkt,
 				     struct bpf_fib_lookup *fib)
 {
 	const struct kd_tuple *tuple = &pkt->tuple;
@@ -70,8 +71,7 @@ static __always_inline long kd_route(struct __sk_buff *skb, const struct kd_pkt 
 	fib->l4_protocol = tuple->protocol;
 	fib->sport = tuple->sport;
 	fib->dport = tuple->dport;
-	fib->ifindex = skb->ifindex;
-	/* tot_len stays 0: the helper compares with the device's MTU, but not what gets segmented. */
+	fib->ifindex = ifindex;
 	if (pkt->ipv6) {
 		__builtin_memcpy(fib->ipv6_src, &tuple->src, sizeof(tuple->src));
 		__builtin_memcpy(fib->ipv6_dst, &tuple->dst, sizeof(tuple->dst));
@@ -79,7 +79,7 @@ static __always_inline long kd_route(struct __sk_buff *skb, const struct kd_pkt 
 		fib->ipv4_src = tuple->src.w[3];
 		fib->ipv4_dst = tuple->dst.w[3];
 	}
-	return bpf_fib_lookup(skb, fib, sizeof(*fib), 0);
+	return bpf_fib_lookup(ctx, fib, sizeof(*fib), 0);
 }
 
 /* The route has a next hop whose MAC the node does not know: the kernel asks for it and sends then. */
@@ -97,8 +97,8 @@ static __always_inline int kd_forward_to_neighbour(struct __sk_buff *skb, const 
 
 static __always_inline int kd_forward_by_route(struct __sk_buff *skb, const struct kd_pkt *pkt)
 {
-	struct bpf_fib_lookup fib = {};
-	long found = kd_route(skb, pkt, &fib);
+	struct bpf_fib_lookup fib = {}; /* tot_len stays 0: what gets segmented may be longer than the MTU */
+	long found = kd_route(skb, skb->ifindex, pkt, &fib);
 	struct kd_macs macs;
 
 	if (found == BPF_FIB_LKUP_RET_NO_NEIGH)

@@ -29,6 +29,46 @@ static __always_inline struct kd_frontend *kd_frontend_find(const struct kd_addr
 	return bpf_map_lookup_elem(&kd_frontends, &key);
 }
 
+/* No frontend is dialled here: nothing to us, unless the address belongs to services only. */
+static __always_inline int kd_frontend_missing(const struct kd_addr *addr)
+{
+	struct kd_frontend *whole = kd_frontend_find(addr, 0, 0);
+
+	if (!whole)
+		return KD_PASS;
+	return whole->kind == KD_CLUSTER_IP ? KD_REJECT_NO_SERVICE : KD_DROP_NO_SERVICE;
+}
+
+/*
+ * Which set answers. A cluster IP asks internalTrafficPolicy; everything else externalTrafficPolicy, and that
+ * of clients from outside only: the node and its pods are nobody whose address is to be kept.
+ */
+static __always_inline enum kd_scope kd_scope_of(const struct kd_frontend *frontend, bool outside)
+{
+	__u16 local = outside ? KD_FRONTEND_EXTERNAL_LOCAL : 0;
+
+	if (frontend->kind == KD_CLUSTER_IP)
+		local = KD_FRONTEND_INTERNAL_LOCAL;
+	return frontend->flags & local ? KD_SCOPE_LOCAL : KD_SCOPE_CLUSTER;
+}
+
+/* Ranges restrict the load balancer's address only, for whoever asks. */
+static __always_inline bool kd_has_sources(const struct kd_frontend *frontend)
+{
+	return frontend->kind == KD_LOAD_BALANCER && frontend->flags & KD_FRONTEND_SOURCE_RANGES;
+}
+
+static __always_inline bool kd_lets_in(const struct kd_frontend *frontend, const struct kd_addr *source)
+{
+	struct kd_source_key key = {
+		.prefixlen = 8 * (sizeof(key.service) + sizeof(key.addr)),
+		.service = frontend->service,
+		.addr = *source,
+	};
+
+	return !kd_has_sources(frontend) || bpf_map_lookup_elem(&kd_sources, &key);
+}
+
 /* The row of this very backend; NULL when it serves another now. */
 static __always_inline struct kd_backend *kd_backend_find(__u32 id)
 {
@@ -97,10 +137,10 @@ static __always_inline int kd_backend_pick(const struct kd_frontend *frontend, e
 	__u32 slot, block;
 
 	if (!set)
-		return KD_DROP_NO_BACKEND;
+		return KD_REJECT_NO_BACKEND;
 	run = kd_set_read(set);
-	if (!run.count)
-		return KD_DROP_NO_BACKEND;
+	if (!run.count) /* kube-proxy's difference: somebody else may serve, which a load balancer finds out */
+		return frontend->flags & KD_FRONTEND_HAS_ENDPOINTS ? KD_DROP_NOT_LOCAL : KD_REJECT_NO_BACKEND;
 	slot = run.offset + number % run.count;
 	block = slot / KD_SLOTS_PER_BLOCK;
 	slots = bpf_map_lookup_elem(&kd_slots, &block);

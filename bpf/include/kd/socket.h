@@ -8,6 +8,9 @@
  * getpeername() translate back. Reads the service maps; a socket's translation is kept in kd_sock, and in
  * kd_sock_reply are those of an unconnected UDP socket before its latest, for the replies still to come.
  *
+ * Not settled here: frontends for some sources only, since a socket's source is chosen after its destination.
+ * Their packets are, on their way through a pod's device.
+ *
  * Every function takes both families: an IPv4 address in an IPv6 socket is mapped, as all IPv4 is here. `v6`
  * tells which fields of the context the hook may touch and is a constant of the hook.
  */
@@ -23,8 +26,9 @@
 #include <kd/verdict.h>
 #include <kd/maps/sockets.h>
 
-#define KD_ECONNREFUSED 111
 #define KD_ENOMEM 12
+#define KD_ECONNREFUSED 111
+#define KD_EHOSTUNREACH 113
 
 static __always_inline struct kd_addr kd_sock_addr(const struct bpf_sock_addr *ctx, bool v6)
 {
@@ -90,7 +94,7 @@ static __always_inline int kd_sock_choose(struct bpf_sock_addr *ctx, bool v6,
 	struct kd_sock *sock;
 	int result;
 
-	result = kd_backend_pick(frontend, KD_SCOPE_CLUSTER, bpf_get_prandom_u32(), &backend);
+	result = kd_backend_pick(frontend, kd_scope_of(frontend, false), bpf_get_prandom_u32(), &backend);
 	if (result != KD_CONTINUE)
 		return result;
 	sock = bpf_sk_storage_get(&kd_sock, ctx->sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
@@ -113,11 +117,11 @@ static __always_inline int kd_sock_connect(struct bpf_sock_addr *ctx, bool v6)
 	struct kd_addr addr = kd_sock_addr(ctx, v6);
 	struct kd_frontend *frontend = kd_frontend_find(&addr, kd_sock_port(ctx), ctx->protocol);
 
-	if (frontend)
+	if (frontend && !kd_has_sources(frontend))
 		return kd_sock_choose(ctx, v6, frontend, false);
 	/* From here on its peer is what it dials, whatever it dialled before. */
 	bpf_sk_storage_delete(&kd_sock, ctx->sk);
-	return KD_PASS;
+	return frontend ? KD_PASS : kd_frontend_missing(&addr);
 }
 
 static __always_inline int kd_sock_sendmsg(struct bpf_sock_addr *ctx, bool v6)
@@ -128,6 +132,8 @@ static __always_inline int kd_sock_sendmsg(struct bpf_sock_addr *ctx, bool v6)
 	struct kd_sock *sock;
 
 	if (!frontend)
+		return kd_frontend_missing(&addr);
+	if (kd_has_sources(frontend))
 		return KD_PASS;
 	sock = bpf_sk_storage_get(&kd_sock, ctx->sk, NULL, 0);
 	if (!sock || !kd_sock_dialled(sock, &addr, port) || !kd_backend_stays(sock->backend))
@@ -159,15 +165,19 @@ static __always_inline void kd_sock_translate_back(struct bpf_sock_addr *ctx, bo
 		kd_sock_write(ctx, v6, &reply->frontend_addr, reply->frontend_port);
 }
 
-/* The end of connect() and sendmsg(): a failure is the system call's, at once, not a time-out later. */
+/*
+ * The end of connect() and sendmsg(): a failure is the system call's, at once, not a time-out later. What a
+ * packet's client would be told is a refusal; what would be dropped in silence is a host that is not reached.
+ */
 static __always_inline int kd_finish_socket(int result)
 {
 	if (result != KD_PASS)
 		kd_count(result, 0);
-	if (result >= 0)
-		return 1;
-	bpf_set_retval(result == KD_DROP_NO_MEMORY ? -KD_ENOMEM : -KD_ECONNREFUSED);
-	return 0;
+	if (kd_is_reject(result))
+		bpf_set_retval(-KD_ECONNREFUSED);
+	else if (result < 0)
+		bpf_set_retval(result == KD_DROP_NO_MEMORY ? -KD_ENOMEM : -KD_EHOSTUNREACH);
+	return result >= 0 && !kd_is_reject(result);
 }
 
 #endif /* KD_SOCKET_H */

@@ -15,11 +15,14 @@
 #ifndef KD_TRANSLATE_H
 #define KD_TRANSLATE_H
 
+#include <stdbool.h>
 #include <linux/bpf.h>
 #include <linux/in.h>
 #include <bpf/bpf_helpers.h>
+#include <kd/config.h>
 #include <kd/conntrack.h>
 #include <kd/packet.h>
+#include <kd/reject.h>
 #include <kd/rewrite.h>
 #include <kd/service.h>
 #include <kd/types.h>
@@ -27,12 +30,11 @@
 
 static __always_inline bool kd_can_begin(const struct kd_pkt *pkt)
 {
-	return pkt->tuple.protocol != IPPROTO_TCP || kd_is_syn(pkt) ||
+	return pkt->tuple.protocol != IPPROTO_TCP || pkt->fragment || kd_is_syn(pkt) ||
 	       (pkt->tcp_flags & (KD_TCP_SYN | KD_TCP_RST | KD_TCP_ACK)) == KD_TCP_ACK;
 }
 
-static __always_inline int kd_flow_begin(const struct kd_pkt *pkt, enum kd_scope scope,
-					 struct kd_tuple *to)
+KD_SUBPROGRAM int kd_flow_begin(const struct kd_pkt *pkt, bool outside, struct kd_tuple *to)
 {
 	const struct kd_tuple *tuple = &pkt->tuple;
 	struct kd_frontend *frontend = kd_frontend_find(&tuple->dst, tuple->dport, tuple->protocol);
@@ -41,15 +43,17 @@ static __always_inline int kd_flow_begin(const struct kd_pkt *pkt, enum kd_scope
 	int result;
 
 	if (!frontend)
-		return KD_PASS;
-	if (pkt->fragment)
-		return KD_DROP_FRAGMENT;
+		return kd_frontend_missing(&tuple->dst);
+	if (!kd_lets_in(frontend, &tuple->src))
+		return KD_DROP_SOURCE;
 	if (!kd_can_begin(pkt))
 		return KD_DROP_NO_FLOW;
 	number = frontend->selection == KD_SELECT_MAGLEV ? kd_flow_hash(tuple) : bpf_get_prandom_u32();
-	result = kd_backend_pick(frontend, scope, number, &backend);
+	result = kd_backend_pick(frontend, kd_scope_of(frontend, outside), number, &backend);
 	if (result != KD_CONTINUE)
 		return result;
+	if (pkt->fragment)
+		return KD_DROP_FRAGMENT;
 	if (kd_addr_equal(&backend->addr, &tuple->src))
 		return KD_DROP_HAIRPIN;
 	*to = *tuple;
@@ -71,8 +75,7 @@ static __always_inline int kd_flow_follow(const struct kd_pkt *pkt, struct kd_ct
 	return KD_CONTINUE;
 }
 
-static __always_inline int kd_flow_find(const struct kd_pkt *pkt, enum kd_scope scope,
-					 struct kd_tuple *to)
+static __always_inline int kd_flow_find(const struct kd_pkt *pkt, bool outside, struct kd_tuple *to)
 {
 	struct kd_ct *ct = bpf_map_lookup_elem(&kd_conntrack, &pkt->tuple);
 
@@ -80,15 +83,20 @@ static __always_inline int kd_flow_find(const struct kd_pkt *pkt, enum kd_scope 
 		kd_ct_forget(&pkt->tuple, ct);
 		ct = NULL;
 	}
-	return ct ? kd_flow_follow(pkt, ct, to) : kd_flow_begin(pkt, scope, to);
+	return ct ? kd_flow_follow(pkt, ct, to) : kd_flow_begin(pkt, outside, to);
 }
 
-/* A packet that comes in: whatever its flow or its destination asks for. */
-static __always_inline int kd_translate(struct __sk_buff *skb, struct kd_pkt *pkt, enum kd_scope scope)
+/*
+ * A packet that comes in: whatever its flow or its destination asks for. `outside`: it is from no pod of this
+ * node.
+ */
+static __always_inline int kd_translate(struct __sk_buff *skb, struct kd_pkt *pkt, bool outside)
 {
 	struct kd_tuple to;
-	int result = kd_flow_find(pkt, scope, &to);
+	int result = kd_flow_find(pkt, outside, &to);
 
+	if (kd_is_reject(result))
+		return kd_reject(skb, pkt, result);
 	return result == KD_CONTINUE ? kd_rewrite(skb, pkt, &to) : result;
 }
 

@@ -43,9 +43,9 @@ enum kd_frontend_kind {
 };
 
 enum kd_frontend_flags {
-	KD_FRONTEND_INTERNAL_LOCAL = 1, /* whoever asks gets local backends only (internalTrafficPolicy) */
-	KD_FRONTEND_EXTERNAL_LOCAL = 2, /* who asks from outside does (externalTrafficPolicy) */
-	KD_FRONTEND_SOURCE_RANGES = 4, /* only for sources in kd_sources */
+	KD_FRONTEND_INTERNAL_LOCAL = 1, /* a cluster IP leads to local backends only */
+	KD_FRONTEND_EXTERNAL_LOCAL = 2, /* any other leads those from outside to local ones only */
+	KD_FRONTEND_SOURCE_RANGES = 4, /* a load balancer is for sources in kd_sources only */
 	KD_FRONTEND_HAS_ENDPOINTS = 8, /* some endpoint exists somewhere: an empty set drops, else rejects */
 };
 

@@ -14,6 +14,7 @@
 #ifndef KD_VERDICT_H
 #define KD_VERDICT_H
 
+#include <stdbool.h>
 #include <linux/bpf.h>
 #include <linux/pkt_cls.h>
 #include <bpf/bpf_helpers.h>
@@ -28,18 +29,23 @@
 	X(KD_TO_STACK, 2, "translated, then left to the node's stack")                              \
 	X(KD_TO_POD, 3, "translated and put into a pod of this node")                               \
 	X(KD_TO_DEVICE, 4, "translated and sent through the device the routes name")                \
-	X(KD_AT_SOCKET, 5, "translated at the socket, before there was a packet")
+	X(KD_AT_SOCKET, 5, "translated at the socket, before there was a packet")                   \
+	X(KD_REJECT_NO_BACKEND, 6, "the service has no backend, which the client was told")         \
+	X(KD_REJECT_NO_SERVICE, 7, "its address has services, but none there; the client was told")
 
 #define KD_DROP_LIST(X)                                                                             \
 	X(KD_DROP_MALFORMED, -1, "its headers do not fit into its length")                          \
 	X(KD_DROP_FRAGMENT, -2, "a fragment of a flow that would need translation")                 \
-	X(KD_DROP_NO_BACKEND, -3, "the service has no backend")                                     \
+	X(KD_DROP_NOT_LOCAL, -3, "the service keeps it on this node, where it has no backend")      \
 	X(KD_DROP_NO_FLOW, -4, "a TCP segment of no flow that could be continued")                  \
 	X(KD_DROP_STALE_SLOT, -5, "a slot names a backend that is gone")                            \
 	X(KD_DROP_HAIRPIN, -6, "the chosen backend is the client itself")                           \
 	X(KD_DROP_TUPLE_COLLISION, -7, "another frontend leads this client port to this backend")        \
 	X(KD_DROP_NO_MEMORY, -8, "no entry to be had in the flow table")                            \
-	X(KD_DROP_REWRITE, -9, "the packet could not be changed")
+	X(KD_DROP_REWRITE, -9, "the packet could not be changed")                                   \
+	X(KD_DROP_SOURCE, -10, "the service does not let its source in")                            \
+	X(KD_DROP_NO_SERVICE, -11, "its address has services, but none there")                      \
+	X(KD_DROP_REJECT, -12, "to be rejected, but the client was not told: one answer too many")
 /* clang-format on */
 
 #define KD_ENUMERATOR(name, number, sentence) name = number,
@@ -50,6 +56,12 @@ enum kd_drop { KD_DROP_LIST(KD_ENUMERATOR) };
 
 const enum kd_verdict kd_verdicts SEC(".kd.reasons") KD_VERDICT_LIST(KD_SENTENCE) = KD_CONTINUE;
 const enum kd_drop kd_drops SEC(".kd.reasons") KD_DROP_LIST(KD_SENTENCE) = KD_DROP_MALFORMED;
+
+/* Not to be served, and the client is to be told: at the socket by an error, else by a packet (kd/reject.h). */
+static __always_inline bool kd_is_reject(int result)
+{
+	return result == KD_REJECT_NO_BACKEND || result == KD_REJECT_NO_SERVICE;
+}
 
 static __always_inline void kd_count(int result, __u32 bytes)
 {
@@ -71,7 +83,7 @@ static __always_inline int kd_finish(struct __sk_buff *skb, int result)
 	kd_count(result, skb->len);
 	if (result < 0)
 		return TC_ACT_SHOT;
-	if (result == KD_TO_POD || result == KD_TO_DEVICE)
+	if (result == KD_TO_POD || result == KD_TO_DEVICE || kd_is_reject(result))
 		return TC_ACT_REDIRECT;
 	return TC_ACT_UNSPEC;
 }

@@ -1,0 +1,159 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * Telling a client that nobody serves where it sent to: the packet becomes an ICMP error "port unreachable"
+ * that quotes it, and goes back through the device it came from. The same for TCP, UDP and both families, as
+ * kube-proxy does it; connect() fails with ECONNREFUSED at once.
+ *
+ * The answer comes from the address that was dialled, so that whatever is between translates it back. Quoted
+ * are IP's headers, and of TCP or UDP the header. Reads and writes kd_rejects: a CPU sends `reject_rate`
+ * answers a second, a few more at first.
+ */
+#ifndef KD_REJECT_H
+#define KD_REJECT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/in.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+#include <linux/tcp.h>
+#include <linux/udp.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+#include <kd/config.h>
+#include <kd/packet.h>
+#include <kd/verdict.h>
+#include <kd/maps/rejects.h>
+
+KD_CONFIG(__u32, reject_rate, "rejections that each CPU may send in a second; 0: any number") = 1000;
+
+/* Of ICMP and ICMPv6; <linux/icmp.h> asks for a C library. */
+struct kd_icmp {
+	__u8 type;
+	__u8 code;
+	__be16 checksum;
+	__be32 rest;
+};
+
+#define KD_ICMP_UNREACHABLE 3
+#define KD_ICMP_UNREACHABLE_PORT 3
+#define KD_ICMPV6_UNREACHABLE 1
+#define KD_ICMPV6_UNREACHABLE_PORT 4
+
+#define KD_REJECT_BURST 50
+#define KD_REJECT_TTL 64
+#define KD_QUOTE_MAX 96 /* who has more headers than that is dropped */
+
+static __always_inline bool kd_reject_allowed(void)
+{
+	__u32 zero = 0;
+	__u64 *next = bpf_map_lookup_elem(&kd_rejects, &zero);
+	__u64 step = reject_rate ? 1000000000 / reject_rate : 0;
+	__u64 now = bpf_ktime_get_ns();
+
+	if (!next || *next > now)
+		return false;
+	if (*next + KD_REJECT_BURST * step < now)
+		*next = now - KD_REJECT_BURST * step;
+	*next += step;
+	return true;
+}
+
+static __always_inline __u16 kd_csum_fold(__u32 sum)
+{
+	sum = (sum & 0xffff) + (sum >> 16);
+	return ~(sum + (sum >> 16));
+}
+
+static __always_inline __u32 kd_csum(const void *data, __u32 len, __u32 sum)
+{
+	return bpf_csum_diff(NULL, 0, (__be32 *)data, len, sum);
+}
+
+static __always_inline long kd_reject_write_ipv4(struct __sk_buff *skb, const struct kd_tuple *tuple,
+						 __u32 quoted, __u32 sum)
+{
+	struct {
+		struct iphdr ip;
+		struct kd_icmp icmp;
+	} head = {
+		.ip = {
+			.version = 4,
+			.ihl = 5,
+			.tot_len = bpf_htons(sizeof(head) + quoted),
+			.ttl = KD_REJECT_TTL,
+			.protocol = IPPROTO_ICMP,
+			.saddr = tuple->dst.w[3],
+			.daddr = tuple->src.w[3],
+		},
+		.icmp = { .type = KD_ICMP_UNREACHABLE, .code = KD_ICMP_UNREACHABLE_PORT },
+	};
+
+	head.ip.check = kd_csum_fold(kd_csum(&head.ip, sizeof(head.ip), 0));
+	head.icmp.checksum = kd_csum_fold(kd_csum(&head.icmp, sizeof(head.icmp), sum));
+	return bpf_skb_store_bytes(skb, ETH_HLEN, &head, sizeof(head), 0);
+}
+
+static __always_inline long kd_reject_write_ipv6(struct __sk_buff *skb, const struct kd_tuple *tuple,
+						 __u32 quoted, __u32 sum)
+{
+	struct {
+		struct ipv6hdr ip;
+		struct kd_icmp icmp;
+	} head = {
+		.ip = {
+			.version = 6,
+			.payload_len = bpf_htons(sizeof(head.icmp) + quoted),
+			.nexthdr = IPPROTO_ICMPV6,
+			.hop_limit = KD_REJECT_TTL,
+		},
+		.icmp = { .type = KD_ICMPV6_UNREACHABLE, .code = KD_ICMPV6_UNREACHABLE_PORT },
+	};
+	__be32 pseudo[2] = { bpf_htonl(sizeof(head.icmp) + quoted), bpf_htonl(IPPROTO_ICMPV6) };
+
+	__builtin_memcpy(&head.ip.saddr, &tuple->dst, sizeof(tuple->dst));
+	__builtin_memcpy(&head.ip.daddr, &tuple->src, sizeof(tuple->src));
+	sum = kd_csum(pseudo, sizeof(pseudo), sum);
+	sum = kd_csum(&head.ip.saddr, sizeof(head.ip.saddr) + sizeof(head.ip.daddr), sum);
+	head.icmp.checksum = kd_csum_fold(kd_csum(&head.icmp, sizeof(head.icmp), sum));
+	return bpf_skb_store_bytes(skb, ETH_HLEN, &head, sizeof(head), 0);
+}
+
+/* The ICMP message; `quoted` bytes of the packet are left, which it carries. */
+static __always_inline long kd_reject_write(struct __sk_buff *skb, const struct kd_pkt *pkt, __u32 quoted)
+{
+	__u32 room = (pkt->ipv6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr)) + sizeof(struct kd_icmp);
+	__u8 quote[KD_QUOTE_MAX];
+	__u32 sum;
+
+	if (quoted < sizeof(struct iphdr) || quoted > sizeof(quote) ||
+	    bpf_skb_load_bytes(skb, ETH_HLEN, quote, quoted))
+		return -1;
+	sum = kd_csum(quote, quoted, 0);
+	if (bpf_skb_adjust_room(skb, room, BPF_ADJ_ROOM_MAC, 0))
+		return -1;
+	return pkt->ipv6 ? kd_reject_write_ipv6(skb, &pkt->tuple, quoted, sum) :
+			   kd_reject_write_ipv4(skb, &pkt->tuple, quoted, sum);
+}
+
+KD_SUBPROGRAM int kd_reject(struct __sk_buff *skb, const struct kd_pkt *pkt, int result)
+{
+	__u32 l4 = pkt->tuple.protocol == IPPROTO_TCP && !pkt->fragment ? sizeof(struct tcphdr) :
+									  sizeof(struct udphdr);
+	__u32 quoted = pkt->l4_off - ETH_HLEN + l4;
+	__u8 macs[2][ETH_ALEN], back[2][ETH_ALEN];
+
+	if (!kd_reject_allowed() || bpf_skb_load_bytes(skb, 0, macs, sizeof(macs)))
+		return KD_DROP_REJECT;
+	__builtin_memcpy(back[0], macs[1], ETH_ALEN);
+	__builtin_memcpy(back[1], macs[0], ETH_ALEN);
+	if (bpf_skb_change_tail(skb, ETH_HLEN + quoted, 0) || kd_reject_write(skb, pkt, quoted) ||
+	    bpf_skb_store_bytes(skb, 0, back, sizeof(back), 0))
+		return KD_DROP_REJECT;
+	bpf_redirect(skb->ifindex, 0);
+	return result;
+}
+
+#endif /* KD_REJECT_H */

@@ -1,0 +1,182 @@
+"""Who may use a service, which of its backends he may reach, and what he is told where nobody serves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from ipaddress import ip_address
+
+import pytest
+
+from k8sdatapath import maps
+from k8sdatapath.model import Backend, Exposure, FrontendKind, Protocol, Service
+from k8sdatapath.net.packet import ICMP, ICMPV6, fragment, parse, quoted, tcp
+from k8sdatapath.tables.frontends import NO_SERVICE, FrontendKey, FrontendRow
+from tests.packets.rig import Rig, rig
+from tests.packets.world import PROTOCOLS, TCP, UDP, V4, V6, WORLDS, World
+
+FAMILIES = pytest.mark.parametrize("world", WORLDS, ids=lambda world: world.name)
+KINDS = {
+    "cluster": FrontendKind.CLUSTER_IP,
+    "node_port": FrontendKind.NODE_PORT,
+    "load_balancer": FrontendKind.LOAD_BALANCER,
+    "external_ip": FrontendKind.EXTERNAL_IP,
+}
+UNREACHABLE = {V4.name: (ICMP, (3, 3)), V6.name: (ICMPV6, (1, 4))}
+
+
+def place(world: World, frontend: str) -> tuple[str, int]:
+    """Where each kind of frontend is dialled."""
+    at = {"cluster": "service", "node_port": "node", "load_balancer": "balancer", "external_ip": "external"}
+    return world[at[frontend]]
+
+
+def service(
+    world: World,
+    *,
+    here: bool = True,
+    there: bool = True,
+    protocol: Protocol = TCP,
+    internal_local: bool = False,
+    external_local: bool = False,
+    source_ranges: tuple[str, ...] = (),
+) -> Service:
+    backends = [Backend(*world["one"], local=True)] if here else []
+    backends += [Backend(*world["two"])] if there else []
+    return Service(
+        *world["service"],
+        protocol,
+        backends=backends,
+        exposed=[Exposure(KINDS[kind], *place(world, kind)) for kind in KINDS if kind != "cluster"],
+        internal_local=internal_local,
+        external_local=external_local,
+        source_ranges=source_ranges,
+    )
+
+
+@contextmanager
+def serving(entry: str, *services: Service) -> Iterator[Rig]:
+    with rig(entry, redirect=False) as datapath:
+        datapath.services.upsert(*services)
+        yield datapath
+
+
+def reached(datapath: Rig, world: World, frontend: str) -> set[str]:
+    """Who answers forty clients, or what became of them instead."""
+    found = set()
+    address, port = place(world, frontend)
+    for n in range(40):
+        sent = datapath.send(tcp(world.address("client"), address, 10000 + n, port))
+        found.add(str(sent.packet.dst) if sent.outcome == "TO_STACK" else sent.outcome)
+    return found
+
+
+@FAMILIES
+@pytest.mark.parametrize("entry", ["from_pod", "from_uplink"])
+@pytest.mark.parametrize("internal_local", [False, True])
+@pytest.mark.parametrize("external_local", [False, True])
+@pytest.mark.parametrize("frontend", KINDS)
+def test_scope(world: World, frontend: str, entry: str, internal_local: bool, external_local: bool) -> None:
+    wanted = service(world, internal_local=internal_local, external_local=external_local)
+    local = internal_local if frontend == "cluster" else external_local and entry == "from_uplink"
+    with serving(entry, wanted) as datapath:
+        everybody = {world.address("one"), world.address("two")}
+        assert reached(datapath, world, frontend) == ({world.address("one")} if local else everybody)
+
+
+@FAMILIES
+@pytest.mark.parametrize("frontend", ["node_port", "load_balancer", "external_ip"])
+def test_local_traffic_without_a_local_backend_is_dropped(world: World, frontend: str) -> None:
+    with serving("from_uplink", service(world, here=False, external_local=True)) as datapath:
+        assert reached(datapath, world, frontend) == {"DROP_NOT_LOCAL"}
+        assert reached(datapath, world, "cluster") == {world.address("two")}
+
+
+@FAMILIES
+@pytest.mark.parametrize("local", [False, True])
+@pytest.mark.parametrize("protocol", PROTOCOLS, ids=lambda protocol: protocol.name)
+@pytest.mark.parametrize("entry", ["from_pod", "from_uplink"])
+def test_who_dials_a_service_without_backends_is_refused(
+    world: World, protocol: Protocol, entry: str, local: bool
+) -> None:
+    nobody = service(world, here=False, there=False, protocol=protocol, external_local=local)
+    with serving(entry, nobody) as datapath:
+        for name in ("service", "node", "balancer", "external"):
+            refused(datapath, world, world.frame("client", name, protocol, payload=bytes(100)))
+
+
+def refused(datapath: Rig, world: World, frame: bytes, outcome: str = "REJECT_NO_BACKEND") -> None:
+    """The frame comes back as an ICMP error that quotes it."""
+    sent, before = datapath.send(frame), parse(frame)
+    assert sent.outcome == outcome
+    answer = sent.packet
+    assert (answer.protocol, answer.icmp) == UNREACHABLE[world.name]
+    assert (answer.src, answer.dst, answer.ttl) == (before.dst, before.src, 64)
+    assert answer.checksums_ok
+    assert (quoted(answer).src, quoted(answer).dst) == (before.src, before.dst)
+    assert frame[14:].startswith(answer.payload)
+    assert len(answer.payload) >= (20 if world is V4 else 40) + 8
+    assert (answer.src_mac, answer.dst_mac) == (before.dst_mac, before.src_mac)
+
+
+@pytest.mark.parametrize(
+    ("world", "frame"),
+    [
+        (V4, V4.frame("client", "service", TCP, options=bytes([1] * 40))),
+        (V6, V6.frame("client", "service", TCP, extensions=[(0, bytes(6)), (60, bytes(14))])),
+        (V4, fragment(V4.frame("client", "service", UDP, payload=bytes(64)), 24)[0]),
+        (V6, fragment(V6.frame("client", "service", UDP, payload=bytes(64)), 24)[0]),
+        (V4, V4.frame("client", "service", TCP, "A", bytes(1400))),
+        (V4, V4.frame("client", "service", UDP) + bytes(17)),
+    ],
+    ids=["options", "extensions", "fragment", "fragment v6", "long", "padded"],
+)
+def test_every_form_of_packet_is_refused(world: World, frame: bytes) -> None:
+    nobody = [service(world, here=False, there=False, protocol=protocol) for protocol in PROTOCOLS]
+    with serving("from_pod", *nobody) as datapath:
+        refused(datapath, world, frame)
+
+
+def test_more_headers_than_are_quoted_are_dropped() -> None:
+    with serving("from_pod", service(V6, here=False, there=False)) as datapath:
+        frame = V6.frame("client", "service", TCP, extensions=[(60, bytes(6 + 8 * 5))])
+        assert datapath.send(frame).outcome == "DROP_REJECT"
+
+
+def test_a_flood_is_not_answered_with_a_flood() -> None:
+    with rig(redirect=False, reject_rate=1) as datapath:
+        datapath.services.upsert(service(V4, here=False, there=False))
+        outcomes = [datapath.send(V4.frame("client", "service", TCP)).outcome for _ in range(300)]
+        assert 50 <= outcomes.count("REJECT_NO_BACKEND") < 150
+        assert set(outcomes) == {"REJECT_NO_BACKEND", "DROP_REJECT"}
+
+
+@FAMILIES
+def test_another_port_of_a_cluster_ip_is_refused_and_of_others_dropped(world: World) -> None:
+    with serving("from_pod", service(world)) as datapath:
+        rows = datapath.loaded.map("kd_frontends", maps.Hash[FrontendKey, FrontendRow])
+        for name, kind in (("service", FrontendKind.CLUSTER_IP), ("balancer", FrontendKind.LOAD_BALANCER)):
+            rows[FrontendKey(ip_address(world.address(name)), 0, 0)] = FrontendRow(NO_SERVICE, 0, 0, 0, kind)
+        client = world.address("client")
+        refused(datapath, world, tcp(client, world.address("service"), 1, 81), "REJECT_NO_SERVICE")
+        refused(datapath, world, world.frame("client", "service", UDP), "REJECT_NO_SERVICE")
+        assert datapath.send(tcp(client, world.address("balancer"), 1, 81)).outcome == "DROP_NO_SERVICE"
+        assert datapath.send(tcp(client, world.address("stranger"), 1, 81)).outcome == "PASS"
+        assert datapath.send(world.frame("client", "service", TCP)).outcome == "TO_STACK"
+
+
+@FAMILIES
+@pytest.mark.parametrize("entry", ["from_pod", "from_uplink"])
+def test_source_ranges_rule_the_load_balancers_address(world: World, entry: str) -> None:
+    near, far = ("10.244.0.0/16", "203.0.113.0/24") if world is V4 else ("fd00:244::/32", "2001:db8:1::/48")
+    with serving(entry, service(world, source_ranges=(far,))) as datapath:
+        assert datapath.send(world.frame("client", "balancer", TCP)).outcome == "DROP_SOURCE"
+        for name in ("service", "node", "external"):
+            assert datapath.send(world.frame("client", name, TCP)).outcome == "TO_STACK"
+            datapath.flows.clear()
+        datapath.services.upsert(service(world, source_ranges=(far, near)))
+        assert datapath.send(world.frame("client", "balancer", TCP)).outcome == "TO_STACK"
+        datapath.services.upsert(service(world, source_ranges=(far,)))
+        assert datapath.send(world.frame("stranger", "balancer", TCP)).outcome == "DROP_SOURCE"
+        datapath.services.upsert(service(world))
+        assert datapath.send(world.frame("stranger", "balancer", TCP)).outcome == "TO_STACK"
