@@ -1,0 +1,230 @@
+"""Answers load balancers that ask whether this node has endpoints of a Service (``healthCheckNodePort``)."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import selectors
+import socket
+import threading
+import time
+from collections.abc import Iterable
+from functools import partial
+from types import TracebackType
+from typing import Self, TypeAlias
+
+from attrs import define, field
+
+from k8sdatapath.errors import ClosedError
+from k8sdatapath.kube.translate import HealthCheck
+from k8sdatapath.model import IPAddress
+
+__all__ = ["HealthServer"]
+
+_PATIENCE = 5.0
+"""Seconds that a client has to ask."""
+_AT_ONCE = 256
+"""Clients in conversation; more are hung up on, so that they cannot use up the descriptors of the process."""
+_LONGEST = 16 << 10
+"""Bytes of a request."""
+
+_REQUEST = re.compile(rb"([A-Z]{1,20}) \S+ HTTP/1\.[01]\r\n")
+
+_Place: TypeAlias = tuple[IPAddress, int]
+
+
+@define(eq=False)
+class _Talk:
+    """A client that has not asked to the end."""
+
+    place: _Place
+    socket: socket.socket
+    deadline: float
+    request: bytearray = field(factory=bytearray)
+
+
+class HealthServer:
+    """HTTP at the health check port of each Service, on the addresses of a node.
+
+    200 while the node has ready endpoints of the Service and its datapath works, else 503, in either case
+    with the numbers as JSON: what kube-proxy answers. Endpoints that terminate do not count, even while they
+    are still given flows, so that load balancers turn elsewhere in time::
+
+        with HealthServer(view.node_port_addresses) as health:
+            for services in source.watch():
+                table.plan(services).apply()
+                health.update(source.health_checks)
+
+    One thread serves all. Sockets are made by the caller of :meth:`update`, in its network namespace.
+
+    :param addresses: where to listen. A Service is asked about at those of its families.
+    """
+
+    def __init__(self, addresses: Iterable[IPAddress]) -> None:
+        self.addresses = tuple(addresses)
+        self.failed: dict[_Place, OSError] = {}
+        """Where the last update could not listen, and why; most often somebody else does."""
+        self._healthy = True
+        self._checks: dict[_Place, HealthCheck] = {}
+        self._listeners: dict[_Place, socket.socket] = {}
+        self._talks: set[_Talk] = set()
+        self._closed = False
+        self._lock = threading.Lock()  # held for all but the wait for clients
+        self._wake = os.eventfd(0)
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._wake, selectors.EVENT_READ)
+        self._thread = threading.Thread(target=self._serve, name="health checks", daemon=True)
+        self._thread.start()
+
+    def update(self, checks: Iterable[HealthCheck], *, healthy: bool = True) -> None:
+        """Answer by these from now on. The ports of others are closed, those of the same stay open.
+
+        Where nobody can listen, the rest is served: see :attr:`failed`. The next update tries again.
+
+        :param healthy: whether the datapath works; if not, 503 is all that is answered.
+        :raises ClosedError: the server is closed.
+        """
+        wanted = {
+            (address, check.port): check
+            for check in checks
+            for address in self.addresses
+            if (check.ipv4 if address.version == 4 else check.ipv6) is not None
+        }
+        with self._lock:
+            if self._closed:
+                raise ClosedError("the health server is closed")
+            self._checks, self._healthy, self.failed = wanted, healthy, {}
+            for place in self._listeners.keys() - wanted.keys():
+                self._forget(self._listeners.pop(place))
+            for place in wanted.keys() - self._listeners.keys():
+                try:
+                    self._listeners[place] = listener = _listen(*place)
+                except OSError as error:
+                    self.failed[place] = error
+                else:
+                    self._selector.register(listener, selectors.EVENT_READ, partial(self._accept, place))
+
+    def close(self) -> None:
+        """Hang up, and close all ports. A second time it does nothing."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        os.eventfd_write(self._wake, 1)
+        self._thread.join()
+        for open_ in (*self._listeners.values(), *(talk.socket for talk in self._talks)):
+            self._forget(open_)
+        self._listeners.clear()
+        self._talks.clear()
+        self._selector.close()
+        os.close(self._wake)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<HealthServer {len(self._listeners)} ports, {len(self.failed)} failed>"
+
+    def _forget(self, open_: socket.socket) -> None:
+        self._selector.unregister(open_)
+        open_.close()
+
+    # -- in the thread of its own --
+
+    def _serve(self) -> None:
+        while True:
+            ready = self._selector.select(1.0 if self._talks else None)
+            with self._lock:
+                if self._closed:
+                    return
+                for key, _ in ready:
+                    if self._selector.get_map().get(key.fd) is key:  # else it was closed while we waited
+                        key.data()
+                now = time.monotonic()
+                for talk in [talk for talk in self._talks if talk.deadline < now]:
+                    self._hang_up(talk)
+
+    def _accept(self, place: _Place) -> None:
+        try:
+            client, _ = self._listeners[place].accept()
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                time.sleep(0.1)  # the client is still there: without a pause we would be asked again at once
+            return
+        if len(self._talks) >= _AT_ONCE:
+            client.close()
+            return
+        client.setblocking(False)
+        talk = _Talk(place, client, time.monotonic() + _PATIENCE)
+        self._talks.add(talk)
+        self._selector.register(client, selectors.EVENT_READ, partial(self._read, talk))
+
+    def _read(self, talk: _Talk) -> None:
+        try:
+            heard = talk.socket.recv(_LONGEST)
+            talk.request += heard
+            if b"\r\n\r\n" in talk.request:
+                talk.socket.send(self._answer(talk.place, bytes(talk.request)))  # fits into any new socket
+            elif heard and len(talk.request) < _LONGEST:
+                return
+        except BlockingIOError:
+            return
+        except OSError:
+            pass  # the client has gone
+        self._hang_up(talk)
+
+    def _hang_up(self, talk: _Talk) -> None:
+        self._talks.discard(talk)
+        self._forget(talk.socket)
+
+    def _answer(self, place: _Place, request: bytes) -> bytes:
+        asked, check = _REQUEST.match(request), self._checks.get(place)
+        if asked is None or check is None:  # the latter: its port was closed meanwhile
+            return _response("400 Bad Request" if asked is None else "404 Not Found")
+        count = (check.ipv4 if place[0].version == 4 else check.ipv6) or 0
+        told = {
+            "service": {"namespace": check.namespace, "name": check.name},
+            "localEndpoints": count,
+            "serviceProxyHealthy": self._healthy,
+        }
+        return _response(
+            "200 OK" if count and self._healthy else "503 Service Unavailable",
+            json.dumps(told, indent="\t").encode(),
+            f"X-Load-Balancing-Endpoint-Weight: {count}",
+            head_only=asked[1] == b"HEAD",
+        )
+
+
+def _response(status: str, body: bytes = b"", *headers: str, head_only: bool = False) -> bytes:
+    lines = (
+        f"HTTP/1.1 {status}",
+        "Content-Type: application/json",
+        "X-Content-Type-Options: nosniff",
+        *headers,
+        f"Content-Length: {len(body)}",
+        "Connection: close",
+    )
+    head = "".join(f"{line}\r\n" for line in lines) + "\r\n"
+    return head.encode() + (b"" if head_only else body)
+
+
+def _listen(address: IPAddress, port: int) -> socket.socket:
+    listener = socket.socket(socket.AF_INET if address.version == 4 else socket.AF_INET6)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if address.version == 6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.bind((str(address), port))
+        listener.listen()
+        listener.setblocking(False)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
