@@ -10,6 +10,7 @@
     │   ├── MapFullError                  the kernel refused an element
     │   ├── DeviceGoneError               the device behind a link or an attach is not there
     │   └── BpffsError                    no bpffs at the path, or the pin cannot be made
+    │       └── PinsBusyError             another owner holds the pin directory
     ├── CapacityError                     .resource .needed .capacity; nothing was changed
     ├── KeyNotFoundError(KeyError)
     ├── KeyExistsError(KeyError)
@@ -54,6 +55,7 @@ __all__ = [
     "NotSupportedError",
     "ObjectError",
     "PermissionDeniedError",
+    "PinsBusyError",
     "SourceError",
     "StalePlanError",
     "VerifierError",
@@ -160,6 +162,10 @@ class DeviceGoneError(KernelError):
 
 class BpffsError(KernelError):
     """A path is not on a BPF filesystem, or what was pinned there cannot be used."""
+
+
+class PinsBusyError(BpffsError):
+    """A pin directory is locked by another owner, in this process or in the one that ``hint`` names."""
 
 
 class CapacityError(DatapathError):

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import errno
+import fcntl
+import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 from attrs import field, frozen
 
-from k8sdatapath.errors import BpffsError, KernelError
+from k8sdatapath.errors import BpffsError, KernelError, PinsBusyError
 from k8sdatapath.pybpf.fd import Fd
 
 #: Where the kernel documentation, systemd and every BPF tool expect the filesystem.
@@ -124,10 +128,40 @@ class PinDir:
                 self.remove()
             raise
 
+    def lock(self) -> PinLock:
+        """Be the only owner of the directory, which is made if need be, until the lock is closed.
+
+        The kernel lets go of it when the process ends, however it does; children that it forked without
+        an exec hold on to it.
+
+        :raises PinsBusyError: another owner, of this process or another, has it.
+        :raises BpffsError: the directory cannot be made.
+        """
+        while True:
+            made = not self.path.exists()
+            self.create()
+            number = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            lock = PinLock(self, Fd(number, f"lock of {self}"), made=made)
+            try:
+                fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                hint = _holder(os.fstat(number))
+                lock.fd.close()
+                raise PinsBusyError("lock pin directory", str(self), errno.EBUSY, hint) from error
+            if lock.valid:
+                return lock
+            lock.fd.close()  # its last owner removed the directory between our open and our lock
+
     def remove(self) -> None:
         """Remove every pin and the directory; what nothing else holds is freed by the kernel."""
         if self.path.exists():
             shutil.rmtree(self.path)
+
+    def prune(self) -> None:
+        """Remove the directory if nothing is pinned there."""
+        for directory in (self.path / "maps", self.path / "links", self.path):
+            with suppress(OSError):  # not empty, or not there
+                directory.rmdir()
 
     def _names(self, kind: str) -> list[str]:
         return sorted(self._entries(kind))
@@ -147,3 +181,41 @@ class PinDir:
             return links.open_pinned(path, what)
         except KernelError as error:
             raise BpffsError(f"open pinned {what}", str(path), error.errno, error.hint) from error
+
+
+class PinLock:
+    """Sole ownership of a pin directory; see :meth:`PinDir.lock`."""
+
+    def __init__(self, pins: PinDir, fd: Fd, *, made: bool) -> None:
+        self.pins = pins
+        self.fd = fd
+        self._made = made
+
+    @property
+    def valid(self) -> bool:
+        """Whether it is held, and of a directory that is still there."""
+        return not self.fd.closed and os.fstat(self.fd.number).st_nlink > 0
+
+    def close(self) -> None:
+        """Let others have the directory. If it was made for the lock, and nothing came in, it goes."""
+        if self._made and self.valid:
+            self.pins.prune()
+        self.fd.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _holder(directory: os.stat_result) -> str:
+    """Who holds the lock of a directory, from proc_locks(5)."""
+    file = f"{os.major(directory.st_dev):02x}:{os.minor(directory.st_dev):02x}:{directory.st_ino}"
+    for line in Path("/proc/locks").read_text().splitlines():
+        match line.split():
+            case [_, "FLOCK", _, _, pid, what, *_] if what == file:
+                return f"process {pid} has it"
+    return "another process has it"
