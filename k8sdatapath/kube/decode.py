@@ -229,7 +229,9 @@ def _pod(root: Field, namespace: str, name: str, ignored: Counter[str]) -> KubeP
         ignored["Pod"] += 1
         return None
     born = root["metadata"]["creationTimestamp"].text(""), root["metadata"]["uid"].text("")
-    first = {ip.version: ip for ip in reversed(addresses)}  # of each family
+    first: dict[int, IPAddress] = {}  # of each family
+    for ip in addresses:
+        first.setdefault(ip.version, ip)
     return KubePod(namespace, name, spec["nodeName"].text(), tuple(first.values()), ports, born, root.where)
 
 

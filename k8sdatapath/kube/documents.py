@@ -39,6 +39,8 @@ _INT = re.compile(r"[-+]?(?:0b[01_]+|0x[0-9a-fA-F_]+|0o[0-7_]+|(0)[0-7_]+|[1-9][
 _FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9][0-9_]*(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
 _TELLING = frozenset(["", *"0123456789+-.~nNtTfFyYoO"])
 
+_NO_KEY = "a key is text, not a list or mapping"
+
 _LOOKED_AT = frozenset("tag:yaml.org,2002:" + kind for kind in ("int", "float", "bool", "null"))
 _TAGS = _LOOKED_AT | {"!", *("tag:yaml.org,2002:" + kind for kind in ("str", "seq", "map"))}
 
@@ -112,7 +114,8 @@ class _Reader:
         self.documents: list[Any] = []
         self._where = where
         self._open: list[_Open] = []
-        self._anchors: dict[str, tuple[Any, int]] = {}
+        self._anchors: dict[str, tuple[Any, int, str | None]] = {}
+        """What each stands for, the number of values in that, and of a scalar its text."""
         self._count = 0
         self._takers: dict[type[yaml.Event], Callable[[Any], None]] = {
             yaml.ScalarEvent: self._scalar,
@@ -132,26 +135,36 @@ class _Reader:
         text = event.value
         # (True, _): untagged and unquoted, so that its looks say what it is
         plain = event.implicit[0] or self._tag(event) in _LOOKED_AT
-        if self._open and self._open[-1].wants_key:
-            self._key(text, plain, event)
-            return
         value = _plain(text) if plain else text
         if event.anchor:
-            self._anchors[event.anchor] = value, 1
-        self._put(value, 1, event)
+            self._anchors[event.anchor] = value, 1, text
+        if self._wants_key:
+            self._key(None if plain and text == "<<" else text, event)
+        else:
+            self._put(value, 1, event)
 
-    def _key(self, text: str, plain: bool, event: yaml.ScalarEvent) -> None:
-        """Keys are text, whatever they look like, as they are in JSON."""
+    @property
+    def _wants_key(self) -> bool:
+        return bool(self._open) and self._open[-1].wants_key
+
+    def _key(self, text: str | None, event: yaml.Event) -> None:
+        """Keys are text, whatever they look like, as they are in JSON. None is the merge key."""
         mapping = self._open[-1]
         if text in mapping.value:
             raise self._error(event, f"key {shown(text)} is given twice")
-        mapping.key = None if plain and text == "<<" else text
+        mapping.key = text
         mapping.wants_key = False
 
     def _alias(self, event: yaml.AliasEvent) -> None:
         if event.anchor not in self._anchors:
             raise self._error(event, f"there is no anchor {shown(event.anchor)} before this")
-        self._put(*self._anchors[event.anchor], event)
+        value, size, text = self._anchors[event.anchor]
+        if not self._wants_key:
+            self._put(value, size, event)
+        elif text is not None:
+            self._key(text, event)
+        else:
+            raise self._error(event, _NO_KEY)
 
     def _mapping(self, event: yaml.MappingStartEvent) -> None:
         self._start(_Open({}, event.anchor, self._count, wants_key=True), event)
@@ -161,8 +174,8 @@ class _Reader:
 
     def _start(self, opened: _Open, event: yaml.CollectionStartEvent) -> None:
         self._tag(event)
-        if self._open and self._open[-1].wants_key:
-            raise self._error(event, "a key is text, not a list or mapping")
+        if self._wants_key:
+            raise self._error(event, _NO_KEY)
         if len(self._open) >= MAX_DEPTH:
             raise self._error(event, f"more than {MAX_DEPTH} lists and mappings inside each other")
         self._open.append(opened)
@@ -174,7 +187,7 @@ class _Reader:
                 done.value.setdefault(key, value)
         size = self._count - done.before + 1
         if done.anchor:
-            self._anchors[done.anchor] = done.value, size
+            self._anchors[done.anchor] = done.value, size, None
         self._count = done.before
         self._put(done.value, size, event)
 
