@@ -80,6 +80,10 @@ class Wire:
         return _MACS["client"]
 
     @property
+    def node_mac(self) -> str:
+        return _MACS["node"]
+
+    @property
     def server_mac(self) -> str:
         return _MACS["server"]
 

@@ -22,6 +22,12 @@ PROMISES = {
         r"4 added, 0 changed, 0 removed",
         r"and again: 0 to change, 4 as wanted",
     ],
+    "conntrack": [
+        r"UDP 192\.0\.2\.101:\d+ -> 10\.96\.0\.10:53 -> 10\.244\.1\.3:53 answered",
+        r"forgotten now: 0\nforgotten in three minutes: 1",
+        r"destroyed: 10\.96\.0\.10:53/UDP at 10\.244\.1\.3:53",
+        r"is told: Software caused connection abort\nand reaches two",
+    ],
     "own_program": [r"4 packets of protocol 0x0800", r"2 packets of protocol 0x86dd"],
     "restart": [
         r"first: 1 added",
