@@ -5,6 +5,7 @@ Read it as an example: all of it is public API, and another composition is as sh
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import socket
@@ -21,14 +22,14 @@ from k8sdatapath import maps, programs
 from k8sdatapath.datapath.conntrack_table import ConntrackTable
 from k8sdatapath.datapath.service_table import CONTRACT, ServiceTable
 from k8sdatapath.datapath.socket_reaper import DestroyedSocket, SocketReaper
-from k8sdatapath.errors import DeviceGoneError
+from k8sdatapath.errors import DeviceGoneError, KernelError
 from k8sdatapath.layout import addr
 from k8sdatapath.links import KernelLink, Link
 from k8sdatapath.model import IPAddress
 from k8sdatapath.net.netns import NetNs
 from k8sdatapath.objects import Object, ObjectSpec
 from k8sdatapath.pins import PinDir
-from k8sdatapath.programs import Direction
+from k8sdatapath.programs import Direction, XdpMode
 from k8sdatapath.programs.base import Program, device_index, in_netns
 from k8sdatapath.tables.counters import Counter, CounterRow, outcomes, read_counters
 from k8sdatapath.tables.endpoints import EndpointRow
@@ -36,6 +37,7 @@ from k8sdatapath.tables.endpoints import EndpointRow
 __all__ = ["Capacity", "Node", "NodeConfig"]
 
 _SLOTS_PER_BLOCK = 16
+_NO_XDP = (errno.EOPNOTSUPP, errno.EBUSY, errno.ERANGE, errno.EINVAL)
 _POD_HOOKS = (("from_pod", Direction.INGRESS), ("to_pod", Direction.EGRESS))
 
 
@@ -89,6 +91,9 @@ class NodeConfig:
     :ivar tc_lb: balance packets at pod devices and uplinks.
     :ivar socket_lb: balance sockets of ``cgroup``.
     :ivar redirect: hand translated packets to their device, past the node's netfilter and routing.
+    :ivar xdp: continue flows between machines elsewhere in the drivers of the uplinks, where these can: see
+        :attr:`Node.xdp_uplinks`. What arrives there must have whole checksums, and its VLAN tags in it: so
+        it does from the wire, but not from a veth whose other end leaves checksums to the device.
     """
 
     name: str = ""
@@ -99,6 +104,7 @@ class NodeConfig:
     tc_lb: bool = True
     socket_lb: bool = True
     redirect: bool = True
+    xdp: bool = False
     capacity: Capacity = Capacity()
 
 
@@ -166,6 +172,8 @@ class Node:
             if config.tc_lb:
                 for device in config.uplinks:
                     node._attach_tc(_Hook("host", "from_uplink", device), Direction.INGRESS)
+                    if config.xdp:
+                        node._attach_xdp(_Hook("xdp", "xdp_in", device))
             node._own = own.pop_all()
             return node
 
@@ -194,6 +202,11 @@ class Node:
         self._endpoints.delete_many(addresses)
         for entry, _ in _POD_HOOKS:
             self._drop_link(_Hook("pod", entry, device))
+
+    @property
+    def xdp_uplinks(self) -> tuple[str, ...]:
+        """Uplinks whose drivers continue flows; on the others the programs at TC do all the work."""
+        return tuple(hook.device for hook in self._links if hook.loaded == "xdp")
 
     def counters(self) -> dict[str, Counter]:
         """What the programs have done with packets since the maps were made, by outcome."""
@@ -250,6 +263,16 @@ class Node:
     def _attach_tc(self, hook: _Hook, direction: Direction) -> None:
         program = self._objects[hook.loaded].program(hook.entry, programs.TC)
         self._attach(hook, partial(program.attach, hook.device, direction, netns=self.config.netns))
+
+    def _attach_xdp(self, hook: _Hook) -> None:
+        """Where the driver lets us: it may know no native XDP, be in use, or have too large an MTU."""
+        program = self._objects[hook.loaded].program(hook.entry, programs.XDP)
+        attach = partial(program.attach, hook.device, netns=self.config.netns, mode=XdpMode.NATIVE)
+        try:
+            self._attach(hook, attach)
+        except KernelError as error:
+            if error.errno not in _NO_XDP:
+                raise
 
     def _attach(self, hook: _Hook, attach: Callable[[], Link]) -> None:
         """Put a program on its hook, or swap it into the link that holds the hook already."""
@@ -308,7 +331,7 @@ def _load(config: NodeConfig, own: ExitStack, given: Mapping[str, Any] | None = 
     """The objects, sharing one set of maps: those given, and what they lack."""
     loaded: dict[str, Object] = {}
     shared = dict(given or {})
-    for name in ("pod", "host", "socket"):
+    for name in ("pod", "host", "socket", *(["xdp"] if config.xdp else [])):
         spec = ObjectSpec.from_file(name)
         spec = spec.with_maps(**{m: n for m, n in config.capacity.max_entries.items() if m in spec.maps})
         if "redirect" in spec.config:
