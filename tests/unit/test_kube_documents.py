@@ -85,6 +85,27 @@ def test_anchors_aliases_and_merges():
     assert document["both"] == {"name": "y", "port": 80, "protocol": "TCP"}
 
 
+def test_an_alias_is_a_key_where_a_key_stands():
+    assert one("kind: &k type\nother: x\n*k : y") == {"kind": "type", "other": "x", "type": "y"}
+    assert one("&k name: x\nsame: *k") == {"name": "x", "same": "name"}
+    assert one("[&k 0x50, {*k : y}]") == [80, {"0x50": "y"}]
+    assert one("[&k <<, {*k : {a: 1}}]") == ["<<", {"<<": {"a": 1}}]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a: &k web\nweb: 1\n*k : 2", "line 3, column 1: key 'web' is given twice"),
+        ("- &m {a: 1}\n- {*m : {b: 2}}", "line 2, column 4: a key is text"),
+        ("- &m {a: 1}\n- {x: 1, *m : {b: 2}}", "line 2, column 10: a key is text"),
+        ("- &l [a]\n- ? *l\n  : 1", "line 2, column 5: a key is text"),
+    ],
+)
+def test_an_alias_that_cannot_be_a_key(text: str, said: str):
+    with pytest.raises(ManifestError, match=said):
+        one(text)
+
+
 def test_documents_are_apart():
     assert parse_yaml("---\na: 1\n---\n# nothing\n---\nb: 2\n...\n", "x") == [{"a": 1}, None, {"b": 2}]
     assert parse_yaml("", "x") == parse_yaml("# only a remark\n", "x") == parse_json(" \n", "x") == []
