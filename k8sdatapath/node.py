@@ -71,7 +71,7 @@ class Capacity:
         """The same, by map."""
         return {
             "kd_frontends": self.services,
-            "kd_sets": 2 * self.services,
+            "kd_sets": 3 * self.services,
             "kd_slots": -(-self.slots // _SLOTS_PER_BLOCK),
             "kd_backends": self.backends,
             "kd_conntrack": self.flows,

@@ -8,7 +8,7 @@ from functools import reduce
 from math import gcd
 from typing import Any
 
-from k8sdatapath.datapath.maglev import maglev_slots
+from k8sdatapath.datapath.maglev import maglev_slots, table_size
 from k8sdatapath.model import (
     Backend,
     BackendState,
@@ -23,9 +23,10 @@ from k8sdatapath.model import (
 )
 from k8sdatapath.tables.backends import BackendRow
 from k8sdatapath.tables.frontends import FrontendFlags, FrontendKey, FrontendRow
+from k8sdatapath.tables.sets import SetKind
 from k8sdatapath.tables.sources import SourceKey
 
-__all__ = ["frontend_rows", "read_service", "slots", "source_keys"]
+__all__ = ["frontend_rows", "read_service", "slot_count", "slots", "source_keys"]
 
 
 def frontend_rows(service: Service, number: int) -> dict[FrontendKey, FrontendRow]:
@@ -77,43 +78,52 @@ def slots(service: Service, ids: Sequence[int], scope: Scope) -> Sequence[int]:
     return [id for id, turns in zip(chosen, in_lowest_terms(weights), strict=True) for _ in range(turns)]
 
 
+def slot_count(service: Service, scope: Scope) -> int:
+    """How many slots :func:`slots` will fill."""
+    if scope is Scope.LOCAL and not (service.internal_local or service.external_local):
+        return 0
+    weights = [backend.weight for backend in service.candidates_in(scope)]
+    if service.selection is Selection.MAGLEV and weights:
+        return table_size(len(weights))
+    return sum(in_lowest_terms(weights))
+
+
 def read_service(
     frontends: Iterable[tuple[FrontendKey, FrontendRow]],
-    sets: Mapping[Scope, Sequence[int]],
+    sets: Mapping[SetKind, Sequence[int]],
     rows: Mapping[int, BackendRow],
     sources: Sequence[IPNetwork],
 ) -> tuple[Service, list[int]]:
     """A service from what the kernel has of it, and the row ids of its backends in order.
 
-    What the kernel does not know is not there: names, and backends that no slot names.
+    The kernel does not know names, nor the weights of Maglev sets and of backends that get no new flows.
 
     :param frontends: of one service number.
     :param sets: the ids in the slots of its sets; ``rows`` those that they may name.
     """
     (main, row), *others = sorted(frontends, key=_rank)
-    turns = {scope: Counter(id for id in ids if id in rows) for scope, ids in sets.items()}
-    counted = turns[Scope.CLUSTER] or turns[Scope.LOCAL]
+    turns = {kind: Counter(id for id in ids if id in rows) for kind, ids in sets.items()}
+    counted = turns[SetKind.CLUSTER] or turns[SetKind.LOCAL]
     # in the order of addresses, which is a service's own
     ids = sorted(set().union(*turns.values()), key=lambda id: (int(rows[id].addr), rows[id].port))
     selection = Selection(row.selection)
-    weighted = selection is Selection.RANDOM  # Maglev shares are not exact enough to tell weights
-    weights = in_lowest_terms([counted.get(id, 1) if weighted else 1 for id in ids])
+    shares = iter(in_lowest_terms([counted[id] for id in ids if id in counted]))
     flags = FrontendFlags(row.flags)
+    backends = []
+    for id in ids:
+        state = BackendState(rows[id].state)
+        weight = next(shares) if id in counted and selection is Selection.RANDOM else 1
+        # one that leaves while others are there is still a candidate, only not now
+        cluster = id in turns[SetKind.CLUSTER] or (id not in counted and state is BackendState.TERMINATING)
+        local = id in turns[SetKind.LOCAL]
+        backends.append(
+            Backend(rows[id].addr, rows[id].port, state=state, weight=weight, cluster=cluster, local=local)
+        )
     service = Service(
         main.addr,
         main.port,
         Protocol(main.protocol),
-        backends=[
-            Backend(
-                rows[id].addr,
-                rows[id].port,
-                state=BackendState(rows[id].state),
-                weight=weight,
-                cluster=id in turns[Scope.CLUSTER],
-                local=id in turns[Scope.LOCAL],
-            )
-            for id, weight in zip(ids, weights, strict=True)
-        ],
+        backends=backends,
         selection=selection,
         kind=FrontendKind(row.kind),
         exposed=[Exposure(FrontendKind(other.kind), key.addr, key.port) for key, other in others],

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from threading import RLock
 from types import TracebackType
 from typing import Any, Self
@@ -27,24 +27,38 @@ from k8sdatapath import maps
 from k8sdatapath.component import Report
 from k8sdatapath.datapath.contract import Bindable, bind_maps
 from k8sdatapath.datapath.service_plan import Change, ServicePlan
-from k8sdatapath.datapath.service_rows import frontend_key, frontend_rows, read_service, slots, source_keys
-from k8sdatapath.errors import CapacityError, KeyNotFoundError, ModelError, StalePlanError
+from k8sdatapath.datapath.service_rows import (
+    frontend_key,
+    frontend_rows,
+    read_service,
+    slot_count,
+    slots,
+    source_keys,
+)
+from k8sdatapath.errors import (
+    CapacityError,
+    ClosedError,
+    ContractError,
+    KeyNotFoundError,
+    ModelError,
+    StalePlanError,
+)
 from k8sdatapath.layout import u8
 from k8sdatapath.model import (
     Backend,
     BackendState,
     Frontend,
     FrontendKind,
-    IPAddress,
     IPNetwork,
     Scope,
     Selection,
     Service,
 )
+from k8sdatapath.pins import PinDir
 from k8sdatapath.tables.backends import BackendRow, BackendRows
-from k8sdatapath.tables.frontends import FrontendFlags, FrontendKey, FrontendRow
-from k8sdatapath.tables.grace import Numbers
-from k8sdatapath.tables.sets import SetRow, Sets, SlotsBlock
+from k8sdatapath.tables.frontends import NO_SERVICE, FrontendFlags, FrontendKey, FrontendRow
+from k8sdatapath.tables.grace import Numbers, room
+from k8sdatapath.tables.sets import SetKind, SetRow, Sets, SlotsBlock
 from k8sdatapath.tables.sources import SourceKey
 
 __all__ = ["CONTRACT", "Resolution", "ServiceTable"]
@@ -57,9 +71,6 @@ CONTRACT: Mapping[str, Any] = {
     "kd_backends": maps.Array[BackendRow],
     "kd_sources": maps.LPMTrie[SourceKey, u8],
 }
-
-
-_Place = tuple[IPAddress, int, int]  # address, port, protocol
 
 
 @frozen
@@ -89,9 +100,13 @@ class ServiceTable:
     Make one with :meth:`bind`; all methods may be called from any thread.
     """
 
-    def __init__(self, bound: Mapping[str, Any], owned: ExitStack) -> None:
+    def __init__(self, bound: Mapping[str, Any], owned: ExitStack, pins: PinDir | None) -> None:
         self._bound = bound
         self._owned = owned
+        self._pins = (
+            pins  # to be locked before anything is written
+        )
+        self._closed = False
         self._lock = RLock()
         self._epoch = 0
         self._adopt()
@@ -100,15 +115,16 @@ class ServiceTable:
     def bind(cls, source: Bindable) -> ServiceTable:
         """A service table over the maps of an object, a pin directory, or a mapping of name to map.
 
-        What is in the maps is taken over as it is.
+        What is in the maps is taken over as it is. Maps have one writer at a time: with its first change the
+        table locks the pin directory until it is closed. Who shares maps in another way has to see to it.
 
-        :raises ContractError: a map is missing.
+        :raises ContractError: a map is missing, or holds what no service table writes.
         :raises LayoutError: a map holds something else.
         """
         bound, owned = bind_maps(source, CONTRACT, "a service table")
         with ExitStack() as undo:
             undo.push(owned)
-            table = cls(bound, owned)
+            table = cls(bound, owned, source if isinstance(source, PinDir) else None)
             undo.pop_all()
             return table
 
@@ -125,7 +141,7 @@ class ServiceTable:
 
     def dump(self) -> tuple[Service, ...]:
         """Every service, in order of address and port. Names are known of those applied by this process."""
-        with self._lock:
+        with self._in_use():
             services = [entry.service for entry in self._entries.values()]
         return tuple(sorted(services, key=lambda s: (s.address.version, s.address, s.port, s.protocol)))
 
@@ -134,11 +150,12 @@ class ServiceTable:
 
         :raises KeyNotFoundError: there is none.
         """
-        return self._entry(frontend).service
+        with self._in_use():
+            return self._entry(frontend).service
 
     def flows(self, frontend: Frontend) -> dict[Backend, int]:
         """How many connections (for UDP: flows) each backend has been given, as the programs count them."""
-        with self._lock:
+        with self._in_use():
             entry = self._entry(frontend)
             rows = [self._rows.get(id) for id in entry.ids]
         return {
@@ -153,16 +170,16 @@ class ServiceTable:
         :param outside: whether the connection comes from outside of the node.
         :raises KeyNotFoundError: no service has this frontend.
         """
-        row = self._frontends.get(frontend_key(frontend))
-        if row is None:
-            raise KeyNotFoundError(str(frontend))
-        ids = self._sets.ids(row.service, scope_of(row, outside=outside))
+        with self._in_use():
+            row = self._frontends.get(frontend_key(frontend))
+            if row is None:
+                raise KeyNotFoundError(str(frontend))
+            ids = self._sets.ids(row.service, SetKind(scope_of(row, outside=outside)))
+            rows = [found for found in map(self._rows.get, ids) if found is not None]
         shares: dict[Backend, float] = {}
-        for id in ids:
-            found = self._rows.get(id)
-            if found is not None:
-                backend = Backend(found.addr, found.port, state=BackendState(found.state))
-                shares[backend] = shares.get(backend, 0.0) + 1 / len(ids)
+        for found in rows:
+            backend = Backend(found.addr, found.port, state=BackendState(found.state))
+            shares[backend] = shares.get(backend, 0.0) + 1 / len(ids)
         return Resolution(frontend, Selection(row.selection), shares)
 
     # -- changing --
@@ -174,7 +191,7 @@ class ServiceTable:
         :raises ModelError: two services have one frontend.
         """
         desired = _by_frontend(wanted)
-        with self._lock:
+        with self._in_use():
             gone = [Change(f, e.service, None) for f, e in self._entries.items() if f not in desired]
             return self._plan(desired, gone)
 
@@ -182,13 +199,16 @@ class ServiceTable:
         """Add these or replace what stands at their frontends; all others stay. All or nothing.
 
         :raises CapacityError: they would not fit; nothing was changed.
+        :raises PinsBusyError: somebody else is writing here.
         """
-        with self._lock:
+        with self._in_use():
+            self._become_writer()
             return self._plan(_by_frontend(services), []).apply()
 
     def remove(self, *frontends: Frontend) -> Report:
         """Remove the services that have these frontends; one that is not there is no error."""
-        with self._lock:
+        with self._in_use():
+            self._become_writer()
             present = dict.fromkeys(
                 self._owners[frontend] for frontend in frontends if frontend in self._owners
             )
@@ -233,16 +253,33 @@ class ServiceTable:
         if added > self._numbers.available:
             raise CapacityError("services", len(self._entries) + added, self._numbers.size)
         rows = sum(_new_backends(change) for change in changes)
-        if rows > self._rows.available:
-            raise CapacityError("new backends", rows, self._rows.available)
+        if rows > self._rows.available + len(self._garbage):
+            raise CapacityError("new backends", rows, self._rows.available + len(self._garbage))
+        afters = [change.after for change in changes if change.after is not None]
+        places = sum(room(slot_count(after, scope)) for after in afters for scope in Scope)
+        if places > self._sets.available:
+            raise CapacityError("slots", places, self._sets.available)
         if sources and sources + len(self._sources) > self._sources.info.max_entries:
             raise CapacityError("source ranges", sources + len(self._sources), self._sources.info.max_entries)
 
+    def _become_writer(self) -> None:
+        """Lock the pin directory, and look again: somebody may have written since the table was bound."""
+        if self._pins is not None:
+            self._owned.enter_context(self._pins.lock())
+            self._pins = None
+            before = {entry.service for entry in self._entries.values()}
+            self._adopt()
+            if before != {entry.service for entry in self._entries.values()}:
+                self._epoch += 1
+
     def _apply(self, changes: Sequence[Change], epoch: int) -> Report:
-        with self._lock:
+        with self._in_use():
+            self._become_writer()
             if epoch != self._epoch:
                 raise StalePlanError("the service table has changed since this plan was made: plan again")
             started = time.perf_counter()
+            while self._garbage:
+                self._rows.remove(self._garbage.pop())
             steps = self._prepare(changes)
             self._epoch += 1
             try:
@@ -255,8 +292,7 @@ class ServiceTable:
     def _prepare(self, changes: Sequence[Change]) -> list[_Step]:
         """Write what nothing names yet: rows of new backends, slots of new sets; or nothing, and an error."""
         steps: list[_Step] = []
-        claimed: dict[_Place, int] = {}
-        known = [self._known_ids(change, claimed) for change in changes]
+        known = [self._known_ids(change) for change in changes]
         new = [
             (backend, change.after.protocol)
             for change, ids in zip(changes, known, strict=True)
@@ -264,9 +300,8 @@ class ServiceTable:
             for backend, id in zip(change.after.backends, ids, strict=True)
             if id is None
         ]
-        made: list[int] = []
+        made = self._rows.add(new)
         try:
-            made = self._rows.add(new)
             unused = iter(made)
             for change, ids in zip(changes, known, strict=True):
                 entry = self._entries.get(change.frontend)
@@ -275,11 +310,10 @@ class ServiceTable:
                 if change.after is not None:
                     rows = [next(unused) if id is None else id for id in ids]
                     step.after = _Entry(change.after, -1 if entry is None else entry.number, rows)
-                    for scope in Scope:
-                        step.runs[scope] = self._sets.prepare(slots(change.after, rows, scope))
+                    for kind, members in members_of_sets(change.after, rows).items():
+                        step.runs[kind] = self._sets.prepare(members)
             numbers = iter(self._numbers.take_many(sum(change.before is None for change in changes)))
         except BaseException:
-            self._orphans |= claimed
             self._rows.put_back(made)
             for step in steps:
                 for run in step.runs.values():
@@ -290,26 +324,16 @@ class ServiceTable:
                 step.after.number = next(numbers)
         return steps
 
-    def _known_ids(self, change: Change, claimed: dict[_Place, int]) -> list[int | None]:
-        """Row ids of the backends that have a row already, in the order of the service as it will be.
-
-        Orphans that are among them are moved to ``claimed``.
-        """
+    def _known_ids(self, change: Change) -> list[int | None]:
+        """Row ids of the backends that have a row already, in the order of the service as it will be."""
         if change.after is None:
             return []
         entry = self._entries.get(change.frontend)
-        if entry is None and not self._orphans:
+        if entry is None:
             return [None] * len(change.after.backends)
-        have = zip(entry.service.backends, entry.ids, strict=True) if entry is not None else ()
+        have = zip(entry.service.backends, entry.ids, strict=True)
         rows = {(backend.address, backend.port): id for backend, id in have}
-        known: list[int | None] = []
-        for backend in change.after.backends:
-            id = rows.get((backend.address, backend.port))
-            place = (backend.address, backend.port, change.after.protocol)
-            if id is None and place in self._orphans:
-                id = claimed[place] = self._orphans.pop(place)
-            known.append(id)
-        return known
+        return [rows.get((backend.address, backend.port)) for backend in change.after.backends]
 
     def _commit(self, steps: list[_Step]) -> tuple[int, int, int]:
         kept = [(step, step.after) for step in steps if step.after is not None]
@@ -317,7 +341,7 @@ class ServiceTable:
         for step, after in kept:
             for backend, id in zip(after.service.backends, step.known, strict=True):
                 if id is not None:
-                    self._rows.set_state(id, backend.state)
+                    self._rows.update(id, backend)
         wider = [key for _, after in kept for key in source_keys(after.service, after.number)]
         narrower = [
             key
@@ -331,7 +355,7 @@ class ServiceTable:
         )
         self._write_frontends(steps)
         self._sources.delete_many(set(narrower).difference(wider))
-        self._sets.commit((before.number, scope, (0, 0)) for _, before in gone for scope in Scope)
+        self._sets.commit((before.number, kind, (0, 0)) for _, before in gone for kind in SetKind)
         for step in steps:
             self._retire(step)
         for step, before in gone:
@@ -340,7 +364,6 @@ class ServiceTable:
         for step, after in kept:
             self._entries[step.frontend] = after
         self._set_owners(steps)
-        self._free_orphans()
         added = sum(step.before is None for step, _ in kept)
         return added, len(kept) - added, len(gone)
 
@@ -384,7 +407,7 @@ class ServiceTable:
         :raises CapacityError: what is here does not fit there; ``switch`` was not called.
         """
         bound, owned = bind_maps(target, CONTRACT, "a service table")
-        with ExitStack() as undo, self._lock:
+        with ExitStack() as undo, self._in_use():
             undo.push(owned)
             for name, new in bound.items():
                 _copy(self._bound[name], new)
@@ -407,9 +430,16 @@ class ServiceTable:
         self._numbers = Numbers("services", self._sets.services, wait_for_programs, numbers)
 
     def _adopt(self) -> None:
+        try:
+            self._read()
+        except (IndexError, KeyError, ValueError, MemoryError) as error:
+            raise ContractError(f"the maps hold what no service table has written: {error}") from error
+
+    def _read(self) -> None:
         found: dict[int, list[tuple[FrontendKey, FrontendRow]]] = {}
         for key, row in self._bound["kd_frontends"].items():
-            found.setdefault(row.service, []).append((key, row))
+            if row.service != NO_SERVICE:
+                found.setdefault(row.service, []).append((key, row))
         self._open_maps(found)
         sources: dict[int, list[IPNetwork]] = {}
         for source in self._sources:
@@ -418,21 +448,13 @@ class ServiceTable:
         self._entries: dict[Frontend, _Entry] = {}
         self._owners: dict[Frontend, Frontend] = {}
         for number, frontends in found.items():
-            sets = {scope: self._sets.ids(number, scope) for scope in Scope}
+            sets = {kind: self._sets.ids(number, kind) for kind in SetKind}
             service, ids = read_service(frontends, sets, rows, sources.get(number, ()))
             self._entries[service.frontend] = _Entry(service, number, ids)
             self._owners |= dict.fromkeys(service.frontends, service.frontend)
         named = {id for entry in self._entries.values() for id in entry.ids}
-        # Rows that no slot names: of terminating backends, or left by a crash. The first change after this
-        # takes over those it wants, so that their flows go on, and frees the rest.
-        self._orphans = {
-            (row.addr, row.port, row.protocol): id for id, row in rows.items() if id not in named
-        }
-
-    def _free_orphans(self) -> None:
-        for id in self._orphans.values():
-            self._rows.remove(id)
-        self._orphans.clear()
+        # Rows that no set names are left by a crash between two steps. The first change frees them.
+        self._garbage = [id for id in rows if id not in named]
 
     # -- life --
 
@@ -442,8 +464,16 @@ class ServiceTable:
         except KeyError:
             raise KeyNotFoundError(str(frontend)) from None
 
+    @contextmanager
+    def _in_use(self) -> Iterator[None]:
+        with self._lock:
+            if self._closed:
+                raise ClosedError("the service table is closed")
+            yield
+
     def close(self) -> None:
         """Let go of the maps; what is in the kernel stays."""
+        self._closed = True
         self._owned.close()
 
     def __enter__(self) -> Self:
@@ -470,7 +500,14 @@ class _Step:
     before: _Entry | None
     after: _Entry | None
     known: list[int | None]
-    runs: dict[Scope, tuple[int, int]]
+    runs: dict[SetKind, tuple[int, int]]
+
+
+def members_of_sets(service: Service, ids: Sequence[int]) -> dict[SetKind, Sequence[int]]:
+    """The slots of all sets of a service; ``ids`` belong to its backends in order."""
+    sets: dict[SetKind, Sequence[int]] = {SetKind(scope): slots(service, ids, scope) for scope in Scope}
+    sets[SetKind.KEPT] = sorted(set(ids).difference(*sets.values()))
+    return sets
 
 
 def _copy(old: Any, new: Any) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+from k8sdatapath.errors import ContractError
 from k8sdatapath.layout import addr, be16, layout_of, struct, u8, u32, u64
 from k8sdatapath.maps import Array
-from k8sdatapath.model import Backend, BackendState, Protocol
+from k8sdatapath.model import Backend, Protocol
 from k8sdatapath.tables.grace import Numbers
 
 __all__ = ["FREE", "BackendRow", "BackendRows"]
@@ -18,6 +19,7 @@ FREE = 0
 _INDEX_BITS = 22
 _INDEX_MASK = (1 << _INDEX_BITS) - 1
 _GENERATIONS = 1 << (32 - _INDEX_BITS)
+_STATE_MASK = 0xF  # of a status; each scope has a bit above
 
 
 @struct
@@ -29,7 +31,12 @@ class BackendRow:
     id: u32
     port: be16
     protocol: u8
-    state: u8
+    status: u8
+
+    @property
+    def state(self) -> int:
+        """:data:`FREE` or a :class:`~k8sdatapath.model.BackendState`, without the sets that it is in."""
+        return self.status & _STATE_MASK
 
 
 class BackendRows:
@@ -42,6 +49,8 @@ class BackendRows:
     """
 
     def __init__(self, table: Array[BackendRow], wait: Callable[[], None]) -> None:
+        if len(table) > _INDEX_MASK + 1:
+            raise ContractError(f"{table.name} has {len(table)} rows, an id can tell {_INDEX_MASK + 1} apart")
         self._layout = layout_of(BackendRow)
         self._size = self._layout.size
         self._view = table.view()
@@ -63,7 +72,7 @@ class BackendRows:
         ids = [self._next_id(index) for index in indexes]
         packed = self._layout.pack_many(
             [
-                BackendRow(backend.address, 0, id, backend.port, protocol, backend.state)
+                BackendRow(backend.address, 0, id, backend.port, protocol, _status(backend))
                 for (backend, protocol), id in zip(members, ids, strict=True)
             ]
         )
@@ -84,17 +93,17 @@ class BackendRows:
     def put_back(self, ids: Iterable[int]) -> None:
         """Undo an :meth:`add` that was never shown to any program."""
         for id in ids:
-            self._set_state(id, FREE)
+            self._set_status(id, FREE)
             self._numbers.put_back(id & _INDEX_MASK)
 
     def remove(self, id: int) -> None:
         """End a membership: from now on flows that remember this id choose anew."""
-        self._set_state(id, FREE)
+        self._set_status(id, FREE)
         self._numbers.give(id & _INDEX_MASK)
 
-    def set_state(self, id: int, state: BackendState) -> None:
-        """Change an existing membership."""
-        self._set_state(id, state)
+    def update(self, id: int, backend: Backend) -> None:
+        """Change an existing membership: its state, and the sets that it is in."""
+        self._set_status(id, _status(backend))
 
     def get(self, id: int) -> BackendRow | None:
         """The row of this very id, or None if it is gone."""
@@ -110,8 +119,14 @@ class BackendRows:
         return [row for row in self._layout.unpack_many(self._view[: end * self._size]) if row.state != FREE]
 
     def _taken(self) -> Iterator[int]:
-        states = bytes(self._view[self._size - 1 :: self._size])  # state is the last byte of a row
-        return (match.start() for match in re.finditer(rb"[^\0]", states))
+        statuses = bytes(self._view[self._size - 1 :: self._size])  # status is the last byte of a row
+        return (match.start() for match in re.finditer(rb"[^\0]", statuses))
 
-    def _set_state(self, id: int, state: int) -> None:
-        self._view[(id & _INDEX_MASK) * self._size + self._size - 1] = state
+    def _set_status(self, id: int, status: int) -> None:
+        self._view[(id & _INDEX_MASK) * self._size + self._size - 1] = status
+
+
+def _status(backend: Backend) -> int:
+    """``kd_backend.status``: clients with affinity return to a backend that is in the set they ask."""
+    scopes = backend.cluster | backend.local << 1 if backend.weight else 0
+    return backend.state | scopes << 4

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 
 from k8sdatapath.errors import CapacityError
 
-__all__ = ["Numbers", "Ranges"]
+__all__ = ["Numbers", "Ranges", "room"]
 
 
 class Numbers:
@@ -28,6 +28,8 @@ class Numbers:
         self.size = size
         self._wait = wait
         taken = set(used)
+        if taken and not 0 <= min(taken) <= max(taken) < size:
+            raise ValueError(f"{resource} have numbers below {size}, not {max(taken)}")
         self._next = max(taken, default=-1) + 1  # never given out yet, from here on
         self._free = [number for number in range(self._next) if number not in taken]
         self._aside: list[int] = []
@@ -89,9 +91,17 @@ class Ranges:
         self._aside: list[tuple[int, int]] = []
         end = 0
         for offset, count in sorted(used):
+            if not end <= offset <= size - room(count):
+                raise ValueError(f"a run of {count} {resource} at {offset} lies outside, or in another one")
             self._add_gap(end, offset)
             end = offset + (1 << _order(count))
         self._add_gap(end, size)
+
+    @property
+    def available(self) -> int:
+        """Places that nobody has, in runs of whatever length."""
+        free = sum(len(offsets) << order for order, offsets in enumerate(self._free))
+        return free + sum(room(count) for _, count in self._aside)
 
     def take(self, count: int) -> int:
         """The offset of a run of ``count`` places that nobody has.
@@ -143,6 +153,11 @@ class Ranges:
             order = min(aligned, (end - start).bit_length() - 1)
             self._free[order].add(start)
             start += 1 << order
+
+
+def room(count: int) -> int:
+    """Places that a run of so many takes up."""
+    return 1 << _order(count) if count else 0
 
 
 def _order(count: int) -> int:

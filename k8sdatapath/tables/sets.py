@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from array import array
 from collections.abc import Callable, Iterable, Sequence
+from enum import IntEnum
 from typing import Annotated
 
 from k8sdatapath.layout import array as elements
@@ -14,7 +15,7 @@ from k8sdatapath.model import Scope
 from k8sdatapath.pybpf.memory import store_many
 from k8sdatapath.tables.grace import Ranges
 
-__all__ = ["SetRow", "Sets", "SlotsBlock"]
+__all__ = ["SetKind", "SetRow", "Sets", "SlotsBlock"]
 
 
 @struct
@@ -30,6 +31,18 @@ class SlotsBlock:
     """``struct kd_slots``: sixteen backend ids."""
 
     backend: Annotated[tuple[int, ...], elements(u32, 16)]
+
+
+class SetKind(IntEnum):
+    """Which of a service's sets (``enum kd_scope``): those of :class:`~k8sdatapath.model.Scope`, and KEPT.
+
+    KEPT names the backends that get no new flows but keep those they have. No program looks at it: it is how
+    a process that takes over finds them.
+    """
+
+    CLUSTER = Scope.CLUSTER
+    LOCAL = Scope.LOCAL
+    KEPT = 2
 
 
 class Sets:
@@ -48,9 +61,14 @@ class Sets:
     ) -> None:
         self._sets = sets.view().cast("Q")
         self._slots = slots.view().cast("I")
-        self.services = len(self._sets) // len(Scope)
-        runs = (self._run(number, scope) for number in used for scope in Scope)
+        self.services = len(self._sets) // len(SetKind)
+        runs = (self._run(number, kind) for number in used for kind in SetKind)
         self._ranges = Ranges("slots", len(self._slots), wait, (run for run in runs if run[1]))
+
+    @property
+    def available(self) -> int:
+        """How many slots can still be taken, if not in one run."""
+        return self._ranges.available
 
     def prepare(self, ids: Sequence[int]) -> tuple[int, int]:
         """Fill a run of slots that nothing names yet; returns ``(offset, count)``."""
@@ -66,24 +84,24 @@ class Sets:
         if run[1]:
             self._ranges.put_back(*run)
 
-    def commit(self, runs: Iterable[tuple[int, Scope, tuple[int, int]]]) -> None:
-        """Make ``(service, scope, run)`` current; the runs they had are given back."""
+    def commit(self, runs: Iterable[tuple[int, SetKind, tuple[int, int]]]) -> None:
+        """Make ``(service, kind, run)`` current; the runs they had are given back."""
         places, values, old = array("I"), array("Q"), []
-        for service, scope, (offset, count) in runs:
-            old.append(self._run(service, scope))
-            places.append(service * len(Scope) + scope)
+        for service, kind, (offset, count) in runs:
+            old.append(self._run(service, kind))
+            places.append(service * len(SetKind) + kind)
             values.append(offset | count << 32 if sys.byteorder == "little" else offset << 32 | count)
         store_many(self._sets, places, values)
         for run in old:
             if run[1]:
                 self._ranges.give(*run)
 
-    def ids(self, service: int, scope: Scope) -> list[int]:
+    def ids(self, service: int, kind: SetKind) -> list[int]:
         """The backend ids in the slots of a set, as a program would find them."""
-        offset, count = self._run(service, scope)
+        offset, count = self._run(service, kind)
         return self._slots[offset : offset + count].tolist()
 
-    def _run(self, service: int, scope: Scope) -> tuple[int, int]:
-        value = self._sets[service * len(Scope) + scope]
+    def _run(self, service: int, kind: SetKind) -> tuple[int, int]:
+        value = self._sets[service * len(SetKind) + kind]
         low, high = value & 0xFFFFFFFF, value >> 32
         return (low, high) if sys.byteorder == "little" else (high, low)

@@ -20,7 +20,7 @@ from k8sdatapath.tables.counters import Counter, CounterRow, outcomes, read_coun
 from k8sdatapath.tables.endpoints import EndpointRow
 
 POD_MAC, HOST_MAC = "02:00:00:00:00:0a", "02:00:00:00:00:0b"
-SIZES = {"kd_frontends": 64, "kd_sets": 128, "kd_slots": 1024, "kd_backends": 1024, "kd_conntrack": 65536}
+SIZES = {"kd_frontends": 64, "kd_sets": 192, "kd_slots": 1024, "kd_backends": 1024, "kd_conntrack": 65536}
 
 #: What a tc program answers for each outcome that is not a drop.
 ACTIONS = {

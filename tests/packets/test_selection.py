@@ -75,7 +75,7 @@ class Maglev:
 
     def backend_of(self, world: World, protocol: int, client: str, sport: int) -> Backend:
         """What the oracle says, from the tables as they stand in the kernel."""
-        run = self.sets[self.numbers[world.name, protocol] * 2]
+        run = self.sets[self.numbers[world.name, protocol] * 3]
         address = IPv4Address if world is V4 else IPv6Address
         flow = Tuple(address(client), address(world.address("service")), sport, PORT, protocol)
         slot = run.offset + maglev_slot(flow, run.count)

@@ -19,11 +19,11 @@ from ipaddress import ip_interface
 from typing import Any
 
 import pytest
-from attrs import frozen
+from attrs import evolve, frozen
 
 from k8sdatapath import maps, programs
 from k8sdatapath.datapath.service_table import ServiceTable
-from k8sdatapath.model import Backend, Frontend, Protocol
+from k8sdatapath.model import Backend, Exposure, Frontend, Protocol
 from k8sdatapath.net.cgroup import Cgroup
 from k8sdatapath.net.netlink import Netlink
 from k8sdatapath.net.netns import NetNs
@@ -358,3 +358,35 @@ def test_connections_spread_evenly(host: Host) -> None:
     assert came == host.flows("service", TCP)
     assert is_even(came.values())
     assert host.outcomes()["AT_SOCKET"] == 400
+
+
+def test_with_affinity_a_namespace_reaches_one_backend(host: Host) -> None:
+    world = host.dialect.world
+    stays = evolve(world.service("service", TCP, ["one", "two"]), affinity_timeout=100)
+    host.services.upsert(stays)
+    shown = host.shown_by("""
+        for n in range(30):
+            with client(SOCK_STREAM) as s:
+                s.connect(service)
+                show(s.recv(100).decode())
+    """)
+    assert len(shown) == 30
+    assert len(set(shown)) == 1
+
+
+def test_a_frontend_for_some_sources_is_left_to_the_packets(host: Host) -> None:
+    world = host.dialect.world
+    exposed = [Exposure("load_balancer", *world["other"])]
+    ranges = ["10.0.0.0/8" if world is V4 else "fd00::/16"]
+    host.services.upsert(
+        evolve(world.service("service", TCP, ["one"]), exposed=exposed, source_ranges=ranges)
+    )
+    assert host.shown_by("""
+        show(client(SOCK_STREAM).connect_ex(service), client(SOCK_STREAM).connect_ex(other))
+    """) == [0, errno.ENETUNREACH]
+
+
+def test_local_traffic_without_a_local_backend_fails_at_once(host: Host) -> None:
+    world = host.dialect.world
+    host.services.upsert(evolve(world.service("service", TCP, ["one"]), internal_local=True))
+    assert host.shown_by("show(client(SOCK_STREAM).connect_ex(service))") == [errno.EHOSTUNREACH]

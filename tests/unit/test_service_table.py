@@ -17,19 +17,27 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from k8sdatapath import maps
 from k8sdatapath.datapath import service_table
 from k8sdatapath.datapath.service_table import CONTRACT, ServiceTable
-from k8sdatapath.errors import CapacityError, ContractError, KeyNotFoundError, ModelError, StalePlanError
+from k8sdatapath.errors import (
+    CapacityError,
+    ClosedError,
+    ContractError,
+    KeyNotFoundError,
+    ModelError,
+    StalePlanError,
+)
 from k8sdatapath.layout import layout_of
 from k8sdatapath.maps.memory import in_memory
 from k8sdatapath.model import Backend, BackendState, Exposure, Frontend, Scope, Selection, Service
 from k8sdatapath.tables import backends, grace, sets
 from k8sdatapath.tables.backends import FREE, BackendRow
+from k8sdatapath.tables.frontends import FrontendKey, FrontendRow
 
 MMAPABLE = 1 << 10
 
 
 def memory(*, frontends: int = 16, slots: int = 64, rows: int = 64) -> dict[str, Any]:
     """The maps of the contract, in this process."""
-    sizes = {"kd_frontends": frontends, "kd_sets": 2 * frontends, "kd_slots": slots, "kd_backends": rows}
+    sizes = {"kd_frontends": frontends, "kd_sets": 3 * frontends, "kd_slots": slots, "kd_backends": rows}
     return {
         name: in_memory(
             kind, name, sizes.get(name, 16), flags=MMAPABLE if issubclass(kind, maps.Array) else 0
@@ -53,7 +61,7 @@ def answers(kernel: dict[str, Any], frontend: Frontend, scope: Scope = Scope.CLU
     ]
     if not found:
         return set()
-    run = kernel["kd_sets"][2 * found[0].service + scope]
+    run = kernel["kd_sets"][3 * found[0].service + scope]
     ids = [
         kernel["kd_slots"][slot // 16].backend[slot % 16]
         for slot in range(run.offset, run.offset + run.count)
@@ -168,6 +176,7 @@ def test_a_restarted_table_takes_over_everything_including_terminating_backends(
         assert {s.frontend for s in table.dump()} == {s.frontend for s in wanted}
         assert table.get(wanted[3].frontend) == wanted[3]
         assert [b.weight for b in table.get(wanted[2].frontend).backends] == [1, 2]
+        assert table.plan(wanted[:2]).unchanged == 2  # not even the terminating backend is news
         table.plan(wanted).apply()
         assert set(table.dump()) == set(wanted)
     assert {
@@ -189,6 +198,71 @@ def test_what_does_not_fit_changes_nothing() -> None:
             assert table.dump() == (service(80, 1, 2),)
             assert rows_in_use(kernel) == 2
         table.plan([service(81, 3, 4)]).apply()
+
+
+def test_what_a_crash_left_is_free_again() -> None:
+    """Killed with all rows written and no set: the same change must fit once more."""
+    kernel = memory(rows=8)
+    wanted = [service(80, *range(1, 8))]
+    line = 1
+    while rows_in_use(kernel) < 7:
+        with ServiceTable.bind(kernel) as table:
+            line += 1
+            assert killed_at(line, table.plan(wanted).apply)
+    with ServiceTable.bind(kernel) as table:
+        assert not table.dump()
+        table.plan(wanted).apply()
+        table.upsert(service(81, 9))
+    assert rows_in_use(kernel) == 8
+
+
+def test_services_that_share_a_terminating_pod_leak_none_of_its_rows() -> None:
+    kernel = memory()
+    leaving = Backend("10.244.1.9", 8080, state=BackendState.TERMINATING)
+    shared = [
+        Service("10.96.0.10", port, backends=[Backend("10.244.1.1", 1), leaving]) for port in (80, 81, 82)
+    ]
+    with ServiceTable.bind(kernel) as table:
+        table.plan(shared).apply()
+    with ServiceTable.bind(kernel) as table:
+        assert set(table.dump()) == set(shared)
+        table.upsert(service(90, 5))
+        assert rows_in_use(kernel) == 7  # an unrelated change takes no one's row
+        table.plan([]).apply()
+    assert rows_in_use(kernel) == 0
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda kernel: kernel["kd_frontends"].update(spoilt(service=4_000_000)),
+        lambda kernel: kernel["kd_frontends"].update(spoilt(selection=77)),
+        lambda kernel: kernel["kd_sets"].__setitem__(0, sets.SetRow(1 << 30, 5)),
+    ],
+)
+def test_maps_that_no_service_table_has_written_are_refused(
+    spoil: Callable[[dict[str, Any]], object],
+) -> None:
+    kernel = memory()
+    with ServiceTable.bind(kernel) as table:
+        table.upsert(service(80, 1))
+    spoil(kernel)
+    with pytest.raises(ContractError, match="no service table has written"):
+        ServiceTable.bind(kernel)
+
+
+def spoilt(**values: int) -> dict[FrontendKey, FrontendRow]:
+    row = FrontendRow(1, 0, 0, 0, 0)
+    return {FrontendKey(service(99).address, 99, 6): evolve(row, **values)}
+
+
+def test_a_closed_table_says_so() -> None:
+    table = ServiceTable.bind(memory())
+    table.close()
+    table.close()
+    for use in (table.dump, lambda: table.plan([]), lambda: table.get(service(80).frontend)):
+        with pytest.raises(ClosedError, match="service table is closed"):
+            use()
 
 
 def test_nothing_leaks_over_many_changes() -> None:

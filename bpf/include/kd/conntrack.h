@@ -37,11 +37,6 @@
 #define KD_CT_CLOSED (KD_CT_FIN | KD_CT_RST)
 #define KD_CT_UDP_IDLE 30 /* seconds after which another flow may take a silent one's tuple */
 
-static __always_inline __u32 kd_now(void)
-{
-	return bpf_ktime_get_coarse_ns() / 1000000000;
-}
-
 static __always_inline bool kd_is_syn(const struct kd_pkt *pkt)
 {
 	return (pkt->tcp_flags & (KD_TCP_SYN | KD_TCP_ACK)) == KD_TCP_SYN;
@@ -175,7 +170,7 @@ static __always_inline bool kd_ct_evict(const struct kd_tuple *tuple, const stru
 }
 
 /* Both entries of a new flow that becomes `to`, or none. */
-static __always_inline int kd_ct_create(const struct kd_pkt *pkt, const struct kd_tuple *to, __u32 backend)
+KD_SUBPROGRAM int kd_ct_create(const struct kd_pkt *pkt, const struct kd_tuple *to, __u32 backend)
 {
 	__u32 now = kd_now();
 	struct kd_ct original = { .to = *to, .backend = backend, .packets = 1, .last_seen = now };

@@ -95,7 +95,7 @@ static __always_inline int kd_forward_to_neighbour(struct __sk_buff *skb, const 
 	return KD_TO_DEVICE;
 }
 
-static __always_inline int kd_forward_by_route(struct __sk_buff *skb, const struct kd_pkt *pkt)
+KD_SUBPROGRAM int kd_forward_by_route(struct __sk_buff *skb, const struct kd_pkt *pkt)
 {
 	struct bpf_fib_lookup fib = {}; /* tot_len stays 0: what gets segmented may be longer than the MTU */
 	long found = kd_route(skb, skb->ifindex, pkt, &fib);

@@ -2,8 +2,8 @@
 /*
  * Services: does this destination belong to one, and which backend gets a new connection?
  *
- * frontend -> service -> set -> slot -> backend. Reads kd_frontends, kd_sets, kd_slots, kd_backends;
- * writes nothing but the backend's count of flows. Four lookups, three of them in arrays, whatever the
+ * frontend -> service -> set -> slot -> backend. Reads kd_frontends, kd_sets, kd_slots, kd_backends; writes
+ * nothing but the backend's count of flows, and kd_affinity for services that keep clients. Four lookups, three of them in arrays, whatever the
  * number of services. User space writes in an order that keeps every step of the way valid (see
  * kd/maps/services.h); a slot that names a row of another generation is refused all the same.
  */
@@ -20,6 +20,11 @@
 #include <kd/maps/affinity.h>
 #include <kd/maps/services.h>
 #include <kd/maps/sources.h>
+
+static __always_inline __u32 kd_now(void)
+{
+	return bpf_ktime_get_coarse_ns() / 1000000000;
+}
 
 static __always_inline struct kd_frontend *kd_frontend_find(const struct kd_addr *addr, __be16 port,
 							    __u8 protocol)
@@ -87,13 +92,14 @@ static __always_inline bool kd_backend_stays(__u32 id)
 {
 	struct kd_backend *backend = kd_backend_find(id);
 
-	return backend && backend->state != KD_BACKEND_FREE;
+	return backend && (backend->status & KD_BACKEND_STATE) != KD_BACKEND_FREE;
 }
 
 /*
  * A flow's number for Maglev: MurmurHash3_x86_32 with seed 0 over the 40 bytes of its struct kd_tuple
  * (addresses as 16 bytes, ports in network order, pads zero). The same on every node, of either byte
- * order, and easily said again elsewhere: slot = hash % count.
+ * order, and easily said again elsewhere: slot = hash % count. With affinity the client's port is 0 in it, so
+ * that all flows of a client have one number, whichever node they come to.
  */
 static __always_inline __u32 kd_flow_hash(const struct kd_tuple *tuple)
 {
@@ -148,6 +154,51 @@ static __always_inline int kd_backend_pick(const struct kd_frontend *frontend, e
 		return KD_DROP_STALE_SLOT;
 	*picked = kd_backend_find(slots->backend[slot % KD_SLOTS_PER_BLOCK]);
 	return *picked ? KD_CONTINUE : KD_DROP_STALE_SLOT;
+}
+
+/* The backend that the client had last time, if it may have it again. */
+static __always_inline struct kd_backend *kd_backend_pinned(const struct kd_frontend *frontend,
+							    enum kd_scope scope, __u32 now,
+							    struct kd_affinity *pin)
+{
+	__u8 wanted = KD_BACKEND_ACTIVE | KD_BACKEND_IN(scope);
+	struct kd_backend *backend;
+
+	if (now - pin->last_seen > frontend->affinity_timeout)
+		return NULL;
+	backend = kd_backend_find(pin->backend);
+	if (!backend || (backend->status & (KD_BACKEND_STATE | KD_BACKEND_IN(scope))) != wanted)
+		return NULL;
+	pin->last_seen = now;
+	return backend;
+}
+
+/*
+ * The backend for a new flow of `client`, whose key lacks the service yet. A client of a service with affinity
+ * gets the backend of its last flow, unless that is too long ago, or the backend is not one for new flows of this
+ * scope any more.
+ */
+static __always_inline int kd_backend_choose(const struct kd_frontend *frontend, enum kd_scope scope,
+					     struct kd_affinity_key *client, __u32 number,
+					     struct kd_backend **chosen)
+{
+	struct kd_affinity fresh = { .last_seen = kd_now() };
+	struct kd_affinity *pin;
+	int result;
+
+	if (!frontend->affinity_timeout)
+		return kd_backend_pick(frontend, scope, number, chosen);
+	client->service = frontend->service;
+	pin = bpf_map_lookup_elem(&kd_affinity, client);
+	*chosen = pin ? kd_backend_pinned(frontend, scope, fresh.last_seen, pin) : NULL;
+	if (*chosen)
+		return KD_CONTINUE;
+	result = kd_backend_pick(frontend, scope, number, chosen);
+	if (result != KD_CONTINUE)
+		return result;
+	fresh.backend = (*chosen)->id;
+	bpf_map_update_elem(&kd_affinity, client, &fresh, BPF_ANY);
+	return KD_CONTINUE;
 }
 
 static __always_inline void kd_backend_count(struct kd_backend *backend)

@@ -4,8 +4,8 @@
  * packet, and the backend's for the dialled one where the process sees its peer again. Costs nothing per
  * packet.
  *
- * connect() and sendmsg() choose (always at random: a socket has no flow hash yet), recvmsg() and
- * getpeername() translate back. Reads the service maps; a socket's translation is kept in kd_sock, and in
+ * connect() and sendmsg() choose (always at random: a socket has no flow hash yet; with affinity, the same for
+ * all processes of a network namespace), recvmsg() and getpeername() translate back. Reads the service maps; a socket's translation is kept in kd_sock, and in
  * kd_sock_reply are those of an unconnected UDP socket before its latest, for the replies still to come.
  *
  * Not settled here: frontends for some sources only, since a socket's source is chosen after its destination.
@@ -90,11 +90,15 @@ static __always_inline void kd_sock_keep_reply(struct bpf_sock_addr *ctx, const 
 static __always_inline int kd_sock_choose(struct bpf_sock_addr *ctx, bool v6,
 					  const struct kd_frontend *frontend, bool keep_reply)
 {
+	struct kd_affinity_key client = { .netns = 1 };
+	__u64 netns = frontend->affinity_timeout ? bpf_get_netns_cookie(ctx) : 0;
 	struct kd_backend *backend;
 	struct kd_sock *sock;
 	int result;
 
-	result = kd_backend_pick(frontend, kd_scope_of(frontend, false), bpf_get_prandom_u32(), &backend);
+	__builtin_memcpy(&client.client, &netns, sizeof(netns));
+	result = kd_backend_choose(frontend, kd_scope_of(frontend, false), &client, bpf_get_prandom_u32(),
+				   &backend);
 	if (result != KD_CONTINUE)
 		return result;
 	sock = bpf_sk_storage_get(&kd_sock, ctx->sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);

@@ -34,29 +34,38 @@ static __always_inline bool kd_can_begin(const struct kd_pkt *pkt)
 	       (pkt->tcp_flags & (KD_TCP_SYN | KD_TCP_RST | KD_TCP_ACK)) == KD_TCP_ACK;
 }
 
-KD_SUBPROGRAM int kd_flow_begin(const struct kd_pkt *pkt, bool outside, struct kd_tuple *to)
+/* The backend for a packet that begins a flow. */
+KD_SUBPROGRAM int kd_flow_choose(const struct kd_pkt *pkt, bool outside, struct kd_backend **backend)
 {
-	const struct kd_tuple *tuple = &pkt->tuple;
-	struct kd_frontend *frontend = kd_frontend_find(&tuple->dst, tuple->dport, tuple->protocol);
-	struct kd_backend *backend;
+	struct kd_tuple tuple = pkt->tuple;
+	struct kd_frontend *frontend = kd_frontend_find(&tuple.dst, tuple.dport, tuple.protocol);
+	struct kd_affinity_key client = { .client = tuple.src };
 	__u32 number;
-	int result;
 
 	if (!frontend)
-		return kd_frontend_missing(&tuple->dst);
-	if (!kd_lets_in(frontend, &tuple->src))
+		return kd_frontend_missing(&tuple.dst);
+	if (!kd_lets_in(frontend, &tuple.src))
 		return KD_DROP_SOURCE;
 	if (!kd_can_begin(pkt))
 		return KD_DROP_NO_FLOW;
-	number = frontend->selection == KD_SELECT_MAGLEV ? kd_flow_hash(tuple) : bpf_get_prandom_u32();
-	result = kd_backend_pick(frontend, kd_scope_of(frontend, outside), number, &backend);
+	if (frontend->affinity_timeout)
+		tuple.sport = 0;
+	number = frontend->selection == KD_SELECT_MAGLEV ? kd_flow_hash(&tuple) : bpf_get_prandom_u32();
+	return kd_backend_choose(frontend, kd_scope_of(frontend, outside), &client, number, backend);
+}
+
+static __always_inline int kd_flow_begin(const struct kd_pkt *pkt, bool outside, struct kd_tuple *to)
+{
+	struct kd_backend *backend = NULL;
+	int result = kd_flow_choose(pkt, outside, &backend);
+
 	if (result != KD_CONTINUE)
 		return result;
 	if (pkt->fragment)
 		return KD_DROP_FRAGMENT;
-	if (kd_addr_equal(&backend->addr, &tuple->src))
+	if (kd_addr_equal(&backend->addr, &pkt->tuple.src))
 		return KD_DROP_HAIRPIN;
-	*to = *tuple;
+	*to = pkt->tuple;
 	to->dst = backend->addr;
 	to->dport = backend->port;
 	result = kd_ct_create(pkt, to, backend->id);

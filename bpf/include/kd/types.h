@@ -67,10 +67,14 @@ struct kd_frontend {
 };
 KD_ASSERT_SIZE(struct kd_frontend, 12);
 
-/* The two sets of candidates that a service has; who asks, and the frontend's flags, decide which it is. */
+/*
+ * The sets that a service has: two of candidates, of which the asker and the frontend's flags decide, and one
+ * that no program looks at. It names the backends that only keep their flows, for user space to find again.
+ */
 enum kd_scope {
 	KD_SCOPE_CLUSTER = 0, /* all endpoints that this node may use */
 	KD_SCOPE_LOCAL = 1, /* those on this node */
+	KD_SCOPE_KEPT = 2,
 	KD_SCOPES,
 };
 
@@ -105,6 +109,10 @@ enum kd_backend_state {
 	KD_BACKEND_TERMINATING = 2, /* keeps its flows; gets new ones only while a slot names it */
 };
 
+/* The low bits of a backend's status; above are those of KD_BACKEND_IN(). */
+#define KD_BACKEND_STATE 0xf
+#define KD_BACKEND_IN(scope) (0x10 << (scope))
+
 /*
  * One endpoint's membership in one service port: row of kd_backends. It is never shared between
  * services, so "is this id still alive" also answers "does it still belong to this service".
@@ -115,7 +123,7 @@ struct kd_backend {
 	__u32 id; /* generation and own index; another value means the asker's id is stale */
 	__be16 port;
 	__u8 protocol;
-	__u8 state; /* enum kd_backend_state */
+	__u8 status; /* enum kd_backend_state, and KD_BACKEND_IN() each set that it is in */
 };
 KD_ASSERT_SIZE(struct kd_backend, 32);
 

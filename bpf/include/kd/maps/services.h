@@ -28,7 +28,7 @@ struct {
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, 2 * 65536);
+	__uint(max_entries, 3 * 65536);
 	__type(key, __u32);
 	__type(value, struct kd_set);
 } kd_sets SEC(".maps");
