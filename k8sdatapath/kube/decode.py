@@ -204,8 +204,7 @@ def _endpoint(field: Field, version: int) -> Endpoint:
         serving is not False,
         terminating is True,
         field["nodeName"].text(""),
-        _hinted(hints["forNodes"]),
-        _hinted(hints["forZones"]),
+        *(() if hints.value is None else (_hinted(hints["forNodes"]), _hinted(hints["forZones"]))),
     )
 
 
