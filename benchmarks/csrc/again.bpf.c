@@ -85,16 +85,24 @@ static __always_inline int restore(void *data, void *data_end)
 	return 1;
 }
 
-SEC("tc")
-int tc_again(struct __sk_buff *skb)
+#ifdef AT_XDP
+typedef struct xdp_md context;
+#define SECTION SEC("xdp")
+#define PASS XDP_PASS
+#else
+typedef struct __sk_buff context;
+#define SECTION SEC("tc")
+#define PASS -1 /* TC_ACT_UNSPEC */
+#endif
+
+SECTION int again(context *ctx)
 {
-	if (restore((void *)(long)skb->data, (void *)(long)skb->data_end))
-		bpf_tail_call(skb, &tested, 0);
-	return -2; /* no program answers this */
+	if (restore((void *)(long)ctx->data, (void *)(long)ctx->data_end))
+		bpf_tail_call(ctx, &tested, 0);
+	return 99; /* no program answers this */
 }
 
-SEC("tc")
-int tc_empty(struct __sk_buff *skb)
+SECTION int empty(context *ctx)
 {
-	return -1; /* TC_ACT_UNSPEC */
+	return PASS;
 }
