@@ -183,7 +183,7 @@ class CapacityError(DatapathError):
         over = self.needed - self.capacity
         return (
             f"{who}{self.needed} {self.resource} needed, {self.capacity} fit: {over} too many; "
-            "nothing was changed (load the object with a larger map to make room)"
+            "nothing was changed (Node.resize gives tables more room)"
         )
 
 

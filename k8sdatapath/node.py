@@ -16,16 +16,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from attrs import evolve, field, frozen
+from attrs import Attribute, evolve, field, frozen
 
 from k8sdatapath import maps, programs
 from k8sdatapath.datapath.conntrack_table import ConntrackTable
 from k8sdatapath.datapath.service_table import CONTRACT, ServiceTable
 from k8sdatapath.datapath.socket_reaper import DestroyedSocket, SocketReaper
-from k8sdatapath.errors import DeviceGoneError, KernelError
-from k8sdatapath.layout import addr
+from k8sdatapath.errors import DeviceGoneError, KernelError, ModelError
+from k8sdatapath.layout import addr, layout_of
 from k8sdatapath.links import KernelLink, Link
-from k8sdatapath.model import IPAddress
+from k8sdatapath.model import IPAddress, address
 from k8sdatapath.net.netns import NetNs
 from k8sdatapath.objects import Object, ObjectSpec
 from k8sdatapath.pins import PinDir
@@ -41,8 +41,18 @@ _NO_XDP = (errno.EOPNOTSUPP, errno.EBUSY, errno.ERANGE, errno.EINVAL)
 _POD_HOOKS = (("from_pod", Direction.INGRESS), ("to_pod", Direction.EGRESS))
 
 
-def _names(devices: Iterable[str]) -> tuple[str, ...]:
-    return tuple(devices)
+def _names(devices: str | Iterable[str]) -> tuple[str, ...]:
+    return (devices,) if isinstance(devices, str) else tuple(devices)
+
+
+def _entries(most: int = (1 << 32) - 1) -> Any:
+    """A field that says how much a table holds."""
+
+    def check(_: object, attribute: Attribute[int], value: int) -> None:
+        if type(value) is not int or not 0 < value <= most:
+            raise ModelError(f"room for {value!r} {attribute.name} cannot be: 1 to {most}")
+
+    return check
 
 
 def _path(path: str | os.PathLike[str] | None) -> Path | None:
@@ -60,11 +70,11 @@ class Capacity:
     :ivar pods: addresses of local pods.
     """
 
-    services: int = 65536
-    backends: int = 262144
-    slots: int = 1 << 20
-    flows: int = 262144
-    pods: int = 4096
+    services: int = field(default=65536, validator=_entries(most=1 << 30))
+    backends: int = field(default=262144, validator=_entries(most=1 << 22))
+    slots: int = field(default=1 << 20, validator=_entries())
+    flows: int = field(default=262144, validator=_entries())
+    pods: int = field(default=4096, validator=_entries())
 
     @property
     def max_entries(self) -> dict[str, int]:
@@ -87,7 +97,8 @@ class NodeConfig:
     :ivar netns: the namespace of its devices; None is that of the calling thread.
     :ivar uplinks: devices towards the rest of the world.
     :ivar cgroup: a cgroup2 directory; sockets of its processes are balanced when they connect.
-    :ivar pins: where maps and links are pinned; None: the datapath ends with the process.
+    :ivar pins: where maps and links are pinned; None: the datapath ends with the process. A node owns its
+        directory while it is open.
     :ivar tc_lb: balance packets at pod devices and uplinks.
     :ivar socket_lb: balance sockets of ``cgroup``.
     :ivar redirect: hand translated packets to their device, past the node's netfilter and routing.
@@ -110,20 +121,16 @@ class NodeConfig:
 
 @frozen
 class _Hook:
-    """A place for one program: the object it is in, its name there, and the device if there is one."""
+    """A place for one program: the object it is in, its name there, and where it is attached."""
 
     loaded: str
     entry: str
-    device: str = ""
+    place: str
 
     @property
     def name(self) -> str:
         """Under which its link is pinned; bpffs reserves dots, which VLAN devices have."""
-        return (
-            f"{self.entry}-{self.device}".replace(".", "%2e")
-            if self.device
-            else f"{self.loaded}-{self.entry}"
-        )
+        return f"{self.entry}-{self.place}".replace(".", "%2e")
 
     def program(self, objects: Mapping[str, Object]) -> Program:
         """Its program."""
@@ -158,11 +165,16 @@ class Node:
     def open(cls, config: NodeConfig) -> Node:
         """Load what is not there yet, take over what is pinned, and put the programs on their hooks.
 
-        Programs of pinned links are replaced in one step each: no packet goes by unhandled.
+        Programs of pinned links are replaced in one step each: no packet goes by unhandled. Pinned maps keep
+        their sizes, see :meth:`resize`. Pinned links to uplinks and cgroups that ``config`` does not name are
+        removed; those to pods stay.
 
         :raises KernelError: a hook refused; nothing is left behind that was not there before.
+        :raises PinsBusyError: another process has the pin directory.
         """
         with ExitStack() as own, config.pins.restored_on_error() if config.pins else nullcontext():
+            if config.pins is not None:
+                own.enter_context(config.pins.lock())
             objects = _load(config, own)
             services = own.enter_context(ServiceTable.bind(objects["pod"]))
             node = cls(config, objects, services, own)
@@ -174,6 +186,7 @@ class Node:
                     node._attach_tc(_Hook("host", "from_uplink", device), Direction.INGRESS)
                     if config.xdp:
                         node._attach_xdp(_Hook("xdp", "xdp_in", device))
+            node._drop_strange_links()
             node._own = own.pop_all()
             return node
 
@@ -183,12 +196,15 @@ class Node:
         :param device: the node's end of the pod's veth.
         :param addresses: the pod's addresses.
         :param pod_mac: the MAC of the pod's end.
+        :raises ModelError: an address that is none.
+        :raises LayoutError: a MAC that is none.
         :raises DeviceGoneError: no such device.
         :raises MapFullError: there is room for no more pods.
         """
         index, host_mac = in_netns(self.config.netns, lambda: (device_index(device), _mac(device)))
         row = EndpointRow(index, pod_mac, host_mac)
-        addresses = list(addresses)
+        addresses = [address(each) for each in addresses]
+        layout_of(EndpointRow).pack(row)  # a MAC that is none is told before anything is attached
         try:
             for entry, direction in _POD_HOOKS if self.config.tc_lb else ():
                 self._attach_tc(_Hook("pod", entry, device), direction)
@@ -206,7 +222,7 @@ class Node:
     @property
     def xdp_uplinks(self) -> tuple[str, ...]:
         """Uplinks whose drivers continue flows; on the others the programs at TC do all the work."""
-        return tuple(hook.device for hook in self._links if hook.loaded == "xdp")
+        return tuple(hook.place for hook in self._links if hook.loaded == "xdp")
 
     def counters(self) -> dict[str, Counter]:
         """What the programs have done with packets since the maps were made, by outcome."""
@@ -255,19 +271,23 @@ class Node:
             return reaper.reap_everywhere(tcp=tcp)
 
     def _attach_cgroup(self, cgroup: Path) -> None:
+        try:
+            cgroup_id = cgroup.stat().st_ino
+        except OSError as error:
+            raise KernelError("find cgroup", str(cgroup), error.errno or 0) from error
         for entry in self._objects["socket"].program_fds:
-            hook = _Hook("socket", entry)
+            hook = _Hook("socket", entry, f"cgroup{cgroup_id}")
             program = self._objects["socket"].program(entry, programs.CgroupSockAddr)
             self._attach(hook, partial(program.attach, cgroup))
 
     def _attach_tc(self, hook: _Hook, direction: Direction) -> None:
         program = self._objects[hook.loaded].program(hook.entry, programs.TC)
-        self._attach(hook, partial(program.attach, hook.device, direction, netns=self.config.netns))
+        self._attach(hook, partial(program.attach, hook.place, direction, netns=self.config.netns))
 
     def _attach_xdp(self, hook: _Hook) -> None:
         """Where the driver lets us: it may know no native XDP, be in use, or have too large an MTU."""
         program = self._objects[hook.loaded].program(hook.entry, programs.XDP)
-        attach = partial(program.attach, hook.device, netns=self.config.netns, mode=XdpMode.NATIVE)
+        attach = partial(program.attach, hook.place, netns=self.config.netns, mode=XdpMode.NATIVE)
         try:
             self._attach(hook, attach)
         except KernelError as error:
@@ -294,11 +314,28 @@ class Node:
         if link is None:
             return False
         try:
+            self._check_device(hook, link)
             link.update(hook.program(self._objects))
         except DeviceGoneError:  # and with the device its hook
             self._drop_link(hook)
             return False
         return True
+
+    def _check_device(self, hook: _Hook, link: Link) -> None:
+        """A link to another device of the same name, one made since or of another namespace, is of no use."""
+        if isinstance(link, KernelLink) and hook.loaded != "socket":
+            index = in_netns(self.config.netns, lambda: device_index(hook.place))
+            if link.info.ifindex != index:
+                raise DeviceGoneError("take over link", hook.name, errno.ENOLINK)
+
+    def _drop_strange_links(self) -> None:
+        """Remove what an earlier configuration had pinned and this one does not have."""
+        ours = {hook.name for hook in self._links}
+        for_pods = tuple(f"{entry}-" for entry, _ in _POD_HOOKS)
+        for name in self.config.pins.links if self.config.pins is not None else ():
+            if name not in ours and not name.startswith(for_pods):
+                assert self.config.pins is not None
+                self.config.pins.link_path(name).unlink()
 
     def _drop_link(self, hook: _Hook) -> None:
         if self.config.pins is not None:

@@ -1,0 +1,107 @@
+"""Node: what its configuration says is what is on the hooks, whatever was pinned before."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from attrs import evolve
+
+from k8sdatapath.errors import KernelError, LayoutError, ModelError, PinsBusyError
+from k8sdatapath.lab import Lab
+from k8sdatapath.model import Service
+from k8sdatapath.net.cgroup import Cgroup
+from k8sdatapath.node import Capacity, Node, NodeConfig
+from k8sdatapath.pins import PinDir
+from k8sdatapath.pybpf import progs
+
+SMALL = Capacity(services=64, backends=256, slots=1024, flows=1024, pods=16)
+CONNECT4 = 10  # BPF_CGROUP_INET4_CONNECT
+
+
+@pytest.fixture
+def lab() -> Iterator[Lab]:
+    with Lab.start(datapath=False) as lab:
+        yield lab
+
+
+@pytest.fixture
+def config(lab: Lab) -> Iterator[NodeConfig]:
+    pins = PinDir(f"/sys/fs/bpf/kdtest-node-{lab.name}")
+    yield NodeConfig(netns=lab.node.netns, cgroup=lab.node.cgroup.path, pins=pins, capacity=SMALL)
+    pins.remove()
+
+
+def on_cgroup(path: Path) -> int:
+    """How many programs connect4 runs in a cgroup."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        return len(progs.query(number, CONNECT4))
+    finally:
+        os.close(number)
+
+
+def test_another_cgroup_takes_the_place_of_the_one_before(config: NodeConfig, lab: Lab) -> None:
+    assert config.cgroup is not None
+    Node.open(config).close()
+    assert on_cgroup(config.cgroup) == 1
+    with Cgroup.create(f"kdtest-other-{lab.name}") as other:
+        Node.open(evolve(config, cgroup=other.path)).close()
+        assert (on_cgroup(config.cgroup), on_cgroup(other.path)) == (0, 1)
+        Node.open(evolve(config, cgroup=None)).close()
+        assert on_cgroup(other.path) == 0
+
+
+def test_an_uplink_that_is_not_asked_for_any_more_is_left(config: NodeConfig) -> None:
+    assert config.pins is not None
+    Node.open(evolve(config, uplinks="eth0")).close()
+    assert "from_uplink-eth0" in config.pins.links
+    Node.open(config).close()
+    assert "from_uplink-eth0" not in config.pins.links
+
+
+def test_a_pin_directory_has_one_node(config: NodeConfig) -> None:
+    with Node.open(config) as node, pytest.raises(PinsBusyError):
+        Node.open(config)
+    with Node.open(config):
+        pass
+    assert node.config is config
+
+
+def test_a_device_of_the_same_name_elsewhere_gets_its_own_program(config: NodeConfig, lab: Lab) -> None:
+    client, web = lab.pod("client"), lab.pod("web")
+    web.serve_http(8080, "web")
+    with Node.open(evolve(config, cgroup=None)) as node:
+        node.services.upsert(Service("10.96.0.10", 80, backends=[web.at(8080)]))
+        for pod in (client, web):
+            node.attach_pod(pod.device, pod.addresses, pod_mac=pod.mac)
+        assert client.get("http://10.96.0.10").text == "web"
+    lab.node.exec(["ip", "link", "set", client.device, "name", "aside"], check=True)
+    lab.node.exec(["ip", "link", "add", client.device, "type", "veth", "peer", "name", "far"], check=True)
+    with Node.open(evolve(config, cgroup=None)) as node:
+        node.attach_pod(client.device, client.addresses, pod_mac=client.mac)
+        devices = lab.node.exec(["ip", "-o", "link", "show", client.device], check=True).stdout
+        attached = {link.info.ifindex for hook, link in node._links.items() if hook.place == client.device}
+        assert attached == {int(devices.split(":")[0])}
+
+
+def test_what_cannot_be_attached_is_told_before_anything_is(config: NodeConfig, lab: Lab) -> None:
+    pod = lab.pod("web")
+    with Node.open(config) as node:
+        before = config.pins.links if config.pins else []
+        with pytest.raises(ModelError):
+            node.attach_pod(pod.device, ["10.244.1.999"], pod_mac=pod.mac)  # type: ignore[list-item]
+        with pytest.raises(LayoutError):
+            node.attach_pod(pod.device, pod.addresses, pod_mac="no mac")
+        assert config.pins is not None
+        assert config.pins.links == before
+
+
+def test_what_cannot_be_is_refused() -> None:
+    for wrong in ({"backends": (1 << 22) + 1}, {"services": 0}, {"slots": -1}, {"flows": 1.5}):
+        with pytest.raises(ModelError, match="cannot be"):
+            Capacity(**wrong)  # type: ignore[arg-type]
+    with pytest.raises(KernelError, match="/nonexistent"):
+        Node.open(NodeConfig(cgroup="/nonexistent", capacity=SMALL))
