@@ -21,7 +21,7 @@ def test_how_to_static_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     shutil.copytree(ROOT / "examples/manifests", tmp_path / "examples/manifests")
     monkeypatch.chdir(tmp_path)
     told = blocks(ROOT / "docs/how-to/static-yaml.md")
-    assert len(told) == 4
+    assert len(told) == 6
     names: dict[str, object] = {"services": ServiceTable.bind(memory())}
     for code, output in told:
         assert without_times(run(code, names)) == without_times(output), code
