@@ -140,6 +140,19 @@ def _link(program: tuple[int, int], attach_type: int) -> Callable[[], None]:
     return attempt
 
 
+def _shipped(name: str) -> Callable[[], None]:
+    """Load an object of this package, with maps as small as can be."""
+
+    def attempt() -> None:
+        from k8sdatapath.objects import ObjectSpec
+
+        spec = ObjectSpec.from_file(name)
+        sizes = {name: 1 for name, definition in spec.maps.items() if definition.max_entries}
+        spec.with_maps(**sizes).load().close()
+
+    return attempt
+
+
 _TC, _XDP, _SOCK_ADDR = 3, 6, 18
 _NO_PREALLOC, _MMAPABLE = 1, 1 << 10
 
@@ -162,6 +175,7 @@ _FEATURES = {
             "5.2",
             _helper(_SOCK_ADDR, 107),
         ),
+        Feature("sock_destroy", "ending sockets whose backend is gone", "6.5", _shipped("reaper")),
         Feature("tc", "per-packet load balancing", "4.1", _program(_TC)),
         Feature("tcx", "ordered, atomic TC attachment (else clsact)", "6.6", _link((_TC, 0), 46)),
         Feature("redirect_neigh", "fast forwarding to the network", "5.10", _helper(_TC, 152)),

@@ -17,7 +17,7 @@ from typing import Self
 
 from attrs import frozen
 
-from k8sdatapath import maps, programs
+from k8sdatapath import features, maps, programs
 from k8sdatapath.datapath.contract import Bindable, bind_maps
 from k8sdatapath.errors import KernelError
 from k8sdatapath.layout import layout_of
@@ -62,12 +62,16 @@ class SocketReaper:
         """A reaper over the maps of an object, a pin directory, or a mapping of name to map.
 
         :raises ContractError: a map is missing.
-        :raises KernelError: the programs cannot be loaded, as before Linux 6.5.
+        :raises NotSupportedError: the kernel cannot destroy sockets.
         """
         spec = ObjectSpec.from_file("reaper")
         shared, borrowed = bind_maps(source, dict.fromkeys(spec.maps, maps.Map), "a socket reaper")
         with borrowed:
-            return cls(spec.load(reuse=shared))
+            try:
+                return cls(spec.load(reuse=shared))
+            except KernelError:
+                features.require("sock_destroy")
+                raise
 
     def reap(self, *, tcp: bool = False, netns: NetNs | None = None) -> tuple[DestroyedSocket, ...]:
         """Destroy the sockets of one network namespace whose backend is gone; returns which.

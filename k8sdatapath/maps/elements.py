@@ -76,8 +76,19 @@ class Elements(Map, Generic[K, V]):
         return {key: value for key, value, there in zip(wanted, values, found, strict=True) if there}
 
     def lookup_packed(self, keys: Buffer) -> tuple[bytearray, bytearray]:
-        """The values of packed keys in their order, and for each a byte: whether it was there."""
-        return self._store.lookup_many(keys, memoryview(keys).nbytes // self.info.key_size)
+        """The values of packed keys in their order, and for each a byte: whether it was there.
+
+        :raises LayoutError: these are not whole keys.
+        """
+        return self._store.lookup_many(keys, self._count(keys))
+
+    def _count(self, keys: Buffer) -> int:
+        """How many packed keys these are."""
+        view, size = memoryview(keys), self.info.key_size
+        if not view.c_contiguous or view.nbytes % size:
+            shape = f"{view.nbytes} bytes" if view.c_contiguous else "pieces"
+            raise LayoutError(f"map {self.name!r}: {shape} are not keys of {size} bytes in a row")
+        return view.nbytes // size
 
     def _write(self, keys: Buffer, values: Buffer, count: int) -> None:
         error, written = self._store.update_many(keys, values, count)

@@ -90,8 +90,11 @@ class Table(Elements[K, V], MutableMapping[K, V]):
         return self._store.delete_many(self._key.pack_many(unwanted), len(unwanted))
 
     def delete_packed(self, keys: Buffer) -> int:
-        """Remove packed keys at once; returns how many were there."""
-        return self._store.delete_many(keys, memoryview(keys).nbytes // self.info.key_size)
+        """Remove packed keys at once; returns how many were there.
+
+        :raises LayoutError: these are not whole keys.
+        """
+        return self._store.delete_many(keys, self._count(keys))
 
     def clear(self) -> None:
         """Remove all elements that are there now."""

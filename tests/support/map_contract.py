@@ -147,6 +147,21 @@ def test_packed_elements_come_from_any_buffer(make: Make, buffer: Callable[[byte
     assert set(np.frombuffer(values, "u4") - np.frombuffer(keys, "u4")) == {100}
 
 
+def test_packed_keys_are_looked_up_and_deleted(make: Make) -> None:
+    table = make(Hash[u32, u64], "kdmap_packed", 16)
+    table.update_many({1: 10, 2: 20, 3: 30})
+    values, found = table.lookup_packed(layout_of(u32).pack_many([3, 9, 1]))
+    assert list(found) == [True, False, True]
+    assert np.frombuffer(values, "u8")[[0, 2]].tolist() == [30, 10]
+    assert table.delete_packed(array("I", [1, 9, 3, 1])) == 2
+    assert table == {2: 20}
+    assert table.lookup_packed(b"") == (b"", b"")
+    for keys in (bytes(7), np.zeros(4, "u4")[::2]):
+        for call in (table.lookup_packed, table.delete_packed):
+            with pytest.raises(LayoutError, match="map 'kdmap_packed'"):
+                call(keys)
+
+
 def test_packed_elements_that_do_not_fit(make: Make) -> None:
     table = make(Hash[Peer, u32], "kdmap_packed", 2)
     keys = np.zeros(3, [("addr", "u4", 4), ("port", ">u2"), ("protocol", "u1"), ("pad", "u1")])
