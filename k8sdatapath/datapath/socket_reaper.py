@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -22,7 +23,7 @@ from k8sdatapath.datapath.contract import Bindable, bind_maps
 from k8sdatapath.errors import KernelError
 from k8sdatapath.layout import layout_of
 from k8sdatapath.model import Frontend, IPAddress, Protocol
-from k8sdatapath.net.netns import NetNs
+from k8sdatapath.net.netns import NAMES, NetNs
 from k8sdatapath.objects import Object, ObjectSpec
 from k8sdatapath.programs.base import in_netns
 from k8sdatapath.tables.sockets import SockRow
@@ -82,7 +83,7 @@ class SocketReaper:
         return in_netns(netns, lambda: self._reap(tcp))
 
     def reap_everywhere(self, *, tcp: bool = False) -> tuple[DestroyedSocket, ...]:
-        """Do so in every network namespace that a process of this machine is in."""
+        """Do so in every network namespace that a process is in, or that has a name in ``/run/netns``."""
         return tuple(gone for netns in _inhabited() for gone in self.reap(tcp=tcp, netns=netns))
 
     def _reap(self, tcp: bool) -> tuple[DestroyedSocket, ...]:
@@ -113,12 +114,13 @@ class SocketReaper:
 
 
 def _inhabited() -> Iterator[NetNs]:
-    """Each network namespace that a process is in, open until the next is asked for."""
-    met = set()
-    for pid in filter(str.isdecimal, os.listdir("/proc")):
-        with ExitStack() as opened, suppress(KernelError):  # the process may end at any moment
-            netns = opened.enter_context(NetNs.from_pid(int(pid)))
-            number = os.stat(netns.fileno()).st_ino
-            if number not in met:
-                met.add(number)
+    """Each network namespace that a process is in or that has a name, open until the next is asked for."""
+    kind, met = os.stat("/proc/self/ns/net").st_dev, set()
+    paths = [Path(f"/proc/{pid}/ns/net") for pid in filter(str.isdecimal, os.listdir("/proc"))]
+    for path in (*paths, *(NAMES.iterdir() if NAMES.is_dir() else ())):
+        with ExitStack() as opened, suppress(KernelError):  # it may end at any moment
+            netns = opened.enter_context(NetNs.open(path))
+            found = os.stat(netns.fileno())
+            if found.st_dev == kind and found.st_ino not in met:  # a name may be left of what is gone
+                met.add(found.st_ino)
                 yield netns
