@@ -83,10 +83,14 @@ CONVERSATIONS = [
         """,
     ),
     Conversation(
-        "a client that would meet itself is dropped",
+        "a pod that meets itself behind a service meets the service's address",
         """
         service has one
-        one -> service [S]      DROP_HAIRPIN
+        one -> service [S]      TO_POD mirror -> one
+        one -> mirror [SA]      TO_POD service -> one
+        one -> service [A]      TO_POD mirror -> one
+        client -> service [S]   TO_POD client -> one
+        one -> client [SA]      TO_POD service -> client
         """,
     ),
     Conversation(

@@ -10,6 +10,7 @@ import pytest
 
 from k8sdatapath.net.netlink import Netlink, set_sysctl
 from k8sdatapath.net.netns import NetNs
+from k8sdatapath.net.packet import tcp, udp
 from tests.packets.rig import HOST_MAC, POD_MAC, Rig, rig
 from tests.packets.world import PROTOCOLS, TCP, UDP, V4, V6, WORLDS, World
 
@@ -124,6 +125,67 @@ def test_nothing_else_is_translated_on_the_way_to_a_pod(datapath: Rig, world: Wo
         frame = world.frame(src, dst, TCP, "S")
         sent = datapath.send(frame, via="to_pod")
         assert (sent.outcome, sent.frame) == ("PASS", frame)
+
+
+VISITORS = {V4.name: ("192.0.2.2", "192.0.2.3"), V6.name: ("2001:db8:1::2", "2001:db8:1::3")}
+
+
+@pytest.fixture
+def uplink() -> Iterator[Rig]:
+    with rig("from_uplink") as made:
+        made.services.upsert(*(w.service("service", p, ["one"]) for w in WORLDS for p in PROTOCOLS))
+        yield made
+
+
+@FAMILIES
+@pytest.mark.parametrize("protocol", PROTOCOLS, ids=lambda protocol: protocol.name)
+def test_from_outside_to_a_backend_elsewhere_under_the_nodes_address(
+    uplink: Rig, node: NetNs, world: World, protocol: int
+) -> None:
+    build = tcp if protocol == TCP else udp
+    (vip, port), (one, target), us = world["service"], world["one"], world.address("uplink")
+    ports = []
+    for visitor in VISITORS[world.name]:  # both from the same port
+        sent = uplink.send(build(visitor, vip, 40000, port), netns=node)
+        assert (sent.outcome, sent.packet.checksums_ok) == ("TO_DEVICE", True)
+        assert (str(sent.packet.src), str(sent.packet.dst), sent.packet.dport) == (us, one, target)
+        again = uplink.send(build(visitor, vip, 40000, port), netns=node)
+        assert again.packet.sport == sent.packet.sport
+        assert sent.packet.sport is not None
+        ports.append(sent.packet.sport)
+    assert ports[0] == 40000 != ports[1] >= 1024
+    for visitor, sport in zip(VISITORS[world.name], ports, strict=True):
+        sent = uplink.send(build(one, us, target, sport), netns=node)
+        assert (sent.outcome, sent.packet.checksums_ok) == ("TO_DEVICE", True)
+        assert (str(sent.packet.src), sent.packet.sport) == (vip, port)
+        assert (str(sent.packet.dst), sent.packet.dport) == (visitor, 40000)
+
+
+@FAMILIES
+def test_from_outside_to_a_pod_of_this_node_under_ones_own_address(
+    uplink: Rig, node: NetNs, world: World
+) -> None:
+    uplink.add_pod(world.address("one"))
+    visitor = VISITORS[world.name][0]
+    sent = uplink.send(tcp(visitor, world.address("service"), 40000, 80), netns=node)
+    assert (sent.outcome, str(sent.packet.src), sent.packet.sport) == ("TO_POD", visitor, 40000)
+
+
+@FAMILIES
+def test_from_a_pod_to_a_backend_elsewhere_under_ones_own_address(
+    datapath: Rig, node: NetNs, world: World
+) -> None:
+    sent = datapath.send(world.frame("client", "service", TCP), netns=node)
+    assert (str(sent.packet.src), sent.packet.sport) == world["client"]
+
+
+@FAMILIES
+def test_many_clients_of_one_port_get_many_ports(uplink: Rig, node: NetNs, world: World) -> None:
+    clients = [f"198.51.{n >> 8}.{n & 255}" if world is V4 else f"2001:db8:ff::{n:x}" for n in range(1, 500)]
+    vip, port = world["service"]
+    frames = [uplink.send(tcp(client, vip, 40000, port), netns=node) for client in clients]
+    assert len({sent.packet.sport for sent in frames}) == len(clients)
+    assert len(uplink.flows) == 2 * len(clients)
 
 
 def test_what_is_counted_is_what_was_sent(datapath: Rig) -> None:

@@ -58,7 +58,7 @@ class Uplink:
         """A flow from the client through the service, which has its answer."""
         first = self.tc(frame(world, "client", "service", protocol))
         assert first.retval == TcAction.REDIRECT
-        answered = self.tc(frame(world, "one", "client", protocol, "SA"))
+        answered = self.tc(frame(world, "one", "uplink", protocol, "SA"))
         assert str(parse(answered.data).src) == world.address("service")
 
     def leaves_alone(self, sent: bytes) -> bool:
@@ -125,7 +125,7 @@ def test_new_flows_are_left_to_tc(uplink: Uplink, world: World, protocol: Protoc
 
 @FAMILIES
 @TRANSPORTS
-@pytest.mark.parametrize("way", [("client", "service"), ("one", "client")], ids=["request", "reply"])
+@pytest.mark.parametrize("way", [("client", "service"), ("one", "uplink")], ids=["request", "reply"])
 def test_flows_are_continued_as_tc_would(
     uplink: Uplink, world: World, protocol: Protocol, way: tuple[str, str]
 ) -> None:
@@ -152,7 +152,7 @@ def test_a_checksum_of_zero_is_written_as_its_other_form(uplink: Uplink) -> None
     uplink.begin(V4, UDP)
     for value in range(1 << 16):
         sent = frame(V4, "client", "service", UDP, payload=value.to_bytes(2, "big"))
-        became = udp(*(V4.address(n) for n in ("client", "one")), V4["client"][1], V4["one"][1], sent[42:])
+        became = udp(*(V4.address(n) for n in ("uplink", "one")), V4["client"][1], V4["one"][1], sent[42:])
         if parse(became).checksum == 0xFFFF:
             break
     else:

@@ -35,6 +35,9 @@
 #include <kd/maps/conntrack.h>
 
 #define KD_CT_CLOSED (KD_CT_FIN | KD_CT_RST)
+#define KD_EEXIST 17
+#define KD_PORT_MIN 1024
+#define KD_PORT_PROBES 16
 #define KD_CT_UDP_IDLE 30 /* seconds after which another flow may take a silent one's tuple */
 
 static __always_inline bool kd_is_syn(const struct kd_pkt *pkt)
@@ -169,23 +172,50 @@ static __always_inline bool kd_ct_evict(const struct kd_tuple *tuple, const stru
 	return over;
 }
 
-/* Both entries of a new flow that becomes `to`, or none. */
-KD_SUBPROGRAM int kd_ct_create(const struct kd_pkt *pkt, const struct kd_tuple *to, __u32 backend)
+/* Make the entry of the reply direction, unless another flow holds its tuple. */
+static __always_inline int kd_ct_claim(const struct kd_tuple *tuple, const struct kd_ct *original)
 {
-	__u32 now = kd_now();
-	struct kd_ct original = { .to = *to, .backend = backend, .packets = 1, .last_seen = now };
-	struct kd_tuple opposite = kd_reversed(to);
-	struct kd_ct reply = kd_ct_answer(&pkt->tuple, &original);
+	struct kd_tuple opposite = kd_reversed(&original->to);
+	struct kd_ct reply = kd_ct_answer(tuple, original);
 	struct kd_ct *held = bpf_map_lookup_elem(&kd_conntrack, &opposite);
+	long failed;
 
-	if (held && !kd_ct_answers(held, &pkt->tuple, &original) && !kd_ct_evict(&opposite, held, now))
+	if (held && !kd_ct_answers(held, tuple, original) && !kd_ct_evict(&opposite, held, original->last_seen))
 		return KD_DROP_TUPLE_COLLISION;
-	if (bpf_map_update_elem(&kd_conntrack, &opposite, &reply, BPF_ANY))
-		return KD_DROP_NO_MEMORY;
-	if (bpf_map_update_elem(&kd_conntrack, &pkt->tuple, &original, BPF_ANY)) {
-		bpf_map_delete_elem(&kd_conntrack, &opposite);
+	failed = bpf_map_update_elem(&kd_conntrack, &opposite, &reply, held ? BPF_ANY : BPF_NOEXIST);
+	if (failed == -KD_EEXIST) /* another CPU was faster */
+		return KD_DROP_TUPLE_COLLISION;
+	return failed ? KD_DROP_NO_MEMORY : KD_CONTINUE;
+}
+
+static __always_inline __be16 kd_random_port(void)
+{
+	return bpf_htons(KD_PORT_MIN + bpf_get_prandom_u32() % (65536 - KD_PORT_MIN));
+}
+
+/*
+ * Both entries of a new flow that becomes `to`, or none. Where the source becomes another one, so may its port:
+ * the client's own if it is free, else one that is found by chance.
+ */
+KD_SUBPROGRAM int kd_ct_create(const struct kd_tuple *tuple, struct kd_tuple *to, __u32 backend)
+{
+	struct kd_ct original = { .to = *to, .backend = backend, .packets = 1, .last_seen = kd_now() };
+	int probes = kd_addr_equal(&to->src, &tuple->src) ? 1 : KD_PORT_PROBES;
+	int result = KD_DROP_TUPLE_COLLISION;
+
+	for (int i = 0; i < KD_PORT_PROBES && i < probes && result == KD_DROP_TUPLE_COLLISION; i++) {
+		if (i)
+			original.to.sport = kd_random_port();
+		result = kd_ct_claim(tuple, &original);
+	}
+	if (result != KD_CONTINUE)
+		return result;
+	if (bpf_map_update_elem(&kd_conntrack, tuple, &original, BPF_ANY)) {
+		*to = kd_reversed(&original.to);
+		bpf_map_delete_elem(&kd_conntrack, to);
 		return KD_DROP_NO_MEMORY;
 	}
+	to->sport = original.to.sport;
 	return KD_CONTINUE;
 }
 

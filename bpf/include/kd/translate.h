@@ -25,6 +25,7 @@
 #include <kd/reject.h>
 #include <kd/rewrite.h>
 #include <kd/service.h>
+#include <kd/source.h>
 #include <kd/types.h>
 #include <kd/verdict.h>
 
@@ -54,7 +55,8 @@ KD_SUBPROGRAM int kd_flow_choose(const struct kd_pkt *pkt, bool outside, struct 
 	return kd_backend_choose(frontend, kd_scope_of(frontend, outside), &client, number, backend);
 }
 
-static __always_inline int kd_flow_begin(const struct kd_pkt *pkt, bool outside, struct kd_tuple *to)
+static __always_inline int kd_flow_begin(struct __sk_buff *skb, const struct kd_pkt *pkt, bool outside,
+					 struct kd_tuple *to)
 {
 	struct kd_backend *backend = NULL;
 	int result = kd_flow_choose(pkt, outside, &backend);
@@ -63,12 +65,12 @@ static __always_inline int kd_flow_begin(const struct kd_pkt *pkt, bool outside,
 		return result;
 	if (pkt->fragment)
 		return KD_DROP_FRAGMENT;
-	if (kd_addr_equal(&backend->addr, &pkt->tuple.src))
-		return KD_DROP_HAIRPIN;
 	*to = pkt->tuple;
 	to->dst = backend->addr;
 	to->dport = backend->port;
-	result = kd_ct_create(pkt, to, backend->id);
+	result = kd_source(skb, skb->ifindex, pkt, outside, to);
+	if (result == KD_CONTINUE)
+		result = kd_ct_create(&pkt->tuple, to, backend->id);
 	if (result == KD_CONTINUE)
 		kd_backend_count(backend);
 	return result;
@@ -84,7 +86,8 @@ static __always_inline int kd_flow_follow(const struct kd_pkt *pkt, struct kd_ct
 	return KD_CONTINUE;
 }
 
-static __always_inline int kd_flow_find(const struct kd_pkt *pkt, bool outside, struct kd_tuple *to)
+static __always_inline int kd_flow_find(struct __sk_buff *skb, const struct kd_pkt *pkt, bool outside,
+					struct kd_tuple *to)
 {
 	struct kd_ct *ct = bpf_map_lookup_elem(&kd_conntrack, &pkt->tuple);
 
@@ -92,7 +95,7 @@ static __always_inline int kd_flow_find(const struct kd_pkt *pkt, bool outside, 
 		kd_ct_forget(&pkt->tuple, ct);
 		ct = NULL;
 	}
-	return ct ? kd_flow_follow(pkt, ct, to) : kd_flow_begin(pkt, outside, to);
+	return ct ? kd_flow_follow(pkt, ct, to) : kd_flow_begin(skb, pkt, outside, to);
 }
 
 /*
@@ -102,7 +105,7 @@ static __always_inline int kd_flow_find(const struct kd_pkt *pkt, bool outside, 
 static __always_inline int kd_translate(struct __sk_buff *skb, struct kd_pkt *pkt, bool outside)
 {
 	struct kd_tuple to;
-	int result = kd_flow_find(pkt, outside, &to);
+	int result = kd_flow_find(skb, pkt, outside, &to);
 
 	if (kd_is_reject(result))
 		return kd_reject(skb, pkt, result);

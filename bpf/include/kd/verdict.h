@@ -39,7 +39,7 @@
 	X(KD_DROP_NOT_LOCAL, -3, "the service keeps it on this node, where it has no backend")      \
 	X(KD_DROP_NO_FLOW, -4, "a TCP segment of no flow that could be continued")                  \
 	X(KD_DROP_STALE_SLOT, -5, "a slot names a backend that is gone")                            \
-	X(KD_DROP_HAIRPIN, -6, "the chosen backend is the client itself")                           \
+	X(KD_DROP_NO_SOURCE, -6, "the node has no address to ask the backend under")                \
 	X(KD_DROP_TUPLE_COLLISION, -7, "another frontend leads this client port to this backend")        \
 	X(KD_DROP_NO_MEMORY, -8, "no entry to be had in the flow table")                            \
 	X(KD_DROP_REWRITE, -9, "the packet could not be changed")                                   \
