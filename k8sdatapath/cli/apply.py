@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,16 +13,19 @@ from attrs import asdict, frozen
 
 from k8sdatapath.cli.output import Output, OutputOption, console, show_value
 from k8sdatapath.cli.services import DEFAULT_PINS, PinsOption
-from k8sdatapath.errors import ModelError, SourceError
-from k8sdatapath.model import IPAddress, address
+from k8sdatapath.errors import DatapathError, ModelError
+from k8sdatapath.model import IPAddress, Service, address
 from k8sdatapath.pins import PinDir
 
 if TYPE_CHECKING:
     from k8sdatapath.component import Report
     from k8sdatapath.datapath.service_plan import ServicePlan
     from k8sdatapath.datapath.service_table import ServiceTable
+    from k8sdatapath.node import Node, NodeConfig
 
 __all__ = ["apply"]
+
+_MAC = re.compile("[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}")
 
 
 @frozen
@@ -37,6 +43,8 @@ class PodDevice:
         mac, *addresses = rest.split(",")
         if not (device and equals and mac and addresses):
             raise ModelError(f"{text!r} is not DEVICE=MAC,ADDRESS[,ADDRESS]")
+        if not _MAC.fullmatch(mac):
+            raise ModelError(f"{mac!r} is not a MAC: write 02:00:0a:f4:01:02")
         return cls(device, mac, tuple(map(address, addresses)))
 
 
@@ -71,21 +79,41 @@ def apply(
     Maps and programs are pinned: they stay when the command has ended.
     """
     from k8sdatapath.kube import StaticYaml
-    from k8sdatapath.node import Node, NodeConfig
+    from k8sdatapath.node import NodeConfig
 
-    source = StaticYaml(*files)
+    source, printer = StaticYaml(*files), Printer(output, lines=watch)
     if dry_run:
         with planning_table(PinDir(pins)) as table:
-            print_plan(table.plan(source.read()), None, output)
+            printer.show(table.plan(source.read()))
         return
     wanted = source.read()  # before anything is attached: bad manifests change nothing
-    config = NodeConfig(uplinks=uplink or [], cgroup=cgroup, pins=PinDir(pins))
-    with Node.open(config) as node:
-        for pod in pod_device or ():
+    config = NodeConfig(uplinks=uplink or (), cgroup=cgroup, pins=PinDir(pins))
+    with start(config, pod_device or (), wanted, printer) as node:
+        for services in source.watch(on_error=complain) if watch else ():
+            try:
+                plan = node.services.plan(services)
+                if not plan.empty:
+                    printer.carry_out(plan)
+            except DatapathError as error:
+                complain(error)
+
+
+def start(config: NodeConfig, pods: Iterable[PodDevice], wanted: Iterable[Service], printer: Printer) -> Node:
+    """A node that balances what is wanted; or an error, and what was there before."""
+    from k8sdatapath.node import Node
+
+    pins = config.pins
+    assert pins is not None
+    with ExitStack() as undo, pins.restored_on_error():  # while the node still has the lock of the pins
+        node = undo.enter_context(Node.open(config))
+        for pod in pods:
+            before = pins.links
             node.attach_pod(pod.device, pod.addresses, pod_mac=pod.mac)
-        for services in source.watch(on_error=complain) if watch else [wanted]:
-            plan = node.services.plan(services)
-            print_plan(plan, plan.apply(), output)
+            if pins.links != before:  # not taken over from an earlier command
+                undo.callback(node.detach_pod, pod.device, pod.addresses)
+        printer.carry_out(node.services.plan(wanted))
+        undo.pop_all()
+        return node
 
 
 def planning_table(pins: PinDir) -> ServiceTable:
@@ -105,25 +133,46 @@ def planning_table(pins: PinDir) -> ServiceTable:
     )
 
 
-def complain(error: SourceError) -> None:
-    """Say what is wrong with the manifests; what was applied before remains."""
+def complain(error: DatapathError) -> None:
+    """Say what is wrong; what was applied before remains."""
     console(stderr=True).print(f"error: {error}", style="red", markup=False)
 
 
-def print_plan(plan: ServicePlan, report: Report | None, output: Output) -> None:
-    """Show what was to do, and what was done."""
-    if output is Output.TABLE:
-        print(plan)
-        if report is not None:
-            print(report)
-        return
-    changes = [
-        {
-            "before": None if change.before is None else str(change.before.frontend),
-            "after": None if change.after is None else str(change.after.frontend),
-            "change": str(change),
-        }
-        for change in plan.changes
-    ]
-    done = None if report is None else asdict(report)
-    show_value({"changes": changes, "unchanged": plan.unchanged, "report": done}, output)
+@frozen
+class Printer:
+    """Shows what is to be done and what was done.
+
+    :ivar lines: that more than one plan is to come: each JSON document is a line.
+    """
+
+    output: Output
+    lines: bool = False
+
+    def show(self, plan: ServicePlan) -> None:
+        """Show what would be done."""
+        if self.output is Output.TABLE:
+            print(plan)
+        else:
+            self._document(plan, None)
+
+    def carry_out(self, plan: ServicePlan) -> None:
+        """Show the plan, apply it, show the report; for programs, both in one document after it."""
+        if self.output is Output.TABLE:
+            print(plan)
+            print(plan.apply())
+        else:
+            self._document(plan, plan.apply())
+
+    def _document(self, plan: ServicePlan, report: Report | None) -> None:
+        changes = [
+            {
+                "before": None if change.before is None else str(change.before.frontend),
+                "after": None if change.after is None else str(change.after.frontend),
+                "change": str(change),
+            }
+            for change in plan.changes
+        ]
+        done = None if report is None else asdict(report)
+        show_value(
+            {"changes": changes, "unchanged": plan.unchanged, "report": done}, self.output, lines=self.lines
+        )

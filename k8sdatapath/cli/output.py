@@ -43,12 +43,17 @@ def show(rows: Sequence[Row], output: Output) -> None:
         console().print(line)
 
 
-def show_value(value: object, output: Output) -> None:
-    """Print a value made of dicts, lists and scalars as one JSON or YAML document."""
+def show_value(value: object, output: Output, *, lines: bool = False) -> None:
+    """Print a value made of dicts, lists and scalars as one JSON or YAML document.
+
+    :param lines: JSON as one line, for programs that read several as they come.
+    """
     if output is Output.YAML:
         import yaml
 
         print("---\n" + yaml.safe_dump(value, sort_keys=False, allow_unicode=True), end="")
+    elif lines:
+        print(json.dumps(value, separators=(",", ":"), ensure_ascii=False))
     else:
         print(json.dumps(value, indent=2, ensure_ascii=False))
 

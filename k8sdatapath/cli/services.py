@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from k8sdatapath.cli.output import Output, OutputOption, show
+from k8sdatapath.cli.output import Output, OutputOption, Row, show
 from k8sdatapath.model import Frontend
 from k8sdatapath.pins import BPFFS, PinDir
 
@@ -33,19 +34,26 @@ def pinned(directory: Path) -> ServiceTable:
     return ServiceTable.bind(PinDir(directory))
 
 
+def show_pinned(directory: Path, output: Output, rows: Callable[[ServiceTable], Iterable[Row]]) -> None:
+    """Show rows that are made of the table pinned in a directory."""
+    with pinned(directory) as table:
+        made = list(rows(table))
+    show(made, output)
+
+
 @app.command("list")
 def list_(pins: PinsOption = DEFAULT_PINS, output: OutputOption = Output.TABLE) -> None:
     """List all services with their backends."""
-    with pinned(pins) as table:
-        rows = [
-            {
+
+    def rows(table: ServiceTable) -> Iterator[Row]:
+        for service in table:
+            yield {
                 "frontend": str(service.frontend),
                 "selection": service.selection.name.lower(),
                 "backends": [str(backend) for backend in service.backends],
             }
-            for service in table
-        ]
-    show(rows, output)
+
+    show_pinned(pins, output, rows)
 
 
 @app.command()
@@ -53,18 +61,18 @@ def get(
     frontend: FrontendArgument, pins: PinsOption = DEFAULT_PINS, output: OutputOption = Output.TABLE
 ) -> None:
     """Show the backends of one service, and how many flows each has been given."""
-    with pinned(pins) as table:
+
+    def rows(table: ServiceTable) -> Iterator[Row]:
         flows = table.flows(frontend)
-        rows = [
-            {
+        for backend in table.get(frontend).backends:
+            yield {
                 "backend": str(backend),
                 "state": backend.state.name.lower(),
                 "weight": backend.weight,
                 "flows": flows.get(backend, 0),
             }
-            for backend in table.get(frontend).backends
-        ]
-    show(rows, output)
+
+    show_pinned(pins, output, rows)
 
 
 @app.command()
@@ -72,10 +80,11 @@ def resolve(
     frontend: FrontendArgument, pins: PinsOption = DEFAULT_PINS, output: OutputOption = Output.TABLE
 ) -> None:
     """Tell who would answer a new connection, by the lookups that the programs make."""
-    with pinned(pins) as table:
+
+    def rows(table: ServiceTable) -> Iterator[Row]:
         resolution = table.resolve(frontend)
-    rows = [
-        {"backend": str(backend), "selection": resolution.selection.name.lower(), "share": round(share, 4)}
-        for backend, share in resolution.shares.items()
-    ]
-    show(rows, output)
+        selection = resolution.selection.name.lower()
+        for backend, share in resolution.shares.items():
+            yield {"backend": str(backend), "selection": selection, "share": round(share, 4)}
+
+    show_pinned(pins, output, rows)

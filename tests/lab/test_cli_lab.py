@@ -14,8 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from k8sdatapath import Lab, PinDir
+from k8sdatapath import Lab, PinDir, maps
 from k8sdatapath.lab import Pod
+from k8sdatapath.layout import addr
+from k8sdatapath.tables.endpoints import EndpointRow
 from tests.api.graph import ROOT
 
 pytestmark = pytest.mark.lab
@@ -154,6 +156,31 @@ def test_a_dry_run_changes_nothing(cluster: Cluster) -> None:
     cluster.unready("10.244.1.5")
     assert "~ shop/web:http (10.96.0.10:80/TCP): -10.244.1.5:8080" in cluster.apply("--dry-run")
     assert cluster.answers(cluster.client) == {"web-1", "web-2", "web-3"}
+
+
+def test_a_first_apply_that_fails_leaves_nothing(cluster: Cluster) -> None:
+    ended = cluster.lab.node.exec(cluster.command("--pod-device=none=02:00:00:00:00:01,10.244.1.99"))
+    assert (ended.returncode, ended.stdout, ended.stderr.count("\n")) == (1, "", 1)
+    assert not cluster.pins.path.exists()
+    with pytest.raises(OSError, match="unreachable"):
+        cluster.client.get("http://10.96.0.10")
+
+
+def test_an_apply_that_fails_leaves_what_was_there(cluster: Cluster) -> None:
+    cluster.apply()
+    links, pods = cluster.pins.links, endpoints(cluster.pins)
+    late = cluster.lab.pod("late")
+    ended = cluster.lab.node.exec(cluster.command("--pod-device=none=02:00:00:00:00:01,10.244.1.99"))
+    assert ended.returncode == 1
+    assert (cluster.pins.links, endpoints(cluster.pins)) == (links, pods)
+    assert late.address not in pods
+    assert cluster.answers(cluster.client) == {"web-1", "web-2", "web-3"}
+
+
+def endpoints(pins: PinDir) -> set[object]:
+    """The addresses of the pods that the programs know."""
+    with maps.bind(maps.Hash[addr, EndpointRow], pins.open_map("kd_endpoints"), owned=True) as known:
+        return set(known)
 
 
 def test_manifests_that_cannot_be_read_change_nothing(cluster: Cluster) -> None:
