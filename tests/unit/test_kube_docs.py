@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -18,10 +20,20 @@ def without_times(text: str) -> str:
 
 
 def test_how_to_static_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    shutil.copytree(ROOT / "examples/manifests", tmp_path / "examples/manifests")
+    examples = Path(shutil.copytree(ROOT / "examples/manifests", tmp_path / "examples/manifests"))
+    before = contents(examples)
     monkeypatch.chdir(tmp_path)
-    told = blocks(ROOT / "docs/how-to/static-yaml.md")
+    page = ROOT / "docs/how-to/static-yaml.md"
+    first = re.search(r"^```sh\n(cp .*)\n```$", page.read_text(), flags=re.MULTILINE)
+    assert first
+    subprocess.run(first[1].split(), check=True)
+    told = blocks(page)
     assert len(told) == 6
     names: dict[str, object] = {"services": ServiceTable.bind(memory())}
     for code, output in told:
         assert without_times(run(code, names)) == without_times(output), code
+    assert contents(examples) == before, "the page has its reader overwrite files of the project"
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
