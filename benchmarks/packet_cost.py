@@ -110,9 +110,9 @@ class Bench:
         flags = ["-Werror", *(["-DAT_XDP"] if case.xdp else [])]
         spec = compiler.compile(CSRC / "again.bpf.c", flags=flags)
         spec = spec.with_config(flows=case.flows, services=case.services)
-        index, entry = netns.call(_xdp_entry if case.xdp else _tc_entry, case.device)
+        index, entry = netns.call(xdp_entry if case.xdp else _tc_entry, case.device)
         own.enter_context(entry)
-        self._ctx = _xdp_context(index, len(self._packet("A"))) if case.xdp else _tc_context(index)
+        self._ctx = xdp_context(index, len(self._packet("A"))) if case.xdp else _tc_context(index)
         self._ours, self._empty = (own.enter_context(spec.load()) for _ in range(2))
         self._ours.map("tested", maps.ProgArray)[0] = entry
         self._empty.map("tested", maps.ProgArray)[0] = self._empty.program("empty", case.hook)
@@ -160,7 +160,7 @@ def _tc_entry(device: str) -> tuple[int, Fd]:
     return index, progs.open_by_id(number)
 
 
-def _xdp_entry(device: str) -> tuple[int, Fd]:
+def xdp_entry(device: str) -> tuple[int, Fd]:
     """The device's index, and the program in its driver; of the calling thread's namespace."""
     told = subprocess.run(["ip", "-j", "link", "show", device], capture_output=True, check=True).stdout
     return if_nametoindex(device), progs.open_by_id(json.loads(told)[0]["xdp"]["prog"]["id"])
@@ -171,7 +171,7 @@ def _tc_context(index: int) -> bytes:
     return struct.pack("=40xI148x", index)
 
 
-def _xdp_context(index: int, length: int) -> bytes:
+def xdp_context(index: int, length: int) -> bytes:
     """A ``struct xdp_md`` of the same."""
     return struct.pack("=6I", 0, length, 0, index, 0, 0)
 
