@@ -61,7 +61,7 @@ def choose(
             each.address,
             place[1],
             state=BackendState.ACTIVE if each.ready else BackendState.TERMINATING,
-            cluster=place in cluster,
+            cluster=place in cluster or place in leaving,  # who leaves is asked only while nobody is active
             local=place in own,
         )
         for place, each in found.items()

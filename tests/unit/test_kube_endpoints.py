@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from k8sdatapath.kube import NodeView
 from k8sdatapath.kube.endpoints import choose
 from k8sdatapath.kube.objects import Endpoint
-from k8sdatapath.model import Backend, BackendState, Protocol, address
+from k8sdatapath.model import Backend, BackendState, Protocol, Scope, Service, address
 
 NODE = NodeView("n1", "z1")
 
@@ -28,7 +28,9 @@ def endpoint(last: int, conditions: str = "R", node: str = "n2", **hints: set[st
 def sets(*endpoints: Endpoint, node: NodeView | None = NODE, **options: Any) -> tuple[list[int], list[int]]:
     """Who is in the set for all, and who in the local one, by the last number of the address."""
     found = choose(((each, 8080) for each in endpoints), node, **{"local": True} | options)
-    return [last(b) for b in found if b.cluster], [last(b) for b in found if b.local]
+    service = Service("10.96.0.10", 80, backends=found)
+    cluster, local = ([last(backend) for backend in service.candidates_in(scope)] for scope in Scope)
+    return cluster, local
 
 
 def last(backend: Backend) -> int:

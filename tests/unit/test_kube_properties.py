@@ -116,9 +116,8 @@ def oracle_backends(
     ]
     # the better copy counts: states are in that order
     best = {place: max(state for other, state in copies if other == place) for place, _ in copies}
-    chosen = "3 ready" if "3 ready" in best.values() else "2 leaving"
     return {
-        place: ("ACTIVE" if state == "3 ready" else "TERMINATING", state == chosen)
+        place: ("ACTIVE" if state == "3 ready" else "TERMINATING", state in ("3 ready", "2 leaving"))
         for place, state in best.items()
         if port["protocol"] != "UDP" or not state.startswith("0")
     }
