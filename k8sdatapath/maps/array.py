@@ -44,7 +44,7 @@ class Array(Elements[int, V], Sequence[V]):
         self._set(self._index(index), value)
 
     def __len__(self) -> int:
-        return self.info.max_entries
+        return self._capacity()
 
     def __iter__(self) -> Iterator[V]:
         return (value for _, value in self._pairs())

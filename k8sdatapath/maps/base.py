@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import errno
 import operator
+import re
 from functools import cache
-from types import GenericAlias, TracebackType
+from types import GenericAlias
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeVar
 
 from attrs import evolve
 
-from k8sdatapath.errors import ContractError, LayoutError
+from k8sdatapath.errors import ClosedError, ContractError, KernelError, LayoutError
 from k8sdatapath.layout import Layout, layout_of
 from k8sdatapath.layout.codecs import Codec
 from k8sdatapath.pybpf.fd import Fd
 from k8sdatapath.pybpf.maps import KernelMap, MapInfo, MapType, create, info, kernel_btf
+from k8sdatapath.resource import Resource
 
 if TYPE_CHECKING:
     from k8sdatapath.maps.memory import MemoryMap
 
 __all__ = ["HasFileno", "Map", "handle"]
+
+_NAME = re.compile(r"[A-Za-z0-9_.]*")  # the kernel's rule, and no NUL that would cut the name
 
 
 class HasFileno(Protocol):
@@ -33,7 +38,7 @@ def handle(what: str, size: int) -> Layout[Any]:
     return Layout(Codec(what, size, size, "I" if size == 4 else "Q", operator.methodcaller("fileno")))
 
 
-class Map:
+class Map(Resource):
     """A map of any kind. ``Hash[FrontendKey, u32]`` is a kind with types: create one, or bind one to a map.
 
     Not typed, keys and values are bytes.
@@ -68,8 +73,9 @@ class Map:
     def create(cls, name: str, max_entries: int, *, flags: int = 0) -> Self:
         """Create a map in the kernel; the caller owns it.
 
-        :param name: at most 15 characters are kept.
+        :param name: letters, digits, ``_`` and ``.``; at most 15 characters are kept.
         :param flags: ``BPF_F_*`` beside those of the kind.
+        :raises KernelError: a name or size that no map can have, or the kernel refuses.
         """
         return cls._create(cls._blank(name, max_entries, flags))
 
@@ -82,9 +88,7 @@ class Map:
     @classmethod
     def _blank(cls, name: str, max_entries: int, flags: int) -> MapInfo:
         """The description of a map of this kind that is yet to be made."""
-        if cls.TYPE is None:
-            raise LayoutError("a map of no kind cannot be created")
-        unsized = MapInfo(cls.TYPE, 0, name[:15], 0, 0, max_entries, cls.FLAGS | flags)
+        unsized = cls._unsized(name, max_entries, flags)
         sizes = cls._key_layout(unsized).size, cls._item_layout(unsized).size
         if 0 in sizes:
             raise LayoutError(
@@ -92,6 +96,18 @@ class Map:
                 "and for bytes as they are Annotated[bytes, raw(8)]"
             )
         return evolve(unsized, key_size=sizes[0], value_size=sizes[1])
+
+    @classmethod
+    def _unsized(cls, name: str, max_entries: int, flags: int) -> MapInfo:
+        """The same without the sizes of its elements."""
+        if cls.TYPE is None:
+            raise LayoutError("a map of no kind cannot be created")
+        if not _NAME.fullmatch(name):
+            hint = "a map's name is made of ASCII letters, digits, '_' and '.'"
+            raise KernelError("create map", repr(name), errno.EINVAL, hint)
+        if not (isinstance(max_entries, int) and 0 <= max_entries < 1 << 32):
+            raise KernelError("create map", name, errno.EINVAL, f"it cannot have {max_entries} entries")
+        return MapInfo(cls.TYPE, 0, name[:15], 0, 0, max_entries, cls.FLAGS | flags)
 
     @classmethod
     def check(cls, about: MapInfo) -> None:
@@ -150,19 +166,16 @@ class Map:
         """The kernel's name of it, at most 15 characters."""
         return self._store.info.name
 
+    def _capacity(self) -> int:
+        if self._store.closed:
+            raise ClosedError(f"map {self.name} is closed")
+        return self.info.max_entries
+
     def close(self) -> None:
         """Give up the map, if it is one's own (created, or opened for one), and what was mapped of it."""
         self._store.close()
         if self._owned is not None:
             self._owned.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _summary(self) -> str:
         """What it holds and how much of it, for ``repr``."""

@@ -35,7 +35,7 @@ class ProgArray(Elements[int, Any]):
             raise self._missing(index)
 
     def __len__(self) -> int:
-        return self.info.max_entries
+        return self._capacity()
 
     def ids(self) -> dict[int, int]:
         """The ids of the programs, by their places."""

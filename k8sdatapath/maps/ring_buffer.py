@@ -41,7 +41,7 @@ class RingBuffer(Map, Generic[T]):
 
     @classmethod
     def _blank(cls, name: str, max_entries: int, flags: int) -> MapInfo:
-        return MapInfo(MapType.RINGBUF, 0, name[:15], 0, 0, max_entries, flags)
+        return cls._unsized(name, max_entries, flags)
 
     def drain(self) -> list[T]:
         """All events that are there now.

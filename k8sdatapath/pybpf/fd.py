@@ -6,13 +6,13 @@ import os
 import traceback
 import warnings
 import weakref
-from types import TracebackType
-from typing import ClassVar, Self
+from typing import ClassVar
 
 from k8sdatapath.errors import ClosedError
+from k8sdatapath.resource import Resource
 
 
-class Fd:
+class Fd(Resource):
     """A file descriptor that is closed once, by its owner.
 
     :param number: the descriptor; ownership passes to this object.
@@ -66,14 +66,6 @@ class Fd:
         number, self._number = self._number, -1
         if number >= 0:
             os.close(number)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        self.close()
 
     def __del__(self) -> None:
         if getattr(self, "_number", -1) >= 0:

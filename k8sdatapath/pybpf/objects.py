@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from attrs import frozen
 
@@ -25,6 +24,7 @@ from k8sdatapath.pybpf import logs
 from k8sdatapath.pybpf.calls import check, kernel_error
 from k8sdatapath.pybpf.fd import Fd
 from k8sdatapath.pybpf.lib import ffi, lib
+from k8sdatapath.resource import Resource
 
 _LIBBPF_ERRORS = 4000  # numbers above are libbpf's own, not errno
 
@@ -59,7 +59,7 @@ class ProgramDef:
     expected_attach_type: int
 
 
-class OpenObject:
+class OpenObject(Resource):
     """An object file, opened but not yet loaded. Use as a context manager.
 
     :raises ObjectError: the bytes are no BPF object.
@@ -185,14 +185,6 @@ class OpenObject:
         handle, self._handle = self._handle, ffi.NULL
         if handle != ffi.NULL:
             lib.bpf_object__close(handle)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _text(chars: Any) -> str:

@@ -228,6 +228,26 @@ def test_a_closed_map_says_so(make: Make) -> None:
             use()
 
 
+def test_a_closed_array_says_so(make: Make) -> None:
+    slots = make(Array[u32], "kdmap_closed", 4)
+    slots.close()
+    for use in (lambda: len(slots), lambda: slots[9], lambda: slots[1:], lambda: list(slots)):
+        with pytest.raises(ClosedError, match="map kdmap_closed is closed"):
+            use()
+
+
+@pytest.mark.parametrize("name", ["kd\0map", "kd map", "k\xf6"])
+def test_a_name_that_no_map_can_have(make: Make, name: str) -> None:
+    with pytest.raises(KernelError, match="a map's name is made of ASCII letters"):
+        make(Hash[u32, u32], name, 4)
+
+
+@pytest.mark.parametrize("count", [-1, 1 << 40, 2.5])
+def test_a_size_that_no_map_can_have(make: Make, count: Any) -> None:
+    with pytest.raises(KernelError, match=f"it cannot have {count} entries"):
+        make(Hash[u32, u32], "kdmap_size", count)
+
+
 NUMBERS = st.integers(0, 5)
 OPERATIONS = st.lists(
     st.one_of(
