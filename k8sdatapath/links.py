@@ -7,16 +7,16 @@ unpinned link takes the program off its hook.
 from __future__ import annotations
 
 import warnings
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Protocol
 
 from attrs import frozen
 
-from k8sdatapath.errors import BpffsError, ClosedError, KernelError, NotSupportedError
+from k8sdatapath.errors import ClosedError, NotSupportedError
 from k8sdatapath.pybpf.fd import Fd
+from k8sdatapath.resource import Resource
 
 if TYPE_CHECKING:
     from k8sdatapath.pybpf.links import LinkInfo
@@ -32,7 +32,7 @@ class _HasProgramFd(Protocol):
     def fd(self) -> Fd: ...
 
 
-class Link(ABC):
+class Link(Resource):
     """What every attachment can do, however the kernel keeps it."""
 
     what: str
@@ -58,14 +58,6 @@ class Link(ABC):
     def close(self) -> None:
         """Give up this reference; the program stays on its hook only if the link is pinned."""
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        self.close()
-
     def __repr__(self) -> str:
         return f"<Link {self.what}{' closed' if self.closed else ''}>"
 
@@ -81,14 +73,11 @@ class KernelLink(Link):
     def open_pinned(cls, path: str | Path) -> KernelLink:
         """Take over a link that was pinned, here or by an earlier process.
 
-        :raises BpffsError: nothing is pinned there.
+        :raises BpffsError: nothing is pinned there, or no link.
         """
         from k8sdatapath.pybpf import links
 
-        try:
-            return cls(links.open_pinned(Path(path), f"link {path}"), f"pinned at {path}")
-        except KernelError as error:
-            raise BpffsError(error.op, error.subject, error.errno, error.hint) from error
+        return cls(links.open_pinned(Path(path), "link"), f"pinned at {path}")
 
     @property
     def info(self) -> LinkInfo:
@@ -129,10 +118,7 @@ class KernelLink(Link):
         """
         from k8sdatapath.pybpf import links
 
-        try:
-            links.pin(self.fd, Path(path))
-        except KernelError as error:
-            raise BpffsError(error.op, error.subject, error.errno, error.hint) from error
+        links.pin(self.fd, Path(path))
 
     def close(self) -> None:
         """Give up this reference."""

@@ -7,18 +7,18 @@ kernel. :meth:`ObjectSpec.load` makes live things of it, as often as one likes.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from functools import lru_cache
 from importlib.resources import files
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from attrs import evolve, field, frozen
 
 from k8sdatapath.errors import ClosedError, LayoutError, ObjectError, near_misses
 from k8sdatapath.pybpf.fd import Fd
+from k8sdatapath.resource import Resource
 
 if TYPE_CHECKING:
     from k8sdatapath.maps import Map
@@ -64,6 +64,9 @@ class ObjectSpec:
     def from_file(cls, file: str | Path) -> ObjectSpec:
         """Read an object: a path, or the bare name of one that this package ships (``"pod"``).
 
+        Objects are trusted input, like any code to run in the kernel: a damaged one can crash libbpf, and
+        with it the process, before it can be refused.
+
         :raises ObjectError: there is no such file or no such shipped object.
         """
         path = Path(file)
@@ -79,7 +82,7 @@ class ObjectSpec:
 
     @classmethod
     def from_bytes(cls, image: bytes, *, name: str = "object") -> ObjectSpec:
-        """Take an object from memory."""
+        """Take an object from memory; it has to be trusted, as in :meth:`from_file`."""
         return cls(name, bytes(image))
 
     @property
@@ -133,7 +136,7 @@ class ObjectSpec:
         for name, count in max_entries.items():
             if name not in maps:
                 raise ObjectError(f"{self.name} has no map {name!r}: {near_misses(name, maps)}")
-            if not 0 < count < 1 << 32:
+            if not (isinstance(count, int) and 0 < count < 1 << 32):
                 raise ObjectError(f"map {name!r} cannot have {count} entries")
         return evolve(self, max_entries={**self._max_entries, **max_entries})
 
@@ -145,12 +148,17 @@ class ObjectSpec:
         :raises VerifierError: a program was rejected.
         :raises LayoutError: a map to reuse has another type, key or value size.
         :raises PermissionDeniedError: the process may not use BPF.
+        :raises BpffsError: the pins cannot be used or made. Those of a load that failed are taken back.
         """
+        with pins.restored_on_error() if pins is not None else nullcontext():
+            return self._load(reuse or {}, pins)
+
+    def _load(self, reuse: Mapping[str, Map], pins: PinDir | None) -> Object:
         from k8sdatapath.pybpf.objects import OpenObject
 
         with ExitStack() as borrowed, OpenObject(self.image, self.name) as opened:
             self._configure(opened)
-            shared = {name: entry.fd for name, entry in (reuse or {}).items()}
+            shared = {name: entry.fd for name, entry in reuse.items()}
             if pins is not None:
                 for name in pins.create().maps:
                     if name in opened.maps and name not in shared:
@@ -182,7 +190,7 @@ class ObjectSpec:
         return f"<ObjectSpec {self.name} maps={len(self.maps)} programs={len(self.programs)}>"
 
 
-class Object:
+class Object(Resource):
     """A loaded object: it owns its maps and programs until :meth:`close`.
 
     Programs that are attached, and maps that are pinned or in use, live on in the kernel.
@@ -253,14 +261,6 @@ class Object:
         self._closed = True
         for fd in (*self.map_fds.values(), *self.program_fds.values()):
             fd.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         state = " closed" if self._closed else ""

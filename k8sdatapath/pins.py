@@ -5,17 +5,16 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import shutil
-from collections.abc import Iterator
+import stat
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from attrs import field, frozen
 
 from k8sdatapath.errors import BpffsError, KernelError, PinsBusyError
 from k8sdatapath.pybpf.fd import Fd
+from k8sdatapath.resource import Resource
 
 #: Where the kernel documentation, systemd and every BPF tool expect the filesystem.
 BPFFS = Path("/sys/fs/bpf")
@@ -28,7 +27,7 @@ def ensure_bpffs(path: Path = BPFFS) -> None:
     """
     from k8sdatapath.pybpf import links
 
-    there = next(parent for parent in (path, *path.parents) if parent.exists())
+    there = next(parent for parent in (path, *path.parents) if os.path.exists(parent))
     if links.is_bpffs(there):
         return
     if path.is_relative_to(BPFFS) and BPFFS.is_dir():
@@ -57,13 +56,20 @@ class PinDir:
         return str(self.path)
 
     def create(self) -> PinDir:
-        """Make the directory, and the filesystem below it if need be.
+        """Make the directory, and the filesystem below it if need be. Only its owner may look into it.
 
-        :raises BpffsError: the path is not on a BPF filesystem.
+        :raises BpffsError: the path is not on a BPF filesystem, cannot be made, or is open to other users.
         """
+        from k8sdatapath.pybpf import links
+
         ensure_bpffs(self.path)
-        for kind in ("maps", "links"):
-            (self.path / kind).mkdir(parents=True, exist_ok=True)
+        try:
+            for directory in reversed(self._missing()):
+                directory.mkdir(0o700, exist_ok=True)
+        except OSError as error:
+            raise links.pin_error(error.errno or errno.EIO, "make pin directory", self.path) from error
+        for directory in self._directories:
+            _check_trust(directory)
         return self
 
     @property
@@ -87,13 +93,13 @@ class PinDir:
     def open_map(self, name: str) -> Fd:
         """Open a pinned map; the caller owns the descriptor.
 
-        :raises BpffsError: there is no such pin.
+        :raises BpffsError: there is no such pin, or it is not of a map.
         """
-        return self._open(self.map_path(name), f"map {name}")
+        return self._open(self.map_path(name), "map")
 
     def open_link(self, name: str) -> Fd:
         """Open a pinned link; the caller owns the descriptor."""
-        return self._open(self.link_path(name), f"link {name}")
+        return self._open(self.link_path(name), "link")
 
     def pin(self, fd: Fd, path: Path) -> None:
         """Pin a descriptor at a path of this directory.
@@ -103,10 +109,7 @@ class PinDir:
         from k8sdatapath.pybpf import links
 
         self.create()
-        try:
-            links.pin(fd, path)
-        except KernelError as error:
-            raise BpffsError(error.op, error.subject, error.errno, error.hint) from error
+        links.pin(fd, path)
 
     def replace(self, fd: Fd, path: Path) -> None:
         """Pin in place of what is pinned at a path, in one step: there is always one or the other."""
@@ -117,15 +120,13 @@ class PinDir:
 
     @contextmanager
     def restored_on_error(self) -> Iterator[None]:
-        """Around what pins several things: if it fails, those that it has pinned are unpinned."""
-        existed, before = self.path.exists(), self._paths()
+        """Around what pins several things: if it fails, what it has pinned and the directories it made go."""
+        missing, before = self._missing(), self._paths()
         try:
             yield
         except BaseException:
-            for path in self._paths() - before:
-                path.unlink()
-            if not existed:
-                self.remove()
+            _unlink(self._paths() - before)
+            _remove_empty(missing)
             raise
 
     def lock(self) -> PinLock:
@@ -138,10 +139,13 @@ class PinDir:
         :raises BpffsError: the directory cannot be made.
         """
         while True:
-            made = not self.path.exists()
-            self.create()
-            number = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            lock = PinLock(self, Fd(number, f"lock of {self}"), made=made)
+            made = self._missing()
+            try:
+                self.create()
+                number = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            except FileNotFoundError:  # its last owner removed it just now
+                continue
+            lock = PinLock(Fd(number, f"lock of {self}"), made=made)
             try:
                 fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
@@ -150,18 +154,35 @@ class PinDir:
                 raise PinsBusyError("lock pin directory", str(self), errno.EBUSY, hint) from error
             if lock.valid:
                 return lock
-            lock.fd.close()  # its last owner removed the directory between our open and our lock
+            lock.fd.close()  # likewise, between our open and our lock
 
     def remove(self) -> None:
-        """Remove every pin and the directory; what nothing else holds is freed by the kernel."""
-        if self.path.exists():
-            shutil.rmtree(self.path)
+        """Remove every pin and the directory; what nothing else holds is freed by the kernel.
 
-    def prune(self) -> None:
-        """Remove the directory if nothing is pinned there."""
-        for directory in (self.path / "maps", self.path / "links", self.path):
-            with suppress(OSError):  # not empty, or not there
-                directory.rmdir()
+        :raises BpffsError: it is no pin directory, or more is in it: nothing else is ever removed.
+        """
+        from k8sdatapath.pybpf import links
+
+        if not os.path.lexists(self.path):
+            return
+        for directory in self._directories:
+            if os.path.lexists(directory) and not links.is_bpffs(directory):
+                hint = "it is not on a BPF filesystem, nothing was removed"
+                raise BpffsError("remove pin directory", str(directory), errno.EINVAL, hint)
+        _unlink(self._paths())
+        _remove_empty(self._directories)
+        if self.path.exists():
+            hint = "what is left was not pinned by this library"
+            raise BpffsError("remove pin directory", str(self), errno.ENOTEMPTY, hint)
+
+    @property
+    def _directories(self) -> tuple[Path, ...]:
+        """The two that pins are in, and the one that these are in."""
+        return self.path / "maps", self.path / "links", self.path
+
+    def _missing(self) -> list[Path]:
+        """The directories that :meth:`create` would make, the deepest first."""
+        return [each for each in (*self._directories, *self.path.parents) if not os.path.exists(each)]
 
     def _names(self, kind: str) -> list[str]:
         return sorted(self._entries(kind))
@@ -174,20 +195,19 @@ class PinDir:
     def _paths(self) -> set[Path]:
         return {self.path / kind / name for kind in ("maps", "links") for name in self._entries(kind)}
 
-    def _open(self, path: Path, what: str) -> Fd:
+    def _open(self, path: Path, kind: str) -> Fd:
         from k8sdatapath.pybpf import links
 
-        try:
-            return links.open_pinned(path, what)
-        except KernelError as error:
-            raise BpffsError(f"open pinned {what}", str(path), error.errno, error.hint) from error
+        for directory in (self.path, path.parent):
+            if os.path.exists(directory):
+                _check_trust(directory)
+        return links.open_pinned(path, kind)
 
 
-class PinLock:
+class PinLock(Resource):
     """Sole ownership of a pin directory; see :meth:`PinDir.lock`."""
 
-    def __init__(self, pins: PinDir, fd: Fd, *, made: bool) -> None:
-        self.pins = pins
+    def __init__(self, fd: Fd, *, made: Iterable[Path]) -> None:
         self.fd = fd
         self._made = made
 
@@ -197,18 +217,35 @@ class PinLock:
         return not self.fd.closed and os.fstat(self.fd.number).st_nlink > 0
 
     def close(self) -> None:
-        """Let others have the directory. If it was made for the lock, and nothing came in, it goes."""
-        if self._made and self.valid:
-            self.pins.prune()
+        """Let others have the directory. What was made of it for the lock goes, if nothing came in."""
+        if self.valid:
+            _remove_empty(self._made)
         self.fd.close()
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        self.close()
+def _check_trust(directory: Path) -> None:
+    """Refuse a directory where another user may have put other maps, or may put them later."""
+    about = directory.lstat()
+    if not stat.S_ISDIR(about.st_mode):
+        raise BpffsError("use pin directory", str(directory), errno.ENOTDIR, "something else is there")
+    if about.st_uid not in (os.geteuid(), 0):
+        hint = f"user {about.st_uid} owns it, and decides what is pinned there: use another directory"
+        raise BpffsError("use pin directory", str(directory), errno.EPERM, hint)
+    if about.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        hint = "other users can write to it: use another directory, or if its pins are yours, chmod go-w it"
+        raise BpffsError("use pin directory", str(directory), errno.EPERM, hint)
+
+
+def _unlink(pins: Iterable[Path]) -> None:
+    for path in pins:
+        if not path.is_dir():
+            path.unlink(missing_ok=True)
+
+
+def _remove_empty(directories: Iterable[Path]) -> None:
+    for directory in directories:
+        with suppress(OSError):  # not empty, or not there
+            directory.rmdir()
 
 
 def _holder(directory: os.stat_result) -> str:

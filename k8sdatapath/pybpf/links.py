@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import struct
 from pathlib import Path
 
 from attrs import frozen
 
-from k8sdatapath.pybpf.calls import check
+from k8sdatapath.errors import BpffsError
+from k8sdatapath.pybpf.calls import check, kernel_error
 from k8sdatapath.pybpf.fd import Fd
 from k8sdatapath.pybpf.lib import ffi, lib
 
@@ -19,7 +22,7 @@ ITER = 28
 
 @frozen
 class LinkInfo:
-    """What the kernel knows of a link. ``ifindex`` is for device hooks, and 0 once the device is gone."""
+    """What the kernel knows of a link. ``ifindex`` is for tcx and XDP, and 0 once the device is gone."""
 
     id: int
     type: int
@@ -63,23 +66,53 @@ def create_iter(link: Fd) -> Fd:
 
 def pin(fd: Fd, path: Path) -> None:
     """Give a map, program or link a name in bpffs, under which it outlives this process."""
-    check(lib.bpf_obj_pin(fd.number, str(path).encode()), f"pin {fd.what}", str(path))
+    result = lib.bpf_obj_pin(fd.number, os.fsencode(path))
+    if result < 0:
+        raise pin_error(-result, f"pin {fd.what}", path)
 
 
-def open_pinned(path: Path, what: str) -> Fd:
-    """Open what is pinned at ``path``."""
-    return Fd(check(lib.bpf_obj_get(str(path).encode()), "open pin", str(path)), what)
+def open_pinned(path: Path, kind: str) -> Fd:
+    """Open what is pinned at ``path``; ``kind`` is ``"map"`` or ``"link"``.
+
+    :raises BpffsError: nothing is pinned there, or something else.
+    """
+    number = lib.bpf_obj_get(os.fsencode(path))
+    if number < 0:
+        raise pin_error(-number, f"open pinned {kind}", path)
+    fd = Fd(number, f"{kind} {path.name}")
+    held = os.readlink(f"/proc/self/fd/{number}").removeprefix("anon_inode:")  # bpf-map, bpf-link, ...
+    if kind not in held:
+        fd.close()
+        raise BpffsError(f"open pinned {kind}", str(path), errno.EINVAL, f"a {held} is pinned there")
+    return fd
+
+
+def pin_error(number: int, op: str, path: Path) -> BpffsError:
+    """The error for errno ``number`` of a pin or its directory, and a reason: the kernel has few numbers."""
+    if any("." in part.name and is_bpffs(part.parent) for part in (path, *path.parents)):
+        hint = "names in a BPF filesystem may not contain dots"
+    elif number == errno.ENOENT:
+        hint = "nothing is pinned there"
+    elif number == errno.ENOTDIR:
+        hint = "a part of the path is not a directory"
+    elif os.path.isdir(path):
+        hint = "a directory is there"
+    elif number != errno.EEXIST and not is_bpffs(path.parent):
+        hint = "it is not on a BPF filesystem"
+    else:
+        hint = kernel_error(number, op).hint
+    return BpffsError(op, str(path), number, hint)
 
 
 def is_bpffs(path: Path) -> bool:
     """Whether ``path`` exists and lies on a BPF filesystem."""
     magic = ffi.new("uint64_t *")
-    return bool(lib.kd_fs_type(str(path).encode(), magic) == 0 and magic[0] & 0xFFFFFFFF == BPFFS_MAGIC)
+    return bool(lib.kd_fs_type(os.fsencode(path), magic) == 0 and magic[0] & 0xFFFFFFFF == BPFFS_MAGIC)
 
 
 def mount_bpffs(path: Path) -> None:
     """Mount a BPF filesystem at an existing directory."""
-    check(lib.kd_mount_bpffs(str(path).encode()), "mount bpffs", str(path))
+    check(lib.kd_mount_bpffs(os.fsencode(path)), "mount bpffs", str(path))
 
 
 def tc_attach(ifindex: int, point: int, prog: Fd) -> tuple[int, int]:

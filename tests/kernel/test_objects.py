@@ -87,6 +87,7 @@ def test_a_wrong_layout_is_refused_when_bound_showing_both_sides(kinds: Object) 
         (lambda spec: spec.with_config(count=300), "does not fit"),
         (lambda spec: spec.with_maps(pair=1), "did you mean 'pairs'"),
         (lambda spec: spec.with_maps(pairs=0), "cannot have 0 entries"),
+        (lambda spec: spec.with_maps(pairs=2.5), r"cannot have 2\.5 entries"),
     ],
 )
 def test_unknown_names_and_bad_values_are_told_before_loading(kinds_spec: ObjectSpec, ask, said: str) -> None:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from k8sdatapath.errors import PinsBusyError
+from k8sdatapath import maps
+from k8sdatapath.errors import BpffsError, LayoutError, PinsBusyError
+from k8sdatapath.layout import u32
+from k8sdatapath.links import KernelLink
+from k8sdatapath.objects import ObjectSpec
 from k8sdatapath.pins import PinDir
+from k8sdatapath.programs import CgroupSkb
 
 
 def test_a_pin_directory_has_one_owner(pins: PinDir) -> None:
@@ -51,3 +58,122 @@ def test_a_directory_can_be_removed_and_locked_again_under_a_lock(pins: PinDir) 
         pins.remove()
         with pins.lock(), pytest.raises(PinsBusyError):
             pins.lock()
+
+
+def test_only_pins_are_ever_removed(tmp_path: Path, pins: PinDir) -> None:
+    (tmp_path / "maps").mkdir()
+    (tmp_path / "maps" / "kept").write_text("data")
+    with pytest.raises(BpffsError, match="not on a BPF filesystem, nothing was removed"):
+        PinDir(tmp_path).remove()
+    assert (tmp_path / "maps" / "kept").read_text() == "data"
+    pins.create()
+    (pins.path / "maps").rmdir()
+    (pins.path / "maps").symlink_to(tmp_path / "maps")
+    with pytest.raises(BpffsError, match="nothing was removed"):
+        pins.remove()
+    assert (tmp_path / "maps" / "kept").read_text() == "data"
+    (pins.path / "maps").unlink()
+    pins.remove()
+    pins.remove()  # there is nothing left to do
+
+
+def test_pins_of_others_stay(pins: PinDir) -> None:
+    theirs = pins.create().path / "theirs"
+    theirs.mkdir()
+    with maps.Array[u32].create("kdpins", 1) as table:
+        pins.pin(table.fd, pins.map_path("ours"))
+        pins.pin(table.fd, theirs / "table")
+    with pytest.raises(BpffsError, match="what is left was not pinned by this library"):
+        pins.remove()
+    assert pins.maps == []
+    (theirs / "table").unlink()
+    theirs.rmdir()
+
+
+def test_a_pin_directory_is_its_owner_s(pins: PinDir) -> None:
+    before = os.umask(0)
+    try:
+        PinDir(pins.path / "below").create()
+    finally:
+        os.umask(before)
+    modes = [path.stat().st_mode & 0o777 for path in (pins.path, *(pins.path / "below").rglob("*"))]
+    assert modes == [0o700] * 3
+    PinDir(pins.path / "below").remove()
+
+
+@pytest.mark.parametrize("part", ["", "maps", "links"])
+def test_a_directory_that_others_can_change_is_refused(
+    kinds_spec: ObjectSpec, pins: PinDir, part: str
+) -> None:
+    kinds_spec.load(pins=pins).close()
+    place = pins.path / part
+    for owner, mode, said in ((0, 0o770, "chmod go-w"), (99, 0o700, "user 99")):
+        os.chown(place, owner, 0)
+        place.chmod(mode)
+        with pytest.raises(BpffsError, match=f"use pin directory: {place}: .*{said}"):
+            kinds_spec.load(pins=pins)
+    os.chown(place, 0, 0)
+    kinds_spec.load(pins=pins).close()
+
+
+def test_pins_are_not_opened_where_others_can_put_them(pins: PinDir) -> None:
+    with maps.Array[u32].create("kdpins", 1) as table:
+        pins.pin(table.fd, pins.map_path("table"))
+    os.chown(pins.path / "maps", 99, 0)
+    with pytest.raises(BpffsError, match="user 99 owns it"):
+        pins.open_map("table")
+
+
+def test_a_load_that_fails_leaves_nothing(kinds_spec: ObjectSpec, pins: PinDir) -> None:
+    deep = PinDir(pins.path / "one" / "two")
+    with maps.Array[u32].create("pairs", 1) as other, pytest.raises(LayoutError):
+        kinds_spec.load(reuse={"pairs": other}, pins=deep)
+    assert not pins.path.exists()
+    kinds_spec.load(pins=pins).close()
+    pins.map_path("counts").unlink()
+    with maps.Array[u32].create("pairs", 1) as other, pytest.raises(LayoutError):
+        kinds_spec.load(reuse={"pairs": other}, pins=pins)
+    assert pins.maps == ["pairs", "sockets"]
+
+
+def test_a_failure_within_a_failure_is_cleaned_once(kinds_spec: ObjectSpec, pins: PinDir) -> None:
+    def open_both(other: maps.Map) -> None:
+        with pins.lock(), pins.restored_on_error():
+            kinds_spec.load(pins=pins).close()
+            kinds_spec.load(reuse={"pairs": other}, pins=pins)
+
+    with maps.Array[u32].create("pairs", 1) as other, pytest.raises(LayoutError):
+        open_both(other)
+    assert not pins.path.exists()
+
+
+def test_a_directory_that_cannot_be_made(pins: PinDir) -> None:
+    for make in (PinDir.create, PinDir.lock):
+        with pytest.raises(BpffsError, match=r"kd\.dots: .*names in a BPF filesystem may not contain dots"):
+            make(PinDir("/sys/fs/bpf/kd.dots"))
+    with maps.Array[u32].create("kdpins", 1) as table:
+        pins.pin(table.fd, pins.map_path("table"))
+        with pytest.raises(BpffsError, match="may not contain dots"):
+            pins.pin(table.fd, pins.map_path("ta.ble"))
+        with pytest.raises(BpffsError, match="a part of the path is not a directory"):
+            PinDir(pins.map_path("table") / "below").create()
+        with pytest.raises(BpffsError, match="File exists") as caught:
+            pins.pin(table.fd, pins.map_path("table"))
+        assert caught.value.errno == errno.EEXIST
+
+
+def test_a_pin_that_is_something_else(kinds_spec: ObjectSpec, pins: PinDir, cgroup: Path) -> None:
+    with kinds_spec.load(pins=pins) as kinds, kinds.program("cgroup_skb", CgroupSkb).attach(cgroup) as link:
+        link.pin(pins.map_path("odd"))
+        with pytest.raises(BpffsError, match=r"open pinned map: .*/odd: .*a bpf-link is pinned there"):
+            pins.open_map("odd")
+        pins.map_path("odd").rename(pins.link_path("odd"))
+    pins.map_path("pairs").rename(pins.link_path("pairs"))
+    with pytest.raises(BpffsError, match=r"open pinned link: .*/pairs: .*a bpf-map is pinned there"):
+        KernelLink.open_pinned(pins.link_path("pairs"))
+    pins.map_path("pairs").mkdir()
+    with pytest.raises(BpffsError, match=r"open pinned map: .*/pairs: .*a directory is there"):
+        kinds_spec.load(pins=pins)
+    pins.map_path("pairs").rmdir()
+    with pytest.raises(BpffsError, match="nothing is pinned there"):
+        pins.open_map("pairs")
