@@ -3,6 +3,8 @@
 
 #include <sys/syscall.h>
 
+#define KD_LINK_TYPE_TCX 11 /* since Linux 6.6: headers may be older */
+
 /*
  * BPF_LINK_CREATE as the kernel takes it: the four words that every link has, then `tail`, which is the
  * part of the union that belongs to the link's kind (ordering for tcx, hook for netfilter, ...).
@@ -55,7 +57,8 @@ int kd_link_info(int fd, struct kd_link_info *ret)
 	ret->id = info.id;
 	ret->type = info.type;
 	ret->prog_id = info.prog_id;
-	ret->ifindex = info.xdp.ifindex; /* tcx has it at the same place */
+	if (info.type == BPF_LINK_TYPE_XDP || info.type == KD_LINK_TYPE_TCX)
+		ret->ifindex = info.xdp.ifindex; /* tcx has it at the same place */
 	return 0;
 }
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from typing import ClassVar
 
+from k8sdatapath.errors import KernelError
 from k8sdatapath.links import KernelLink, Link
 from k8sdatapath.programs.base import Program
+from k8sdatapath.pybpf.calls import kernel_error
 from k8sdatapath.pybpf.fd import Fd
 
 
@@ -18,13 +21,24 @@ class CgroupProgram(Program):
         """Run for every socket of the cgroup; on which call, the program's section says.
 
         :param cgroup: a directory of a cgroup2 hierarchy.
-        :raises KernelError: it is no cgroup2 directory.
+        :raises KernelError: it does not exist, or is no cgroup2 directory.
         """
         from k8sdatapath.pybpf import links
 
-        path = Path(cgroup)
-        with Fd(os.open(path, os.O_RDONLY | os.O_DIRECTORY), f"cgroup {path}") as target:
-            fd = links.create(self.fd, target.number, self.definition.expected_attach_type, subject=str(path))
+        path, op = Path(cgroup), f"attach {self.name}"
+        try:
+            target = Fd(os.open(path, os.O_RDONLY | os.O_DIRECTORY), f"cgroup {path}")
+        except OSError as error:
+            raise kernel_error(error.errno or errno.EIO, op, str(path)) from error
+        try:
+            with target:
+                kind = self.definition.expected_attach_type
+                fd = links.create(self.fd, target.number, kind, subject=str(path))
+        except KernelError as error:
+            if error.errno != errno.EBADF:
+                raise
+            hint = "it is not a directory of a cgroup2 hierarchy"
+            raise KernelError(op, str(path), error.errno, hint) from error
         return KernelLink(fd, f"{self.name} at {path}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import subprocess
 from pathlib import Path
@@ -195,9 +196,27 @@ def test_cgroup_programs(kinds: Object, cgroup: Path) -> None:
         link.update(kinds.program("cgroup_skb", CgroupSkb))
 
 
+def test_only_links_of_devices_tell_a_device(kinds: Object, netns: NetNs, cgroup: Path) -> None:
+    index = netns.call(lambda: socket.if_nametoindex("left"))
+    with (
+        kinds.program("first", TC).attach("left", Direction.INGRESS, netns=netns) as tcx,
+        kinds.program("pass", XDP).attach("left", netns=netns) as xdp,
+        kinds.program("cgroup_skb", CgroupSkb).attach(cgroup) as of_cgroup,
+        kinds.program("on_lookup", SkLookup).attach(netns) as of_netns,
+    ):
+        links = [link for link in (tcx, xdp, of_cgroup, of_netns) if isinstance(link, KernelLink)]
+        assert [link.info.ifindex for link in links] == [index, index, 0, 0]
+
+
 def test_a_directory_that_is_no_cgroup(kinds: Object, tmp_path: Path) -> None:
-    with pytest.raises(KernelError, match=str(tmp_path)):
+    with pytest.raises(KernelError, match=f"{tmp_path}: .*not a directory of a cgroup2 hierarchy"):
         kinds.program("connect4", CgroupSockAddr).attach(tmp_path)
+    with pytest.raises(KernelError, match=f"{tmp_path}/gone: No such file") as caught:
+        kinds.program("connect4", CgroupSockAddr).attach(tmp_path / "gone")
+    assert caught.value.errno == errno.ENOENT
+    (tmp_path / "file").touch()
+    with pytest.raises(KernelError, match=f"{tmp_path}/file: Not a directory"):
+        kinds.program("connect4", CgroupSockAddr).attach(tmp_path / "file")
 
 
 def test_sockmap_programs(kinds: Object) -> None:
