@@ -22,6 +22,7 @@ TCP, UDP, ICMP = 6, 17, 1
 VIPS = [ip_address("10.96.0.10"), ip_address("fd00:96::10")]
 BACKENDS = [ip_address("10.244.1.3"), ip_address("fd00:244:1::3")]
 CLIENTS = [ip_address("10.244.1.2"), ip_address("fd00:244:1::2")]
+NODES = [ip_address("192.0.2.11"), ip_address("2001:db8::11")]
 Flows = maps.LRUHash[Tuple, ConntrackRow]
 
 
@@ -47,7 +48,11 @@ class Made:
 
     @property
     def to(self) -> Tuple:
-        return evolve(self.key, dst=BACKENDS[self.number % 2], dport=8080)
+        family = self.number % 2
+        to = evolve(self.key, dst=BACKENDS[family], dport=8080)
+        if self.number % 3 == 2:  # the client's address is translated too, as towards another node
+            return evolve(to, src=NODES[family], sport=50_000 + self.number)
+        return to
 
     @property
     def entries(self) -> dict[Tuple, ConntrackRow]:
