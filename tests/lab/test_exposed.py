@@ -1,4 +1,4 @@
-"""Services as the world outside meets them, and pods: real packets between two nodes and a host of neither."""
+"""Services as the world outside and pods meet them: real packets between two nodes and a host of neither."""
 
 from __future__ import annotations
 
