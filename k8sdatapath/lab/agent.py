@@ -132,13 +132,15 @@ class Agent:
         line = self._lines.readline()
         if not line:
             sys.exit()
-        request: dict[str, Any] = json.loads(line)
         made: list[socket.socket] = []
+        answer: dict[str, Any] = {}
         try:
+            request = json.loads(line)
             made = getattr(self, "do_" + request.pop("do"))(**request)
-            answer = {}
         except OSError as error:
             answer = {"errno": error.errno}
+        except Exception as error:  # whatever was wrong with the request: servers and later requests go on
+            answer = {"error": repr(error)[:200]}
         socket.send_fds(
             self._control, [json.dumps(answer).encode() + b"\n"], [sock.fileno() for sock in made]
         )
@@ -192,7 +194,7 @@ class Agent:
                 sock.bind((anywhere, port))
                 if type == socket.SOCK_STREAM:
                     sock.listen(BACKLOG)
-        except OSError:
+        except BaseException:
             for sock in bound:
                 sock.close()
             raise

@@ -7,6 +7,9 @@ from collections.abc import Callable, Mapping
 
 from attrs import field, frozen
 
+from k8sdatapath.errors import ModelError
+from k8sdatapath.model.address import shown
+
 #: Address and port, as the caller sees them.
 Endpoint = tuple[str, int]
 
@@ -42,15 +45,20 @@ def get(connect: Connect, url: str, timeout: float) -> Response:
     """One HTTP request over a connection of its own.
 
     :param connect: makes the connection from address, port and timeout.
+    :raises ModelError: it is not a URL of an address.
     """
     from http.client import HTTPConnection  # takes longer to import than a pod to start
     from urllib.parse import urlsplit
 
-    parts = urlsplit(url)
-    if parts.scheme != "http" or not parts.hostname:
-        raise ValueError(f"not a URL like http://10.96.0.10:80/path: {url!r}")
-    connection = HTTPConnection(parts.hostname, parts.port or 80)
-    connection.sock = connect(parts.hostname, parts.port or 80, timeout)
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, 80 if parts.port is None else parts.port
+    except ValueError:
+        host = None
+    if not host or parts.scheme != "http":
+        raise ModelError(f"not a URL like http://10.96.0.10:80/path: {shown(url)}")
+    connection = HTTPConnection(host, port)
+    connection.sock = connect(host, port, timeout)
     try:
         peer = connection.sock.getpeername()[:2]
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")

@@ -8,18 +8,20 @@ from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv6Address
 from socket import AF_INET, AF_INET6, SOCK_DGRAM, SOCK_STREAM
 from socket import socket as Socket
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from attrs import define
 
+from k8sdatapath.errors import ModelError
 from k8sdatapath.lab.addressing import Place
 from k8sdatapath.lab.client import Datagram, Response, get
 from k8sdatapath.lab.process import Agent
+from k8sdatapath.model import Backend
+from k8sdatapath.model.address import address as checked_address
+from k8sdatapath.model.address import port as checked_port
+from k8sdatapath.model.address import shown
 from k8sdatapath.net.cgroup import Cgroup
 from k8sdatapath.net.netns import NetNs
-
-if TYPE_CHECKING:
-    from k8sdatapath.model import Backend
 
 #: Seconds that clients wait, unless told otherwise.
 TIMEOUT = 5.0
@@ -68,8 +70,6 @@ class Host:
 
     def at(self, port: int, family: int = 4) -> Backend:
         """This host as a backend of a service."""
-        from k8sdatapath.model import Backend
-
         return Backend(self.address if family == 4 else self.address6, port)
 
     # ---- sockets
@@ -81,7 +81,7 @@ class Host:
 
     def tcp(self, address: str | IPv4Address | IPv6Address, port: int, *, timeout: float = TIMEOUT) -> Socket:
         """A connected TCP socket; ``timeout`` is for connecting and for each call after."""
-        return self._connected(SOCK_STREAM, str(address), port, timeout)
+        return self._connected(SOCK_STREAM, address, port, timeout)
 
     def get(self, url: str, *, timeout: float = TIMEOUT) -> Response:
         """Ask an HTTP server, over a connection of its own.
@@ -104,23 +104,26 @@ class Host:
         :param connected: whether to ``connect`` and ``send``, rather than ``sendto``.
         """
         data = payload.encode() if isinstance(payload, str) else payload
-        where = str(address)
         if connected:
-            with self._connected(SOCK_DGRAM, where, port, timeout) as sock:
+            with self._connected(SOCK_DGRAM, address, port, timeout) as sock:
                 sock.send(data)
                 answer, source = sock.recvfrom(65536)
         else:
-            with self.socket(_family(where), SOCK_DGRAM) as sock:
+            family, where = _target(address, port)
+            with self.socket(family, SOCK_DGRAM) as sock:
                 sock.settimeout(timeout)
-                sock.sendto(data, (where, port))
+                sock.sendto(data, where)
                 answer, source = sock.recvfrom(65536)
         return Datagram(answer, source[:2])
 
-    def _connected(self, type: int, address: str, port: int, timeout: float) -> Socket:
-        sock = self.socket(_family(address), type)
+    def _connected(
+        self, type: int, address: str | IPv4Address | IPv6Address, port: int, timeout: float
+    ) -> Socket:
+        family, where = _target(address, port)
+        sock = self.socket(family, type)
         try:
             sock.settimeout(timeout)
-            sock.connect((address, port))
+            sock.connect(where)
         except BaseException:
             sock.close()
             raise
@@ -133,11 +136,11 @@ class Host:
 
         Connections are kept alive. The header ``X-Peer`` tells whom the server sees as its client.
         """
-        self._agent.request("http", port=port, body=_latin(body))
+        self._agent.request("http", port=checked_port(port), body=_latin(body))
 
     def serve_udp(self, port: int, body: bytes | str | None = None) -> None:
         """Answer every datagram on ``port``, of both families, with ``body`` or else with itself."""
-        self._agent.request("udp", port=port, body=None if body is None else _latin(body))
+        self._agent.request("udp", port=checked_port(port), body=None if body is None else _latin(body))
 
     # ---- processes
 
@@ -145,7 +148,12 @@ class Host:
         """Start a program in this host; ``options`` are those of :class:`subprocess.Popen`.
 
         It is the caller's own child, and is killed with the lab.
+
+        :raises ModelError: not a list of texts.
+        :raises FileNotFoundError: there is no such program.
         """
+        if isinstance(command, str) or not command or not all(isinstance(word, str) for word in command):
+            raise ModelError(f"not a command as a list, like ['ip', 'address']: {shown(command)}")
         program = shutil.which(command[0])
         if program is None:
             raise FileNotFoundError(f"no such program: {command[0]}")
@@ -176,8 +184,10 @@ class Host:
         return f"<{type(self).__name__} {self.name} {self.address} {self.address6}>"
 
 
-def _family(address: str) -> int:
-    return AF_INET6 if ":" in address else AF_INET
+def _target(address: str | IPv4Address | IPv6Address, port: int) -> tuple[int, tuple[str, int]]:
+    """The family of an address, and where to send. Names are not looked up: they are of another network."""
+    found = checked_address(address)
+    return AF_INET if found.version == 4 else AF_INET6, (str(found), checked_port(port))
 
 
 def _latin(body: bytes | str) -> str:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from attrs import define, field
 
-from k8sdatapath.errors import ClosedError, LabError
+from k8sdatapath.errors import ClosedError, LabError, ModelError
 from k8sdatapath.lab import leftovers, wiring
 from k8sdatapath.lab.addressing import (
     MAX_NODES,
@@ -31,6 +31,7 @@ from k8sdatapath.lab.addressing import (
 )
 from k8sdatapath.lab.host import Host
 from k8sdatapath.lab.process import Agent, start_keeper
+from k8sdatapath.model.address import shown
 from k8sdatapath.net.cgroup import Cgroup
 from k8sdatapath.net.netns import NetNs
 from k8sdatapath.pybpf.fd import Fd
@@ -122,10 +123,12 @@ class Lab:
         :param datapath: open a :class:`~k8sdatapath.node.Node` on each node; ``options`` are for its
             configuration. Without one, pods talk by plain routing and there are no services.
         :raises LabError: if a lab of that name is running.
+        :raises ModelError: a name or a number of nodes that cannot be.
         """
         if not 1 <= nodes <= MAX_NODES:
-            raise ValueError(f"a lab has 1 to {MAX_NODES} nodes, not {nodes}")
-        lab = cls(_checked(name or secrets.token_hex(3)), options if datapath else None)
+            raise ModelError(f"a lab has 1 to {MAX_NODES} nodes, not {nodes}")
+        name = _checked(secrets.token_hex(3) if name is None else name)
+        lab = cls(name, options if datapath else None)
         try:
             lab._open(nodes)
         except BaseException:
@@ -288,6 +291,8 @@ def _port(host: Host) -> str:
 
 
 def _checked(name: str) -> str:
-    if not _NAME.fullmatch(name):
-        raise ValueError(f"not a name for a lab or a host in it: {name!r}: lower case letters, digits and -")
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ModelError(
+            f"not a name for a lab or a host in it: {shown(name)}: lower case letters, digits and -"
+        )
     return name

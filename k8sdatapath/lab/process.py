@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import k8sdatapath
-from k8sdatapath.errors import LabError
+from k8sdatapath.errors import ClosedError, LabError
 from k8sdatapath.net.cgroup import Cgroup
 from k8sdatapath.net.netns import NetNs
 from k8sdatapath.pybpf.calls import kernel_error
@@ -39,6 +39,7 @@ class Agent:
         self._name = name
         self._lock = threading.Lock()
         self._control, control = socket.socketpair()
+        self._closed = False
         self._unread = 0  # answers to requests that were interrupted
         with control:
             self._process = netns.call(
@@ -52,7 +53,12 @@ class Agent:
             )
 
     def request(self, do: str, **arguments: Any) -> list[int]:
-        """Have something done; returns the descriptors of the sockets it made."""
+        """Have something done; returns the descriptors of the sockets it made.
+
+        :raises KernelError: the kernel refused it.
+        :raises LabError: the agent has died, or does not understand.
+        :raises ClosedError: the lab is closed.
+        """
         line = json.dumps({"do": do, **arguments}).encode() + b"\n"
         try:
             with self._lock:
@@ -64,17 +70,23 @@ class Agent:
                 answer, fds = self._answer()
         except OSError:
             answer, fds = b"", []
+        if self._closed:
+            for fd in fds:
+                os.close(fd)
+            raise ClosedError(f"{self._name} is closed, with its lab")
         if not answer:
             raise LabError(f"the agent of {self._name} has died{self._last_words()}")
-        failure = json.loads(answer).get("errno")
-        if failure:
-            raise kernel_error(
-                failure, f"make a {do} socket", f"{self._name} {arguments.get('port', '')}".rstrip()
-            )
+        failure = json.loads(answer)
+        if "errno" in failure:
+            subject = f"{self._name} {arguments.get('port', '')}".rstrip()
+            raise kernel_error(failure["errno"], f"make a {do} socket", subject)
+        if "error" in failure:
+            raise LabError(f"the agent of {self._name} could not do {do!r}: {failure['error']}")
         return fds
 
     def close(self) -> None:
         """End it."""
+        self._closed = True
         self._control.close()
         self._process.kill()
         self._process.wait()

@@ -14,10 +14,11 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from k8sdatapath.errors import ClosedError, KernelError, LabError
+from k8sdatapath.errors import ClosedError, KernelError, LabError, ModelError
 from k8sdatapath.lab import Host, Lab, Pod
 from tests.lab.remains import remains
 
@@ -122,6 +123,41 @@ def test_a_port_that_is_taken(server: Pod) -> None:
     assert caught.value.errno == errno.EADDRINUSE
 
 
+@pytest.mark.parametrize("port", [70000, 65536, 0, -1, "80", 80.0, True, None])
+def test_what_is_not_a_port(client: Pod, server: Pod, port: Any) -> None:
+    for use in (
+        server.serve_http,
+        server.serve_udp,
+        lambda port: client.tcp(server.address, port),
+        lambda port: client.udp(server.address, port),
+        lambda port: client.udp(server.address, port, connected=True),
+    ):
+        with pytest.raises(ModelError, match="not a port"):
+            use(port)
+    assert client.get(url(server, 4)).text == "server"
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {"do": "http", "port": 70000, "body": ""},
+        {"do": "http", "port": "80", "body": ""},
+        {"do": "http", "port": 80, "body": "\u20ac" * 10_000},
+        {"do": "udp", "port": 80},
+        {"do": "socket", "family": 2, "type": -1, "proto": 1 << 40},
+        {"do": "nothing"},
+        {"do": 1},
+    ],
+    ids=str,
+)
+def test_an_agent_survives_any_request(client: Pod, server: Pod, request_: dict[str, Any]) -> None:
+    with pytest.raises(LabError, match="server could not"):
+        server._agent.request(**request_)
+    assert client.get(url(server, 4)).text == "server"
+    with server.socket() as sock:
+        assert sock.fileno() >= 0
+
+
 def test_a_port_where_nobody_is(client: Pod, server: Pod) -> None:
     with pytest.raises(ConnectionRefusedError):
         client.get(url(server, 4, 9))
@@ -139,9 +175,20 @@ def test_an_address_that_nobody_has_is_unreachable_at_once(client: Pod) -> None:
 
 
 def test_what_is_not_a_url(client: Pod) -> None:
-    for wrong in ("10.96.0.10", "https://10.96.0.10", "http:///x"):
-        with pytest.raises(ValueError, match="not a URL"):
+    for wrong in ("10.96.0.10", "https://10.96.0.10", "http:///x", "http://10.96.0.10:70000", "http://[::1"):
+        with pytest.raises(ModelError, match="not a URL"):
             client.get(wrong)
+
+
+def test_what_is_not_an_address(client: Pod) -> None:
+    """Names are not looked up: a lab has none, and the caller's are of another network."""
+    for wrong in ("localhost", "10.96.0", "", 1.5):
+        with pytest.raises(ModelError, match="not an IP address"):
+            client.tcp(wrong, 80)  # type: ignore[arg-type]
+        with pytest.raises(ModelError, match="not an IP address"):
+            client.udp(wrong, 80)  # type: ignore[arg-type]
+    with pytest.raises(ModelError, match="not an IP address"):
+        client.get("http://localhost/")
 
 
 def test_many_threads_share_a_pod(client: Pod, server: Pod) -> None:
@@ -186,6 +233,15 @@ def test_a_program_that_is_not_there(client: Pod) -> None:
         client.exec(["no-such-program"])
 
 
+def test_what_is_not_a_command(client: Pod) -> None:
+    wrong: Any
+    for wrong in ([], "", "ls -l", ["ls", 1], None):
+        with pytest.raises(ModelError, match="not a command"):
+            client.exec(wrong)
+        with pytest.raises(ModelError, match="not a command"):
+            client.popen(wrong)
+
+
 def test_other_tools_know_a_pod_by_its_name(lab: Lab, client: Pod) -> None:
     shown = subprocess.run(
         ["ip", "-n", f"kdlab.{lab.name}.client", "-br", "address", "show", "eth0"],
@@ -212,8 +268,15 @@ def test_a_pod_is_a_backend(client: Pod) -> None:
 
 def test_names_are_checked(lab: Lab) -> None:
     for wrong in ("", "Client", "a.b", "a/b", "-a", "a" * 41):
-        with pytest.raises(ValueError, match="not a name"):
+        with pytest.raises(ModelError, match="not a name"):
             lab.pod(wrong)
+        with pytest.raises(ModelError, match="not a name"):
+            lab.external(wrong)
+        with pytest.raises(ModelError, match="not a name"):
+            Lab.start(name=wrong)
+    for number in (0, -1, 90):
+        with pytest.raises(ModelError, match="1 to 89 nodes"):
+            Lab.start(nodes=number)
     for taken in ("client", "node1", "outside", "switch"):
         with pytest.raises(LabError, match=f"has a host '{taken}' already"):
             lab.pod(taken)
@@ -273,6 +336,27 @@ def test_a_closed_lab_makes_no_more_pods() -> None:
     assert remains(lab.name) == []
     with pytest.raises(ClosedError):
         lab.pod("late")
+
+
+def test_a_closed_lab_does_nothing_and_says_that_it_is_closed() -> None:
+    with Lab.start() as lab:
+        pod, node, outside = lab.pod("pod"), lab.node, lab.external("outside")
+    for host in (pod, node, outside):
+        for use in (
+            host.socket,
+            lambda host=host: host.tcp(host.address, 80),
+            lambda host=host: host.get(url(host, 6)),
+            lambda host=host: host.udp(host.address, 80),
+            lambda host=host: host.udp(host.address, 80, connected=True),
+            lambda host=host: host.serve_http(80),
+            lambda host=host: host.serve_udp(80),
+            lambda host=host: host.exec(["true"]),
+            lambda host=host: host.popen(["true"]),
+        ):
+            with pytest.raises(ClosedError, match=rf"{host.name}.* is closed"):
+                use()
+    with pytest.raises(ClosedError):
+        _ = node.services.dump()
 
 
 def test_pods_on_a_lab_without_datapath_have_no_services(lab: Lab) -> None:
