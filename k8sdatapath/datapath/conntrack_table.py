@@ -10,8 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, suppress
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from k8sdatapath import maps
 from k8sdatapath.datapath.contract import Bindable, bind_maps
@@ -26,6 +25,7 @@ from k8sdatapath.datapath.flow import (
 )
 from k8sdatapath.errors import KeyExistsError
 from k8sdatapath.layout import Layout, layout_of
+from k8sdatapath.resource import Resource
 from k8sdatapath.tables.conntrack import ConntrackRow, FlowFlags, Tuple
 from k8sdatapath.tables.halves import Columns, Pair, gather, joined, opposites
 from k8sdatapath.tables.halves import pair as join
@@ -40,7 +40,7 @@ _REPLY = int(FlowFlags.REPLY)
 _BATCH = 1024  # flows between asking how they are and taking them away: the shorter, the surer
 
 
-class ConntrackTable:
+class ConntrackTable(Resource):
     """The flows of a node, in the kernel. Make one with :meth:`bind`."""
 
     def __init__(
@@ -170,14 +170,6 @@ class ConntrackTable:
     def close(self) -> None:
         """Let go of the maps; idempotent."""
         self._owned.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         return f"<ConntrackTable {self._flows!r}>"

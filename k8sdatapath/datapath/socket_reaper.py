@@ -13,8 +13,6 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from attrs import frozen
 
@@ -26,6 +24,7 @@ from k8sdatapath.model import Frontend, IPAddress, Protocol
 from k8sdatapath.net.netns import NAMES, NetNs
 from k8sdatapath.objects import Object, ObjectSpec
 from k8sdatapath.programs.base import in_netns
+from k8sdatapath.resource import Resource
 from k8sdatapath.tables.sockets import SockRow
 
 __all__ = ["DestroyedSocket", "SocketReaper"]
@@ -49,7 +48,7 @@ class DestroyedSocket:
         return f"{self.frontend} at {f'[{address}]' if address.version == 6 else address}:{port}"
 
 
-class SocketReaper:
+class SocketReaper(Resource):
     """Destroys sockets of a datapath whose backend is gone. Minimum kernel: 6.5.
 
     Make one with :meth:`bind`, over the maps that the socket programs use.
@@ -100,14 +99,6 @@ class SocketReaper:
     def close(self) -> None:
         """Unload the programs; idempotent."""
         self._loaded.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         return f"<SocketReaper {self._loaded!r}>"
