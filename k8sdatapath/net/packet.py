@@ -22,7 +22,7 @@ from attrs import evolve, field, frozen
 from k8sdatapath.errors import ModelError
 from k8sdatapath.model.address import IPAddress, address
 
-__all__ = ["Packet", "checksum", "fragment", "icmp_echo", "parse", "quoted", "tcp", "udp"]
+__all__ = ["Packet", "checksum", "fragment", "icmp_echo", "icmp_error", "parse", "quoted", "tcp", "udp"]
 
 ETH_IPV4: Final = 0x0800
 ETH_IPV6: Final = 0x86DD
@@ -144,6 +144,27 @@ def icmp_echo(
     v6 = address(src).version == 6
     message = struct.pack("!BBHHH", 128 if v6 else 8, 0, 0, ident, 1) + payload
     return _frame(src, dst, ICMPV6 if v6 else ICMP, message, ttl, b"", (), None, _NO_MAC, _NO_MAC)
+
+
+def icmp_error(
+    src: IPAddress | str,
+    dst: IPAddress | str,
+    about: bytes,
+    kind: tuple[int, int],
+    rest: int = 0,
+    *,
+    ttl: int = 64,
+) -> bytes:
+    """An ICMP or ICMPv6 error.
+
+    :param about: the frame that met the error; its first bytes are quoted.
+    :param kind: type and code, e.g. ``(3, 4)``.
+    :param rest: the second half of the header, e.g. the MTU of the next hop.
+    """
+    quote = about[14:][: 1232 if address(src).version == 6 else 548]
+    message = struct.pack("!BBHI", *kind, 0, rest) + quote
+    protocol = ICMPV6 if address(src).version == 6 else ICMP
+    return _frame(src, dst, protocol, message, ttl, b"", (), None, _NO_MAC, _NO_MAC)
 
 
 def fragment(frame: bytes, size: int, *, ident: int = 1) -> list[bytes]:

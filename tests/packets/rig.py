@@ -30,6 +30,7 @@ ACTIONS = {
     "TO_DEVICE": 7,
     "REJECT_NO_BACKEND": 7,
     "REJECT_NO_SERVICE": 7,
+    "ECHO": 7,
 }
 SHOT = 2
 

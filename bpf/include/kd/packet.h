@@ -2,8 +2,8 @@
 /*
  * A packet, parsed once.
  *
- * kd_parse() decides whether a packet at a tc hook is one that services can concern: unfragmented TCP or
- * UDP over IPv4 or IPv6, addressed to this node, or the first fragment of such. Everything else passes.
+ * kd_parse() decides whether a packet at a tc hook is one that services can concern: unfragmented TCP, UDP or
+ * ICMP over IPv4 or IPv6, addressed to this node, or the first fragment of such. Everything else passes.
  * Later stages read struct kd_pkt only and never look at headers again.
  *
  * It assumes an Ethernet device. IP options and IPv6 extension headers are stepped over. Lengths are
@@ -31,12 +31,25 @@
 
 struct kd_pkt {
 	struct kd_tuple tuple; /* as the packet reads now: a rewrite changes it too */
-	__u32 l4_off; /* of the TCP or UDP header */
+	__u32 l4_off; /* of the TCP, UDP or ICMP header */
 	__u8 ttl; /* or hop limit */
 	__u8 tcp_flags; /* KD_TCP_*; 0 for UDP and for fragments */
 	bool ipv6;
 	bool fragment; /* the first of several */
 };
+
+/* Of ICMP and ICMPv6; <linux/icmp.h> asks for a C library. */
+struct kd_icmp {
+	__u8 type;
+	__u8 code;
+	__be16 checksum;
+	__be32 rest;
+};
+
+#define KD_ICMP_UNREACHABLE 3
+#define KD_ICMP_UNREACHABLE_PORT 3
+#define KD_ICMPV6_UNREACHABLE 1
+#define KD_ICMPV6_UNREACHABLE_PORT 4
 
 #define KD_TCP_FIN 0x01
 #define KD_TCP_SYN 0x02
@@ -159,6 +172,11 @@ static __always_inline int kd_parse_ipv6(struct __sk_buff *skb, struct kd_pkt *p
 	return kd_skip_ipv6_ext(skb, pkt, rest);
 }
 
+static __always_inline bool kd_is_icmp(const struct kd_pkt *pkt)
+{
+	return pkt->tuple.protocol == IPPROTO_ICMP || pkt->tuple.protocol == IPPROTO_ICMPV6;
+}
+
 static __always_inline int kd_parse_ports(struct __sk_buff *skb, struct kd_pkt *pkt,
 					  const struct kd_rest *rest)
 {
@@ -166,20 +184,24 @@ static __always_inline int kd_parse_ports(struct __sk_buff *skb, struct kd_pkt *
 	struct tcphdr *tcp;
 	struct udphdr *udp;
 
-	if (rest->protocol != IPPROTO_TCP && rest->protocol != IPPROTO_UDP)
+	if (rest->protocol == (pkt->ipv6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP))
+		needed = sizeof(struct kd_icmp); /* which is no more: ports it has none */
+	else if (rest->protocol != IPPROTO_TCP && rest->protocol != IPPROTO_UDP)
 		return KD_PASS;
 	if (rest->protocol == IPPROTO_TCP && !pkt->fragment)
 		needed = sizeof(*tcp);
 	if (rest->end > skb->len || rest->off + needed > rest->end)
 		return KD_DROP_MALFORMED;
 
+	pkt->tuple.protocol = rest->protocol;
+	pkt->l4_off = rest->off;
+	if (kd_is_icmp(pkt))
+		return pkt->fragment ? KD_PASS : KD_CONTINUE;
 	udp = kd_bytes(skb, rest->off, sizeof(*udp)); /* TCP has its ports in the same place */
 	if (!udp)
 		return KD_DROP_MALFORMED;
 	pkt->tuple.sport = udp->source;
 	pkt->tuple.dport = udp->dest;
-	pkt->tuple.protocol = rest->protocol;
-	pkt->l4_off = rest->off;
 	if (needed != sizeof(*tcp))
 		return KD_CONTINUE;
 

@@ -29,19 +29,6 @@
 
 KD_CONFIG(__u32, reject_rate, "rejections that each CPU may send in a second; 0: any number") = 1000;
 
-/* Of ICMP and ICMPv6; <linux/icmp.h> asks for a C library. */
-struct kd_icmp {
-	__u8 type;
-	__u8 code;
-	__be16 checksum;
-	__be32 rest;
-};
-
-#define KD_ICMP_UNREACHABLE 3
-#define KD_ICMP_UNREACHABLE_PORT 3
-#define KD_ICMPV6_UNREACHABLE 1
-#define KD_ICMPV6_UNREACHABLE_PORT 4
-
 #define KD_REJECT_BURST 50
 #define KD_REJECT_TTL 64
 #define KD_QUOTE_MAX 96 /* who has more headers than that is dropped */

@@ -21,6 +21,7 @@
 #include <bpf/bpf_helpers.h>
 #include <kd/config.h>
 #include <kd/conntrack.h>
+#include <kd/icmp.h>
 #include <kd/packet.h>
 #include <kd/reject.h>
 #include <kd/rewrite.h>
@@ -105,20 +106,26 @@ static __always_inline int kd_flow_find(struct __sk_buff *skb, const struct kd_p
 static __always_inline int kd_translate(struct __sk_buff *skb, struct kd_pkt *pkt, bool outside)
 {
 	struct kd_tuple to;
-	int result = kd_flow_find(skb, pkt, outside, &to);
+	int result;
 
+	if (kd_is_icmp(pkt))
+		return kd_icmp_translate(skb, pkt);
+	result = kd_flow_find(skb, pkt, outside, &to);
 	if (kd_is_reject(result))
 		return kd_reject(skb, pkt, result);
 	return result == KD_CONTINUE ? kd_rewrite(skb, pkt, &to) : result;
 }
 
-/* A packet on its last step to a client, from the stack: only an answer can still need translation. */
+/* A packet on its last step to a client, from the stack: only an answer or error can still need translation. */
 static __always_inline int kd_translate_reply(struct __sk_buff *skb, struct kd_pkt *pkt)
 {
-	struct kd_ct *ct = bpf_map_lookup_elem(&kd_conntrack, &pkt->tuple);
 	struct kd_tuple to;
+	struct kd_ct *ct;
 	int result;
 
+	if (kd_is_icmp(pkt))
+		return kd_icmp_translate(skb, pkt);
+	ct = bpf_map_lookup_elem(&kd_conntrack, &pkt->tuple);
 	if (!ct || !(ct->flags & KD_CT_REPLY) || kd_ct_over(pkt, ct))
 		return KD_PASS;
 	result = kd_flow_follow(pkt, ct, &to);

@@ -31,7 +31,8 @@
 	X(KD_TO_DEVICE, 4, "translated and sent through the device the routes name")                \
 	X(KD_AT_SOCKET, 5, "translated at the socket, before there was a packet")                   \
 	X(KD_REJECT_NO_BACKEND, 6, "the service has no backend, which the client was told")         \
-	X(KD_REJECT_NO_SERVICE, 7, "its address has services, but none there; the client was told")
+	X(KD_REJECT_NO_SERVICE, 7, "its address has services, but none there; the client was told") \
+	X(KD_ECHO, 8, "an echo request to an address of services, answered")
 
 #define KD_DROP_LIST(X)                                                                             \
 	X(KD_DROP_MALFORMED, -1, "its headers do not fit into its length")                          \
@@ -83,7 +84,7 @@ static __always_inline int kd_finish(struct __sk_buff *skb, int result)
 	kd_count(result, skb->len);
 	if (result < 0)
 		return TC_ACT_SHOT;
-	if (result == KD_TO_POD || result == KD_TO_DEVICE || kd_is_reject(result))
+	if (result == KD_TO_POD || result == KD_TO_DEVICE || result == KD_ECHO || kd_is_reject(result))
 		return TC_ACT_REDIRECT;
 	return TC_ACT_UNSPEC;
 }
