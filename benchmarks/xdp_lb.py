@@ -64,6 +64,10 @@ _DNAT = f"""table ip lb {{
         type nat hook prerouting priority -100;
         ip daddr {VIP} udp dport {kubeproxy.SERVICE_PORT} dnat to {BACKEND}:{PORT}
     }}
+    chain postrouting {{
+        type nat hook postrouting priority 100;
+        ip daddr {BACKEND} udp dport {PORT} masquerade
+    }}
 }}
 """
 
