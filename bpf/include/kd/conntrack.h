@@ -152,6 +152,12 @@ static __always_inline void kd_ct_touch(const struct kd_pkt *pkt, struct kd_ct *
 	kd_ct_visit_opposite(&pkt->tuple, ct);
 }
 
+/* Signed: another CPU may have seen the flow in a second that has not begun here. */
+static __always_inline bool kd_idle(const struct kd_ct *ct, __u32 now)
+{
+	return (__s32)(now - ct->last_seen) > KD_CT_UDP_IDLE;
+}
+
 /*
  * May the flow that holds the tuple of a new flow's answers be thrown out? Two flows of one client port to
  * one backend through two frontends cannot be told apart there, so the second waits until the first is over.
@@ -166,7 +172,7 @@ static __always_inline bool kd_ct_evict(const struct kd_tuple *tuple, const stru
 		return true;
 	over = (held->flags | other->flags) & KD_CT_CLOSED;
 	if (tuple->protocol == IPPROTO_UDP)
-		over = now - held->last_seen > KD_CT_UDP_IDLE && now - other->last_seen > KD_CT_UDP_IDLE;
+		over = kd_idle(held, now) && kd_idle(other, now);
 	if (over)
 		bpf_map_delete_elem(&kd_conntrack, &opposite);
 	return over;
