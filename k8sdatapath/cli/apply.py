@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +13,7 @@ from attrs import asdict, frozen
 
 from k8sdatapath.cli.output import Output, OutputOption, console, show_value
 from k8sdatapath.cli.services import DEFAULT_PINS, PinsOption
-from k8sdatapath.errors import DatapathError, ModelError
+from k8sdatapath.errors import DatapathError, ModelError, NotSupportedError
 from k8sdatapath.model import IPAddress, Service, address
 from k8sdatapath.pins import PinDir
 
@@ -89,11 +89,13 @@ def apply(
     wanted = source.read()  # before anything is attached: bad manifests change nothing
     config = NodeConfig(uplinks=uplink or (), cgroup=cgroup, pins=PinDir(pins))
     with start(config, pod_device or (), wanted, printer) as node:
+        end_sockets(node)
         for services in source.watch(on_error=complain) if watch else ():
             try:
                 plan = node.services.plan(services)
                 if not plan.empty:
                     printer.carry_out(plan)
+                    end_sockets(node)
             except DatapathError as error:
                 complain(error)
 
@@ -114,6 +116,13 @@ def start(config: NodeConfig, pods: Iterable[PodDevice], wanted: Iterable[Servic
         printer.carry_out(node.services.plan(wanted))
         undo.pop_all()
         return node
+
+
+def end_sockets(node: Node) -> None:
+    """Let UDP clients know that are connected to a backend which has gone, where the kernel can."""
+    if node.config.cgroup is not None:
+        with suppress(NotSupportedError):
+            node.reap_sockets()
 
 
 def planning_table(pins: PinDir) -> ServiceTable:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -242,6 +243,55 @@ def test_collecting_under_traffic_harms_nothing() -> None:
         time.sleep(3)
         table.collect()
         assert table.stats().entries == 0
+
+
+MANIFEST = """
+apiVersion: v1
+kind: Service
+metadata: {{name: dns, namespace: default}}
+spec: {{clusterIP: 10.96.0.10, ports: [{{port: 53, protocol: UDP}}]}}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: dns-1, namespace: default, labels: {{kubernetes.io/service-name: dns}}}}
+addressType: IPv4
+ports: [{{port: 5353, protocol: UDP}}]
+endpoints: [{{addresses: [{backend}]}}]
+"""
+
+
+def test_apply_ends_sockets_of_backends_that_the_manifests_no_longer_name(tmp_path: Path) -> None:
+    pins = PinDir(BPFFS / "kdct-apply")
+    manifest = tmp_path / "dns.yaml"
+    try:
+        with Lab.start(name="kdct-apply", datapath=False) as lab:
+            client, one, two = (lab.pod(name) for name in ("client", "one", "two"))
+
+            def apply(backend: Host) -> None:
+                backend.serve_udp(5353, backend.name)
+                manifest.write_text(MANIFEST.format(backend=backend.address))
+                options = [
+                    "--filename",
+                    str(manifest),
+                    "--pins",
+                    str(pins),
+                    "--cgroup",
+                    str(client.cgroup.path),
+                ]
+                result = CliRunner().invoke(app, ["apply", *options])
+                assert result.exit_code == 0, result.output
+
+            apply(one)
+            with udp(client, socket.AF_INET) as connected, udp(client, socket.AF_INET) as loose:
+                connected.connect((VIP[4], 53))
+                assert asked(connected) == "one"
+                apply(two)
+                with pytest.raises(ConnectionAbortedError):
+                    connected.recv(100)
+                loose.sendto(b"who", (VIP[4], 53))
+                assert loose.recvfrom(100) == (b"two", (VIP[4], 53))
+    finally:
+        pins.remove()
 
 
 def test_the_command_line_lists_counts_and_flushes() -> None:
