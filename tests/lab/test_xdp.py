@@ -15,7 +15,7 @@ from ipaddress import ip_address, ip_interface, ip_network
 import pytest
 from attrs import evolve, frozen
 
-from k8sdatapath.model import Backend, Service
+from k8sdatapath.model import Backend, Exposure, Service
 from k8sdatapath.net.netlink import Netlink, set_sysctl
 from k8sdatapath.net.netns import NetNs
 from k8sdatapath.node import Capacity, Node, NodeConfig
@@ -25,6 +25,7 @@ from k8sdatapath.programs import XDP
 pytestmark = pytest.mark.lab
 
 SMALL = Capacity(services=64, backends=256, slots=1024, flows=4096, pods=16)
+NODE_PORT = 30080
 WORDS = os.urandom(64) * 16384  # a megabyte: many segments each way
 
 
@@ -94,8 +95,9 @@ def config(machines: dict[str, NetNs], *, xdp: bool) -> NodeConfig:
     return NodeConfig(name="xdp", netns=machines["node"], uplinks=["eth0"], capacity=SMALL, xdp=xdp)
 
 
-def talk(machines: dict[str, NetNs], family: Family) -> bool:
+def talk(machines: dict[str, NetNs], family: Family, frontend: tuple[str, int] | None = None) -> bool:
     """Send through the service and get it back; true if all came back as it was."""
+    dialled = frontend or (family.vip, 80)
 
     def serve() -> socket.socket:
         return socket.create_server(
@@ -109,7 +111,7 @@ def talk(machines: dict[str, NetNs], family: Family) -> bool:
                 peer.sendall(words)
 
     def ask() -> bytes:
-        with socket.create_connection((family.vip, 80), timeout=20) as peer:
+        with socket.create_connection(dialled, timeout=20) as peer:
             threading.Thread(target=lambda: (peer.sendall(WORDS), peer.shutdown(socket.SHUT_WR))).start()
             return b"".join(iter(lambda: peer.recv(1 << 16), b""))
 
@@ -136,16 +138,22 @@ def received(every: socket.socket) -> int | None:
 
 
 def service(family: Family) -> Service:
-    return Service(family.vip, 80, backends=[Backend(family.backend, 8080)])
+    ports = [Exposure("node_port", family.node, NODE_PORT), Exposure("load_balancer", family.vip, 443)]
+    return Service(family.vip, 80, backends=[Backend(family.backend, 8080)], exposed=ports)
 
 
 @FAMILIES
+@pytest.mark.parametrize("kind", ["ClusterIP", "NodePort", "LoadBalancer"])
 @pytest.mark.parametrize("xdp", [False, True], ids=["tc", "xdp"])
-def test_a_connection_passes_through(machines: dict[str, NetNs], family: Family, xdp: bool) -> None:
+def test_a_connection_passes_through(
+    machines: dict[str, NetNs], family: Family, kind: str, xdp: bool
+) -> None:
+    port = {"ClusterIP": 80, "NodePort": NODE_PORT, "LoadBalancer": 443}[kind]
+    address = family.node if kind == "NodePort" else family.vip
     with Node.open(config(machines, xdp=xdp)) as node, machines["node"].call(listen_in) as stack:
         assert node.xdp_uplinks == (("eth0",) if xdp else ())
         node.services.upsert(service(family))
-        assert talk(machines, family)
+        assert talk(machines, family, (address, port))
         assert node.counters()["TO_DEVICE"].packets > 500
         reached = sum(1 for _ in iter(lambda: received(stack), None))
         assert reached < 50 if xdp else reached > 50, "what is continued in the driver, the stack never sees"
