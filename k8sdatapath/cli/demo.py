@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from k8sdatapath.cli.output import Output, Row, aligned, console, show_value
 from k8sdatapath.cli.traffic import KeptConnection, Traffic
 from k8sdatapath.errors import LabError
 from k8sdatapath.kube import StaticYaml
-from k8sdatapath.lab import Lab, Pod
+from k8sdatapath.lab import Lab, LabNode, Pod
 from k8sdatapath.model import IPAddress, Protocol, Selection, Service
 
 __all__ = ["Summary", "manifests_directory", "run"]
@@ -72,61 +72,93 @@ def run(manifests: Path, seconds: float, output: Output) -> bool:
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="k8sdatapath-")))
         source = StaticYaml(shutil.copytree(manifests, scratch / "manifests"))
-        wanted = source.read()
-        several = [service for service in wanted if len(service.backends) > 1]
+        several = [service for service in source.read() if len(service.backends) > 1]
         if not several:
             raise LabError(f"no service of {manifests} has two backends, of which one could leave")
         shrinking = min(several, key=lambda service: service.protocol)  # TCP if there is: connections stay
 
         started = time.perf_counter()
-        lab = stack.enter_context(Lab.start())
-        client, pods, outside = lab.pod("client"), start_pods(lab, wanted), lab.external("outside")
+        demo = Demo(stack.enter_context(Lab.start()), source, screen)
         took = time.perf_counter() - started
         screen.print(
-            f"A lab of {len(lab.node.pods)} pods, and a host outside of the cluster, in {took:.1f} s.\n"
+            f"A lab of {len(demo.node.pods)} pods, and a host outside of the cluster, in {took:.1f} s.\n"
         )
         screen.print(f"The services of {manifests}:")
-        apply(lab, wanted, screen)
-
-        view = View(lab, wanted, pods)
-        with Traffic([client, outside], [service.frontend for service in wanted]) as traffic:
-            screen.print("A pod (balanced at its sockets) and the host outside (packet by packet) dial them.")
-            screen.print(
-                "ANSWERS is what they got, KERNEL the flows it counted (a UDP port used again is one flow):"
-            )
-            view.watch(traffic, seconds / 2, screen)
-            deviation = view.deviation()
-
-            leaving = pods[shrinking.backends[-1].address]
-            kept = [
-                stack.enter_context(KeptConnection.to(leaving.name, host, service.frontend))
-                for service in wanted
-                if service.protocol is Protocol.TCP and backed_by(leaving, service)
-                for host in (client, outside)
-            ]
-            screen.print(f"{leaving.name} goes from its EndpointSlices while requests are under way:")
-            remove_endpoint(source.paths[0], leaving)
-            apply(lab, source.read(), screen)
-            applied = time.monotonic()
-            view.watch(traffic, seconds / 2, screen)
-        summary = Summary(
-            requests=len(traffic.answers),
-            failed=len(traffic.failures),
-            deviation=round(deviation, 1),
-            removed=leaving.name,
-            late=sum(answer.pod == leaving.name and answer.began > applied for answer in traffic.answers),
-            opened=len(kept),
-            kept=sum(connection.ask() == leaving.name for connection in kept),
-        )
-        screen.print("What the programs did, as they count it:")
-        for counter in lab.node.datapath.counters().values():
-            screen.print(f"  {counter.packets:8}  {counter.outcome.meaning}")
-        screen.print(f"\n{summary}", style="green" if summary.well else "red")
-        for failure in traffic.failures[:10]:
-            screen.print(failure, style="red", markup=False)
+        summary = demo.play(shrinking, seconds)
     if output is not Output.TABLE:
         show_value(asdict(summary), output)
     return summary.well
+
+
+class Demo:
+    """A lab with the pods that manifests ask for, and two clients: one in a pod, one outside."""
+
+    def __init__(self, lab: Lab, source: StaticYaml, screen: Console) -> None:
+        self.node = lab.node
+        self._source = source
+        self._screen = screen
+        self._wanted = source.read()
+        client = lab.pod("client")
+        self._pods = start_pods(lab, self._wanted)
+        self._clients = (client, lab.external("outside"))
+
+    def play(self, shrinking: Service, seconds: float) -> Summary:
+        """Balance the services; after half the time the last backend of ``shrinking`` leaves."""
+        self._apply(self._wanted)
+        view = View(self.node, self._wanted, self._pods)
+        leaving = self._pods[shrinking.backends[-1].address]
+        with ExitStack() as connections:
+            with Traffic(self._clients, [service.frontend for service in self._wanted]) as traffic:
+                self._screen.print(
+                    "A pod (balanced at its sockets) and the host outside (packet by packet) dial them.\n"
+                    "ANSWERS is what they got, KERNEL the flows it counted "
+                    "(a UDP port used again is one flow):"
+                )
+                view.watch(traffic, seconds / 2, self._screen)
+                deviation = view.deviation()
+                kept = [connections.enter_context(each) for each in self._connections(leaving)]
+                removed = self._remove(leaving)
+                view.watch(traffic, seconds / 2, self._screen)
+            summary = Summary(
+                requests=len(traffic.answers),
+                failed=len(traffic.failures),
+                deviation=round(deviation, 1),
+                removed=leaving.name,
+                late=sum(each.pod == leaving.name and each.began > removed for each in traffic.answers),
+                opened=len(kept),
+                kept=sum(connection.ask() == leaving.name for connection in kept),
+            )
+        self._tell(summary, traffic.failures)
+        return summary
+
+    def _apply(self, wanted: Sequence[Service]) -> None:
+        """Bring the node to what is wanted, showing plan and report."""
+        plan = self.node.services.plan(wanted)
+        for line in str(plan).splitlines():
+            self._screen.print(f"  {line}", markup=False)
+        self._screen.print(f"  {plan.apply()}\n")
+
+    def _connections(self, pod: Pod) -> Iterator[KeptConnection]:
+        """From each client through each frontend that the pod is behind."""
+        for service in self._wanted:
+            if service.protocol is Protocol.TCP and backed_by(pod, service):
+                for client in self._clients:
+                    yield KeptConnection.to(pod.name, client, service.frontend)
+
+    def _remove(self, pod: Pod) -> float:
+        """Have a pod leave; returns when it had left."""
+        self._screen.print(f"{pod.name} goes from its EndpointSlices while requests are under way:")
+        remove_endpoint(self._source.paths[0], pod)
+        self._apply(self._source.read())
+        return time.monotonic()
+
+    def _tell(self, summary: Summary, failures: Sequence[str]) -> None:
+        self._screen.print("What the programs did, as they count it:")
+        for counter in self.node.datapath.counters().values():
+            self._screen.print(f"  {counter.packets:8}  {counter.outcome.meaning}")
+        self._screen.print(f"\n{summary}", style="green" if summary.well else "red")
+        for failure in failures[:10]:
+            self._screen.print(failure, style="red", markup=False)
 
 
 def start_pods(lab: Lab, wanted: Sequence[Service]) -> dict[IPAddress, Pod]:
@@ -156,14 +188,6 @@ def start_pods(lab: Lab, wanted: Sequence[Service]) -> dict[IPAddress, Pod]:
     return pods
 
 
-def apply(lab: Lab, wanted: Sequence[Service], screen: Console) -> None:
-    """Bring the lab's node to what is wanted, showing plan and report."""
-    plan = lab.node.services.plan(wanted)
-    for line in str(plan).splitlines():
-        screen.print(f"  {line}", markup=False)
-    screen.print(f"  {plan.apply()}\n")
-
-
 def backed_by(pod: Pod, service: Service) -> bool:
     """Whether a pod is a backend of a service."""
     return any(backend.address in pod.addresses for backend in service.backends)
@@ -184,8 +208,8 @@ def remove_endpoint(directory: Path, pod: Pod) -> None:
 class View:
     """What can be seen of the traffic: who answered the clients, and what the kernel counted."""
 
-    def __init__(self, lab: Lab, services: Sequence[Service], pods: dict[IPAddress, Pod]) -> None:
-        self._table = lab.node.services
+    def __init__(self, node: LabNode, services: Sequence[Service], pods: dict[IPAddress, Pod]) -> None:
+        self._table = node.services
         self._services = services
         self._pods = pods
 

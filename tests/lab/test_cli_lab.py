@@ -154,7 +154,7 @@ def test_a_dry_run_changes_nothing(cluster: Cluster) -> None:
     assert cluster.pins.maps == []
     cluster.apply()
     cluster.unready("10.244.1.5")
-    assert "~ shop/web:http (10.96.0.10:80/TCP): -10.244.1.5:8080" in cluster.apply("--dry-run")
+    assert "~ shop/web:http (10.96.0.10:80/TCP): ~10.244.1.5:8080" in cluster.apply("--dry-run")
     assert cluster.answers(cluster.client) == {"web-1", "web-2", "web-3"}
 
 

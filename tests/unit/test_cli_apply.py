@@ -16,7 +16,7 @@ from k8sdatapath.datapath.service_plan import ServicePlan
 from k8sdatapath.datapath.service_table import ServiceTable
 from k8sdatapath.errors import KernelError
 from k8sdatapath.kube import StaticYaml
-from k8sdatapath.node import Node
+from k8sdatapath.node import Node, NodeConfig
 from tests.api.graph import ROOT
 from tests.unit.test_service_table import memory
 
@@ -35,6 +35,7 @@ def table(monkeypatch: pytest.MonkeyPatch) -> ServiceTable:
 
     class Opened(AbstractContextManager["Opened"]):
         services = table
+        config = NodeConfig()
 
         def __exit__(self, *_: object) -> None:
             pass
