@@ -10,11 +10,10 @@ import fcntl
 import os
 import socket
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from attrs import Attribute, evolve, field, frozen
 
@@ -31,6 +30,7 @@ from k8sdatapath.objects import Object, ObjectSpec
 from k8sdatapath.pins import PinDir
 from k8sdatapath.programs import Direction, XdpMode
 from k8sdatapath.programs.base import Program, device_index, in_netns
+from k8sdatapath.resource import Resource
 from k8sdatapath.tables.counters import Counter, CounterRow, outcomes, read_counters
 from k8sdatapath.tables.endpoints import EndpointRow
 
@@ -137,7 +137,7 @@ class _Hook:
         return objects[self.loaded].program(self.entry, Program)
 
 
-class Node:
+class Node(Resource):
     """The datapath of one node, running. Make one with :meth:`open`.
 
     :ivar services: the node's services.
@@ -172,9 +172,10 @@ class Node:
         :raises KernelError: a hook refused; nothing is left behind that was not there before.
         :raises PinsBusyError: another process has the pin directory.
         """
-        with ExitStack() as own, config.pins.restored_on_error() if config.pins else nullcontext():
+        with ExitStack() as own, ExitStack() as undo:
             if config.pins is not None:
                 own.enter_context(config.pins.lock())
+                undo.enter_context(config.pins.restored_on_error())
             objects = _load(config, own)
             services = own.enter_context(ServiceTable.bind(objects["pod"]))
             node = cls(config, objects, services, own)
@@ -351,14 +352,6 @@ class Node:
     def close(self) -> None:
         """Let go. Without pins the datapath ends here; with pins it runs on, and an open takes it over."""
         self._own.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         return f"<Node {self.config.name or '(unnamed)'} {self.services!r} links={len(self._links)}>"

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from attrs import field, frozen
 
 from k8sdatapath.component import Report
-from k8sdatapath.model import Frontend, Service
+from k8sdatapath.datapath.service_rows import slot_count
+from k8sdatapath.errors import ModelError
+from k8sdatapath.model import Frontend, Scope, Service
+from k8sdatapath.tables.grace import room
 
 if TYPE_CHECKING:
     from k8sdatapath.datapath.service_table import ServiceTable
 
-__all__ = ["Change", "ServicePlan"]
+__all__ = ["Change", "Needs", "ServicePlan", "by_frontend", "claimed_twice"]
 
 
 @frozen
@@ -40,6 +44,33 @@ class Change:
         if before.selection != after.selection:
             said.append(f"selection {before.selection.name} -> {after.selection.name}")
         return sorted(said)
+
+
+@frozen
+class Needs:
+    """What carrying out changes takes. New rows are made before old ones are freed: both must fit at once.
+
+    :ivar frontends: how many more there will be; the others count what is made, freed or not.
+    """
+
+    frontends: int
+    services: int
+    backends: int
+    slots: int
+    sources: int
+
+    @classmethod
+    def of(cls, changes: Sequence[Change]) -> Needs:
+        """Add them up."""
+        befores = [change.before for change in changes if change.before is not None]
+        afters = [change.after for change in changes if change.after is not None]
+        return cls(
+            frontends=sum(1 + len(s.exposed) for s in afters) - sum(1 + len(s.exposed) for s in befores),
+            services=sum(change.before is None for change in changes),
+            backends=sum(_new_backends(change) for change in changes),
+            slots=sum(room(slot_count(service, scope)) for service in afters for scope in Scope),
+            sources=sum(len(service.source_ranges) for service in afters),
+        )
 
 
 @frozen
@@ -75,3 +106,33 @@ class ServicePlan:
 def _count(service: Service | None) -> str:
     count = len(service.backends) if service is not None else 0
     return f"{count} backend{'' if count == 1 else 's'}"
+
+
+def by_frontend(services: Iterable[Service]) -> dict[Frontend, Service]:
+    """Services by their main frontends.
+
+    :raises ModelError: one claims a frontend of another.
+    """
+    found: dict[Frontend, Service] = {}
+    claims: dict[Frontend, Service] = {}
+    for service in services:
+        for frontend in service.frontends:
+            if frontend in claims:
+                raise claimed_twice(frontend, claims[frontend], service)
+            claims[frontend] = service
+        found[service.frontend] = service
+    return found
+
+
+def claimed_twice(frontend: Frontend, one: Service, other: Service | None) -> ModelError:
+    """Two services want to be dialled at one place."""
+    return ModelError(f"{frontend} is claimed by two services: {one} and {other}")
+
+
+def _new_backends(change: Change) -> int:
+    if change.after is None:
+        return 0
+    if change.before is None:
+        return len(change.after.backends)
+    have = {(backend.address, backend.port) for backend in change.before.backends}
+    return sum((backend.address, backend.port) not in have for backend in change.after.backends)

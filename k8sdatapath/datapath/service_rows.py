@@ -26,7 +26,16 @@ from k8sdatapath.tables.frontends import FrontendFlags, FrontendKey, FrontendRow
 from k8sdatapath.tables.sets import SetKind
 from k8sdatapath.tables.sources import SourceKey
 
-__all__ = ["frontend_rows", "read_service", "slot_count", "slots", "source_keys"]
+__all__ = [
+    "frontend_key",
+    "frontend_rows",
+    "members_of_sets",
+    "read_service",
+    "scope_of",
+    "slot_count",
+    "slots",
+    "source_keys",
+]
 
 
 def frontend_rows(service: Service, number: int) -> dict[FrontendKey, FrontendRow]:
@@ -78,6 +87,13 @@ def slots(service: Service, ids: Sequence[int], scope: Scope) -> Sequence[int]:
     return [id for id, turns in zip(chosen, in_lowest_terms(weights), strict=True) for _ in range(turns)]
 
 
+def members_of_sets(service: Service, ids: Sequence[int]) -> dict[SetKind, Sequence[int]]:
+    """The slots of all sets of a service; ``ids`` belong to its backends in order."""
+    sets: dict[SetKind, Sequence[int]] = {SetKind(scope): slots(service, ids, scope) for scope in Scope}
+    sets[SetKind.KEPT] = sorted(set(ids).difference(*sets.values()))
+    return sets
+
+
 def slot_count(service: Service, scope: Scope) -> int:
     """How many slots :func:`slots` will fill."""
     if scope is Scope.LOCAL and not (service.internal_local or service.external_local):
@@ -86,6 +102,14 @@ def slot_count(service: Service, scope: Scope) -> int:
     if service.selection is Selection.MAGLEV and weights:
         return table_size(len(weights))
     return sum(in_lowest_terms(weights))
+
+
+def scope_of(row: FrontendRow, *, outside: bool) -> Scope:
+    """The set that answers at a frontend: the rule that the programs apply."""
+    flags = FrontendFlags(row.flags)
+    if row.kind == FrontendKind.CLUSTER_IP:
+        return Scope.LOCAL if flags & FrontendFlags.INTERNAL_LOCAL else Scope.CLUSTER
+    return Scope.LOCAL if outside and flags & FrontendFlags.EXTERNAL_LOCAL else Scope.CLUSTER
 
 
 def read_service(

@@ -18,21 +18,20 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from threading import RLock
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from attrs import define, frozen
 
 from k8sdatapath import maps
 from k8sdatapath.component import Report
 from k8sdatapath.datapath.contract import Bindable, bind_maps
-from k8sdatapath.datapath.service_plan import Change, ServicePlan
+from k8sdatapath.datapath.service_plan import Change, Needs, ServicePlan, by_frontend, claimed_twice
 from k8sdatapath.datapath.service_rows import (
     frontend_key,
     frontend_rows,
+    members_of_sets,
     read_service,
-    slot_count,
-    slots,
+    scope_of,
     source_keys,
 )
 from k8sdatapath.errors import (
@@ -40,7 +39,6 @@ from k8sdatapath.errors import (
     ClosedError,
     ContractError,
     KeyNotFoundError,
-    ModelError,
     StalePlanError,
 )
 from k8sdatapath.layout import u8
@@ -48,16 +46,15 @@ from k8sdatapath.model import (
     Backend,
     BackendState,
     Frontend,
-    FrontendKind,
     IPNetwork,
-    Scope,
     Selection,
     Service,
 )
 from k8sdatapath.pins import PinDir
+from k8sdatapath.resource import Resource
 from k8sdatapath.tables.backends import BackendRow, BackendRows
-from k8sdatapath.tables.frontends import NO_SERVICE, FrontendFlags, FrontendKey, FrontendRow
-from k8sdatapath.tables.grace import Numbers, room
+from k8sdatapath.tables.frontends import NO_SERVICE, FrontendKey, FrontendRow
+from k8sdatapath.tables.grace import Numbers
 from k8sdatapath.tables.sets import SetKind, SetRow, Sets, SlotsBlock
 from k8sdatapath.tables.sources import SourceKey
 
@@ -94,7 +91,7 @@ class _Entry:
     ids: list[int]
 
 
-class ServiceTable:
+class ServiceTable(Resource):
     """The services of a node, in the kernel.
 
     Make one with :meth:`bind`; all methods may be called from any thread.
@@ -103,9 +100,7 @@ class ServiceTable:
     def __init__(self, bound: Mapping[str, Any], owned: ExitStack, pins: PinDir | None) -> None:
         self._bound = bound
         self._owned = owned
-        self._pins = (
-            pins  # to be locked before anything is written
-        )
+        self._pins = pins  # to be locked before the first change
         self._closed = False
         self._lock = RLock()
         self._epoch = 0
@@ -190,7 +185,7 @@ class ServiceTable:
         :raises CapacityError: it would not fit.
         :raises ModelError: two services have one frontend.
         """
-        desired = _by_frontend(wanted)
+        desired = by_frontend(wanted)
         with self._in_use():
             gone = [Change(f, e.service, None) for f, e in self._entries.items() if f not in desired]
             return self._plan(desired, gone)
@@ -203,7 +198,7 @@ class ServiceTable:
         """
         with self._in_use():
             self._become_writer()
-            return self._plan(_by_frontend(services), []).apply()
+            return self._plan(by_frontend(services), []).apply()
 
     def remove(self, *frontends: Frontend) -> Report:
         """Remove the services that have these frontends; one that is not there is no error."""
@@ -240,27 +235,22 @@ class ServiceTable:
                     raise claimed_twice(frontend, self._entries[owner].service, change.after)
 
     def _check_room(self, changes: Sequence[Change]) -> None:
-        """Refuse what cannot fit. New rows are made before old ones are freed, so both must fit at once."""
-        added = sum(change.before is None for change in changes)
-        frontends, sources = len(self._owners), 0
-        for change in changes:
-            for service, sign in ((change.before, -1), (change.after, 1)):
-                if service is not None:
-                    frontends += sign * (1 + len(service.exposed))
-                    sources += max(sign, 0) * len(service.source_ranges)
-        if frontends > self._frontends.info.max_entries:
-            raise CapacityError("frontends", frontends, self._frontends.info.max_entries)
-        if added > self._numbers.available:
-            raise CapacityError("services", len(self._entries) + added, self._numbers.size)
-        rows = sum(_new_backends(change) for change in changes)
-        if rows > self._rows.available + len(self._garbage):
-            raise CapacityError("new backends", rows, self._rows.available + len(self._garbage))
-        afters = [change.after for change in changes if change.after is not None]
-        places = sum(room(slot_count(after, scope)) for after in afters for scope in Scope)
-        if places > self._sets.available:
-            raise CapacityError("slots", places, self._sets.available)
-        if sources and sources + len(self._sources) > self._sources.info.max_entries:
-            raise CapacityError("source ranges", sources + len(self._sources), self._sources.info.max_entries)
+        """Refuse what cannot fit."""
+        need = Needs.of(changes)
+        rows = self._rows.available + len(self._garbage)
+        most = self._frontends.info.max_entries
+        for resource, needed, room in (
+            ("frontends", len(self._owners) + need.frontends, most),
+            ("services", len(self._entries) + need.services, len(self._entries) + self._numbers.available),
+            ("new backends", need.backends, rows),
+            ("slots", need.slots, self._sets.available),
+        ):
+            if needed > room:
+                raise CapacityError(resource, needed, room)
+        if need.sources and need.sources + len(self._sources) > self._sources.info.max_entries:
+            raise CapacityError(
+                "source ranges", need.sources + len(self._sources), self._sources.info.max_entries
+            )
 
     def _become_writer(self) -> None:
         """Lock the pin directory, and look again: somebody may have written since the table was bound."""
@@ -476,14 +466,6 @@ class ServiceTable:
         self._closed = True
         self._owned.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        self.close()
-
     def __repr__(self) -> str:
         return f"<ServiceTable {len(self._entries)}/{self._frontends.info.max_entries} services>"
 
@@ -503,13 +485,6 @@ class _Step:
     runs: dict[SetKind, tuple[int, int]]
 
 
-def members_of_sets(service: Service, ids: Sequence[int]) -> dict[SetKind, Sequence[int]]:
-    """The slots of all sets of a service; ``ids`` belong to its backends in order."""
-    sets: dict[SetKind, Sequence[int]] = {SetKind(scope): slots(service, ids, scope) for scope in Scope}
-    sets[SetKind.KEPT] = sorted(set(ids).difference(*sets.values()))
-    return sets
-
-
 def _copy(old: Any, new: Any) -> None:
     """Copy a map into an empty one of its kind.
 
@@ -527,38 +502,3 @@ def _copy(old: Any, new: Any) -> None:
     if len(elements) > new.info.max_entries:
         raise CapacityError(f"elements of {old.name}", len(elements), new.info.max_entries)
     new.update_many(elements)
-
-
-def scope_of(row: FrontendRow, *, outside: bool) -> Scope:
-    """The set that answers at a frontend: the rule that the programs apply."""
-    flags = FrontendFlags(row.flags)
-    if row.kind == FrontendKind.CLUSTER_IP:
-        return Scope.LOCAL if flags & FrontendFlags.INTERNAL_LOCAL else Scope.CLUSTER
-    return Scope.LOCAL if outside and flags & FrontendFlags.EXTERNAL_LOCAL else Scope.CLUSTER
-
-
-def _by_frontend(services: Iterable[Service]) -> dict[Frontend, Service]:
-    """Services by their main frontends; none may claim any frontend of another."""
-    found: dict[Frontend, Service] = {}
-    claims: dict[Frontend, Service] = {}
-    for service in services:
-        for frontend in service.frontends:
-            if frontend in claims:
-                raise claimed_twice(frontend, claims[frontend], service)
-            claims[frontend] = service
-        found[service.frontend] = service
-    return found
-
-
-def claimed_twice(frontend: Frontend, one: Service, other: Service | None) -> ModelError:
-    """Two services want to be dialled at one place."""
-    return ModelError(f"{frontend} is claimed by two services: {one} and {other}")
-
-
-def _new_backends(change: Change) -> int:
-    if change.after is None:
-        return 0
-    if change.before is None:
-        return len(change.after.backends)
-    have = {(backend.address, backend.port) for backend in change.before.backends}
-    return sum((backend.address, backend.port) not in have for backend in change.after.backends)
