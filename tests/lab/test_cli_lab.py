@@ -193,7 +193,7 @@ def test_manifests_that_cannot_be_read_change_nothing(cluster: Cluster) -> None:
     assert cluster.answers(cluster.client) == {"web-1", "web-2", "web-3"}
 
 
-def test_watch_follows_the_files_and_survives_a_bad_one(cluster: Cluster) -> None:
+def test_watch_follows_the_files_survives_a_bad_one_and_has_one_writer(cluster: Cluster) -> None:
     with (
         cluster.lab.node.popen(
             cluster.command("--watch"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -211,6 +211,12 @@ def test_watch_follows_the_files_and_survives_a_bad_one(cluster: Cluster) -> Non
         cluster.unready("10.244.1.5")
         until(process.stdout, "1 changed")
         assert cluster.answers(cluster.client) == {"web-1", "web-2"}
+        second = cluster.lab.node.exec(cluster.command())
+        assert (second.returncode, second.stdout) == (1, "")
+        assert f"process {process.pid} has it" in second.stderr
+        assert " as wanted" in cluster.apply("--dry-run")
+        assert run("services", "get", WEB, "--pins", str(cluster.pins)).returncode == 0
+        assert run("ct", "list", "--pins", str(cluster.pins)).returncode == 0
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=30) == 130
 
