@@ -32,6 +32,7 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time __getattr__ does
     from k8sdatapath.compiler import include_dir as include_dir
     from k8sdatapath.datapath.service_table import ServiceTable as ServiceTable
     from k8sdatapath.errors import DatapathError as DatapathError
+    from k8sdatapath.kube import NodeView as NodeView
     from k8sdatapath.kube import StaticYaml as StaticYaml
     from k8sdatapath.lab import Lab as Lab
     from k8sdatapath.layout import struct as struct
@@ -42,8 +43,11 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time __getattr__ does
     from k8sdatapath.links import Link as Link
     from k8sdatapath.model import Backend as Backend
     from k8sdatapath.model import BackendState as BackendState
+    from k8sdatapath.model import Exposure as Exposure
     from k8sdatapath.model import Frontend as Frontend
+    from k8sdatapath.model import FrontendKind as FrontendKind
     from k8sdatapath.model import Protocol as Protocol
+    from k8sdatapath.model import Scope as Scope
     from k8sdatapath.model import Selection as Selection
     from k8sdatapath.model import Service as Service
     from k8sdatapath.net.netns import NetNs as NetNs
@@ -67,17 +71,21 @@ _HOMES = {
     "DatapathError": "k8sdatapath.errors",
     "Direction": "k8sdatapath.programs",
     "First": "k8sdatapath.links",
+    "Exposure": "k8sdatapath.model",
     "Frontend": "k8sdatapath.model",
+    "FrontendKind": "k8sdatapath.model",
     "Lab": "k8sdatapath.lab",
     "Last": "k8sdatapath.links",
     "Link": "k8sdatapath.links",
     "NetNs": "k8sdatapath.net.netns",
     "Node": "k8sdatapath.node",
+    "NodeView": "k8sdatapath.kube",
     "NodeConfig": "k8sdatapath.node",
     "Object": "k8sdatapath.objects",
     "ObjectSpec": "k8sdatapath.objects",
     "PinDir": "k8sdatapath.pins",
     "Protocol": "k8sdatapath.model",
+    "Scope": "k8sdatapath.model",
     "Selection": "k8sdatapath.model",
     "Service": "k8sdatapath.model",
     "ServiceTable": "k8sdatapath.datapath.service_table",
@@ -99,18 +107,22 @@ __all__ = [
     "Capacity",
     "DatapathError",
     "Direction",
+    "Exposure",
     "First",
     "Frontend",
+    "FrontendKind",
     "Lab",
     "Last",
     "Link",
     "NetNs",
     "Node",
     "NodeConfig",
+    "NodeView",
     "Object",
     "ObjectSpec",
     "PinDir",
     "Protocol",
+    "Scope",
     "Selection",
     "Service",
     "ServiceTable",
