@@ -218,6 +218,8 @@ def quoted(error: Packet) -> Packet:
     :raises ModelError: it quotes nothing.
     """
     ip = error.payload
+    src: IPAddress
+    dst: IPAddress
     try:
         if ip[0] >> 4 == 6:
             src, dst, protocol, at = IPv6Address(ip[8:24]), IPv6Address(ip[24:40]), ip[6], 40

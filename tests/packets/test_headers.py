@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from k8sdatapath.errors import KernelError, ModelError
 from k8sdatapath.model import Protocol
-from k8sdatapath.net.packet import fragment, icmp_echo, parse
+from k8sdatapath.net.packet import fragment, icmp_echo, parse, tcp
 from tests.packets.rig import Rig, rig
 from tests.packets.world import PROTOCOLS, TCP, UDP, V4, V6, WORLDS, World
 
@@ -103,17 +103,9 @@ def test_is_left_alone(datapath: Rig, what: str) -> None:
 
 
 DROPPED = {
-    "the first fragment to a service, IPv4": (
-        fragment(V4.frame("client", "service", UDP, payload=bytes(64)), 24)[0],
-        "DROP_FRAGMENT",
-    ),
-    "the first fragment to a service, IPv6": (
-        fragment(V6.frame("client", "service", UDP, payload=bytes(64)), 24)[0],
-        "DROP_FRAGMENT",
-    ),
     "a fragment too short for TCP's flags": (
-        fragment(V4.frame("client", "service", TCP, payload=bytes(64)), 8)[0],
-        "DROP_FRAGMENT",
+        fragment(tcp(V4.address("client"), V4.address("service"), 41000, 80, payload=bytes(64)), 8)[0],
+        "DROP_NO_FLOW",
     ),
     "IPv4 that says it is version 5": (with_fixed(SYN, 0, 0x55), "DROP_MALFORMED"),
     "an IPv4 header of four words": (with_fixed(SYN, 0, 0x44), "DROP_MALFORMED"),
@@ -137,15 +129,6 @@ def test_is_dropped(datapath: Rig, what: str) -> None:
     frame, reason = DROPPED[what]
     sent = datapath.send(frame)
     assert (sent.outcome, sent.frame) == (reason, frame)
-
-
-def test_the_first_fragment_of_an_answer_is_dropped() -> None:
-    with rig() as datapath:
-        datapath.services.upsert(V4.service("service", UDP, ["one"]))
-        datapath.send(V4.frame("client", "service", UDP))
-        first, second = fragment(V4.frame("one", "client", UDP, payload=bytes(24)), 16)
-        assert datapath.send(first).outcome == "DROP_FRAGMENT"
-        assert datapath.send(second).outcome == "PASS"
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS, ids=lambda protocol: protocol.name)

@@ -31,4 +31,26 @@ static __always_inline bool kd_addr_equal(const struct kd_addr *a, const struct 
 	return !((a->w[0] ^ b->w[0]) | (a->w[1] ^ b->w[1]) | (a->w[2] ^ b->w[2]) | (a->w[3] ^ b->w[3]));
 }
 
+/* Both ports of a tuple, as they stand in the packet. */
+static __always_inline __be32 kd_ports(const struct kd_tuple *tuple)
+{
+	union {
+		__be16 port[2];
+		__be32 both;
+	} ports = { .port = { tuple->sport, tuple->dport } };
+
+	return ports.both;
+}
+
+static __always_inline void kd_set_ports(struct kd_tuple *tuple, __be32 both)
+{
+	union {
+		__be32 both;
+		__be16 port[2];
+	} ports = { .both = both };
+
+	tuple->sport = ports.port[0];
+	tuple->dport = ports.port[1];
+}
+
 #endif /* KD_ADDR_H */

@@ -3,7 +3,7 @@
  * A packet, parsed once.
  *
  * kd_parse() decides whether a packet at a tc hook is one that services can concern: unfragmented TCP, UDP or
- * ICMP over IPv4 or IPv6, addressed to this node, or the first fragment of such. Everything else passes.
+ * ICMP over IPv4 or IPv6, addressed to this node, or a fragment of such. Everything else passes.
  * Later stages read struct kd_pkt only and never look at headers again.
  *
  * It assumes an Ethernet device. IP options and IPv6 extension headers are stepped over. Lengths are
@@ -26,8 +26,10 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 #include <kd/addr.h>
+#include <kd/config.h>
 #include <kd/types.h>
 #include <kd/verdict.h>
+#include <kd/maps/fragments.h>
 
 struct kd_pkt {
 	struct kd_tuple tuple; /* as the packet reads now: a rewrite changes it too */
@@ -35,7 +37,9 @@ struct kd_pkt {
 	__u8 ttl; /* or hop limit */
 	__u8 tcp_flags; /* KD_TCP_*; 0 for UDP and for fragments */
 	bool ipv6;
-	bool fragment; /* the first of several */
+	bool fragment; /* of several */
+	bool later; /* and not the first: what it has of TCP or UDP is remembered */
+	__be32 ident; /* of a fragment's datagram */
 };
 
 /* Of ICMP and ICMPv6; <linux/icmp.h> asks for a C library. */
@@ -110,9 +114,9 @@ static __always_inline int kd_parse_ipv4(struct __sk_buff *skb, struct kd_pkt *p
 	if (!ip || ip->version != 4 || ip->ihl < 5)
 		return KD_DROP_MALFORMED;
 	fragment = bpf_ntohs(ip->frag_off);
-	if (fragment & KD_IP_OFFSET)
-		return KD_PASS;
 	pkt->fragment = fragment & KD_IP_FRAGMENT;
+	pkt->later = fragment & KD_IP_OFFSET;
+	pkt->ident = ip->id;
 	pkt->ttl = ip->ttl;
 	kd_addr_set_v4(&pkt->tuple.src, ip->saddr);
 	kd_addr_set_v4(&pkt->tuple.dst, ip->daddr);
@@ -142,9 +146,10 @@ static __always_inline int kd_skip_ipv6_ext(struct __sk_buff *skb, struct kd_pkt
 		if (bpf_skb_load_bytes(skb, rest->off, &ext, sizeof(ext)))
 			return KD_DROP_MALFORMED;
 		if (rest->protocol == IPPROTO_FRAGMENT) {
-			if (ext.fragment & bpf_htons(KD_IPV6_OFFSET))
-				return KD_PASS;
 			pkt->fragment = ext.fragment & bpf_htons(KD_IPV6_FRAGMENT);
+			pkt->later = ext.fragment & bpf_htons(KD_IPV6_OFFSET);
+			if (bpf_skb_load_bytes(skb, rest->off + sizeof(ext), &pkt->ident, sizeof(pkt->ident)))
+				return KD_DROP_MALFORMED;
 			ext.len = 0;
 		}
 		/* A source route that is not at its end: the destination is but a waypoint. */
@@ -152,6 +157,8 @@ static __always_inline int kd_skip_ipv6_ext(struct __sk_buff *skb, struct kd_pkt
 			return KD_PASS;
 		rest->off += (ext.len + 1) * 8;
 		rest->protocol = ext.next;
+		if (pkt->later)
+			return KD_CONTINUE;
 	}
 	return KD_CONTINUE;
 }
@@ -177,6 +184,37 @@ static __always_inline bool kd_is_icmp(const struct kd_pkt *pkt)
 	return pkt->tuple.protocol == IPPROTO_ICMP || pkt->tuple.protocol == IPPROTO_ICMPV6;
 }
 
+/* The key of the datagram that a fragment is of. */
+static __always_inline struct kd_tuple kd_datagram(const struct kd_pkt *pkt)
+{
+	struct kd_tuple datagram = pkt->tuple;
+
+	datagram.sport = pkt->ident >> 16;
+	datagram.dport = pkt->ident;
+	return datagram;
+}
+
+/* The ports of a first fragment, for those that follow it. */
+KD_SUBPROGRAM void kd_fragment_keep(const struct kd_pkt *pkt)
+{
+	struct kd_tuple datagram = kd_datagram(pkt);
+	__be32 ports = kd_ports(&pkt->tuple);
+
+	bpf_map_update_elem(&kd_fragments, &datagram, &ports, BPF_ANY);
+}
+
+/* A later fragment gets its ports from the first; those of no datagram that is translated pass. */
+KD_SUBPROGRAM int kd_fragment_find(struct kd_pkt *pkt)
+{
+	struct kd_tuple datagram = kd_datagram(pkt);
+	__be32 *ports = bpf_map_lookup_elem(&kd_fragments, &datagram);
+
+	if (!ports)
+		return KD_PASS;
+	kd_set_ports(&pkt->tuple, *ports);
+	return KD_CONTINUE;
+}
+
 static __always_inline int kd_parse_ports(struct __sk_buff *skb, struct kd_pkt *pkt,
 					  const struct kd_rest *rest)
 {
@@ -190,6 +228,8 @@ static __always_inline int kd_parse_ports(struct __sk_buff *skb, struct kd_pkt *
 		return KD_PASS;
 	if (rest->protocol == IPPROTO_TCP && !pkt->fragment)
 		needed = sizeof(*tcp);
+	if (pkt->later)
+		needed = 0;
 	if (rest->end > skb->len || rest->off + needed > rest->end)
 		return KD_DROP_MALFORMED;
 
@@ -197,6 +237,8 @@ static __always_inline int kd_parse_ports(struct __sk_buff *skb, struct kd_pkt *
 	pkt->l4_off = rest->off;
 	if (kd_is_icmp(pkt))
 		return pkt->fragment ? KD_PASS : KD_CONTINUE;
+	if (pkt->later)
+		return kd_fragment_find(pkt);
 	udp = kd_bytes(skb, rest->off, sizeof(*udp)); /* TCP has its ports in the same place */
 	if (!udp)
 		return KD_DROP_MALFORMED;

@@ -37,17 +37,6 @@ static __always_inline __u32 kd_addrs_diff(const struct kd_tuple *from, const st
 	return sum + (sum >> 32);
 }
 
-/* Both ports of a tuple, as they stand in the packet. */
-static __always_inline __be32 kd_ports(const struct kd_tuple *tuple)
-{
-	union {
-		__be16 port[2];
-		__be32 both;
-	} ports = { .port = { tuple->sport, tuple->dport } };
-
-	return ports.both;
-}
-
 /* Checksum of TCP or UDP: the addresses count through the pseudo header, the ports do not. */
 static __always_inline int kd_rewrite_l4_csum(struct __sk_buff *skb, const struct kd_pkt *pkt, __u32 diff,
 					      __be32 old_ports, __be32 new_ports)
@@ -87,10 +76,14 @@ static __always_inline int kd_rewrite(struct __sk_buff *skb, struct kd_pkt *pkt,
 	__u32 diff = kd_addrs_diff(&pkt->tuple, to);
 	__be32 ports = kd_ports(to);
 
-	if (kd_rewrite_l4_csum(skb, pkt, diff, kd_ports(&pkt->tuple), ports) ||
-	    kd_rewrite_addrs(skb, pkt, to, diff) ||
-	    bpf_skb_store_bytes(skb, pkt->l4_off, &ports, sizeof(ports), 0))
+	/* The checksum first: a fragment may end before it. */
+	if (!pkt->later && (kd_rewrite_l4_csum(skb, pkt, diff, kd_ports(&pkt->tuple), ports) ||
+			    bpf_skb_store_bytes(skb, pkt->l4_off, &ports, sizeof(ports), 0)))
 		return KD_DROP_REWRITE;
+	if (kd_rewrite_addrs(skb, pkt, to, diff))
+		return KD_DROP_REWRITE;
+	if (pkt->later && pkt->ipv6) /* as in kd_rewrite_l4_csum(), whose checksum is in the first fragment */
+		bpf_csum_update(skb, diff);
 	pkt->tuple = *to;
 	return KD_CONTINUE;
 }

@@ -164,7 +164,8 @@ static __always_inline struct kd_backend *kd_backend_pinned(const struct kd_fron
 	__u8 wanted = KD_BACKEND_ACTIVE | KD_BACKEND_IN(scope);
 	struct kd_backend *backend;
 
-	if (now - pin->last_seen > frontend->affinity_timeout)
+	/* Signed: another CPU may be a second ahead. */
+	if ((__s32)(now - pin->last_seen) > (__s32)frontend->affinity_timeout)
 		return NULL;
 	backend = kd_backend_find(pin->backend);
 	if (!backend || (backend->status & (KD_BACKEND_STATE | KD_BACKEND_IN(scope))) != wanted)

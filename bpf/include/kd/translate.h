@@ -9,8 +9,9 @@
  * so that the client learns at once what silence would tell it after many minutes. A RST is past help and
  * makes no flow, nor does a SYN-ACK, which a client never sends.
  *
- * A fragment cannot be translated, for those that follow carry no ports. Where the first one shows that its
- * flow would be, it is dropped, which ends the datagram.
+ * Of a datagram in fragments the first has the ports; it is translated like any packet, and its ports are kept for
+ * those that follow. One that comes before the first is left alone. A fragment begins no TCP flow, whose flags it
+ * need not have.
  */
 #ifndef KD_TRANSLATE_H
 #define KD_TRANSLATE_H
@@ -32,7 +33,7 @@
 
 static __always_inline bool kd_can_begin(const struct kd_pkt *pkt)
 {
-	return pkt->tuple.protocol != IPPROTO_TCP || pkt->fragment || kd_is_syn(pkt) ||
+	return pkt->tuple.protocol != IPPROTO_TCP || kd_is_syn(pkt) ||
 	       (pkt->tcp_flags & (KD_TCP_SYN | KD_TCP_RST | KD_TCP_ACK)) == KD_TCP_ACK;
 }
 
@@ -64,8 +65,6 @@ static __always_inline int kd_flow_begin(struct __sk_buff *skb, const struct kd_
 
 	if (result != KD_CONTINUE)
 		return result;
-	if (pkt->fragment)
-		return KD_DROP_FRAGMENT;
 	*to = pkt->tuple;
 	to->dst = backend->addr;
 	to->dport = backend->port;
@@ -80,8 +79,6 @@ static __always_inline int kd_flow_begin(struct __sk_buff *skb, const struct kd_
 /* The packet belongs to a flow: what its entry says. */
 static __always_inline int kd_flow_follow(const struct kd_pkt *pkt, struct kd_ct *ct, struct kd_tuple *to)
 {
-	if (pkt->fragment)
-		return KD_DROP_FRAGMENT;
 	*to = ct->to;
 	kd_ct_touch(pkt, ct);
 	return KD_CONTINUE;
@@ -96,7 +93,16 @@ static __always_inline int kd_flow_find(struct __sk_buff *skb, const struct kd_p
 		kd_ct_forget(&pkt->tuple, ct);
 		ct = NULL;
 	}
+	if (!ct && pkt->later)
+		return KD_DROP_FRAGMENT;
 	return ct ? kd_flow_follow(pkt, ct, to) : kd_flow_begin(skb, pkt, outside, to);
+}
+
+static __always_inline int kd_become(struct __sk_buff *skb, struct kd_pkt *pkt, const struct kd_tuple *to)
+{
+	if (pkt->fragment && !pkt->later)
+		kd_fragment_keep(pkt);
+	return kd_rewrite(skb, pkt, to);
 }
 
 /*
@@ -113,7 +119,7 @@ static __always_inline int kd_translate(struct __sk_buff *skb, struct kd_pkt *pk
 	result = kd_flow_find(skb, pkt, outside, &to);
 	if (kd_is_reject(result))
 		return kd_reject(skb, pkt, result);
-	return result == KD_CONTINUE ? kd_rewrite(skb, pkt, &to) : result;
+	return result == KD_CONTINUE ? kd_become(skb, pkt, &to) : result;
 }
 
 /* A packet on its last step to a client, from the stack: only an answer or error can still need translation. */
@@ -129,7 +135,7 @@ static __always_inline int kd_translate_reply(struct __sk_buff *skb, struct kd_p
 	if (!ct || !(ct->flags & KD_CT_REPLY) || kd_ct_over(pkt, ct))
 		return KD_PASS;
 	result = kd_flow_follow(pkt, ct, &to);
-	return result == KD_CONTINUE ? kd_rewrite(skb, pkt, &to) : result;
+	return result == KD_CONTINUE ? kd_become(skb, pkt, &to) : result;
 }
 
 #endif /* KD_TRANSLATE_H */
