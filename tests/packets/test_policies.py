@@ -106,17 +106,22 @@ def test_who_dials_a_service_without_backends_is_refused(
 
 
 def refused(datapath: Rig, world: World, frame: bytes, outcome: str = "REJECT_NO_BACKEND") -> None:
-    """The frame comes back as an ICMP error that quotes it."""
+    """The frame comes back as a RST, or as an ICMP error that quotes it."""
     sent, before = datapath.send(frame), parse(frame)
     assert sent.outcome == outcome
     answer = sent.packet
-    assert (answer.protocol, answer.icmp) == UNREACHABLE[world.name]
     assert (answer.src, answer.dst, answer.ttl) == (before.dst, before.src, 64)
     assert answer.checksums_ok
+    assert (answer.src_mac, answer.dst_mac) == (before.dst_mac, before.src_mac)
+    if before.protocol == TCP and not before.options and not before.extensions:
+        assert (answer.sport, answer.dport, answer.payload) == (before.dport, before.sport, b"")
+        assert answer.flags == ("R" if "A" in before.flags else "RA")
+        assert int.from_bytes(sent.frame[-12:-8]) == (1 if "S" in before.flags else 0)
+        return
+    assert (answer.protocol, answer.icmp) == UNREACHABLE[world.name]
     assert (quoted(answer).src, quoted(answer).dst) == (before.src, before.dst)
     assert frame[14:].startswith(answer.payload)
     assert len(answer.payload) >= (20 if world is V4 else 40) + 8
-    assert (answer.src_mac, answer.dst_mac) == (before.dst_mac, before.src_mac)
 
 
 @pytest.mark.parametrize(

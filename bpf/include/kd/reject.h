@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
- * Telling a client that nobody serves where it sent to: the packet becomes an ICMP error "port unreachable"
- * that quotes it, and goes back through the device it came from. The same for TCP, UDP and both families, as
- * kube-proxy does it; connect() fails with ECONNREFUSED at once.
+ * Telling a client that nobody serves where it sent to. A TCP segment becomes a RST; everything else, and a
+ * segment with IP options, an ICMP error "port unreachable" that quotes it. Either goes back through the device
+ * that the packet came from, so connect() fails with ECONNREFUSED at once: a RST is also heard by a socket that
+ * is still busy sending its SYN.
  *
- * The answer comes from the address that was dialled, so that whatever is between translates it back. Quoted
- * are IP's headers, and of TCP or UDP the header. Reads and writes kd_rejects: a CPU sends `reject_rate`
- * answers a second, a few more at first.
+ * The answer comes from the address that was dialled, so that whatever is between translates it back. ICMP quotes
+ * IP's headers, and of TCP or UDP the header. Reads and writes kd_rejects: a CPU sends `reject_rate` answers a
+ * second, a few more at first.
  */
 #ifndef KD_REJECT_H
 #define KD_REJECT_H
@@ -59,7 +60,7 @@ static __always_inline __u32 kd_csum(const void *data, __u32 len, __u32 sum)
 	return bpf_csum_diff(NULL, 0, (__be32 *)data, len, sum);
 }
 
-static __always_inline long kd_reject_write_ipv4(struct __sk_buff *skb, const struct kd_tuple *tuple,
+static __always_inline long kd_unreachable_ipv4(struct __sk_buff *skb, const struct kd_tuple *tuple,
 						 __u32 quoted, __u32 sum)
 {
 	struct {
@@ -83,7 +84,7 @@ static __always_inline long kd_reject_write_ipv4(struct __sk_buff *skb, const st
 	return bpf_skb_store_bytes(skb, ETH_HLEN, &head, sizeof(head), 0);
 }
 
-static __always_inline long kd_reject_write_ipv6(struct __sk_buff *skb, const struct kd_tuple *tuple,
+static __always_inline long kd_unreachable_ipv6(struct __sk_buff *skb, const struct kd_tuple *tuple,
 						 __u32 quoted, __u32 sum)
 {
 	struct {
@@ -108,35 +109,107 @@ static __always_inline long kd_reject_write_ipv6(struct __sk_buff *skb, const st
 	return bpf_skb_store_bytes(skb, ETH_HLEN, &head, sizeof(head), 0);
 }
 
-/* The ICMP message; `quoted` bytes of the packet are left, which it carries. */
-static __always_inline long kd_reject_write(struct __sk_buff *skb, const struct kd_pkt *pkt, __u32 quoted)
+/* The packet becomes an ICMP error about itself. */
+KD_SUBPROGRAM long kd_reject_unreachable(struct __sk_buff *skb, const struct kd_pkt *pkt)
 {
 	__u32 room = (pkt->ipv6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr)) + sizeof(struct kd_icmp);
+	bool tcp = pkt->tuple.protocol == IPPROTO_TCP && !pkt->fragment;
+	__u32 l4 = tcp ? sizeof(struct tcphdr) : sizeof(struct udphdr);
+	__u32 quoted = pkt->l4_off - ETH_HLEN + l4;
 	__u8 quote[KD_QUOTE_MAX];
 	__u32 sum;
 
+	if (bpf_skb_change_tail(skb, ETH_HLEN + quoted, 0))
+		return -1;
 	if (quoted < sizeof(struct iphdr) || quoted > sizeof(quote) ||
 	    bpf_skb_load_bytes(skb, ETH_HLEN, quote, quoted))
 		return -1;
 	sum = kd_csum(quote, quoted, 0);
 	if (bpf_skb_adjust_room(skb, room, BPF_ADJ_ROOM_MAC, 0))
 		return -1;
-	return pkt->ipv6 ? kd_reject_write_ipv6(skb, &pkt->tuple, quoted, sum) :
-			   kd_reject_write_ipv4(skb, &pkt->tuple, quoted, sum);
+	return pkt->ipv6 ? kd_unreachable_ipv6(skb, &pkt->tuple, quoted, sum) :
+			   kd_unreachable_ipv4(skb, &pkt->tuple, quoted, sum);
+}
+
+/* Whether the device is to fill in the checksum: then the helper leaves alone what is not the pseudo header. */
+static __always_inline bool kd_is_partial(struct __sk_buff *skb, __u32 check_off, __u16 check)
+{
+	__u16 after = check;
+
+	bpf_l4_csum_replace(skb, check_off, 0, bpf_htons(1), sizeof(after));
+	bpf_skb_load_bytes(skb, check_off, &after, sizeof(after));
+	return after == check;
+}
+
+static __always_inline long kd_reset_ip(struct __sk_buff *skb, const struct kd_pkt *pkt)
+{
+	struct ipv6hdr ip6 = {
+		.version = 6,
+		.payload_len = bpf_htons(sizeof(struct tcphdr)),
+		.nexthdr = IPPROTO_TCP,
+		.hop_limit = KD_REJECT_TTL,
+	};
+	struct iphdr ip4 = {
+		.version = 4,
+		.ihl = 5,
+		.tot_len = bpf_htons(sizeof(ip4) + sizeof(struct tcphdr)),
+		.ttl = KD_REJECT_TTL,
+		.protocol = IPPROTO_TCP,
+		.saddr = pkt->tuple.dst.w[3],
+		.daddr = pkt->tuple.src.w[3],
+	};
+
+	if (!pkt->ipv6) {
+		ip4.check = kd_csum_fold(kd_csum(&ip4, sizeof(ip4), 0));
+		return bpf_skb_store_bytes(skb, ETH_HLEN, &ip4, sizeof(ip4), 0);
+	}
+	__builtin_memcpy(&ip6.saddr, &pkt->tuple.dst, sizeof(ip6.saddr));
+	__builtin_memcpy(&ip6.daddr, &pkt->tuple.src, sizeof(ip6.daddr));
+	return bpf_skb_store_bytes(skb, ETH_HLEN, &ip6, sizeof(ip6), 0);
+}
+
+/* The segment becomes the RST that RFC 9293 asks for (3.10.7.1). */
+KD_SUBPROGRAM long kd_reject_reset(struct __sk_buff *skb, const struct kd_pkt *pkt)
+{
+	__be32 pseudo[2] = { bpf_htonl(sizeof(struct tcphdr)), bpf_htonl(IPPROTO_TCP) };
+	__u32 check_off = pkt->l4_off + offsetof(struct tcphdr, check);
+	struct tcphdr reset = { .doff = sizeof(reset) / 4, .rst = 1 };
+	struct tcphdr tcp;
+	__u32 sum;
+
+	if (pkt->tcp_flags & KD_TCP_RST || bpf_skb_load_bytes(skb, pkt->l4_off, &tcp, sizeof(tcp)) ||
+	    bpf_skb_change_tail(skb, pkt->l4_off + sizeof(reset), 0))
+		return -1;
+	reset.source = tcp.dest;
+	reset.dest = tcp.source;
+	if (tcp.ack) {
+		reset.seq = tcp.ack_seq;
+	} else {
+		reset.ack = 1;
+		reset.ack_seq = bpf_htonl(bpf_ntohl(tcp.seq) + 1);
+	}
+	/* A mapped IPv4 address sums to itself and 0xffff, which is as good as 0. */
+	sum = kd_csum(&pkt->tuple, sizeof(pkt->tuple.src) + sizeof(pkt->tuple.dst), 0);
+	sum = kd_csum(pseudo, sizeof(pseudo), sum);
+	reset.check = kd_is_partial(skb, check_off, tcp.check) ?
+			      (__u16)~kd_csum_fold(sum) :
+			      kd_csum_fold(kd_csum(&reset, sizeof(reset), sum));
+	if (bpf_skb_store_bytes(skb, pkt->l4_off, &reset, sizeof(reset), 0))
+		return -1;
+	return kd_reset_ip(skb, pkt);
 }
 
 KD_SUBPROGRAM int kd_reject(struct __sk_buff *skb, const struct kd_pkt *pkt, int result)
 {
-	__u32 l4 = pkt->tuple.protocol == IPPROTO_TCP && !pkt->fragment ? sizeof(struct tcphdr) :
-									  sizeof(struct udphdr);
-	__u32 quoted = pkt->l4_off - ETH_HLEN + l4;
+	__u32 plain_off = ETH_HLEN + (pkt->ipv6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr));
+	bool reset = pkt->tuple.protocol == IPPROTO_TCP && !pkt->fragment && pkt->l4_off == plain_off;
 	__u8 macs[2][ETH_ALEN], back[2][ETH_ALEN];
 
 	if (!kd_reject_allowed() || bpf_skb_load_bytes(skb, 0, macs, sizeof(macs)))
 		return KD_DROP_REJECT;
 	__builtin_memcpy(back[0], macs[1], ETH_ALEN);
 	__builtin_memcpy(back[1], macs[0], ETH_ALEN);
-	if (bpf_skb_change_tail(skb, ETH_HLEN + quoted, 0) || kd_reject_write(skb, pkt, quoted) ||
+	if ((reset ? kd_reject_reset(skb, pkt) : kd_reject_unreachable(skb, pkt)) ||
 	    bpf_skb_store_bytes(skb, 0, back, sizeof(back), 0))
 		return KD_DROP_REJECT;
 	bpf_redirect(skb->ifindex, 0);
