@@ -206,13 +206,14 @@ class Node(Resource):
         row = EndpointRow(index, pod_mac, host_mac)
         addresses = [address(each) for each in addresses]
         layout_of(EndpointRow).pack(row)  # a MAC that is none is told before anything is attached
-        try:
-            for entry, direction in _POD_HOOKS if self.config.tc_lb else ():
-                self._attach_tc(_Hook("pod", entry, device), direction)
+        hooks = [(_Hook("pod", entry, device), direction) for entry, direction in _POD_HOOKS]
+        with ExitStack() as undo:
+            for hook, direction in hooks if self.config.tc_lb else ():
+                if not self._has(hook):
+                    undo.callback(self._drop_link, hook)
+                self._attach_tc(hook, direction)
             self._endpoints.update_many(dict.fromkeys(addresses, row))
-        except BaseException:
-            self.detach_pod(device, addresses)
-            raise
+            undo.pop_all()
 
     def detach_pod(self, device: str, addresses: Iterable[IPAddress]) -> None:
         """Take a pod out of the datapath; its device may be gone already."""
@@ -306,10 +307,14 @@ class Node(Resource):
             undo.pop_all()
         self._links[hook] = link
 
+    def _has(self, hook: _Hook) -> bool:
+        pins = self.config.pins
+        return hook in self._links or (pins is not None and hook.name in pins.links)
+
     def _update(self, hook: _Hook) -> bool:
         """Swap the program of a link, ours or pinned; False if there is none, or its device is gone."""
         pins = self.config.pins
-        if hook not in self._links and pins is not None and hook.name in pins.links:
+        if hook not in self._links and pins is not None and self._has(hook):
             self._links[hook] = KernelLink.open_pinned(pins.link_path(hook.name))
         link = self._links.get(hook)
         if link is None:

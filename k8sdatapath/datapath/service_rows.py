@@ -133,17 +133,19 @@ def read_service(
     selection = Selection(row.selection)
     shares = iter(in_lowest_terms([counted[id] for id in ids if id in counted]))
     flags = FrontendFlags(row.flags)
-    active = any(rows[id].state == BackendState.ACTIVE for id in counted)
     backends = []
     for id in ids:
-        state = BackendState(rows[id].state)
+        found = rows[id]
         weight = next(shares) if id in counted and selection is Selection.RANDOM else 1
-        # one that leaves while active ones are there is still a candidate, only not now
-        waits = active and id not in counted and state is BackendState.TERMINATING
-        cluster = id in turns[SetKind.CLUSTER] or waits
-        local = id in turns[SetKind.LOCAL]
         backends.append(
-            Backend(rows[id].addr, rows[id].port, state=state, weight=weight, cluster=cluster, local=local)
+            Backend(
+                found.addr,
+                found.port,
+                state=BackendState(found.state),
+                weight=weight,
+                cluster=found.is_in(Scope.CLUSTER),
+                local=found.is_in(Scope.LOCAL),
+            )
         )
     service = Service(
         main.addr,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from k8sdatapath.errors import ContractError
 from k8sdatapath.layout import addr, be16, layout_of, struct, u8, u32, u64
 from k8sdatapath.maps import Array
-from k8sdatapath.model import Backend, Protocol
+from k8sdatapath.model import Backend, Protocol, Scope
 from k8sdatapath.tables.grace import Numbers
 
 __all__ = ["FREE", "BackendRow", "BackendRows"]
@@ -37,6 +37,10 @@ class BackendRow:
     def state(self) -> int:
         """:data:`FREE` or a :class:`~k8sdatapath.model.BackendState`, without the sets that it is in."""
         return self.status & _STATE_MASK
+
+    def is_in(self, scope: Scope) -> bool:
+        """Whether it is in this set of its service, be it a candidate now or later."""
+        return bool(self.status & _in(scope))
 
 
 class BackendRows:
@@ -128,5 +132,11 @@ class BackendRows:
 
 def _status(backend: Backend) -> int:
     """``kd_backend.status``: clients with affinity return to a backend that is in the set they ask."""
-    scopes = backend.cluster | backend.local << 1 if backend.weight else 0
-    return backend.state | scopes << 4
+    if not backend.weight:
+        return backend.state
+    return backend.state | backend.cluster * _in(Scope.CLUSTER) | backend.local * _in(Scope.LOCAL)
+
+
+def _in(scope: Scope) -> int:
+    """``KD_BACKEND_IN(scope)``."""
+    return 0x10 << scope

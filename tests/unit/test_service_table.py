@@ -159,8 +159,10 @@ def test_backends_that_terminate_keep_their_row_but_get_nothing_new() -> None:
 def test_a_restarted_table_takes_over_everything_including_terminating_backends() -> None:
     kernel = memory(slots=512)
     leaving = Backend("10.244.1.9", 8080, state=BackendState.TERMINATING)
+    unready = Backend("10.244.1.7", 8080, cluster=False)
+    gone = Backend("10.244.1.8", 8080, state=BackendState.TERMINATING, cluster=False)
     wanted = [
-        Service("10.96.0.10", 80, backends=[Backend("10.244.1.1", 8080), leaving]),
+        Service("10.96.0.10", 80, backends=[Backend("10.244.1.1", 8080), leaving, unready, gone]),
         service(81, 1, 2, 3, selection=Selection.MAGLEV),
         Service(
             "10.96.0.10",
