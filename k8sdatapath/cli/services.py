@@ -43,15 +43,18 @@ def show_pinned(directory: Path, output: Output, rows: Callable[[ServiceTable], 
 
 @app.command("list")
 def list_(pins: PinsOption = DEFAULT_PINS, output: OutputOption = Output.TABLE) -> None:
-    """List all services with their backends."""
+    """List all frontends of all services, with their backends."""
 
     def rows(table: ServiceTable) -> Iterator[Row]:
         for service in table:
-            yield {
-                "frontend": str(service.frontend),
-                "selection": service.selection.name.lower(),
-                "backends": [str(backend) for backend in service.backends],
-            }
+            kinds = [service.kind, *(exposure.kind for exposure in service.exposed)]
+            for frontend, kind in zip(service.frontends, kinds, strict=True):
+                yield {
+                    "frontend": str(frontend),
+                    "kind": kind.name.lower(),
+                    "selection": service.selection.name.lower(),
+                    "backends": [str(backend) for backend in service.backends],
+                }
 
     show_pinned(pins, output, rows)
 
@@ -77,12 +80,17 @@ def get(
 
 @app.command()
 def resolve(
-    frontend: FrontendArgument, pins: PinsOption = DEFAULT_PINS, output: OutputOption = Output.TABLE
+    frontend: FrontendArgument,
+    outside: Annotated[
+        bool, typer.Option("--outside", help="For a connection from outside of the node.")
+    ] = False,
+    pins: PinsOption = DEFAULT_PINS,
+    output: OutputOption = Output.TABLE,
 ) -> None:
     """Tell who would answer a new connection, by the lookups that the programs make."""
 
     def rows(table: ServiceTable) -> Iterator[Row]:
-        resolution = table.resolve(frontend)
+        resolution = table.resolve(frontend, outside=outside)
         selection = resolution.selection.name.lower()
         for backend, share in resolution.shares.items():
             yield {"backend": str(backend), "selection": selection, "share": round(share, 4)}

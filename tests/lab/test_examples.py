@@ -28,6 +28,12 @@ PROMISES = {
         r"destroyed: 10\.96\.0\.10:53/UDP at 10\.244\.1\.3:53",
         r"is told: Software caused connection abort\nand reaches two",
     ],
+    "node_port": [
+        r"from outside, any pod answers: \['far', 'near'\]",
+        r"the client sees \('192\.0\.2\.11', 30080\)",
+        r"with externalTrafficPolicy Local: \['near'\]",
+        r"it sees its client: 192\.0\.2\.101",
+    ],
     "own_program": [r"4 packets of protocol 0x0800", r"2 packets of protocol 0x86dd"],
     "restart": [
         r"first: 1 added",
