@@ -25,6 +25,7 @@ from attrs import define, frozen
 from k8sdatapath import maps
 from k8sdatapath.component import Report
 from k8sdatapath.datapath.contract import Bindable, bind_maps
+from k8sdatapath.datapath.copying import copy_map
 from k8sdatapath.datapath.service_plan import Change, Needs, ServicePlan, by_frontend, claimed_twice
 from k8sdatapath.datapath.service_rows import (
     frontend_key,
@@ -400,7 +401,7 @@ class ServiceTable(Resource):
         with ExitStack() as undo, self._in_use():
             undo.push(owned)
             for name, new in bound.items():
-                _copy(self._bound[name], new)
+                copy_map(self._bound[name], new)
             switch()
             undo.pop_all()
             self._owned.close()
@@ -483,22 +484,3 @@ class _Step:
     after: _Entry | None
     known: list[int | None]
     runs: dict[SetKind, tuple[int, int]]
-
-
-def _copy(old: Any, new: Any) -> None:
-    """Copy a map into an empty one of its kind.
-
-    :raises CapacityError: there is not enough room.
-    """
-    if isinstance(old, maps.Array):
-        source, into = old.view(), new.view()
-        kept = len(source) if len(into) >= len(source) else len(bytes(source).rstrip(b"\0"))
-        if kept > len(into):
-            size = old.info.value_size
-            raise CapacityError(f"elements of {old.name}", -(-kept // size), len(into) // size)
-        into[:kept] = source[:kept]
-        return
-    elements = dict(old.items())
-    if len(elements) > new.info.max_entries:
-        raise CapacityError(f"elements of {old.name}", len(elements), new.info.max_entries)
-    new.update_many(elements)

@@ -1,0 +1,29 @@
+"""Copying what is in one map into another of its kind and another size."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from k8sdatapath import maps
+from k8sdatapath.errors import CapacityError
+
+__all__ = ["copy_map"]
+
+
+def copy_map(old: Any, new: Any) -> None:
+    """Copy a map into an empty one of its kind.
+
+    :raises CapacityError: there is not enough room.
+    """
+    if isinstance(old, maps.Array):
+        source, into = old.view(), new.view()
+        kept = len(source) if len(into) >= len(source) else len(bytes(source).rstrip(b"\0"))
+        if kept > len(into):
+            size = old.info.value_size
+            raise CapacityError(f"elements of {old.name}", -(-kept // size), len(into) // size)
+        into[:kept] = source[:kept]
+        return
+    elements = dict(old.items())
+    if len(elements) > new.info.max_entries:
+        raise CapacityError(f"elements of {old.name}", len(elements), new.info.max_entries)
+    new.update_many(elements)
