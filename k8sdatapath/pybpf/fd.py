@@ -17,6 +17,7 @@ class Fd(Resource):
 
     :param number: the descriptor; ownership passes to this object.
     :param what: what it is, for messages (``"map kd_frontends"``).
+    :ivar raw: the number, -1 once closed; :attr:`number` raises instead.
 
     Dropping the last reference without :meth:`close` warns with :class:`ResourceWarning`. Set
     :attr:`trace` to also remember where each one was made.
@@ -25,10 +26,10 @@ class Fd(Resource):
     trace: ClassVar[bool] = False
     _open: ClassVar[weakref.WeakSet[Fd]] = weakref.WeakSet()
 
-    __slots__ = ("__weakref__", "_number", "born", "what")
+    __slots__ = ("__weakref__", "born", "raw", "what")
 
     def __init__(self, number: int, what: str) -> None:
-        self._number = number
+        self.raw = number
         self.what = what
         self.born = "".join(traceback.format_stack(limit=8)[:-1]) if Fd.trace else ""
         Fd._open.add(self)
@@ -44,14 +45,14 @@ class Fd(Resource):
 
         :raises ClosedError: after :meth:`close`.
         """
-        if self._number < 0:
+        if self.raw < 0:
             raise ClosedError(f"{self.what} is closed")
-        return self._number
+        return self.raw
 
     @property
     def closed(self) -> bool:
         """Whether :meth:`close` was called."""
-        return self._number < 0
+        return self.raw < 0
 
     def fileno(self) -> int:
         """The number, for select and friends."""
@@ -63,15 +64,15 @@ class Fd(Resource):
 
     def close(self) -> None:
         """Close it; does nothing the second time."""
-        number, self._number = self._number, -1
+        number, self.raw = self.raw, -1
         if number >= 0:
             os.close(number)
 
     def __del__(self) -> None:
-        if getattr(self, "_number", -1) >= 0:
+        if getattr(self, "raw", -1) >= 0:
             born = f", made at\n{self.born}" if self.born else ""
             warnings.warn(
-                f"{self.what} (fd {self._number}) was never closed{born}",
+                f"{self.what} (fd {self.raw}) was never closed{born}",
                 ResourceWarning,
                 stacklevel=2,
                 source=self,
@@ -79,4 +80,4 @@ class Fd(Resource):
             self.close()
 
     def __repr__(self) -> str:
-        return f"<Fd {self.what} {'closed' if self.closed else self._number}>"
+        return f"<Fd {self.what} {'closed' if self.closed else self.raw}>"

@@ -224,7 +224,9 @@ class KernelMap:
 
     def update(self, key: bytes, value: bytes, flags: int = ANY) -> int:
         """Write an element; 0 or a negative errno."""
-        result: int = lib.bpf_map_update_elem(self.fd.number, key, value, flags)
+        result: int = _update_elem(self.fd.raw, key, value, flags)
+        if result == -errno.EBADF:
+            _ = self.fd.number  # which tells that it is closed
         return result
 
     def delete(self, key: bytes) -> bool:
@@ -338,4 +340,5 @@ class KernelMap:
 
 _CHARS = ffi.typeof("char[]")
 _allocate = ffi.new_allocator(should_clear_after_alloc=False)
+_update_elem = lib.bpf_map_update_elem  # found once: this call is what a single write consists of
 _UNSUPPORTED = frozenset({-524, -errno.EOPNOTSUPP, -errno.EINVAL})

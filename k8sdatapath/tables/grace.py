@@ -89,6 +89,7 @@ class Ranges:
         self._wait = wait
         self._free: list[set[int]] = [set() for _ in range(size.bit_length() + 1)]  # by order
         self._aside: list[tuple[int, int]] = []
+        self.available = 0  # places that nobody has, in runs of whatever length
         end = 0
         for offset, count in sorted(used):
             if not end <= offset <= size - room(count):
@@ -96,12 +97,6 @@ class Ranges:
             self._add_gap(end, offset)
             end = offset + (1 << _order(count))
         self._add_gap(end, size)
-
-    @property
-    def available(self) -> int:
-        """Places that nobody has, in runs of whatever length."""
-        free = sum(len(offsets) << order for order, offsets in enumerate(self._free))
-        return free + sum(room(count) for _, count in self._aside)
 
     def take(self, count: int) -> int:
         """The offset of a run of ``count`` places that nobody has.
@@ -114,24 +109,29 @@ class Ranges:
             self._wait()
             aside, self._aside = self._aside, []
             for one, size in aside:
-                self.put_back(one, size)
+                self._put(one, _order(size))
             offset = self._take(order)
         if offset is None:
             raise CapacityError(f"{self.resource} in one run", count, self._largest())
+        self.available -= 1 << order
         return offset
 
     def put_back(self, offset: int, count: int) -> None:
         """Undo a :meth:`take` whose run no program has seen."""
-        order = _order(count)
+        self._put(offset, _order(count))
+        self.available += room(count)
+
+    def give(self, offset: int, count: int) -> None:
+        """Return a run that programs may still be reading."""
+        self._aside.append((offset, count))
+        self.available += room(count)
+
+    def _put(self, offset: int, order: int) -> None:
         while (buddy := offset ^ (1 << order)) in self._free[order]:
             self._free[order].discard(buddy)
             offset = min(offset, buddy)
             order += 1
         self._free[order].add(offset)
-
-    def give(self, offset: int, count: int) -> None:
-        """Return a run that programs may still be reading."""
-        self._aside.append((offset, count))
 
     def _take(self, order: int) -> int | None:
         found = next((have for have in range(order, len(self._free)) if self._free[have]), None)
@@ -152,6 +152,7 @@ class Ranges:
             aligned = (start & -start).bit_length() - 1 if start else self.size.bit_length()
             order = min(aligned, (end - start).bit_length() - 1)
             self._free[order].add(start)
+            self.available += 1 << order
             start += 1 << order
 
 

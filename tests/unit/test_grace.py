@@ -93,6 +93,8 @@ def test_ranges_never_overlap_and_are_never_lost(size: int, steps: list[tuple[st
             ranges = Ranges("slots", size, Wait(), held)
         elif held:
             getattr(ranges, step)(*held.pop(number % len(held)))
+        taken = sum(1 << (n - 1).bit_length() for _, n in held)
+        assert ranges.available == size - taken
     for run in held:
         ranges.give(*run)
     largest = 1 << (size.bit_length() - 1)
