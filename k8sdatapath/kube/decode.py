@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from typing import Any
 
 from k8sdatapath.kube.fields import Field
@@ -15,6 +16,7 @@ from k8sdatapath.kube.objects import (
     Endpoint,
     EndpointSlice,
     HostPort,
+    KubeNode,
     KubeObject,
     KubePod,
     KubeService,
@@ -33,6 +35,8 @@ _AFFINITY = 10800
 """Seconds, where a Service does not say."""
 
 _SERVICE_NAME = "kubernetes.io/service-name"
+_TRIGGERED = "endpoints.kubernetes.io/last-change-trigger-time"
+_ZONE = "topology.kubernetes.io/zone"
 _OTHER_PROXY = "service.kubernetes.io/service-proxy-name"
 
 _KIND = re.compile(r"[A-Za-z][A-Za-z0-9]{0,62}")
@@ -174,7 +178,19 @@ def _endpoint_slice(root: Field, namespace: str, name: str, ignored: Counter[str
         return None
     version = int(family[-1])
     endpoints = tuple(_endpoint(each, version) for each in root["endpoints"].items())
-    return EndpointSlice(namespace, name, service.text(), version, ports, endpoints, root.where)
+    triggered = _unix_time(root["metadata"]["annotations"][_TRIGGERED].value)
+    return EndpointSlice(
+        namespace, name, service.text(), version, ports, endpoints, triggered, where=root.where
+    )
+
+
+def _unix_time(value: Any) -> float:
+    """0 for what is no time: it is for statistics only."""
+    try:
+        time = datetime.fromisoformat(value)
+    except (TypeError, ValueError):
+        return 0.0
+    return time.timestamp() if time.tzinfo is not None else 0.0
 
 
 def _slice_ports(ports: Field) -> tuple[Port, ...]:
@@ -210,6 +226,20 @@ def _endpoint(field: Field, version: int) -> Endpoint:
 
 def _hinted(hints: Field) -> frozenset[str]:
     return frozenset(each["name"].text() for each in hints.items())
+
+
+def _node(root: Field, namespace: str, name: str, ignored: Counter[str]) -> KubeNode:
+    """Addresses of other types are names."""
+    addresses = dict.fromkeys(
+        _usable_address(each["address"])
+        for each in root["status"]["addresses"].items()
+        if each["type"].text() in ("InternalIP", "ExternalIP")
+    )
+    spec = root["spec"]
+    fields = spec["podCIDRs"].items() or [spec["podCIDR"]]
+    networks = tuple(each.made(network) for each in fields if each.value is not None)
+    zone = root["metadata"]["labels"][_ZONE].text("")
+    return KubeNode(name, zone, tuple(addresses), networks, where=root.where)
 
 
 def _nowhere(pod: Field) -> bool:
@@ -275,6 +305,7 @@ _READERS: dict[tuple[str, str], Callable[[Field, str, str, Counter[str]], KubeOb
     ("v1", "Service"): _service,
     ("discovery.k8s.io/v1", "EndpointSlice"): _endpoint_slice,
     ("v1", "Pod"): _pod,
+    ("v1", "Node"): _node,
 }
 # Lists of one kind leave it out of their items.
 _LISTS: dict[tuple[str, str], dict[str, str]] = {("v1", "List"): {}} | {

@@ -8,7 +8,16 @@ from attrs import field, frozen
 
 from k8sdatapath.model import IPAddress, IPNetwork, Protocol, Selection
 
-__all__ = ["Endpoint", "EndpointSlice", "HostPort", "KubeObject", "KubePod", "KubeService", "Port"]
+__all__ = [
+    "Endpoint",
+    "EndpointSlice",
+    "HostPort",
+    "KubeNode",
+    "KubeObject",
+    "KubePod",
+    "KubeService",
+    "Port",
+]
 
 
 @frozen
@@ -73,6 +82,8 @@ class EndpointSlice:
     """Of all its addresses: 4 or 6."""
     ports: tuple[Port, ...]
     endpoints: tuple[Endpoint, ...]
+    triggered: float = field(default=0.0, eq=False)
+    """When that came about which the latest change of the slice is for, as Unix time; 0: it does not tell."""
     where: str = field(default="", eq=False)  # file and document, for errors
 
 
@@ -101,4 +112,19 @@ class KubePod:
     where: str = field(default="", eq=False)  # file and document, for errors
 
 
-KubeObject: TypeAlias = KubeService | EndpointSlice | KubePod
+@frozen
+class KubeNode:
+    """A node of the cluster."""
+
+    name: str
+    zone: str = ""
+    """Its label ``topology.kubernetes.io/zone``."""
+    addresses: tuple[IPAddress, ...] = ()
+    """Its internal and external addresses, in the order of its status."""
+    pod_networks: tuple[IPNetwork, ...] = ()
+    """Where its pods have their addresses, if it says so."""
+    where: str = field(default="", eq=False)  # file and document, for errors
+    namespace: str = field(default="", init=False)  # it has none
+
+
+KubeObject: TypeAlias = KubeService | EndpointSlice | KubePod | KubeNode

@@ -10,7 +10,7 @@ from attrs import Factory, frozen
 from k8sdatapath.errors import ManifestError
 from k8sdatapath.kube.endpoints import choose
 from k8sdatapath.kube.frontends import Claim, claims_of_pod, claims_of_service, settle
-from k8sdatapath.kube.objects import Endpoint, EndpointSlice, KubeObject, KubePod, KubeService, Port
+from k8sdatapath.kube.objects import Endpoint, EndpointSlice, KubeNode, KubeObject, KubePod, KubeService, Port
 from k8sdatapath.kube.view import NodeView
 from k8sdatapath.model import Backend, Exposure, FrontendKind, Service
 
@@ -63,7 +63,7 @@ def translate(objects: Iterable[KubeObject], node: NodeView | None = None) -> Tr
             slices[each.namespace, each.service].append(each)
     notes: list[str] = []
     claims = [claim for each in services for claim in claims_of_service(each, node)]
-    ignored: Counter[str] = Counter()
+    ignored = Counter("Node" for each in known if isinstance(each, KubeNode))
     if node is None:
         ignored.update(what for each in services for what in _unreachable(each))
         ignored.update("Pod" for _ in pods)
