@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from ipaddress import ip_address
 
 import pytest
 
-from k8sdatapath.model import Protocol
+from k8sdatapath import maps
+from k8sdatapath.model import FrontendKind, Protocol
 from k8sdatapath.net.packet import checksum, fragment, parse
+from k8sdatapath.tables.frontends import NO_SERVICE, FrontendKey, FrontendRow
 from tests.packets.rig import Rig, Sent, rig
 from tests.packets.world import PROTOCOLS, TCP, UDP, V4, WORLDS, World
 
@@ -75,7 +78,32 @@ def test_two_datagrams_at_once(datapath: Rig, world: World) -> None:
 
 
 @FAMILIES
-def test_what_comes_before_the_first_is_left_alone(datapath: Rig, world: World) -> None:
+@pytest.mark.parametrize("protocol", PROTOCOLS, ids=lambda protocol: protocol.name)
+def test_what_comes_before_the_first_to_an_address_of_services_is_dropped(
+    datapath: Rig, world: World, protocol: Protocol
+) -> None:
+    own_address(datapath, world)
+    first, second, third = fragment(world.frame("client", "service", protocol, payload=PAYLOAD), 200)[:3]
+    for frame in (third, second):
+        sent = datapath.send(frame)
+        assert (sent.outcome, sent.frame) == ("DROP_FRAGMENT", frame)
+    assert not dict(datapath.flows)
+    datapath.send(world.frame("client", "service", protocol))
+    assert datapath.send(first).outcome == "TO_STACK"
+    assert [str(datapath.send(frame).packet.dst) for frame in (second, third)] == [world.address("one")] * 2
+    sent = datapath.send(second, via="to_pod")
+    assert (sent.outcome, sent.frame) == ("PASS", second)
+
+
+def own_address(datapath: Rig, world: World) -> None:
+    """The service's address belongs to services only."""
+    rows = datapath.loaded.map("kd_frontends", maps.Hash[FrontendKey, FrontendRow])
+    key = FrontendKey(ip_address(world.address("service")), 0, 0)
+    rows[key] = FrontendRow(NO_SERVICE, 0, 0, 0, FrontendKind.CLUSTER_IP)
+
+
+@FAMILIES
+def test_what_comes_before_the_first_to_another_address_is_left_alone(datapath: Rig, world: World) -> None:
     first, second, *_ = fragment(world.frame("client", "service", UDP, payload=PAYLOAD), 400)
     assert datapath.send(second).frame == second
     assert datapath.send(first).outcome == "TO_STACK"

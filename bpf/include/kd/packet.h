@@ -8,7 +8,8 @@
  *
  * It assumes an Ethernet device. IP options and IPv6 extension headers are stepped over. Lengths are
  * checked here, against the data that is there and against each other: a packet that gets through has
- * its ports, and for TCP its flags, inside what IP says belongs to it.
+ * its ports, and for TCP its flags, inside what IP says belongs to it. Later fragments have none, see
+ * kd_fragment_find().
  */
 #ifndef KD_PACKET_H
 #define KD_PACKET_H
@@ -203,16 +204,15 @@ KD_SUBPROGRAM void kd_fragment_keep(const struct kd_pkt *pkt)
 	bpf_map_update_elem(&kd_fragments, &datagram, &ports, BPF_ANY);
 }
 
-/* A later fragment gets its ports from the first; those of no datagram that is translated pass. */
-KD_SUBPROGRAM int kd_fragment_find(struct kd_pkt *pkt)
+/* A later fragment gets its ports from the first. False: no first fragment of its datagram was translated. */
+KD_SUBPROGRAM bool kd_fragment_find(struct kd_pkt *pkt)
 {
 	struct kd_tuple datagram = kd_datagram(pkt);
 	__be32 *ports = bpf_map_lookup_elem(&kd_fragments, &datagram);
 
-	if (!ports)
-		return KD_PASS;
-	kd_set_ports(&pkt->tuple, *ports);
-	return KD_CONTINUE;
+	if (ports)
+		kd_set_ports(&pkt->tuple, *ports);
+	return ports;
 }
 
 static __always_inline int kd_parse_ports(struct __sk_buff *skb, struct kd_pkt *pkt,
@@ -238,7 +238,7 @@ static __always_inline int kd_parse_ports(struct __sk_buff *skb, struct kd_pkt *
 	if (kd_is_icmp(pkt))
 		return pkt->fragment ? KD_PASS : KD_CONTINUE;
 	if (pkt->later)
-		return kd_fragment_find(pkt);
+		return KD_CONTINUE;
 	udp = kd_bytes(skb, rest->off, sizeof(*udp)); /* TCP has its ports in the same place */
 	if (!udp)
 		return KD_DROP_MALFORMED;

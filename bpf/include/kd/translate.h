@@ -10,8 +10,10 @@
  * makes no flow, nor does a SYN-ACK, which a client never sends.
  *
  * Of a datagram in fragments the first has the ports; it is translated like any packet, and its ports are kept for
- * those that follow. One that comes before the first is left alone. A fragment begins no TCP flow, whose flags it
- * need not have.
+ * those that follow. One that comes before the first is dropped if it is for an address that belongs to services
+ * only: nothing behind us could put the datagram together. Else it may be for the node, and is left alone: of a
+ * service's datagram the stack meets no first fragment, and forgets it. A fragment begins no TCP flow, whose flags
+ * it need not have.
  */
 #ifndef KD_TRANSLATE_H
 #define KD_TRANSLATE_H
@@ -98,6 +100,12 @@ static __always_inline int kd_flow_find(struct __sk_buff *skb, const struct kd_p
 	return ct ? kd_flow_follow(pkt, ct, to) : kd_flow_begin(skb, pkt, outside, to);
 }
 
+/* A later fragment whose first was not translated here. */
+KD_SUBPROGRAM int kd_fragment_alone(const struct kd_pkt *pkt)
+{
+	return kd_frontend_find(&pkt->tuple.dst, 0, 0) ? KD_DROP_FRAGMENT : KD_PASS;
+}
+
 static __always_inline int kd_become(struct __sk_buff *skb, struct kd_pkt *pkt, const struct kd_tuple *to)
 {
 	if (pkt->fragment && !pkt->later)
@@ -116,6 +124,8 @@ static __always_inline int kd_translate(struct __sk_buff *skb, struct kd_pkt *pk
 
 	if (kd_is_icmp(pkt))
 		return kd_icmp_translate(skb, pkt);
+	if (pkt->later && !kd_fragment_find(pkt))
+		return kd_fragment_alone(pkt);
 	result = kd_flow_find(skb, pkt, outside, &to);
 	if (kd_is_reject(result))
 		return kd_reject(skb, pkt, result);
@@ -131,6 +141,8 @@ static __always_inline int kd_translate_reply(struct __sk_buff *skb, struct kd_p
 
 	if (kd_is_icmp(pkt))
 		return kd_icmp_translate(skb, pkt);
+	if (pkt->later && !kd_fragment_find(pkt))
+		return KD_PASS;
 	ct = bpf_map_lookup_elem(&kd_conntrack, &pkt->tuple);
 	if (!ct || !(ct->flags & KD_CT_REPLY) || kd_ct_over(pkt, ct))
 		return KD_PASS;

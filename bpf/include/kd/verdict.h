@@ -36,7 +36,7 @@
 
 #define KD_DROP_LIST(X)                                                                             \
 	X(KD_DROP_MALFORMED, -1, "its headers do not fit into its length")                          \
-	X(KD_DROP_FRAGMENT, -2, "a later fragment of a flow that is gone")                        \
+	X(KD_DROP_FRAGMENT, -2, "a later fragment whose first, or whose flow, is not known")         \
 	X(KD_DROP_NOT_LOCAL, -3, "the service keeps it on this node, where it has no backend")      \
 	X(KD_DROP_NO_FLOW, -4, "a TCP segment of no flow that could be continued")                  \
 	X(KD_DROP_STALE_SLOT, -5, "a slot names a backend that is gone")                            \
