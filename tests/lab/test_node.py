@@ -83,7 +83,8 @@ def test_a_device_of_the_same_name_elsewhere_gets_its_own_program(config: NodeCo
     with Node.open(evolve(config, cgroup=None)) as node:
         node.attach_pod(client.device, client.addresses, pod_mac=client.mac)
         devices = lab.node.exec(["ip", "-o", "link", "show", client.device], check=True).stdout
-        attached = {link.info.ifindex for hook, link in node._links.items() if hook.place == client.device}
+        links = node._hooks._links.items()
+        attached = {link.info.ifindex for hook, link in links if hook.place == client.device}
         assert attached == {int(devices.split(":")[0])}
 
 

@@ -1,0 +1,96 @@
+"""What a node consists of, and how much it holds."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from attrs import Attribute, field, frozen
+
+from k8sdatapath.errors import ModelError
+from k8sdatapath.net.netns import NetNs
+from k8sdatapath.pins import PinDir
+
+__all__ = ["Capacity", "NodeConfig"]
+
+_SLOTS_PER_BLOCK = 16
+
+
+def _names(devices: str | Iterable[str]) -> tuple[str, ...]:
+    return (devices,) if isinstance(devices, str) else tuple(devices)
+
+
+def _entries(most: int = (1 << 32) - 1) -> Any:
+    """A field that says how much a table holds."""
+
+    def check(_: object, attribute: Attribute[int], value: int) -> None:
+        if type(value) is not int or not 0 < value <= most:
+            raise ModelError(f"room for {value!r} {attribute.name} cannot be: 1 to {most}")
+
+    return check
+
+
+def _path(path: str | os.PathLike[str] | None) -> Path | None:
+    return None if path is None else Path(path)
+
+
+@frozen(kw_only=True)
+class Capacity:
+    """How much a node's tables hold. Memory is taken when they are made.
+
+    :ivar services: frontends, some 100 bytes each.
+    :ivar backends: memberships of endpoints in services, 32 bytes each.
+    :ivar slots: places in backend sets, 4 bytes each: one per backend, 251 and more per Maglev set.
+    :ivar flows: directions of flows that are balanced per packet (two a flow), some 140 bytes each.
+    :ivar pods: addresses of local pods.
+    """
+
+    services: int = field(default=65536, validator=_entries(most=1 << 30))
+    backends: int = field(default=262144, validator=_entries(most=1 << 22))
+    slots: int = field(default=1 << 20, validator=_entries())
+    flows: int = field(default=262144, validator=_entries())
+    pods: int = field(default=4096, validator=_entries())
+
+    @property
+    def max_entries(self) -> dict[str, int]:
+        """The same, by map."""
+        return {
+            "kd_frontends": self.services,
+            "kd_sets": 3 * self.services,
+            "kd_slots": -(-self.slots // _SLOTS_PER_BLOCK),
+            "kd_backends": self.backends,
+            "kd_conntrack": self.flows,
+            "kd_endpoints": self.pods,
+        }
+
+
+@frozen(kw_only=True)
+class NodeConfig:
+    """What a node consists of, and which hooks it uses.
+
+    :ivar name: for messages.
+    :ivar netns: the namespace of its devices; None is that of the calling thread.
+    :ivar uplinks: devices towards the rest of the world.
+    :ivar cgroup: a cgroup2 directory; sockets of its processes are balanced when they connect.
+    :ivar pins: where maps and links are pinned; None: the datapath ends with the process. A node owns its
+        directory while it is open.
+    :ivar tc_lb: balance packets at pod devices and uplinks.
+    :ivar socket_lb: balance sockets of ``cgroup``.
+    :ivar redirect: hand translated packets to their device, past the node's netfilter and routing.
+    :ivar xdp: continue flows between machines elsewhere in the drivers of the uplinks, where these can: see
+        :attr:`Node.xdp_uplinks`. What arrives there must have whole checksums, and its VLAN tags in it: so
+        it does from the wire, but not from a veth whose other end leaves checksums to the device.
+    """
+
+    name: str = ""
+    netns: NetNs | None = None
+    uplinks: tuple[str, ...] = field(default=(), converter=_names)
+    cgroup: Path | None = field(default=None, converter=_path)
+    pins: PinDir | None = None
+    tc_lb: bool = True
+    socket_lb: bool = True
+    redirect: bool = True
+    xdp: bool = False
+    capacity: Capacity = Capacity()

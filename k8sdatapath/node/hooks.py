@@ -1,0 +1,188 @@
+"""Where the programs of a node go, and the links that keep them there."""
+
+from __future__ import annotations
+
+import errno
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+
+from attrs import field, frozen
+
+from k8sdatapath import programs
+from k8sdatapath.errors import DeviceGoneError, KernelError
+from k8sdatapath.links import KernelLink, Link
+from k8sdatapath.net.netns import NetNs
+from k8sdatapath.objects import Object
+from k8sdatapath.pins import PinDir
+from k8sdatapath.programs import Direction, XdpMode
+from k8sdatapath.programs.base import Program, device_index, in_netns
+from k8sdatapath.resource import Resource
+
+_NO_XDP = (errno.EOPNOTSUPP, errno.EBUSY, errno.ERANGE, errno.EINVAL)
+
+
+@frozen
+class Hook(ABC):
+    """A place for one program: the object it is in, its name there, and where it is attached."""
+
+    loaded: str
+    entry: str
+    place: str
+
+    @property
+    def name(self) -> str:
+        """Under which its link is pinned; bpffs reserves dots, which VLAN devices have."""
+        return f"{self.entry}-{self.place}".replace(".", "%2e")
+
+    def program(self, objects: Mapping[str, Object]) -> Program:
+        """Its program."""
+        return objects[self.loaded].program(self.entry, Program)
+
+    @abstractmethod
+    def attach(self, objects: Mapping[str, Object], netns: NetNs | None) -> Link:
+        """Put its program there, where none of ours is."""
+
+    def holds(self, link: KernelLink, netns: NetNs | None) -> bool:
+        """Whether a link is to this place, and not to one that had the name before it."""
+        return link.info.ifindex == in_netns(netns, lambda: device_index(self.place))
+
+
+@frozen
+class TcHook(Hook):
+    """One direction of a device, at TC."""
+
+    direction: Direction
+
+    def attach(self, objects: Mapping[str, Object], netns: NetNs | None) -> Link:
+        """Put its program there."""
+        program = objects[self.loaded].program(self.entry, programs.TC)
+        return program.attach(self.place, self.direction, netns=netns)
+
+
+@frozen
+class XdpHook(Hook):
+    """The driver of a device."""
+
+    def attach(self, objects: Mapping[str, Object], netns: NetNs | None) -> Link:
+        """Put its program there.
+
+        :raises KernelError: the driver knows no native XDP, is in use, or has too large an MTU.
+        """
+        program = objects[self.loaded].program(self.entry, programs.XDP)
+        return program.attach(self.place, netns=netns, mode=XdpMode.NATIVE)
+
+
+@frozen
+class CgroupHook(Hook):
+    """A call of the sockets of a cgroup."""
+
+    cgroup: Path = field(eq=False)
+
+    @classmethod
+    def all(cls, loaded: Object, cgroup: Path) -> Iterator[CgroupHook]:
+        """A place for each program of an object.
+
+        :raises KernelError: there is no such cgroup.
+        """
+        try:
+            place = f"cgroup{cgroup.stat().st_ino}"
+        except OSError as error:
+            raise KernelError("find cgroup", str(cgroup), error.errno or 0) from error
+        return (cls(loaded.spec.name, entry, place, cgroup) for entry in loaded.program_fds)
+
+    def attach(self, objects: Mapping[str, Object], netns: NetNs | None) -> Link:
+        """Put its program there."""
+        return objects[self.loaded].program(self.entry, programs.CgroupSockAddr).attach(self.cgroup)
+
+    def holds(self, link: KernelLink, netns: NetNs | None) -> bool:
+        """Its name has the cgroup's number in it."""
+        return True
+
+
+class Hooks(Resource):
+    """The links of a node, by where they are.
+
+    :param netns: the namespace of its devices.
+    :param pins: where links are pinned; those found there are taken over when their hook is asked for.
+    """
+
+    def __init__(self, netns: NetNs | None, pins: PinDir | None) -> None:
+        self._netns = netns
+        self._pins = pins
+        self._links: dict[Hook, Link] = {}
+
+    def __len__(self) -> int:
+        return len(self._links)
+
+    def __iter__(self) -> Iterator[Hook]:
+        return iter(self._links)
+
+    def __contains__(self, hook: Hook) -> bool:
+        """Whether something of ours is there, or of the process before us."""
+        return hook in self._links or (self._pins is not None and hook.name in self._pins.links)
+
+    def put(self, hook: Hook, objects: Mapping[str, Object]) -> None:
+        """Put a program on its hook, or swap it into the link that holds the hook already."""
+        if self._update(hook, objects):
+            return
+        with ExitStack() as undo:
+            link = undo.enter_context(hook.attach(objects, self._netns))
+            if self._pins is not None:
+                link.pin(self._pins.link_path(hook.name))
+            undo.pop_all()
+        self._links[hook] = link
+
+    def put_xdp(self, hook: XdpHook, objects: Mapping[str, Object]) -> None:
+        """The same where the driver lets us."""
+        try:
+            self.put(hook, objects)
+        except KernelError as error:
+            if error.errno not in _NO_XDP:
+                raise
+
+    def switch(self, old: Mapping[str, Object], new: Mapping[str, Object]) -> None:
+        """Put new programs on every hook, or if one refuses the old ones on all."""
+        with ExitStack() as undo:
+            for hook, link in self._links.items():
+                undo.callback(link.update, hook.program(old))
+                link.update(hook.program(new))
+            undo.pop_all()
+
+    def drop(self, hook: Hook) -> None:
+        """Take what is ours off a hook; if nothing is there, nothing is done."""
+        if self._pins is not None:
+            self._pins.link_path(hook.name).unlink(missing_ok=True)
+        link = self._links.pop(hook, None)
+        if link is not None:
+            link.close()
+
+    def drop_strange(self, known: Callable[[str], bool]) -> None:
+        """Remove pinned links that are not among these, unless their name is known."""
+        if self._pins is not None:
+            ours = {hook.name for hook in self._links}
+            for name in self._pins.links:
+                if name not in ours and not known(name):
+                    self._pins.link_path(name).unlink()
+
+    def _update(self, hook: Hook, objects: Mapping[str, Object]) -> bool:
+        """Swap the program of a link, ours or pinned; False if there is none, or its device is gone."""
+        if hook not in self._links and self._pins is not None and hook in self:
+            self._links[hook] = KernelLink.open_pinned(self._pins.link_path(hook.name))
+        link = self._links.get(hook)
+        if link is None:
+            return False
+        try:
+            if isinstance(link, KernelLink) and not hook.holds(link, self._netns):
+                raise DeviceGoneError("take over link", hook.name, errno.ENOLINK)
+            link.update(hook.program(objects))
+        except DeviceGoneError:  # and with the device its hook
+            self.drop(hook)
+            return False
+        return True
+
+    def close(self) -> None:
+        """Let go of the links. Those that are not pinned end with it."""
+        while self._links:
+            self._links.popitem()[1].close()

@@ -1,0 +1,200 @@
+"""Node: the datapath of one node, running."""
+
+from __future__ import annotations
+
+import fcntl
+import socket
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from functools import partial
+from typing import Any
+
+from attrs import evolve
+
+from k8sdatapath import maps
+from k8sdatapath.datapath.conntrack_table import ConntrackTable
+from k8sdatapath.datapath.service_table import CONTRACT, ServiceTable
+from k8sdatapath.datapath.socket_reaper import DestroyedSocket, SocketReaper
+from k8sdatapath.layout import addr, layout_of
+from k8sdatapath.model import IPAddress, address
+from k8sdatapath.node.config import Capacity, NodeConfig
+from k8sdatapath.node.hooks import CgroupHook, Hook, Hooks, TcHook, XdpHook
+from k8sdatapath.objects import Object, ObjectSpec
+from k8sdatapath.programs import Direction
+from k8sdatapath.programs.base import device_index, in_netns
+from k8sdatapath.resource import Resource
+from k8sdatapath.tables.counters import Counter, CounterRow, outcomes, read_counters
+from k8sdatapath.tables.endpoints import EndpointRow
+
+__all__ = ["Node"]
+
+_POD_HOOKS = {"from_pod": Direction.INGRESS, "to_pod": Direction.EGRESS}
+
+
+class Node(Resource):
+    """The datapath of one node, running. Make one with :meth:`open`.
+
+    :ivar services: the node's services.
+    :ivar flows: its flows that are balanced per packet.
+    """
+
+    def __init__(
+        self,
+        config: NodeConfig,
+        objects: dict[str, Object],
+        services: ServiceTable,
+        hooks: Hooks,
+        own: ExitStack,
+    ) -> None:
+        self.config = config
+        self.services = services
+        self._hooks = hooks
+        self._own = own
+        self._use(objects)
+
+    def _use(self, objects: dict[str, Object]) -> None:
+        self._objects = objects
+        pod = objects["pod"]
+        self._endpoints = pod.map("kd_endpoints", maps.Hash[addr, EndpointRow])
+        self._counters = pod.map("kd_counters", maps.PerCpuArray[CounterRow])
+        self._outcomes = outcomes(pod.spec.btf)
+        self.flows = ConntrackTable.bind(pod)
+
+    @classmethod
+    def open(cls, config: NodeConfig) -> Node:
+        """Load what is not there yet, take over what is pinned, and put the programs on their hooks.
+
+        Programs of pinned links are replaced in one step each: no packet goes by unhandled. Pinned maps keep
+        their sizes, see :meth:`resize`. Pinned links to uplinks and cgroups that ``config`` does not name are
+        removed; those to pods stay.
+
+        :raises KernelError: a hook refused; nothing is left behind that was not there before.
+        :raises PinsBusyError: another process has the pin directory.
+        """
+        with ExitStack() as own, ExitStack() as undo:
+            if config.pins is not None:
+                own.enter_context(config.pins.lock())
+                undo.enter_context(config.pins.restored_on_error())
+            objects = _load(config, own)
+            services = own.enter_context(ServiceTable.bind(objects["pod"]))
+            hooks = own.enter_context(Hooks(config.netns, config.pins))
+            if config.socket_lb and config.cgroup is not None:
+                for hook in CgroupHook.all(objects["socket"], config.cgroup):
+                    hooks.put(hook, objects)
+            for device in config.uplinks if config.tc_lb else ():
+                hooks.put(TcHook("host", "from_uplink", device, Direction.INGRESS), objects)
+                if config.xdp:
+                    hooks.put_xdp(XdpHook("xdp", "xdp_in", device), objects)
+            hooks.drop_strange(known=_is_of_pod)
+            node = cls(config, objects, services, hooks, own)
+            node._own = own.pop_all()
+            return node
+
+    def attach_pod(self, device: str, addresses: Iterable[IPAddress], *, pod_mac: str) -> None:
+        """Take a pod into the datapath.
+
+        :param device: the node's end of the pod's veth.
+        :param addresses: the pod's addresses.
+        :param pod_mac: the MAC of the pod's end.
+        :raises ModelError: an address that is none.
+        :raises LayoutError: a MAC that is none.
+        :raises DeviceGoneError: no such device.
+        :raises MapFullError: there is room for no more pods.
+        """
+        index, host_mac = in_netns(self.config.netns, lambda: (device_index(device), _mac(device)))
+        row = EndpointRow(index, pod_mac, host_mac)
+        addresses = [address(each) for each in addresses]
+        layout_of(EndpointRow).pack(row)  # a MAC that is none is told before anything is attached
+        with ExitStack() as undo:
+            for hook in _pod_hooks(device) if self.config.tc_lb else ():
+                if hook not in self._hooks:
+                    undo.callback(self._hooks.drop, hook)
+                self._hooks.put(hook, self._objects)
+            self._endpoints.update_many(dict.fromkeys(addresses, row))
+            undo.pop_all()
+
+    def detach_pod(self, device: str, addresses: Iterable[IPAddress]) -> None:
+        """Take a pod out of the datapath; its device may be gone already."""
+        self._endpoints.delete_many(addresses)
+        for hook in _pod_hooks(device):
+            self._hooks.drop(hook)
+
+    @property
+    def xdp_uplinks(self) -> tuple[str, ...]:
+        """Uplinks whose drivers continue flows; on the others the programs at TC do all the work."""
+        return tuple(hook.place for hook in self._hooks if isinstance(hook, XdpHook))
+
+    def counters(self) -> dict[str, Counter]:
+        """What the programs have done with packets since the maps were made, by outcome."""
+        return read_counters(self._counters, self._outcomes)
+
+    def resize(self, capacity: Capacity) -> None:
+        """Give the service tables other sizes, while traffic flows.
+
+        New maps are filled with what is in the old ones, then every hook gets programs over the new maps,
+        each in one step. Flows and pods keep the room that they have.
+
+        :raises CapacityError: what is there would not fit; nothing was changed.
+        """
+        capacity = evolve(capacity, flows=self.config.capacity.flows, pods=self.config.capacity.pods)
+        config, old, pins = evolve(self.config, capacity=capacity), self._objects, self.config.pins
+        with ExitStack() as undo:
+            shared = {name: each for loaded in old.values() for name, each in loaded.maps.items()}
+            kept = {name: each for name, each in shared.items() if name not in CONTRACT}
+            objects = _load(evolve(config, pins=None), undo, kept)
+            self.services.move(objects["pod"], partial(self._hooks.switch, old, objects))
+            if pins is not None:
+                for name in CONTRACT:
+                    pins.replace(objects["pod"].map_fds[name], pins.map_path(name))
+            self._own.push(undo.pop_all())
+        self._use(objects)
+        self.config = config
+        for loaded in old.values():
+            loaded.close()
+
+    def reap_sockets(self, *, tcp: bool = False) -> tuple[DestroyedSocket, ...]:
+        """Destroy the UDP sockets of this machine that are connected to backends which are gone.
+
+        For after backends were removed: what their processes do next fails, and connects anew.
+
+        :param tcp: TCP connections as well, which may be finishing what they began.
+        """
+        with SocketReaper.bind(self._objects["socket"]) as reaper:
+            return reaper.reap_everywhere(tcp=tcp)
+
+    def close(self) -> None:
+        """Let go. Without pins the datapath ends here; with pins it runs on, and an open takes it over."""
+        self._own.close()
+
+    def __repr__(self) -> str:
+        return f"<Node {self.config.name or '(unnamed)'} {self.services!r} links={len(self._hooks)}>"
+
+
+def _pod_hooks(device: str) -> tuple[Hook, ...]:
+    return tuple(TcHook("pod", entry, device, direction) for entry, direction in _POD_HOOKS.items())
+
+
+def _is_of_pod(link: str) -> bool:
+    return link.partition("-")[0] in _POD_HOOKS
+
+
+def _load(config: NodeConfig, own: ExitStack, given: Mapping[str, Any] | None = None) -> dict[str, Object]:
+    """The objects, sharing one set of maps: those given, and what they lack."""
+    loaded: dict[str, Object] = {}
+    shared = dict(given or {})
+    for name in ("pod", "host", "socket", *(["xdp"] if config.xdp else [])):
+        spec = ObjectSpec.from_file(name)
+        spec = spec.with_maps(**{m: n for m, n in config.capacity.max_entries.items() if m in spec.maps})
+        if "redirect" in spec.config:
+            spec = spec.with_config(redirect=config.redirect)
+        loaded[name] = own.enter_context(spec.load(reuse=shared, pins=config.pins))
+        shared |= loaded[name].maps
+    return loaded
+
+
+def _mac(device: str) -> str:
+    """The MAC of a device of the calling thread's namespace."""
+    siocgifhwaddr = 0x8927
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        answer = fcntl.ioctl(any_socket, siocgifhwaddr, device.encode()[:15].ljust(256, b"\0"))
+    return answer[18:24].hex(":")
