@@ -20,6 +20,7 @@
     ├── ClosedError(ValueError)           use after close
     ├── ModelError(ValueError)            a value of the model that cannot be: bad address, port, protocol
     ├── MissingExtraError(ImportError)    which extra to install
+    ├── AddressInUseError                 .address .device: another pod, which is still there, has it
     ├── StalePlanError                    the table has changed since the plan was made
     ├── SourceError                       a source of desired state cannot be read
     │   └── ManifestError(ValueError)     .path into the YAML, and what is wrong there
@@ -37,6 +38,7 @@ import os
 from collections.abc import Iterable
 
 __all__ = [
+    "AddressInUseError",
     "BpffsError",
     "CapacityError",
     "ClosedError",
@@ -229,6 +231,22 @@ class MissingExtraError(DatapathError, ImportError):
     def __init__(self, what: str, extra: str) -> None:
         super().__init__(f"{what} needs an extra: pip install 'k8sdatapath[{extra}]'")
         self.extra = extra
+
+
+class AddressInUseError(DatapathError):
+    """A pod is to have the address of another one, which is still there; nothing was changed.
+
+    :ivar address: the address.
+    :ivar device: the node's end of the veth of the pod that has it.
+    """
+
+    def __init__(self, address: object, device: str) -> None:
+        super().__init__(f"{address} belongs to the pod at {device}: detach that one first")
+        self.address = address
+        self.device = device
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.address, self.device)
 
 
 class StalePlanError(DatapathError):

@@ -91,6 +91,7 @@ def apply(
     with start(config, pod_device or (), wanted, printer) as node:
         end_sockets(node)
         for services in source.watch(on_error=complain) if watch else ():
+            node.check_pins()  # without them, what is applied ends with this process and nobody finds it
             try:
                 plan = node.services.plan(services)
                 if not plan.empty:
@@ -107,13 +108,14 @@ def start(config: NodeConfig, pods: Iterable[PodDevice], wanted: Iterable[Servic
     pins = config.pins
     assert pins is not None
     with ExitStack() as undo, pins.restored_on_error():  # while the node still has the lock of the pins
-        node = undo.enter_context(Node.open(config))
+        node = undo.enter_context(Node.open(config, prune=False))
         for pod in pods:
             before = pins.links
             node.attach_pod(pod.device, pod.addresses, pod_mac=pod.mac)
             if pins.links != before:  # not taken over from an earlier command
                 undo.callback(node.detach_pod, pod.device, pod.addresses)
         printer.carry_out(node.services.plan(wanted))
+        node.prune()  # last: had anything failed, they would still be of use
         undo.pop_all()
         return node
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import socket
 from collections.abc import Iterable, Mapping
@@ -15,11 +16,13 @@ from k8sdatapath import maps
 from k8sdatapath.datapath.conntrack_table import ConntrackTable
 from k8sdatapath.datapath.service_table import CONTRACT, ServiceTable
 from k8sdatapath.datapath.socket_reaper import DestroyedSocket, SocketReaper
+from k8sdatapath.errors import AddressInUseError, BpffsError
 from k8sdatapath.layout import addr, layout_of
 from k8sdatapath.model import IPAddress, address
 from k8sdatapath.node.config import Capacity, NodeConfig
 from k8sdatapath.node.hooks import CgroupHook, Hook, Hooks, TcHook, XdpHook
 from k8sdatapath.objects import Object, ObjectSpec
+from k8sdatapath.pins import PinLock
 from k8sdatapath.programs import Direction
 from k8sdatapath.programs.base import device_index, in_netns
 from k8sdatapath.resource import Resource
@@ -50,6 +53,7 @@ class Node(Resource):
         self.services = services
         self._hooks = hooks
         self._own = own
+        self._lock: PinLock | None = None
         self._use(objects)
 
     def _use(self, objects: dict[str, Object]) -> None:
@@ -61,19 +65,21 @@ class Node(Resource):
         self.flows = ConntrackTable.bind(pod)
 
     @classmethod
-    def open(cls, config: NodeConfig) -> Node:
+    def open(cls, config: NodeConfig, *, prune: bool = True) -> Node:
         """Load what is not there yet, take over what is pinned, and put the programs on their hooks.
 
         Programs of pinned links are replaced in one step each: no packet goes by unhandled. Pinned maps keep
-        their sizes, see :meth:`resize`. Pinned links to uplinks and cgroups that ``config`` does not name are
-        removed; those to pods stay.
+        their sizes, see :meth:`resize`.
 
+        :param prune: remove pinned links that ``config`` does not ask for, see :meth:`prune`. Without it they
+            stay for now: for a caller who has more to do that may fail.
         :raises KernelError: a hook refused; nothing is left behind that was not there before.
         :raises PinsBusyError: another process has the pin directory.
         """
         with ExitStack() as own, ExitStack() as undo:
+            lock = None
             if config.pins is not None:
-                own.enter_context(config.pins.lock())
+                lock = own.enter_context(config.pins.lock())
                 undo.enter_context(config.pins.restored_on_error())
             objects = _load(config, own)
             services = own.enter_context(ServiceTable.bind(objects["pod"]))
@@ -85,10 +91,32 @@ class Node(Resource):
                 hooks.put(TcHook("host", "from_uplink", device, Direction.INGRESS), objects)
                 if config.xdp:
                     hooks.put_xdp(XdpHook("xdp", "xdp_in", device), objects)
-            hooks.drop_strange(known=_is_of_pod)
             node = cls(config, objects, services, hooks, own)
+            node._lock = lock
+            if prune:
+                node.prune()
             node._own = own.pop_all()
             return node
+
+    def prune(self) -> None:
+        """Take pinned programs off uplinks and cgroups that the configuration does not name; pods stay."""
+        self._hooks.drop_strange(known=_is_of_pod)
+
+    def check_pins(self) -> None:
+        """See that what was pinned still is, so that it outlives the process and others find it.
+
+        :raises BpffsError: some of it was removed by somebody else. Packets are handled as before for as long
+            as this node is open; a node that is opened then pins everything anew.
+        """
+        pins = self.config.pins
+        if pins is None or self._lock is None:
+            return
+        here = {pins.map_path(name) for loaded in self._objects.values() for name in loaded.map_fds}
+        here |= {pins.link_path(hook.name) for hook in self._hooks}
+        gone = sorted(path for path in here if not path.exists())
+        if gone or not self._lock.valid:
+            what = f"{gone[0].name} and {len(gone) - 1} more were" if len(gone) > 1 else "a pin was"
+            raise BpffsError("keep pins", str(pins), errno.ENOENT, f"{what} removed: start again to pin anew")
 
     def attach_pod(self, device: str, addresses: Iterable[IPAddress], *, pod_mac: str) -> None:
         """Take a pod into the datapath.
@@ -99,11 +127,16 @@ class Node(Resource):
         :raises ModelError: an address that is none.
         :raises LayoutError: a MAC that is none.
         :raises DeviceGoneError: no such device.
+        :raises AddressInUseError: another pod, whose device is still there, has one of the addresses.
         :raises MapFullError: there is room for no more pods.
         """
         index, host_mac = in_netns(self.config.netns, lambda: (device_index(device), _mac(device)))
         row = EndpointRow(index, pod_mac, host_mac)
         addresses = [address(each) for each in addresses]
+        for each in addresses:
+            holder = self._holder(each)
+            if holder not in (None, device):
+                raise AddressInUseError(each, str(holder))
         layout_of(EndpointRow).pack(row)  # a MAC that is none is told before anything is attached
         with ExitStack() as undo:
             for hook in _pod_hooks(device) if self.config.tc_lb else ():
@@ -114,10 +147,23 @@ class Node(Resource):
             undo.pop_all()
 
     def detach_pod(self, device: str, addresses: Iterable[IPAddress]) -> None:
-        """Take a pod out of the datapath; its device may be gone already."""
-        self._endpoints.delete_many(addresses)
+        """Take a pod out of the datapath; its device may be gone already.
+
+        Addresses that another pod has meanwhile stay with that one.
+        """
+        self._endpoints.delete_many([each for each in addresses if self._holder(each) in (None, device)])
         for hook in _pod_hooks(device):
             self._hooks.drop(hook)
+
+    def _holder(self, pod_address: IPAddress) -> str | None:
+        """The device that leads to the pod with an address, if both are there."""
+        row = self._endpoints.get(pod_address)
+        if row is None:
+            return None
+        try:
+            return in_netns(self.config.netns, lambda: socket.if_indextoname(row.ifindex))
+        except OSError:
+            return None
 
     @property
     def xdp_uplinks(self) -> tuple[str, ...]:

@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 from attrs import evolve
 
-from k8sdatapath.errors import KernelError, LayoutError, ModelError, PinsBusyError
+from k8sdatapath.errors import (
+    AddressInUseError,
+    BpffsError,
+    KernelError,
+    LayoutError,
+    ModelError,
+    PinsBusyError,
+)
 from k8sdatapath.lab import Lab
 from k8sdatapath.model import Service
 from k8sdatapath.net.cgroup import Cgroup
@@ -81,6 +88,7 @@ def test_a_device_of_the_same_name_elsewhere_gets_its_own_program(config: NodeCo
     lab.node.exec(["ip", "link", "set", client.device, "name", "aside"], check=True)
     lab.node.exec(["ip", "link", "add", client.device, "type", "veth", "peer", "name", "far"], check=True)
     with Node.open(evolve(config, cgroup=None)) as node:
+        node.detach_pod("aside", client.addresses)
         node.attach_pod(client.device, client.addresses, pod_mac=client.mac)
         devices = lab.node.exec(["ip", "-o", "link", "show", client.device], check=True).stdout
         links = node._hooks._links.items()
@@ -106,3 +114,40 @@ def test_what_cannot_be_is_refused() -> None:
             Capacity(**wrong)  # type: ignore[arg-type]
     with pytest.raises(KernelError, match="/nonexistent"):
         Node.open(NodeConfig(cgroup="/nonexistent", capacity=SMALL))
+
+
+def test_a_pod_does_not_take_over_the_address_of_another(config: NodeConfig, lab: Lab) -> None:
+    one, two = lab.pod("one"), lab.pod("two")
+    with Node.open(config) as node:
+        node.attach_pod(one.device, one.addresses, pod_mac=one.mac)
+        with pytest.raises(AddressInUseError, match=f"{one.address} belongs to the pod at {one.device}"):
+            node.attach_pod(two.device, [*two.addresses, *one.addresses], pod_mac=two.mac)
+        assert config.pins is not None
+        assert not [name for name in config.pins.links if two.device in name]
+        node.attach_pod(one.device, one.addresses, pod_mac=one.mac)  # the same device: its own
+        lab.node.exec(["ip", "link", "del", one.device], check=True)
+        node.attach_pod(two.device, one.addresses, pod_mac=two.mac)  # its device is gone: free
+        node.detach_pod(one.device, one.addresses)  # late, and of no harm to the new one
+        with pytest.raises(AddressInUseError):
+            node.attach_pod(lab.pod("three").device, one.addresses, pod_mac=one.mac)
+
+
+def test_pins_that_somebody_removed_are_missed(config: NodeConfig) -> None:
+    assert config.pins is not None
+    with Node.open(config) as node:
+        node.check_pins()
+        config.pins.map_path("kd_conntrack").unlink()
+        with pytest.raises(BpffsError, match=r"keep pins: .*a pin was removed: start again"):
+            node.check_pins()
+        config.pins.remove()
+        with pytest.raises(BpffsError, match=r"and [0-9]+ more were removed"):
+            node.check_pins()
+
+
+def test_what_is_not_asked_for_any_more_stays_until_all_else_is_done(config: NodeConfig) -> None:
+    assert config.pins is not None
+    Node.open(evolve(config, uplinks="eth0")).close()
+    with Node.open(config, prune=False) as node:
+        assert "from_uplink-eth0" in config.pins.links
+        node.prune()
+        assert "from_uplink-eth0" not in config.pins.links

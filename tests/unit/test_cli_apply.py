@@ -37,10 +37,16 @@ def table(monkeypatch: pytest.MonkeyPatch) -> ServiceTable:
         services = table
         config = NodeConfig()
 
+        def prune(self) -> None:
+            pass
+
+        def check_pins(self) -> None:
+            pass
+
         def __exit__(self, *_: object) -> None:
             pass
 
-    monkeypatch.setattr(Node, "open", lambda config: Opened())
+    monkeypatch.setattr(Node, "open", lambda config, prune: Opened())
     return table
 
 
