@@ -16,7 +16,7 @@ SEC("tc")
 int from_uplink(struct __sk_buff *skb)
 {
 	struct kd_pkt pkt = {};
-	int result = kd_parse(skb, &pkt);
+	int result = kd_overheard(skb) ? KD_PASS : kd_parse(skb, &pkt);
 
 	if (result == KD_CONTINUE)
 		result = kd_translate(skb, &pkt, true);

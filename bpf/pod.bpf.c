@@ -11,7 +11,10 @@
 
 char _license[] SEC("license") = "Dual BSD/GPL";
 
-/* tc ingress: what the pod sends, as a client to a service or as a backend to its clients. */
+/*
+ * tc ingress: what the pod sends, as a client to a service or as a backend to its clients. On a port of a bridge it
+ * is addressed to the bridge or to another pod, but always ours to translate.
+ */
 SEC("tc")
 int from_pod(struct __sk_buff *skb)
 {
@@ -34,7 +37,7 @@ SEC("tc")
 int to_pod(struct __sk_buff *skb)
 {
 	struct kd_pkt pkt = {};
-	int result = kd_parse(skb, &pkt);
+	int result = kd_overheard(skb) ? KD_PASS : kd_parse(skb, &pkt);
 
 	if (result == KD_CONTINUE)
 		result = kd_translate_reply(skb, &pkt);

@@ -95,6 +95,14 @@ class Netlink:
                 raise KernelError("wait for a carrier on", name, errno.ETIMEDOUT)
             time.sleep(0.001)
 
+    def kind(self, name: str) -> str:
+        """What a device is, such as ``"veth"`` or ``"bridge"``; empty for one that is not virtual."""
+        index = link_index(name)
+        with self._errors("ask for the kind of", name):
+            (link,) = self._route.link("get", index=index)
+        info = link.get_attr("IFLA_LINKINFO")
+        return str(info.get_attr("IFLA_INFO_KIND") or "") if info else ""
+
     def set_master(self, name: str, bridge: str) -> None:
         """Make a device a port of a bridge."""
         with self._errors(f"add to bridge {bridge}", name):

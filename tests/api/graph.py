@@ -75,6 +75,7 @@ LAYERS = {
     "k8sdatapath.lab": 6,
     "k8sdatapath.testing": 6,
     "k8sdatapath.cli": 6,
+    "k8sdatapath.cni": 6,
 }
 
 

@@ -81,7 +81,6 @@ SYN = V4.frame("client", "service", TCP)
 LEFT_ALONE = {
     "ARP": bytes(12) + b"\x08\x06" + bytes(28),
     "a frame with a VLAN tag in it": bytes(12) + b"\x81\x00\x00\x05" + SYN[12:],
-    "a frame for another host": b"\x02\x00\x00\x00\x00\x77" + SYN[6:],
     "ICMP": icmp_echo(V4.address("client"), V4.address("service")),
     "ICMPv6": icmp_echo(V6.address("client"), V6.address("service")),
     "SCTP": with_fixed(SYN, 9, 132),
@@ -213,3 +212,18 @@ def test_noise_in_a_packet_never_comes_out_looking_right(
     else:
         assert before is not None
         assert sent.packet.checksums_ok == before.checksums_ok
+
+
+OTHERS_MAC = bytes((2, 0, 0, 0, 0, 9))
+
+
+@pytest.mark.parametrize("world", WORLDS, ids=str)
+@pytest.mark.parametrize("entry", ["from_pod", "from_uplink"])
+def test_what_is_for_another_mac_is_a_pods_own_and_overheard_elsewhere(entry: str, world: World) -> None:
+    """A pod on a bridge sends to the bridge, or to a pod beside it; an uplink may listen in."""
+    frame = OTHERS_MAC + world.frame("client", "service", TCP)[6:]
+    with rig(entry, redirect=False) as made:
+        made.services.upsert(world.service("service", TCP, ["one"]))
+        sent = made.send(frame)
+        assert (sent.frame == frame) == (entry == "from_uplink")
+        assert sent.outcome == ("TO_STACK" if entry == "from_pod" else "PASS")

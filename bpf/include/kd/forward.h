@@ -14,6 +14,7 @@
 #include <stddef.h>
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
+#include <linux/if_packet.h>
 #include <linux/ip.h>
 #include <linux/ipv6.h>
 #include <bpf/bpf_endian.h>
@@ -57,6 +58,8 @@ static __always_inline int kd_forward_to_pod(struct __sk_buff *skb, const struct
 	__builtin_memcpy(macs.src, pod->host_mac, ETH_ALEN);
 	if (kd_decrement_ttl(skb, pkt) || bpf_skb_store_bytes(skb, 0, &macs, sizeof(macs), 0))
 		return KD_DROP_REWRITE;
+	if (skb->pkt_type != PACKET_HOST) /* heard on a bridge port: the pod would take it for somebody else's */
+		bpf_skb_change_type(skb, PACKET_HOST);
 	bpf_redirect_peer(pod->ifindex, 0);
 	return KD_TO_POD;
 }

@@ -254,13 +254,18 @@ static __always_inline int kd_parse_ports(struct __sk_buff *skb, struct kd_pkt *
 	return KD_CONTINUE;
 }
 
+/* A device that listens in hears what is for other hosts. */
+static __always_inline bool kd_overheard(const struct __sk_buff *skb)
+{
+	return skb->pkt_type == PACKET_OTHERHOST;
+}
+
 static __always_inline int kd_parse(struct __sk_buff *skb, struct kd_pkt *pkt)
 {
 	struct kd_rest rest = {};
 	int result = KD_PASS;
 
-	/* Not for this node (a device that listens in), or for the VLAN device above this one. */
-	if (skb->pkt_type == PACKET_OTHERHOST || skb->vlan_present)
+	if (skb->vlan_present) /* for the VLAN device above this one */
 		return KD_PASS;
 	if (skb->protocol == bpf_htons(ETH_P_IP))
 		result = kd_parse_ipv4(skb, pkt, &rest);
