@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from attrs import asdict, frozen
@@ -14,13 +14,14 @@ from attrs import asdict, frozen
 from k8sdatapath.cli.output import Output, OutputOption, console, show_value
 from k8sdatapath.cli.services import DEFAULT_PINS, PinsOption
 from k8sdatapath.errors import DatapathError, ModelError, NotSupportedError
-from k8sdatapath.model import IPAddress, Service, address
+from k8sdatapath.model import IPAddress, IPNetwork, Service, address, network
 from k8sdatapath.pins import PinDir
 
 if TYPE_CHECKING:
     from k8sdatapath.component import Report
     from k8sdatapath.datapath.service_plan import ServicePlan
     from k8sdatapath.datapath.service_table import ServiceTable
+    from k8sdatapath.kube import NodeView, StaticYaml
     from k8sdatapath.node import Node, NodeConfig
 
 __all__ = ["apply"]
@@ -72,6 +73,21 @@ def apply(
     cgroup: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Balance the sockets of processes in this cgroup.")
     ] = None,
+    node_name: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="This node's, as endpoints name it. Without it: cluster IPs only."),
+    ] = "",
+    node_zone: Annotated[
+        str, typer.Option(metavar="ZONE", help="Prefer endpoints that are meant for this zone.")
+    ] = "",
+    node_address: Annotated[
+        list[Any] | None,
+        typer.Option(parser=address, metavar="ADDRESS", help="Where clients dial this node; default: found."),
+    ] = None,
+    node_port_networks: Annotated[
+        list[Any] | None,
+        typer.Option(parser=network, metavar="CIDR", help="Node ports are at addresses in here only."),
+    ] = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Bring the kernel's services to what Service and EndpointSlice manifests say.
@@ -81,7 +97,8 @@ def apply(
     from k8sdatapath.kube import StaticYaml
     from k8sdatapath.node import NodeConfig
 
-    source, printer = StaticYaml(*files), Printer(output, lines=watch)
+    view = view_of(node_name, node_zone, node_address or (), node_port_networks or ())
+    source, printer = StaticYaml(*files, node=view), Printer(output, lines=watch)
     if dry_run:
         with planning_table(PinDir(pins)) as table:
             printer.show(table.plan(source.read()))
@@ -90,15 +107,54 @@ def apply(
     config = NodeConfig(uplinks=uplink or (), cgroup=cgroup, pins=PinDir(pins))
     with start(config, pod_device or (), wanted, printer) as node:
         end_sockets(node)
-        for services in source.watch(on_error=complain) if watch else ():
+        for note in source.notes:
+            remark(note)
+        if watch:
+            follow(source, node, view.node_port_addresses if view else (), printer)
+        elif source.health_checks:
+            remark("health check node ports are answered under --watch only")
+
+
+def follow(source: StaticYaml, node: Node, health_at: Iterable[IPAddress], printer: Printer) -> None:
+    """Apply every change of the manifests, and tell load balancers whether the node has endpoints."""
+    from k8sdatapath.kube.health import HealthServer
+
+    said = set(source.notes)
+    with HealthServer(health_at) as health:
+        for services in source.watch(on_error=complain):
             node.check_pins()  # without them, what is applied ends with this process and nobody finds it
             try:
                 plan = node.services.plan(services)
                 if not plan.empty:
                     printer.carry_out(plan)
                     end_sockets(node)
+                health.plan(source.health_checks).apply()
             except DatapathError as error:
                 complain(error)
+            unheard = [
+                f"nobody can ask at {where}:{port}: {why}" for (where, port), why in health.failed.items()
+            ]
+            for note in (*source.notes, *unheard):
+                if note not in said:
+                    remark(note)
+            said = {*source.notes, *unheard}
+
+
+def view_of(
+    name: str, zone: str, addresses: Iterable[IPAddress], networks: Iterable[IPNetwork]
+) -> NodeView | None:
+    """The node that manifests are read for, if its name is given."""
+    from k8sdatapath.kube import NodeView
+    from k8sdatapath.net.netlink import Netlink
+
+    if not name:
+        if zone or addresses or networks:
+            raise typer.BadParameter("what a node has is of use with --node-name only")
+        return None
+    if not addresses:
+        with Netlink() as net:
+            addresses = net.addresses()
+    return NodeView(name, zone, addresses, networks)
 
 
 def start(config: NodeConfig, pods: Iterable[PodDevice], wanted: Iterable[Service], printer: Printer) -> Node:
@@ -147,6 +203,11 @@ def planning_table(pins: PinDir) -> ServiceTable:
 def complain(error: DatapathError) -> None:
     """Say what is wrong; what was applied before remains."""
     console(stderr=True).print(f"error: {error}", style="red", markup=False)
+
+
+def remark(note: str) -> None:
+    """Say what is otherwise than somebody may think."""
+    console(stderr=True).print(f"note: {note}", style="yellow", markup=False)
 
 
 @frozen

@@ -15,6 +15,7 @@ from attrs import frozen
 from k8sdatapath.errors import DatapathError, LabError
 from k8sdatapath.lab import Host
 from k8sdatapath.model import Frontend, Protocol
+from k8sdatapath.resource import Resource
 
 __all__ = ["Answer", "KeptConnection", "Traffic"]
 
@@ -85,7 +86,7 @@ def ask(client: Host, frontend: Frontend) -> str:
     return text
 
 
-class KeptConnection:
+class KeptConnection(Resource):
     """A TCP connection through a frontend that asks again and again."""
 
     def __init__(self, client: Host, frontend: Frontend) -> None:
@@ -116,11 +117,3 @@ class KeptConnection:
     def close(self) -> None:
         """End it."""
         self._http.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        self.close()

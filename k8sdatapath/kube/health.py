@@ -12,16 +12,17 @@ import threading
 import time
 from collections.abc import Iterable
 from functools import partial
-from types import TracebackType
-from typing import Self, TypeAlias
+from typing import TypeAlias
 
-from attrs import define, field
+from attrs import define, field, frozen
 
+from k8sdatapath.component import Report
 from k8sdatapath.errors import ClosedError
 from k8sdatapath.kube.translate import HealthCheck
 from k8sdatapath.model import IPAddress
+from k8sdatapath.resource import Resource
 
-__all__ = ["HealthServer"]
+__all__ = ["HealthPlan", "HealthServer"]
 
 _PATIENCE = 5.0
 """Seconds that a client has to ask."""
@@ -45,7 +46,7 @@ class _Talk:
     request: bytearray = field(factory=bytearray)
 
 
-class HealthServer:
+class HealthServer(Resource):
     """HTTP at the health check port of each Service, on the addresses of a node.
 
     200 while the node has ready endpoints of the Service and its datapath works, else 503, in either case
@@ -78,6 +79,10 @@ class HealthServer:
         self._thread = threading.Thread(target=self._serve, name="health checks", daemon=True)
         self._thread.start()
 
+    def plan(self, wanted: Iterable[HealthCheck]) -> HealthPlan:
+        """What to do so that exactly ``wanted`` is answered: for those who keep several components alike."""
+        return HealthPlan(self, self._checks, self._places(wanted))
+
     def update(self, checks: Iterable[HealthCheck], *, healthy: bool = True) -> None:
         """Answer by these from now on. The ports of others are closed, those of the same stay open.
 
@@ -86,12 +91,17 @@ class HealthServer:
         :param healthy: whether the datapath works; if not, 503 is all that is answered.
         :raises ClosedError: the server is closed.
         """
-        wanted = {
+        self._answer_by(self._places(checks), healthy)
+
+    def _places(self, checks: Iterable[HealthCheck]) -> dict[_Place, HealthCheck]:
+        return {
             (address, check.port): check
             for check in checks
             for address in self.addresses
             if (check.ipv4 if address.version == 4 else check.ipv6) is not None
         }
+
+    def _answer_by(self, wanted: dict[_Place, HealthCheck], healthy: bool) -> None:
         with self._lock:
             if self._closed:
                 raise ClosedError("the health server is closed")
@@ -120,14 +130,6 @@ class HealthServer:
         self._talks.clear()
         self._selector.close()
         os.close(self._wake)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         return f"<HealthServer {len(self._listeners)} ports, {len(self.failed)} failed>"
@@ -200,6 +202,37 @@ class HealthServer:
             f"X-Load-Balancing-Endpoint-Weight: {count}",
             head_only=asked[1] == b"HEAD",
         )
+
+
+@frozen
+class HealthPlan:
+    """The difference between what is answered where and what is to be. ``str()`` shows it."""
+
+    _server: HealthServer
+    _before: dict[_Place, HealthCheck]
+    _after: dict[_Place, HealthCheck]
+
+    @property
+    def empty(self) -> bool:
+        """Whether everything is answered as wanted already."""
+        return self._before == self._after and not self._server.failed
+
+    def apply(self) -> Report:
+        """Answer as wanted; see :meth:`HealthServer.update`."""
+        started = time.perf_counter()
+        self._server._answer_by(self._after, True)
+        added, kept, removed = self._changes
+        changed = sum(self._before[place] != self._after[place] for place in kept)
+        return Report(len(added), changed, len(removed), time.perf_counter() - started)
+
+    @property
+    def _changes(self) -> tuple[set[_Place], set[_Place], set[_Place]]:
+        before, after = self._before.keys(), self._after.keys()
+        return after - before, after & before, before - after
+
+    def __str__(self) -> str:
+        added, _, removed = self._changes
+        return f"{len(added)} health check ports to open, {len(removed)} to close"
 
 
 def _response(status: str, body: bytes = b"", *headers: str, head_only: bool = False) -> bytes:

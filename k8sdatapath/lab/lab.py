@@ -11,7 +11,6 @@ import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from attrs import define, field
@@ -35,6 +34,7 @@ from k8sdatapath.model.address import shown
 from k8sdatapath.net.cgroup import Cgroup
 from k8sdatapath.net.netns import NetNs
 from k8sdatapath.pybpf.fd import Fd
+from k8sdatapath.resource import Resource
 
 if TYPE_CHECKING:
     from k8sdatapath.datapath.service_table import ServiceTable
@@ -85,7 +85,7 @@ class LabNode(Host):
         return self.datapath.services
 
 
-class Lab:
+class Lab(Resource):
     """A throwaway cluster: nodes, pods and hosts outside as network namespaces of this machine.
 
     ::
@@ -251,14 +251,6 @@ class Lab:
         host.netns.call(wiring.join_wire, host.place, gateway)
         host.netns.call(wiring.add_routes, [(pod_networks(node.number), node.place) for node in others])
         self._switch.call(wiring.wait_for, [_port(host)])
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        self.close()
 
     def __del__(self) -> None:
         if not getattr(self, "_closed", True) and os.getpid() == self._process:

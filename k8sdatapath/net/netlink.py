@@ -14,21 +14,23 @@ from ipaddress import (
     IPv6Address,
     IPv6Interface,
     IPv6Network,
+    ip_address,
 )
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from k8sdatapath.errors import KernelError
 from k8sdatapath.net.netns import NetNs
 from k8sdatapath.pybpf.calls import kernel_error
+from k8sdatapath.resource import Resource
 
 _IFA_F_NODAD = 0x02
 _RTNH_F_ONLINK = 0x04
+_RT_SCOPE_UNIVERSE = 0
 _NUD_PERMANENT = 0x80
 
 
-class Netlink:
+class Netlink(Resource):
     """A netlink socket in the namespace of the thread that makes it.
 
     ::
@@ -117,6 +119,13 @@ class Netlink:
                 "add", index=link_index(name), address=str(address.ip), prefixlen=prefixlen, **nodad
             )
 
+    def addresses(self) -> tuple[IPv4Address | IPv6Address, ...]:
+        """Those that others can reach: neither of the loopback device nor good for one link only."""
+        with self._errors("list", "addresses"):
+            rows = [*self._route.get_addr(scope=_RT_SCOPE_UNIVERSE)]
+        found = (row.get("IFA_LOCAL") or row.get("IFA_ADDRESS") for row in rows)
+        return tuple(dict.fromkeys(ip_address(each) for each in found))
+
     def add_route(
         self,
         network: IPv4Network | IPv6Network,
@@ -152,14 +161,6 @@ class Netlink:
     def close(self) -> None:
         """Close the socket."""
         self._route.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def link_index(name: str) -> int:

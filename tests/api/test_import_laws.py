@@ -62,7 +62,8 @@ def test_third_parties_stay_in_their_rooms() -> None:
 
 
 def test_kube_sees_only_values_and_protocols() -> None:
-    allowed = {"k8sdatapath.kube", "k8sdatapath.model", "k8sdatapath.errors", "k8sdatapath.component"}
+    rooms = ("kube", "model", "errors", "component", "resource")
+    allowed = {f"k8sdatapath.{room}" for room in rooms}
     kube = [module for module in modules() if within(module, "k8sdatapath.kube")]
     assert len(kube) > 3
     assert {name for module in kube for name in ours(module) if room(name) not in allowed} == set()

@@ -8,14 +8,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 
 from k8sdatapath import Lab, PinDir, maps
 from k8sdatapath.lab import Pod
+from k8sdatapath.lab.client import Response
 from k8sdatapath.layout import addr
 from k8sdatapath.tables.endpoints import EndpointRow
 from tests.api.graph import ROOT
@@ -219,6 +220,89 @@ def test_watch_follows_the_files_survives_a_bad_one_and_has_one_writer(cluster: 
         assert run("ct", "list", "--pins", str(cluster.pins)).returncode == 0
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=30) == 130
+
+
+EXPOSED = """
+apiVersion: v1
+kind: Service
+metadata: {name: shop, namespace: shop}
+spec:
+  type: LoadBalancer
+  clusterIPs: [10.96.0.80]
+  externalIPs: [198.51.100.80]
+  externalTrafficPolicy: Local
+  healthCheckNodePort: 32000
+  ports: [{name: http, port: 80, nodePort: 30080}]
+status: {loadBalancer: {ingress: [{ip: 203.0.113.80}]}}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: shop-1, namespace: shop, labels: {kubernetes.io/service-name: shop}}
+addressType: IPv4
+ports: [{name: http, port: 8080}]
+endpoints:
+  - {addresses: [10.244.1.3], nodeName: n1, conditions: {ready: true}}
+  - {addresses: [10.244.1.4], nodeName: n2, conditions: {ready: true}}
+"""
+
+
+def test_a_node_with_a_name_has_all_frontends_and_answers_health_checks(cluster: Cluster) -> None:
+    (cluster.directory / "web.yaml").write_text(EXPOSED)
+    (cluster.directory / "names.yaml").unlink()
+    visitor, node = cluster.lab.external("visitor"), cluster.lab.node
+    options = ["--uplink", "eth0", "--node-name", "n1", "--watch"]
+    with (
+        node.popen(
+            cluster.command(*options), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as process,
+        ExitStack() as stack,
+    ):
+        stack.callback(process.kill)
+        assert process.stdout is not None
+        until(process.stdout, "1 added")
+        assert visitor.get(f"http://{node.address}:30080").text == "web-1"
+        assert visitor.get("http://203.0.113.80").text == "web-1"
+        assert visitor.get("http://198.51.100.80").text == "web-1"
+        assert {cluster.client.get("http://10.96.0.80").text for _ in range(40)} == {"web-1", "web-2"}
+        health = eventually(lambda: visitor.get(f"http://{node.address}:32000"))
+        assert (health.status, json.loads(health.text)["localEndpoints"]) == (200, 1)
+        cluster.edit("nodeName: n1, conditions: {ready: true}", "nodeName: n1, conditions: {ready: false}")
+        until(process.stdout, "1 changed")
+        eventually(lambda: visitor.get(f"http://{node.address}:32000"), lambda answer: answer.status == 503)
+        cluster.pins.remove()
+        cluster.edit("ready: false", "ready: true")
+        assert process.wait(timeout=30) == 1
+        assert process.stderr is not None
+        assert "removed: start again" in process.stderr.read()
+
+
+def test_what_a_node_has_is_of_use_with_its_name_only(cluster: Cluster) -> None:
+    for option in (["--node-zone", "z1"], ["--node-address", "192.0.2.1"], ["--node-port-networks", "::/0"]):
+        ended = cluster.lab.node.exec(cluster.command(*option))
+        assert (ended.returncode, "with --node-name only" in ended.stderr) == (2, True)
+
+
+def test_node_ports_are_where_they_are_wanted(cluster: Cluster) -> None:
+    (cluster.directory / "web.yaml").write_text(EXPOSED)
+    cluster.apply("--node-name", "n1", "--node-port-networks", "2001:db8::/32")
+    listed = run("services", "list", "--pins", str(cluster.pins)).stdout
+    assert "203.0.113.80:80/TCP" in listed
+    assert ":30080" not in listed
+    said = cluster.lab.node.exec(cluster.command("--node-name", "n1", "--node-address", "192.0.2.77"))
+    assert said.stderr == "note: health check node ports are answered under --watch only\n"
+    assert "192.0.2.77:30080/TCP" in run("services", "list", "--pins", str(cluster.pins)).stdout
+
+
+def eventually(ask: Callable[[], Response], wanted: Callable[[Response], bool] = bool) -> Response:
+    """What is answered once it is as wanted."""
+    deadline = time.monotonic() + 10
+    while True:
+        with suppress(OSError):
+            answer = ask()
+            if wanted(answer):
+                return answer
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def until(lines: Iterator[str], wanted: str) -> str:

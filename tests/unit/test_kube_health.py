@@ -198,3 +198,17 @@ class TestClose:
         assert set(os.listdir("/proc/self/fd")) == before
         with pytest.raises(ClosedError):
             server.update([])
+
+
+def test_a_plan_says_what_changes_and_carries_it_out(health: HealthServer):
+    one, two = free_port(), free_port()
+    assert health.plan([]).empty
+    plan = health.plan([check(one), check(two, name="api")])
+    assert (plan.empty, str(plan)) == (False, "2 health check ports to open, 0 to close")
+    assert refused(one)
+    report = plan.apply()
+    assert (report.added, report.changed, report.removed) == (2, 0, 0)
+    assert health.plan([check(two, name="api"), check(one)]).empty
+    report = health.plan([check(one, ipv4=0)]).apply()
+    assert (report.added, report.changed, report.removed) == (0, 1, 1)
+    assert (ask(one)[0], refused(two)) == (503, True)
