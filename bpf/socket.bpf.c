@@ -59,3 +59,15 @@ int getpeername6(struct bpf_sock_addr *ctx)
 	kd_sock_translate_back(ctx, true, false);
 	return 1;
 }
+
+SEC("cgroup/bind4")
+int bind4(struct bpf_sock_addr *ctx)
+{
+	return kd_finish_bind(kd_sock_bind(ctx, false));
+}
+
+SEC("cgroup/bind6")
+int bind6(struct bpf_sock_addr *ctx)
+{
+	return kd_finish_bind(kd_sock_bind(ctx, true));
+}

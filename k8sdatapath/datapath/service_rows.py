@@ -53,7 +53,11 @@ def frontend_rows(service: Service, number: int) -> dict[FrontendKey, FrontendRo
     kinds += [(Frontend(e.address, e.port, service.protocol), e.kind) for e in service.exposed]
     return {
         frontend_key(frontend): FrontendRow(
-            number, service.affinity_timeout, int(flags), service.selection, kind
+            number,
+            service.affinity_timeout,
+            int(flags | FrontendFlags.LOOPBACK if frontend.address.is_loopback else flags),
+            service.selection,
+            kind,
         )
         for frontend, kind in kinds
     }
@@ -170,7 +174,7 @@ def in_lowest_terms(counts: list[int]) -> list[int]:
 
 
 def _rank(frontend: tuple[FrontendKey, FrontendRow]) -> Any:
-    """The main frontend first: only it can be a cluster IP; then by address."""
+    """The main frontend first: only it can be a cluster IP; then by address, that of loopback last."""
     key, row = frontend
     main = row.kind in (FrontendKind.CLUSTER_IP, FrontendKind.HOST_PORT)
-    return not main, int(key.addr), key.port
+    return not main, key.addr.is_loopback, int(key.addr), key.port

@@ -9,7 +9,7 @@ from attrs import frozen
 from k8sdatapath.errors import ManifestError
 from k8sdatapath.kube.objects import KubePod, KubeService
 from k8sdatapath.kube.view import NodeView
-from k8sdatapath.model import Frontend, FrontendKind, Protocol
+from k8sdatapath.model import Frontend, FrontendKind, IPAddress, Protocol
 
 __all__ = ["Claim", "claims_of_pod", "claims_of_service", "settle"]
 
@@ -35,7 +35,9 @@ class Claim:
 def claims_of_service(service: KubeService, node: NodeView | None) -> Iterator[Claim]:
     """Its cluster IPs; of the families of those, and if the node is known, all that makes it reachable."""
     families = {address.version for address in service.addresses}
-    node_ports = node.node_port_addresses if node is not None and service.kind != "ClusterIP" else ()
+    node_ports: tuple[IPAddress, ...] = ()
+    if node is not None and service.kind != "ClusterIP":
+        node_ports = node.node_port_addresses + node.loopback_addresses
     for index, port in enumerate(service.ports):
         if port.protocol is Protocol.SCTP:
             continue
@@ -60,7 +62,8 @@ def claims_of_pod(pod: KubePod, node: NodeView) -> Iterator[Claim]:
     for index, port in enumerate(pod.ports):
         if port.protocol is Protocol.SCTP:
             continue
-        for address in node.addresses if port.address is None else (port.address,):
+        everywhere = node.addresses + node.loopback_addresses
+        for address in everywhere if port.address is None else (port.address,):
             if address.version in families:
                 frontend = Frontend(address, port.number, port.protocol)
                 yield Claim(FrontendKind.HOST_PORT, frontend, pod, index, "spec.containers")
@@ -105,4 +108,5 @@ def _strength(claim: Claim) -> tuple[object, ...]:
 def _trespasses(claim: Claim, node: NodeView) -> bool:
     frontend = claim.frontend
     strange = claim.kind > FrontendKind.NODE_PORT
-    return strange and frontend.address in node.addresses and node.reserves(frontend.port)
+    own = frontend.address.is_loopback or frontend.address in node.addresses
+    return strange and own and node.reserves(frontend.port)

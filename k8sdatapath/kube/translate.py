@@ -175,7 +175,8 @@ def _host_ports(pod: KubePod, got: dict[tuple[int, int, int], list[Claim]]) -> I
     for index, port in enumerate(pod.ports):
         for address in pod.addresses:
             if won := got.get((id(pod), index, address.version)):
-                main, *others = sorted((claim.frontend for claim in won), key=lambda each: int(each.address))
+                frontends = [claim.frontend for claim in won]
+                main, *others = sorted(frontends, key=lambda f: (f.address.is_loopback, int(f.address)))
                 yield Service(
                     main.address,
                     main.port,

@@ -13,6 +13,8 @@ from k8sdatapath.model.address import shown
 
 __all__ = ["NodeView"]
 
+_LOOPBACK = (address("127.0.0.1"), address("::1"))
+
 
 def _to_name(value: str) -> str:
     if isinstance(value, str) and value:
@@ -51,6 +53,8 @@ class NodeView:
     :param zone: its label ``topology.kubernetes.io/zone``. Without one, hints for zones do not count.
     :param addresses: all its addresses that clients dial.
     :param node_port_networks: node ports are at those addresses that are in one of these; none: at all.
+    :param loopback: processes of the node reach node ports and host ports at 127.0.0.1 and ::1 too, unless
+        ``node_port_networks`` are given and leave these out.
     :param node_port_range: first and last port that Services may have as node ports, and nobody else.
     :raises ModelError: a value that cannot be.
     """
@@ -59,15 +63,24 @@ class NodeView:
     zone: str = ""
     addresses: tuple[IPAddress, ...] = field(default=(), converter=_to_addresses)
     node_port_networks: tuple[IPNetwork, ...] = field(default=(), converter=_to_networks)
+    loopback: bool = True
     node_port_range: tuple[int, int] = field(default=(30000, 32767), converter=_to_range)
 
     @property
     def node_port_addresses(self) -> tuple[IPAddress, ...]:
         """Where node ports, and the health checks of Services, can be dialled."""
-        chosen = self.node_port_networks
-        if not chosen:
-            return self.addresses
-        return tuple(each for each in self.addresses if any(each in network for network in chosen))
+        return self._chosen(self.addresses)
+
+    @property
+    def loopback_addresses(self) -> tuple[IPAddress, ...]:
+        """Where processes of the node, and nobody else, can dial them too."""
+        return self._chosen(_LOOPBACK) if self.loopback else ()
+
+    def _chosen(self, addresses: tuple[IPAddress, ...]) -> tuple[IPAddress, ...]:
+        networks = self.node_port_networks
+        if not networks:
+            return addresses
+        return tuple(each for each in addresses if any(each in network for network in networks))
 
     def reserves(self, port: int) -> bool:
         """Whether a port is kept for node ports."""

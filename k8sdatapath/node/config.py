@@ -78,6 +78,8 @@ class NodeConfig:
         directory while it is open.
     :ivar tc_lb: balance packets at pod devices and uplinks.
     :ivar socket_lb: balance sockets of ``cgroup``.
+    :ivar protect_node_ports: refuse to processes of ``cgroup`` in the node's own namespace to bind a node
+        port, where nobody would reach them (``EADDRINUSE``). Needs ``socket_lb``.
     :ivar redirect: hand translated packets to their device, past the node's netfilter and routing.
     :ivar xdp: continue flows between machines elsewhere in the drivers of the uplinks, where these can: see
         :attr:`Node.xdp_uplinks`. What arrives there must have whole checksums, and its VLAN tags in it: so
@@ -91,6 +93,7 @@ class NodeConfig:
     pins: PinDir | None = None
     tc_lb: bool = True
     socket_lb: bool = True
+    protect_node_ports: bool = True
     redirect: bool = True
     xdp: bool = False
     capacity: Capacity = Capacity()

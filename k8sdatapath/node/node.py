@@ -19,6 +19,7 @@ from k8sdatapath.datapath.socket_reaper import DestroyedSocket, SocketReaper
 from k8sdatapath.errors import AddressInUseError, BpffsError
 from k8sdatapath.layout import addr, layout_of
 from k8sdatapath.model import IPAddress, address
+from k8sdatapath.net.netns import NetNs
 from k8sdatapath.node.config import Capacity, NodeConfig
 from k8sdatapath.node.hooks import CgroupHook, Hook, Hooks, TcHook, XdpHook
 from k8sdatapath.objects import Object, ObjectSpec
@@ -31,6 +32,7 @@ from k8sdatapath.tables.endpoints import EndpointRow
 
 __all__ = ["Node"]
 
+_BIND = ("bind4", "bind6")
 _POD_HOOKS = {"from_pod": Direction.INGRESS, "to_pod": Direction.EGRESS}
 
 
@@ -86,7 +88,8 @@ class Node(Resource):
             hooks = own.enter_context(Hooks(config.netns, config.pins))
             if config.socket_lb and config.cgroup is not None:
                 for hook in CgroupHook.all(objects["socket"], config.cgroup):
-                    hooks.put(hook, objects)
+                    if config.protect_node_ports or hook.entry not in _BIND:
+                        hooks.put(hook, objects)
             for device in config.uplinks if config.tc_lb else ():
                 hooks.put(TcHook("host", "from_uplink", device, Direction.INGRESS), objects)
                 if config.xdp:
@@ -233,9 +236,18 @@ def _load(config: NodeConfig, own: ExitStack, given: Mapping[str, Any] | None = 
         spec = spec.with_maps(**{m: n for m, n in config.capacity.max_entries.items() if m in spec.maps})
         if "redirect" in spec.config:
             spec = spec.with_config(redirect=config.redirect)
+        if "node_netns" in spec.config:
+            spec = spec.with_config(node_netns=_cookie(config.netns))
         loaded[name] = own.enter_context(spec.load(reuse=shared, pins=config.pins))
         shared |= loaded[name].maps
     return loaded
+
+
+def _cookie(netns: NetNs | None) -> int:
+    if netns is not None:
+        return netns.cookie
+    with NetNs.current() as current:
+        return current.cookie
 
 
 def _mac(device: str) -> str:

@@ -20,6 +20,7 @@ class FrontendFlags(IntFlag):
     EXTERNAL_LOCAL = 2
     SOURCE_RANGES = 4
     HAS_ENDPOINTS = 8
+    LOOPBACK = 16
 
 
 @struct

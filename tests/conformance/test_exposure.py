@@ -14,7 +14,7 @@ from k8sdatapath.kube.decode import decode
 from k8sdatapath.model import Backend, FrontendKind, Scope, Service
 from tests.conformance.manifests import Object, endpoint, part, read, service, translated, web
 
-N1 = NodeView("n1", "z1", ["192.0.2.11", "2001:db8::11"])
+N1 = NodeView("n1", "z1", ["192.0.2.11", "2001:db8::11"], loopback=False)
 DUAL = {"clusterIP": "10.96.0.10", "clusterIPs": ["10.96.0.10", "fd00:10:96::a"]}
 
 
@@ -48,7 +48,7 @@ def candidates(found: Service, scope: Scope) -> list[str]:
 
 class TestNodePort:
     def test_is_at_every_address_of_the_node(self):
-        two = NodeView("n1", addresses=["192.0.2.11", "192.0.2.50"])
+        two = NodeView("n1", addresses=["192.0.2.11", "192.0.2.50"], loopback=False)
         assert exposed(web(node_port(), node=two)) == [
             "192.0.2.11:30080 (NODE_PORT)",
             "192.0.2.50:30080 (NODE_PORT)",
@@ -57,6 +57,23 @@ class TestNodePort:
     def test_or_at_those_in_chosen_networks(self):
         two = NodeView("n1", "", ["192.0.2.11", "198.51.100.1", "2001:db8::11"], ["198.51.100.0/24"])
         assert exposed(web(node_port(), node=two)) == ["198.51.100.1:30080 (NODE_PORT)"]
+
+    def test_and_for_the_node_itself_at_loopback(self):
+        everywhere = NodeView("n1", addresses=["192.0.2.11", "2001:db8::11"])
+        assert [exposed(each) for each in read(node_port(**DUAL), node=everywhere).values()] == [
+            ["127.0.0.1:30080 (NODE_PORT)", "192.0.2.11:30080 (NODE_PORT)"],
+            ["[::1]:30080 (NODE_PORT)", "[2001:db8::11]:30080 (NODE_PORT)"],
+        ]
+        assert everywhere.node_port_addresses == everywhere.addresses  # where others can dial
+
+    def test_not_at_loopback_if_the_chosen_networks_leave_it_out_or_the_node_does_not_want_it(self):
+        addresses = ["192.0.2.11"]
+        for node, more in (
+            (NodeView("n1", "", addresses, ["192.0.2.0/24"]), []),
+            (NodeView("n1", "", addresses, loopback=False), []),
+            (NodeView("n1", "", addresses, ["192.0.2.0/24", "127.0.0.0/8"]), ["127.0.0.1:30080 (NODE_PORT)"]),
+        ):
+            assert exposed(web(node_port(), node=node)) == [*more, "192.0.2.11:30080 (NODE_PORT)"]
 
     def test_of_the_families_that_the_service_has(self):
         assert exposed(web(node_port(), node=N1)) == ["192.0.2.11:30080 (NODE_PORT)"]
@@ -329,10 +346,17 @@ class TestHostPort:
         assert six.backends == (Backend("fd00:10:244:1::9", 8080),)
 
     def test_several_addresses_are_one_service(self):
-        two = NodeView("n1", addresses=["192.0.2.50", "192.0.2.11"])
+        two = NodeView("n1", addresses=["192.0.2.50", "192.0.2.11"], loopback=False)
         [found] = translated(pod(), node=two).services
         assert list(map(str, found.frontends)) == ["192.0.2.11:80/TCP", "192.0.2.50:80/TCP"]
         assert exposed(found) == ["192.0.2.50:80 (HOST_PORT)"]
+
+    def test_and_for_the_node_itself_from_loopback(self):
+        found = read(pod(), node=NodeView("n1", addresses=["192.0.2.11", "2001:db8::11"]))
+        assert {frontend: exposed(each) for frontend, each in found.items()} == {
+            "192.0.2.11:80/TCP": ["127.0.0.1:80 (HOST_PORT)"],
+            "[2001:db8::11]:80/TCP": ["[::1]:80 (HOST_PORT)"],
+        }
 
     def test_at_one_address_if_it_says_so(self):
         assert list(read(pod(port={"hostIP": "192.0.2.11"}), node=N1)) == ["192.0.2.11:80/TCP"]
@@ -372,7 +396,7 @@ class TestHostPort:
             )
 
     def test_a_load_balancer_goes_before_and_leaves_the_other_addresses(self):
-        node = NodeView("n1", addresses=["192.0.2.11", "192.0.2.50"])
+        node = NodeView("n1", addresses=["192.0.2.11", "192.0.2.50"], loopback=False)
         for order in (pod(), balanced("192.0.2.11")), (balanced("192.0.2.11"), pod()):
             found = {each.name: each for each in translated(*order, node=node).services}
             assert exposed(found["default/web"]) == ["192.0.2.11:80 (LOAD_BALANCER)"]

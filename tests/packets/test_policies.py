@@ -185,3 +185,13 @@ def test_source_ranges_rule_the_load_balancers_address(world: World, entry: str)
         assert datapath.send(world.frame("stranger", "balancer", TCP)).outcome == "DROP_SOURCE"
         datapath.services.upsert(service(world))
         assert datapath.send(world.frame("stranger", "balancer", TCP)).outcome == "TO_STACK"
+
+
+@FAMILIES
+def test_a_frontend_at_loopback_is_for_no_packet(world: World) -> None:
+    loopback = "127.0.0.1" if world is V4 else "::1"
+    exposed = Exposure(FrontendKind.NODE_PORT, loopback, 30080)
+    reached = Service(*world["service"], backends=[Backend(*world["one"])], exposed=[exposed])
+    for entry in ("from_uplink", "from_pod"):
+        with serving(entry, reached) as datapath:
+            assert datapath.send(tcp(world.address("client"), loopback, 40000, 30080)).outcome == "PASS"

@@ -4,9 +4,13 @@
  * packet, and the backend's for the dialled one where the process sees its peer again. Costs nothing per
  * packet.
  *
- * connect() and sendmsg() choose (always at random: a socket has no flow hash yet; with affinity, the same for
- * all processes of a network namespace), recvmsg() and getpeername() translate back. Reads the service maps; a socket's translation is kept in kd_sock, and in
- * kd_sock_reply are those of an unconnected UDP socket before its latest, for the replies still to come.
+ * connect() and sendmsg() choose (a socket has no flow hash yet, so instead of Maglev at random; with affinity,
+ * the same for all processes of a network namespace), recvmsg() and getpeername() translate back. Reads the
+ * service maps; a socket's translation is kept in kd_sock, and in kd_sock_reply are those of an unconnected UDP
+ * socket before its latest, for the replies still to come.
+ *
+ * Every network namespace has a loopback address of its own: a frontend there is the node's, for its processes
+ * alone. Nor may they bind a port that is a node port at the same address, since nobody would reach them.
  *
  * Not settled here: frontends for some sources only, since a socket's source is chosen after its destination.
  * Their packets are, on their way through a pod's device.
@@ -19,14 +23,20 @@
 
 #include <stdbool.h>
 #include <linux/bpf.h>
+#include <linux/in.h>
+#include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 #include <kd/addr.h>
+#include <kd/config.h>
 #include <kd/service.h>
 #include <kd/types.h>
 #include <kd/verdict.h>
 #include <kd/maps/sockets.h>
 
+KD_CONFIG(__u64, node_netns, "cookie of the node's own network namespace; 0: none is") = 0;
+
 #define KD_ENOMEM 12
+#define KD_EADDRINUSE 98
 #define KD_ECONNREFUSED 111
 #define KD_EHOSTUNREACH 113
 
@@ -62,6 +72,22 @@ static __always_inline void kd_sock_write(struct bpf_sock_addr *ctx, bool v6, co
 		ctx->user_ip4 = addr->w[3];
 	}
 	ctx->user_port = port;
+}
+
+static __always_inline bool kd_sock_of_node(struct bpf_sock_addr *ctx)
+{
+	return node_netns && bpf_get_netns_cookie(ctx) == node_netns;
+}
+
+/* What the process dials, if that is a frontend to it. */
+static __always_inline struct kd_frontend *kd_sock_frontend(struct bpf_sock_addr *ctx,
+							    const struct kd_addr *addr, __be16 port)
+{
+	struct kd_frontend *frontend = kd_frontend_find(addr, port, ctx->protocol);
+
+	if (frontend && frontend->flags & KD_FRONTEND_LOOPBACK && !kd_sock_of_node(ctx))
+		return NULL;
+	return frontend;
 }
 
 static __always_inline bool kd_sock_dialled(const struct kd_sock *sock, const struct kd_addr *addr,
@@ -119,7 +145,7 @@ static __always_inline int kd_sock_choose(struct bpf_sock_addr *ctx, bool v6,
 static __always_inline int kd_sock_connect(struct bpf_sock_addr *ctx, bool v6)
 {
 	struct kd_addr addr = kd_sock_addr(ctx, v6);
-	struct kd_frontend *frontend = kd_frontend_find(&addr, kd_sock_port(ctx), ctx->protocol);
+	struct kd_frontend *frontend = kd_sock_frontend(ctx, &addr, kd_sock_port(ctx));
 
 	if (frontend && !kd_has_sources(frontend))
 		return kd_sock_choose(ctx, v6, frontend, false);
@@ -132,7 +158,7 @@ static __always_inline int kd_sock_sendmsg(struct bpf_sock_addr *ctx, bool v6)
 {
 	struct kd_addr addr = kd_sock_addr(ctx, v6);
 	__be16 port = kd_sock_port(ctx);
-	struct kd_frontend *frontend = kd_frontend_find(&addr, port, ctx->protocol);
+	struct kd_frontend *frontend = kd_sock_frontend(ctx, &addr, port);
 	struct kd_sock *sock;
 
 	if (!frontend)
@@ -169,6 +195,38 @@ static __always_inline void kd_sock_translate_back(struct bpf_sock_addr *ctx, bo
 		kd_sock_write(ctx, v6, &reply->frontend_addr, reply->frontend_port);
 }
 
+static __always_inline bool kd_is_node_port(const struct kd_addr *addr, __be16 port, __u8 protocol)
+{
+	struct kd_frontend *frontend = kd_frontend_find(addr, port, protocol);
+
+	return frontend && frontend->kind == KD_NODE_PORT;
+}
+
+/*
+ * Whether a process of the node may have an address and port. One that asks for all addresses is reached at the
+ * others where node ports are at some. Those that are at all are at the loopback address too, which tells.
+ */
+static __always_inline int kd_sock_bind(struct bpf_sock_addr *ctx, bool v6)
+{
+	const struct kd_addr any = {}, loopback = { .w[3] = bpf_htonl(1) };
+	struct kd_addr addr = kd_sock_addr(ctx, v6), any_v4, loopback_v4;
+	__be16 port = kd_sock_port(ctx);
+	bool taken;
+
+	if (!port || !kd_sock_of_node(ctx)) /* port 0: the kernel is to find one */
+		return KD_PASS;
+	kd_addr_set_v4(&any_v4, 0);
+	kd_addr_set_v4(&loopback_v4, bpf_htonl(INADDR_LOOPBACK));
+	if (kd_addr_equal(&addr, &any)) /* IPv4 included, if the socket does not decline */
+		taken = kd_is_node_port(&loopback, port, ctx->protocol) ||
+			kd_is_node_port(&loopback_v4, port, ctx->protocol);
+	else if (kd_addr_equal(&addr, &any_v4))
+		taken = kd_is_node_port(&loopback_v4, port, ctx->protocol);
+	else
+		taken = kd_is_node_port(&addr, port, ctx->protocol);
+	return taken ? KD_DROP_NODE_PORT : KD_PASS;
+}
+
 /*
  * The end of connect() and sendmsg(): a failure is the system call's, at once, not a time-out later. What a
  * packet's client would be told is a refusal; what would be dropped in silence is a host that is not reached.
@@ -182,6 +240,16 @@ static __always_inline int kd_finish_socket(int result)
 	else if (result < 0)
 		bpf_set_retval(result == KD_DROP_NO_MEMORY ? -KD_ENOMEM : -KD_EHOSTUNREACH);
 	return result >= 0 && !kd_is_reject(result);
+}
+
+/* The end of bind(). */
+static __always_inline int kd_finish_bind(int result)
+{
+	if (result != KD_DROP_NODE_PORT)
+		return 1;
+	kd_count(result, 0);
+	bpf_set_retval(-KD_EADDRINUSE);
+	return 0;
 }
 
 #endif /* KD_SOCKET_H */

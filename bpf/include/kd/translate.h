@@ -47,7 +47,7 @@ KD_SUBPROGRAM int kd_flow_choose(const struct kd_pkt *pkt, bool outside, struct 
 	struct kd_affinity_key client = { .client = tuple.src };
 	__u32 number;
 
-	if (!frontend)
+	if (!frontend || frontend->flags & KD_FRONTEND_LOOPBACK) /* which no honest packet on a wire is for */
 		return kd_frontend_missing(&tuple.dst);
 	if (!kd_lets_in(frontend, &tuple.src))
 		return KD_DROP_SOURCE;

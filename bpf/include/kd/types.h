@@ -47,6 +47,7 @@ enum kd_frontend_flags {
 	KD_FRONTEND_EXTERNAL_LOCAL = 2, /* any other leads those from outside to local ones only */
 	KD_FRONTEND_SOURCE_RANGES = 4, /* a load balancer is for sources in kd_sources only */
 	KD_FRONTEND_HAS_ENDPOINTS = 8, /* some endpoint exists somewhere: an empty set drops, else rejects */
+	KD_FRONTEND_LOOPBACK = 16, /* a loopback address: for sockets of the node's own namespace only */
 };
 
 #define KD_NO_SERVICE 0xffffffff

@@ -46,7 +46,8 @@
 	X(KD_DROP_REWRITE, -9, "the packet could not be changed")                                   \
 	X(KD_DROP_SOURCE, -10, "the service does not let its source in")                            \
 	X(KD_DROP_NO_SERVICE, -11, "its address has services, but none there")                      \
-	X(KD_DROP_REJECT, -12, "to be rejected, but the client was not told: one answer too many")
+	X(KD_DROP_REJECT, -12, "to be rejected, but the client was not told: one answer too many")  \
+	X(KD_DROP_NODE_PORT, -13, "a process of the node was to bind a node port, and was refused")
 /* clang-format on */
 
 #define KD_ENUMERATOR(name, number, sentence) name = number,
