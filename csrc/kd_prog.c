@@ -43,6 +43,31 @@ int kd_prog_run(int fd, struct kd_run *run)
 	return err;
 }
 
+/* Once per packet; stops at the first that the kernel refuses, with `done` packets behind it. */
+int kd_prog_run_many(int fd, struct kd_run_many *many, uint32_t *done)
+{
+	const char *in = many->data_in, *ctx = many->ctx_in;
+	char *out = many->data_out, *end = out + many->data_size_out;
+	int err;
+
+	for (*done = 0; *done < many->count; ++*done) {
+		uint32_t *size = &many->sizes[*done];
+		LIBBPF_OPTS(bpf_test_run_opts, opts, .data_in = in, .data_size_in = *size, .data_out = out,
+			    .data_size_out = end - out, .ctx_in = ctx, .ctx_size_in = ctx ? many->ctx_size_in : 0,
+			    .repeat = 1, );
+
+		err = bpf_prog_test_run_opts(fd, &opts);
+		if (err)
+			return err;
+		in += *size;
+		out += opts.data_size_out;
+		ctx = ctx ? ctx + many->ctx_size_in : NULL;
+		*size = opts.data_size_out;
+		many->retvals[*done] = opts.retval;
+	}
+	return 0;
+}
+
 /* BPF_PROG_QUERY with the revision that tcx and cgroup hooks answer since 6.6 (libbpf 1.1 does not know it). */
 int kd_prog_query(int target, int attach_type, uint32_t *ids, uint32_t *count, uint64_t *revision)
 {

@@ -25,9 +25,21 @@ struct kd_run {
 	uint32_t pad;
 };
 
+struct kd_run_many {
+	const void *data_in;
+	const void *ctx_in;
+	void *data_out;
+	uint32_t *sizes;
+	uint32_t *retvals;
+	uint64_t data_size_out;
+	uint32_t ctx_size_in;
+	uint32_t count;
+};
+
 int kd_prog_load(int type, int expected_attach_type, const char *name, const void *insns, size_t count);
 int kd_prog_info(int fd, struct kd_prog_info *info);
 int kd_prog_run(int fd, struct kd_run *run);
+int kd_prog_run_many(int fd, struct kd_run_many *many, uint32_t *done);
 int kd_prog_query(int target, int attach_type, uint32_t *ids, uint32_t *count, uint64_t *revision);
 int libbpf_probe_bpf_helper(int prog_type, int helper_id, const void *opts);
 int bpf_prog_get_fd_by_id(uint32_t id);

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from attrs import field, frozen
@@ -82,6 +82,19 @@ class Program:
         from k8sdatapath.pybpf import progs
 
         return RunResult(*progs.run(self.fd, packet, ctx=ctx, repeat=repeat))
+
+    def run_many(
+        self, packets: Sequence[bytes], *, ctxs: Sequence[bytes] | None = None
+    ) -> list[tuple[int, bytes]]:
+        """Run the loaded program once on each packet: some hundred thousand in a second.
+
+        :param ctxs: a context for each packet, all of one size.
+        :returns: what the program returned for each packet, and the packet as it left it.
+        :raises KernelError: as :meth:`run`, saying which packet; those before it have run.
+        """
+        from k8sdatapath.pybpf import progs
+
+        return progs.run_many(self.fd, packets, ctxs)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name} ({self.definition.section})>"

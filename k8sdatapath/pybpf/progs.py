@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import accumulate
+
 from attrs import frozen
 
 from k8sdatapath.pybpf.calls import check
@@ -10,6 +13,8 @@ from k8sdatapath.pybpf.lib import ffi, lib
 
 #: ``return 1``, the least program that every kind accepts: ``mov r0, 1; exit``.
 RETURN_ONE = bytes.fromhex("b7000000010000009500000000000000")
+
+_PUSHED = 512  # room in what comes out of a test run for headers that a program may push
 
 
 @frozen
@@ -57,7 +62,7 @@ def run(
     if data is not None:
         arguments.data_in, arguments.data_size_in = ffi.from_buffer(data), len(data)
         if not live:
-            out = ffi.new("char[]", len(data) + 512)  # room for headers that a program may push
+            out = ffi.new("char[]", len(data) + _PUSHED)
             keep.append(out)
             arguments.data_out, arguments.data_size_out = out, len(out)
     if ctx is not None:
@@ -74,6 +79,32 @@ def run(
         bytes(ffi.buffer(arguments.ctx_out, arguments.ctx_size_out)) if arguments.ctx_out else b"",
         arguments.duration_ns,
     )
+
+
+def run_many(
+    fd: Fd, packets: Sequence[bytes], ctxs: Sequence[bytes] | None = None
+) -> list[tuple[int, bytes]]:
+    """``BPF_PROG_TEST_RUN`` on each packet, in one crossing into C; returns ``(retval, data)`` of each.
+
+    :param ctxs: a context for each packet, all of one size.
+    """
+    count = len(packets)
+    arguments, done = ffi.new("struct kd_run_many *"), ffi.new("uint32_t *")
+    data = b"".join(packets)
+    room = len(data) + count * _PUSHED
+    out = bytearray(room)
+    sizes, retvals = ffi.new("uint32_t[]", list(map(len, packets))), ffi.new("uint32_t[]", count)
+    arguments.data_in, arguments.count = ffi.from_buffer(data), count
+    arguments.data_out, arguments.data_size_out = ffi.from_buffer(out), room
+    arguments.sizes, arguments.retvals = sizes, retvals
+    if ctxs:
+        joined = b"".join(ctxs)
+        arguments.ctx_in, arguments.ctx_size_in = ffi.from_buffer(joined), len(ctxs[0])
+    number = lib.kd_prog_run_many(fd.number, arguments, done)
+    check(number, "run", f"{fd.what} on packet {done[0]}")
+    ends = list(accumulate(sizes, initial=0))
+    came = bytes(memoryview(out)[: ends[-1]])
+    return [(retval, came[at:end]) for retval, at, end in zip(retvals, ends, ends[1:], strict=False)]
 
 
 def query(target: int, attach_type: int) -> list[int]:

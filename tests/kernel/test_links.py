@@ -271,6 +271,21 @@ def test_a_packet_that_is_too_short_is_refused(kinds: Object) -> None:
         kinds.program("first", TC).run(b"short")
 
 
+def test_many_packets_run_in_one_go(kinds: Object) -> None:
+    program = kinds.program("first", TC)
+    packets = [FRAME, FRAME + bytes(7), FRAME + bytes(1000)] * 50
+    one = program.run(FRAME)
+    ran = program.run_many(packets)
+    assert ran == [(one.retval, packet) for packet in packets]
+    assert program.run_many(packets, ctxs=[bytes(192)] * len(packets)) == ran
+    assert program.run_many([]) == []
+
+
+def test_many_packets_run_up_to_the_first_that_is_refused(kinds: Object) -> None:
+    with pytest.raises(KernelError, match="first on packet 2"):
+        kinds.program("first", TC).run_many([FRAME, FRAME, b"short", FRAME])
+
+
 def test_a_kind_only_takes_its_own_programs(kinds: Object) -> None:
     with pytest.raises(ObjectError, match="SkMsg is type 16"):
         kinds.program("first", SkMsg)

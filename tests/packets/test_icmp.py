@@ -190,3 +190,24 @@ def test_noise_in_an_error_never_comes_out_looking_right(
     else:
         assert before is not None
         assert sent.packet.checksums_ok == before.checksums_ok
+
+
+@FAMILIES
+def test_an_error_is_not_read_past_its_end(datapath: Rig, world: World) -> None:
+    """The link has padded it, by chance with what would have been quoted."""
+    asked = datapath.send(world.frame("client", "service", TCP)).frame
+    inner = 20 if world is V4 else 40
+    error = icmp_error(
+        ROUTER[world.name], world.address("client"), asked[: 14 + inner + 2], KINDS[world.name][0]
+    )
+    error += asked[14 + inner + 2 :]
+    sent = datapath.send(error)
+    assert (sent.outcome, sent.frame) == ("PASS", error)
+
+
+@FAMILIES
+def test_an_error_for_somebody_else_than_it_is_about_is_left_alone(datapath: Rig, world: World) -> None:
+    asked = datapath.send(world.frame("client", "service", TCP)).frame
+    error = icmp_error(ROUTER[world.name], world.address("stranger"), asked, KINDS[world.name][0])
+    sent = datapath.send(error)
+    assert (sent.outcome, sent.frame) == ("PASS", error)

@@ -5,7 +5,8 @@
  * An error quotes the packet that it is about, as that was where it met the error. Answers to that packet are of
  * a flow in kd_conntrack, if it is a translated one, and what its entry makes of an answer is made of the error:
  * it goes to whom the answer would go to and quotes what that one has sent. It keeps its source, unless that is
- * the flow's other end itself, which is then seen as in every answer. The checksum of TCP or UDP in a quote stays
+ * the flow's other end itself, which is then seen as in every answer. One that is for somebody else than who has
+ * sent what it quotes is no error of the flow, and passes. The checksum of TCP or UDP in a quote stays
  * as it is: most of what it sums is not there, and nobody looks.
  *
  * Reads kd_conntrack and kd_frontends. Flows are not kept alive by errors.
@@ -102,7 +103,8 @@ KD_SUBPROGRAM int kd_icmp_error(struct __sk_buff *skb, struct kd_pkt *pkt)
 	struct kd_ct *answer;
 	__be32 ports;
 
-	if (!kd_icmp_quoted(skb, pkt->ipv6, quote_off, &quoted, &ports_off))
+	if (!kd_icmp_quoted(skb, pkt->ipv6, quote_off, &quoted, &ports_off) ||
+	    ports_off + sizeof(ports) > pkt->end || !kd_addr_equal(&pkt->tuple.dst, &quoted.src))
 		return KD_PASS;
 	to = kd_reversed(&quoted);
 	answer = bpf_map_lookup_elem(&kd_conntrack, &to);

@@ -35,6 +35,7 @@
 struct kd_pkt {
 	struct kd_tuple tuple; /* as the packet reads now: a rewrite changes it too */
 	__u32 l4_off; /* of the TCP, UDP or ICMP header */
+	__u32 end; /* of the IP packet: what the link has added may follow */
 	__u8 ttl; /* or hop limit */
 	__u8 tcp_flags; /* KD_TCP_*; 0 for UDP and for fragments */
 	bool ipv6;
@@ -235,6 +236,7 @@ static __always_inline int kd_parse_ports(struct __sk_buff *skb, struct kd_pkt *
 
 	pkt->tuple.protocol = rest->protocol;
 	pkt->l4_off = rest->off;
+	pkt->end = rest->end;
 	if (kd_is_icmp(pkt))
 		return pkt->fragment ? KD_PASS : KD_CONTINUE;
 	if (pkt->later)

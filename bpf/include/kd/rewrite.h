@@ -76,7 +76,7 @@ static __always_inline int kd_rewrite(struct __sk_buff *skb, struct kd_pkt *pkt,
 	__u32 diff = kd_addrs_diff(&pkt->tuple, to);
 	__be32 ports = kd_ports(to);
 
-	/* The checksum first: a fragment may end before it. */
+	/* The checksum first: what has none, or not in its right place, is not changed at all. */
 	if (!pkt->later && (kd_rewrite_l4_csum(skb, pkt, diff, kd_ports(&pkt->tuple), ports) ||
 			    bpf_skb_store_bytes(skb, pkt->l4_off, &ports, sizeof(ports), 0)))
 		return KD_DROP_REWRITE;

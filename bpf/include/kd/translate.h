@@ -19,8 +19,10 @@
 #define KD_TRANSLATE_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <linux/bpf.h>
 #include <linux/in.h>
+#include <linux/tcp.h>
 #include <bpf/bpf_helpers.h>
 #include <kd/config.h>
 #include <kd/conntrack.h>
@@ -106,10 +108,20 @@ KD_SUBPROGRAM int kd_fragment_alone(const struct kd_pkt *pkt)
 	return kd_frontend_find(&pkt->tuple.dst, 0, 0) ? KD_DROP_FRAGMENT : KD_PASS;
 }
 
+/* A fragment may end before TCP's checksum. */
+static __always_inline bool kd_has_checksum(const struct kd_pkt *pkt)
+{
+	return pkt->tuple.protocol != IPPROTO_TCP ||
+	       pkt->l4_off + offsetof(struct tcphdr, check) + sizeof(__sum16) <= pkt->end;
+}
+
 static __always_inline int kd_become(struct __sk_buff *skb, struct kd_pkt *pkt, const struct kd_tuple *to)
 {
-	if (pkt->fragment && !pkt->later)
+	if (pkt->fragment && !pkt->later) {
+		if (!kd_has_checksum(pkt)) /* there may be bytes of the link where it would be */
+			return KD_DROP_REWRITE;
 		kd_fragment_keep(pkt);
+	}
 	return kd_rewrite(skb, pkt, to);
 }
 

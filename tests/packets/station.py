@@ -1,0 +1,111 @@
+"""A node with all its programs over one set of maps: pods, an uplink, and the world behind it."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from ipaddress import ip_address, ip_interface, ip_network
+from typing import Final
+
+from attrs import frozen
+
+from k8sdatapath import maps
+from k8sdatapath.datapath.service_table import ServiceTable
+from k8sdatapath.layout import addr
+from k8sdatapath.net.netlink import Netlink, set_sysctl
+from k8sdatapath.net.netns import NetNs
+from k8sdatapath.objects import Object, ObjectSpec
+from k8sdatapath.programs import TC, XDP
+from k8sdatapath.programs.base import device_index
+from k8sdatapath.tables.affinity import AffinityKey, AffinityRow
+from k8sdatapath.tables.conntrack import ConntrackRow, Tuple
+from k8sdatapath.tables.counters import CounterRow, outcomes, read_counters
+from k8sdatapath.tables.endpoints import EndpointRow
+from tests.packets.rig import HOST_MAC, POD_MAC, SIZES
+from tests.packets.world import V4, V6
+
+OURS: Final = "02:00:00:00:02:01"
+NEXT_HOP: Final = "02:00:00:00:02:02"
+UPLINK: Final = {4: "192.0.2.1", 6: "2001:db8:1::1"}
+XDP_IN: Final = "xdp_in"
+
+
+@frozen
+class Station:
+    """One node. All frames are as seen at its uplink: to :data:`OURS`, from :data:`NEXT_HOP`.
+
+    :ivar entries: every program that packets enter by.
+    """
+
+    netns: NetNs
+    index: int
+    pod: Object
+    host: Object
+    early: Object
+    services: ServiceTable
+
+    @property
+    def entries(self) -> tuple[str, ...]:
+        return (*self.pod.spec.programs, *self.host.spec.programs, XDP_IN)
+
+    def run_many(self, entry: str, frames: Sequence[bytes]) -> list[tuple[int, bytes]]:
+        if entry == XDP_IN:
+            contexts = [struct.pack("=6I", 0, len(frame), 0, self.index, 0, 0) for frame in frames]
+            return self.netns.call(self.early.program(entry, XDP).run_many, frames, ctxs=contexts)
+        loaded = self.pod if entry in self.pod.spec.programs else self.host
+        context = bytearray(192)
+        struct.pack_into("=I", context, 40, self.index)
+        program = loaded.program(entry, TC)
+        return self.netns.call(program.run_many, frames, ctxs=[bytes(context)] * len(frames))
+
+    @property
+    def flows(self) -> maps.LRUHash[Tuple, ConntrackRow]:
+        return self.host.map("kd_conntrack", maps.LRUHash[Tuple, ConntrackRow])
+
+    @property
+    def pins(self) -> maps.LRUHash[AffinityKey, AffinityRow]:
+        return self.host.map("kd_affinity", maps.LRUHash[AffinityKey, AffinityRow])
+
+    def add_pod(self, address: str) -> None:
+        pods = self.host.map("kd_endpoints", maps.Hash[addr, EndpointRow])
+        pods[ip_address(address)] = EndpointRow(1, POD_MAC, HOST_MAC)
+
+    def read_counters(self) -> dict[str, int]:
+        table = self.host.map("kd_counters", maps.PerCpuArray[CounterRow])
+        return {
+            name: counter.packets
+            for name, counter in read_counters(table, outcomes(self.host.spec.btf)).items()
+        }
+
+
+def _wire() -> int:
+    for name in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
+        set_sysctl(name, 1)
+    with Netlink() as net:
+        net.set_up("lo")
+        net.create_veth("up0", "far", mac=OURS)
+        net.set_up("far")
+        for world, mask, router in ((V4, "/24", "192.0.2.2"), (V6, "/64", "2001:db8:1::2")):
+            net.add_address("up0", ip_interface(UPLINK[4 if world is V4 else 6] + mask))
+            net.add_neighbour("up0", ip_address(router), NEXT_HOP)
+            everything = ip_network("0.0.0.0/0" if world is V4 else "::/0")
+            net.add_route(everything, via=ip_address(router))
+        net.wait_up("up0")
+    return device_index("up0")
+
+
+@contextmanager
+def station(**config: int) -> Iterator[Station]:
+    """A node without services or pods."""
+    with ExitStack() as own:
+        netns = own.enter_context(NetNs.create(f"kdst-{os.getpid()}"))
+        index = netns.call(_wire)
+        specs = {name: ObjectSpec.from_file(name) for name in ("pod", "host", "xdp")}
+        pod = own.enter_context(specs["pod"].with_config(**config).with_maps(**SIZES).load())
+        host = own.enter_context(specs["host"].with_config(**config).load(reuse=pod.maps))
+        early = own.enter_context(specs["xdp"].load(reuse=host.maps))
+        services = own.enter_context(ServiceTable.bind(host))
+        own.enter_context(early.program(XDP_IN, XDP).attach("up0", netns=netns))
+        yield Station(netns, index, pod, host, early, services)
