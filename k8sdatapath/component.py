@@ -14,7 +14,7 @@ from attrs import frozen
 T_contra = TypeVar("T_contra", contravariant=True)
 T_co = TypeVar("T_co", covariant=True)
 
-__all__ = ["Component", "Plan", "Report", "Source"]
+__all__ = ["Component", "Plan", "Pressure", "Report", "Source"]
 
 
 @frozen
@@ -33,6 +33,26 @@ class Report:
     def __str__(self) -> str:
         counts = f"{self.added} added, {self.changed} changed, {self.removed} removed"
         return f"{counts} in {self.seconds * 1000:.1f} ms"
+
+
+@frozen
+class Pressure:
+    """How full something is.
+
+    :ivar used: what cannot be given to anybody else now, counted.
+    :ivar capacity: how much there is in all.
+    """
+
+    used: int
+    capacity: int
+
+    @property
+    def ratio(self) -> float:
+        """From 0, empty, to 1, full."""
+        return self.used / self.capacity
+
+    def __str__(self) -> str:
+        return f"{self.used}/{self.capacity}"
 
 
 class Plan(Protocol):

@@ -12,6 +12,8 @@ from collections.abc import Collection, Iterator
 from contextlib import ExitStack, suppress
 from typing import Any
 
+from attrs import frozen
+
 from k8sdatapath import maps
 from k8sdatapath.datapath.contract import Bindable, bind_maps
 from k8sdatapath.datapath.flow import (
@@ -30,7 +32,7 @@ from k8sdatapath.tables.conntrack import ConntrackRow, FlowFlags, Tuple
 from k8sdatapath.tables.halves import Columns, Pair, gather, joined, opposites
 from k8sdatapath.tables.halves import pair as join
 
-__all__ = ["CONTRACT", "ConntrackTable"]
+__all__ = ["CONTRACT", "ConntrackTable", "Sweep"]
 
 #: The maps that a conntrack table is made of.
 CONTRACT = {"kd_conntrack": maps.LRUHash[Tuple, ConntrackRow]}
@@ -38,6 +40,27 @@ CONTRACT = {"kd_conntrack": maps.LRUHash[Tuple, ConntrackRow]}
 _KEY, _ROW = layout_of(Tuple), layout_of(ConntrackRow)
 _REPLY = int(FlowFlags.REPLY)
 _BATCH = 1024  # flows between asking how they are and taking them away: the shorter, the surer
+
+
+@frozen
+class Sweep:
+    """What a collection found and took away.
+
+    :ivar entries: directions of flows that were there.
+    :ivar capacity: for how many there is room.
+    :ivar flows: those that were over and are gone.
+    :ivar seconds: how long it took.
+    """
+
+    entries: int
+    capacity: int
+    flows: int
+    seconds: float
+
+    @property
+    def left(self) -> int:
+        """Entries that remained, if no flow had lost a half."""
+        return max(self.entries - 2 * self.flows, 0)
 
 
 class ConntrackTable(Resource):
@@ -103,8 +126,15 @@ class ConntrackTable(Resource):
 
         :param now: seconds of ``CLOCK_MONOTONIC``; default this moment.
         """
-        moment = _moment(now)
-        keys, rows, _ = self._flows.items_packed()
+        return self.sweep(now).flows
+
+    def sweep(self, now: int | None = None) -> Sweep:
+        """The same, and tell what was found on the way.
+
+        :param now: as with :meth:`collect`.
+        """
+        started, moment = time.perf_counter(), _moment(now)
+        keys, rows, count = self._flows.items_packed()
         entries = Columns.of(keys, rows)
         suspects = self._suspects(entries, moment)
         if suspects:
@@ -114,7 +144,8 @@ class ConntrackTable(Resource):
         # Originals first: with them go most replies that are suspected, and are not looked at any more.
         suspects.sort(key=lambda index: entries.flags[index] & _REPLY)
         batches = (suspects[at : at + _BATCH] for at in range(0, len(suspects), _BATCH))
-        return sum(self._collect(gather(keys, batch), moment) for batch in batches)
+        flows = sum(self._collect(gather(keys, batch), moment) for batch in batches)
+        return Sweep(count, self._flows.info.max_entries, flows, time.perf_counter() - started)
 
     def _suspects(self, entries: Columns, now: int) -> list[int]:
         """Which entries say of themselves that their flow may be over: the other half may know better."""

@@ -23,7 +23,7 @@ from typing import Any
 from attrs import define, frozen
 
 from k8sdatapath import maps
-from k8sdatapath.component import Report
+from k8sdatapath.component import Pressure, Report
 from k8sdatapath.datapath.contract import Bindable, bind_maps
 from k8sdatapath.datapath.copying import copy_map
 from k8sdatapath.datapath.service_plan import Change, Needs, ServicePlan, by_frontend, claimed_twice
@@ -177,6 +177,21 @@ class ServiceTable(Resource):
             backend = Backend(found.addr, found.port, state=BackendState(found.state))
             shares[backend] = shares.get(backend, 0.0) + 1 / len(ids)
         return Resolution(frontend, Selection(row.selection), shares)
+
+    def pressure(self) -> dict[str, Pressure]:
+        """How full the maps are, by name; for kd_sets and kd_slots in services and in slots.
+
+        What was freed counts as free, also while it waits for programs that may still read it.
+        """
+        with self._in_use():
+            sets, slots, rows = self._numbers, self._sets, self._rows
+            return {
+                "kd_frontends": Pressure(len(self._frontends), self._frontends.info.max_entries),
+                "kd_sets": Pressure(sets.size - sets.available, sets.size),
+                "kd_slots": Pressure(slots.size - slots.available, slots.size),
+                "kd_backends": Pressure(rows.size - rows.available, rows.size),
+                "kd_sources": Pressure(len(self._sources), self._sources.info.max_entries),
+            }
 
     # -- changing --
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from attrs import Attribute, field, frozen
 
+from k8sdatapath.datapath.flow import Timeouts
 from k8sdatapath.errors import ModelError
 from k8sdatapath.net.netns import NetNs
 from k8sdatapath.pins import PinDir
@@ -84,6 +85,10 @@ class NodeConfig:
     :ivar xdp: continue flows between machines elsewhere in the drivers of the uplinks, where these can: see
         :attr:`Node.xdp_uplinks`. What arrives there must have whole checksums, and its VLAN tags in it: so
         it does from the wire, but not from a veth whose other end leaves checksums to the device.
+    :ivar collect: take away flows that are over, in a thread that the node has while it is open; see
+        :attr:`Node.upkeep`.
+    :ivar timeouts: when flows are over.
+    :ivar capacity: how much the tables hold.
     """
 
     name: str = ""
@@ -96,4 +101,6 @@ class NodeConfig:
     protect_node_ports: bool = True
     redirect: bool = True
     xdp: bool = False
+    collect: bool = True
+    timeouts: Timeouts = field(factory=Timeouts)
     capacity: Capacity = Capacity()

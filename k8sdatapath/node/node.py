@@ -8,12 +8,14 @@ import socket
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from functools import partial
+from threading import Lock
 from typing import Any
 
 from attrs import evolve
 
 from k8sdatapath import maps
-from k8sdatapath.datapath.conntrack_table import ConntrackTable
+from k8sdatapath.component import Pressure
+from k8sdatapath.datapath.conntrack_table import ConntrackTable, Sweep
 from k8sdatapath.datapath.service_table import CONTRACT, ServiceTable
 from k8sdatapath.datapath.socket_reaper import DestroyedSocket, SocketReaper
 from k8sdatapath.errors import AddressInUseError, BpffsError
@@ -22,6 +24,7 @@ from k8sdatapath.model import IPAddress, address
 from k8sdatapath.net.netns import NetNs
 from k8sdatapath.node.config import Capacity, NodeConfig
 from k8sdatapath.node.hooks import CgroupHook, Hook, Hooks, TcHook, XdpHook
+from k8sdatapath.node.upkeep import Upkeep
 from k8sdatapath.objects import Object, ObjectSpec
 from k8sdatapath.pins import PinLock
 from k8sdatapath.programs import Direction
@@ -41,6 +44,7 @@ class Node(Resource):
 
     :ivar services: the node's services.
     :ivar flows: its flows that are balanced per packet.
+    :ivar upkeep: collects those that are over; None if the configuration has it so.
     """
 
     def __init__(
@@ -56,7 +60,9 @@ class Node(Resource):
         self._hooks = hooks
         self._own = own
         self._lock: PinLock | None = None
+        self._maps_stay = Lock()  # held while maps are in use that a resize may close
         self._use(objects)
+        self.upkeep = own.enter_context(Upkeep(self._sweep)) if config.collect else None
 
     def _use(self, objects: dict[str, Object]) -> None:
         self._objects = objects
@@ -64,7 +70,7 @@ class Node(Resource):
         self._endpoints = pod.map("kd_endpoints", maps.Hash[addr, EndpointRow])
         self._counters = pod.map("kd_counters", maps.PerCpuArray[CounterRow])
         self._outcomes = outcomes(pod.spec.btf)
-        self.flows = ConntrackTable.bind(pod)
+        self.flows = ConntrackTable.bind(pod, timeouts=self.config.timeouts)
 
     @classmethod
     def open(cls, config: NodeConfig, *, prune: bool = True) -> Node:
@@ -177,6 +183,19 @@ class Node(Resource):
         """What the programs have done with packets since the maps were made, by outcome."""
         return read_counters(self._counters, self._outcomes)
 
+    def pressure(self) -> dict[str, Pressure]:
+        """How full each map is, counted now: what the programs remember as well as what was given to them.
+
+        Where programs write, a full map costs no packet: what was silent longest is forgotten.
+        """
+        found = self.services.pressure()
+        with self._maps_stay:
+            for loaded in self._objects.values():
+                for name, each in loaded.maps.items():
+                    if isinstance(each, maps.Hash | maps.LRUHash) and name not in found:
+                        found[name] = Pressure(len(each), each.info.max_entries)
+        return found
+
     def resize(self, capacity: Capacity) -> None:
         """Give the service tables other sizes, while traffic flows.
 
@@ -196,10 +215,15 @@ class Node(Resource):
                 for name in CONTRACT:
                     pins.replace(objects["pod"].map_fds[name], pins.map_path(name))
             self._own.push(undo.pop_all())
-        self._use(objects)
-        self.config = config
-        for loaded in old.values():
-            loaded.close()
+        with self._maps_stay:
+            self._use(objects)
+            self.config = config
+            for loaded in old.values():
+                loaded.close()
+
+    def _sweep(self) -> Sweep:
+        with self._maps_stay:
+            return self.flows.sweep()
 
     def reap_sockets(self, *, tcp: bool = False) -> tuple[DestroyedSocket, ...]:
         """Destroy the UDP sockets of this machine that are connected to backends which are gone.

@@ -63,6 +63,11 @@ class BackendRows:
         self._numbers = Numbers("backends", len(table), wait, self._taken())
 
     @property
+    def size(self) -> int:
+        """How many rows there are."""
+        return self._numbers.size
+
+    @property
     def available(self) -> int:
         """How many rows can still be taken."""
         return self._numbers.available

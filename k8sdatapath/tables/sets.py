@@ -66,6 +66,11 @@ class Sets:
         self._ranges = Ranges("slots", len(self._slots), wait, (run for run in runs if run[1]))
 
     @property
+    def size(self) -> int:
+        """How many slots there are."""
+        return len(self._slots)
+
+    @property
     def available(self) -> int:
         """How many slots can still be taken, if not in one run."""
         return self._ranges.available

@@ -32,7 +32,7 @@ SMALL = Capacity(services=1024, backends=4096, slots=65536, flows=65536, pods=64
 def test_the_page_is_true() -> None:
     page = (ROOT / "docs" / "how-to" / "conntrack.md").read_text()
     snippets = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    assert len(snippets) == 2
+    assert len(snippets) == 3
     names: dict[str, object] = {}
     for snippet in snippets:
         exec(snippet, names)
@@ -333,3 +333,29 @@ def test_flush_wants_to_be_told_what() -> None:
         result = CliRunner().invoke(app, ["ct", "flush", *arguments])
         assert result.exit_code == 2
         assert "say which flows, or --all" in result.stderr
+
+
+def test_a_node_collects_its_flows_by_itself_and_tells_how_full_it_is() -> None:
+    timeouts = Timeouts(closed=1, one_way=1, answered=1, opening=1)
+    with Lab.start(socket_lb=False, capacity=SMALL, timeouts=timeouts) as lab:
+        client, web = lab.pod("client"), lab.pod("web")
+        web.serve_http(8080, "web")
+        lab.node.services.upsert(Service(VIP[4], 80, backends=[web.at(8080)], affinity_timeout=60))
+        held = client.tcp(VIP[4], 80)
+        for _ in range(20):
+            client.get(f"http://{VIP[4]}/")
+        node = lab.node.datapath
+        pressure = node.pressure()
+        assert str(pressure["kd_conntrack"]) == "42/65536"
+        assert pressure["kd_frontends"].used == len(node.services) == pressure["kd_backends"].used
+        assert (pressure["kd_affinity"].used, pressure["kd_endpoints"].used) == (1, 4)
+        assert pressure["kd_sets"].capacity == SMALL.services
+        assert node.upkeep is not None
+        deadline = time.monotonic() + 30
+        while node.upkeep.collected < 20:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert [flow.state for flow in node.flows.flows()] == [FlowState.ESTABLISHED]
+        assert node.pressure()["kd_conntrack"].used == 2
+        held.close()
+    assert "upkeep of a node" not in {thread.name for thread in threading.enumerate()}

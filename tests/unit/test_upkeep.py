@@ -1,0 +1,54 @@
+"""How often a node collects flows."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from k8sdatapath.datapath.conntrack_table import Sweep
+from k8sdatapath.errors import KernelError
+from k8sdatapath.node import upkeep as upkeep_module
+from k8sdatapath.node.upkeep import Upkeep, pause
+
+
+def swept(entries: int, flows: int = 0, seconds: float = 0.0) -> Sweep:
+    return Sweep(entries, 1000, flows, seconds)
+
+
+def test_a_table_that_does_not_grow_is_left_alone_for_long():
+    assert pause(swept(0), 0, 10) == 10
+    assert pause(swept(500), 500, 10) == 10
+    assert pause(swept(300), 500, 10) == 10
+
+
+def test_the_faster_it_fills_the_sooner_it_is_looked_at_again():
+    assert pause(swept(150), 0, 1) == 4  # 150 a second, and 600 until three quarters
+    assert pause(swept(300), 0, 1) == 1.5
+    assert pause(swept(700), 0, 1) == 1
+    assert pause(swept(900), 0, 1) == 1  # too full already
+    assert pause(swept(900, flows=450), 0, 10) > 8  # but not for long
+
+
+def test_collecting_takes_a_tenth_of_a_processor_at_most():
+    assert pause(swept(900, seconds=0.5), 0, 1) == 5
+
+
+def test_it_goes_on_after_an_error_and_ends_when_it_is_closed(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(upkeep_module, "_SHORTEST", 0.001)
+    monkeypatch.setattr(upkeep_module, "_LONGEST", 0.001)
+    done = threading.Event()
+    results = iter([swept(10, flows=3), swept(4, flows=2)])
+
+    def sweep() -> Sweep:
+        try:
+            return next(results)
+        except StopIteration:
+            done.set()
+            raise KernelError("read", "kd_conntrack", 5) from None
+
+    with Upkeep(sweep) as upkeep:
+        assert done.wait(10)
+    assert (upkeep.sweeps, upkeep.collected, upkeep.last) == (2, 5, swept(4, flows=2))
+    assert isinstance(upkeep.error, KernelError)
+    assert "upkeep of a node" not in {thread.name for thread in threading.enumerate()}
