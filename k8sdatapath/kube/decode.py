@@ -34,14 +34,14 @@ SELECTION = "k8sdatapath.io/selection"
 _AFFINITY = 10800
 """Seconds, where a Service does not say."""
 
-_SERVICE_NAME = "kubernetes.io/service-name"
-_TRIGGERED = "endpoints.kubernetes.io/last-change-trigger-time"
+SERVICE_NAME = "kubernetes.io/service-name"
+TRIGGERED = "endpoints.kubernetes.io/last-change-trigger-time"
 _ZONE = "topology.kubernetes.io/zone"
-_OTHER_PROXY = "service.kubernetes.io/service-proxy-name"
+OTHER_PROXY = "service.kubernetes.io/service-proxy-name"
 
 _KIND = re.compile(r"[A-Za-z][A-Za-z0-9]{0,62}")
-_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
-_PORT_NAME = re.compile(r"([a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)?")
+NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
+PORT_NAME = re.compile(r"([a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)?")
 
 
 def decode(document: Any, where: str, ignored: Counter[str]) -> Iterator[KubeObject]:
@@ -75,7 +75,7 @@ def _service(root: Field, namespace: str, name: str, ignored: Counter[str]) -> K
     kind = spec["type"].choice("ClusterIP", "NodePort", "LoadBalancer", "ExternalName", default="ClusterIP")
     addresses, ports = _cluster_ips(spec), _service_ports(spec["ports"])
     selection = metadata["annotations"][SELECTION].choice("random", "maglev", default="random")
-    if metadata["labels"][_OTHER_PROXY].value is not None:
+    if metadata["labels"][OTHER_PROXY].value is not None:
         ignored["Service of another proxy"] += 1
     elif kind == "ExternalName" or not addresses:
         ignored["ExternalName Service" if kind == "ExternalName" else "Service without a cluster IP"] += 1
@@ -172,19 +172,19 @@ def _service_ports(ports: Field) -> tuple[Port, ...]:
 
 def _endpoint_slice(root: Field, namespace: str, name: str, ignored: Counter[str]) -> EndpointSlice | None:
     family = root["addressType"].choice("IPv4", "IPv6", "FQDN")
-    service, ports = root["metadata"]["labels"][_SERVICE_NAME], _slice_ports(root["ports"])
+    service, ports = root["metadata"]["labels"][SERVICE_NAME], _slice_ports(root["ports"])
     if family == "FQDN" or service.value is None:
         ignored["FQDN EndpointSlice" if family == "FQDN" else "EndpointSlice of no Service"] += 1
         return None
     version = int(family[-1])
     endpoints = tuple(_endpoint(each, version) for each in root["endpoints"].items())
-    triggered = _unix_time(root["metadata"]["annotations"][_TRIGGERED].value)
+    triggered = unix_time(root["metadata"]["annotations"][TRIGGERED].value)
     return EndpointSlice(
         namespace, name, service.text(), version, ports, endpoints, triggered, where=root.where
     )
 
 
-def _unix_time(value: Any) -> float:
+def unix_time(value: Any) -> float:
     """0 for what is no time: it is for statistics only."""
     try:
         time = datetime.fromisoformat(value)
@@ -289,14 +289,14 @@ def _protocol(field: Field) -> Protocol:
 
 def _named(field: Field, default: str | None = None) -> str:
     name = field.text(default)
-    if not _NAME.fullmatch(name):
+    if not NAME.fullmatch(name):
         field.refuse(f"{shown(name)} is not a name (a-z, 0-9, - and .)")
     return name
 
 
 def _port_name(field: Field) -> str:
     name = field.text("")
-    if not _PORT_NAME.fullmatch(name):
+    if not PORT_NAME.fullmatch(name):
         field.refuse(f"{shown(name)} is not a port name (a-z, 0-9, -)")
     return name
 

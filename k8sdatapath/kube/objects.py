@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from collections.abc import Mapping
+from typing import Any, TypeAlias
 
 from attrs import field, frozen
 
@@ -15,6 +16,7 @@ __all__ = [
     "KubeNode",
     "KubeObject",
     "KubePod",
+    "KubeRaw",
     "KubeService",
     "Port",
 ]
@@ -127,4 +129,15 @@ class KubeNode:
     namespace: str = field(default="", init=False)  # it has none
 
 
-KubeObject: TypeAlias = KubeService | EndpointSlice | KubePod | KubeNode
+@frozen
+class KubeRaw:
+    """An object of a kind that is not read here; all of it, for those who know it."""
+
+    kind: str
+    namespace: str
+    name: str
+    value: Mapping[str, Any]
+    where: str = field(default="", eq=False)
+
+
+KubeObject: TypeAlias = KubeService | EndpointSlice | KubePod | KubeNode | KubeRaw
