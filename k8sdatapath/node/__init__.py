@@ -4,6 +4,7 @@ Read it as an example: all of it is public API, and another composition is as sh
 """
 
 from k8sdatapath.node.config import Capacity, NodeConfig
-from k8sdatapath.node.node import Node
+from k8sdatapath.node.node import AttachedPod, Node
+from k8sdatapath.node.pod_tracker import PodStatus, PodTracker
 
-__all__ = ["Capacity", "Node", "NodeConfig"]
+__all__ = ["AttachedPod", "Capacity", "Node", "NodeConfig", "PodStatus", "PodTracker"]

@@ -23,6 +23,14 @@ from k8sdatapath.resource import Resource
 _NO_XDP = (errno.EOPNOTSUPP, errno.EBUSY, errno.ERANGE, errno.EINVAL)
 
 
+_DOT = "%2e"
+
+
+def place_of(name: str) -> str:
+    """The place of the hook whose link is pinned under a name."""
+    return name.partition("-")[2].replace(_DOT, ".")
+
+
 @frozen
 class Hook(ABC):
     """A place for one program: the object it is in, its name there, and where it is attached."""
@@ -34,7 +42,7 @@ class Hook(ABC):
     @property
     def name(self) -> str:
         """Under which its link is pinned; bpffs reserves dots, which VLAN devices have."""
-        return f"{self.entry}-{self.place}".replace(".", "%2e")
+        return f"{self.entry}-{self.place}".replace(".", _DOT)
 
     def program(self, objects: Mapping[str, Object]) -> Program:
         """Its program."""
@@ -118,6 +126,11 @@ class Hooks(Resource):
 
     def __iter__(self) -> Iterator[Hook]:
         return iter(self._links)
+
+    @property
+    def names(self) -> set[str]:
+        """Of all that is ours, of the process before us as well."""
+        return {hook.name for hook in self._links} | set(self._pins.links if self._pins is not None else ())
 
     def __contains__(self, hook: Hook) -> bool:
         """Whether something of ours is there, or of the process before us."""

@@ -11,7 +11,7 @@ from functools import partial
 from threading import Lock
 from typing import Any
 
-from attrs import evolve
+from attrs import evolve, frozen
 
 from k8sdatapath import maps
 from k8sdatapath.component import Pressure
@@ -23,7 +23,7 @@ from k8sdatapath.layout import addr, layout_of
 from k8sdatapath.model import IPAddress, address
 from k8sdatapath.net.netns import NetNs
 from k8sdatapath.node.config import Capacity, NodeConfig
-from k8sdatapath.node.hooks import CgroupHook, Hook, Hooks, TcHook, XdpHook
+from k8sdatapath.node.hooks import CgroupHook, Hook, Hooks, TcHook, XdpHook, place_of
 from k8sdatapath.node.upkeep import Upkeep
 from k8sdatapath.objects import Object, ObjectSpec
 from k8sdatapath.pins import PinLock
@@ -33,10 +33,21 @@ from k8sdatapath.resource import Resource
 from k8sdatapath.tables.counters import Counter, CounterRow, outcomes, read_counters
 from k8sdatapath.tables.endpoints import EndpointRow
 
-__all__ = ["Node"]
+__all__ = ["AttachedPod", "Node"]
 
 _BIND = ("bind4", "bind6")
 _POD_HOOKS = {"from_pod": Direction.INGRESS, "to_pod": Direction.EGRESS}
+
+
+@frozen
+class AttachedPod:
+    """A device that has programs for a pod, and the addresses that are delivered there.
+
+    :ivar device: empty for addresses whose device has gone.
+    """
+
+    device: str
+    addresses: frozenset[IPAddress]
 
 
 class Node(Resource):
@@ -158,11 +169,24 @@ class Node(Resource):
     def detach_pod(self, device: str, addresses: Iterable[IPAddress]) -> None:
         """Take a pod out of the datapath; its device may be gone already.
 
-        Addresses that another pod has meanwhile stay with that one.
+        Addresses that another pod has meanwhile stay with that one, and the programs stay on the device while
+        other addresses are behind it.
         """
         self._endpoints.delete_many([each for each in addresses if self._holder(each) in (None, device)])
-        for hook in _pod_hooks(device):
-            self._hooks.drop(hook)
+        if device not in {pod.device for pod in self.pods if pod.addresses}:
+            for hook in _pod_hooks(device):
+                self._hooks.drop(hook)
+
+    @property
+    def pods(self) -> tuple[AttachedPod, ...]:
+        """What is attached, by this process or one before it; each device once."""
+        names = in_netns(self.config.netns, lambda: dict(socket.if_nameindex()))
+        found: dict[str, set[IPAddress]] = {
+            place_of(link): set() for link in self._hooks.names if _is_of_pod(link)
+        }
+        for each, row in self._endpoints.items():
+            found.setdefault(names.get(row.ifindex, ""), set()).add(each)
+        return tuple(AttachedPod(device, frozenset(addresses)) for device, addresses in found.items())
 
     def _holder(self, pod_address: IPAddress) -> str | None:
         """The device that leads to the pod with an address, if both are there."""
