@@ -6,15 +6,30 @@ printable, worked out without touching the kernel, checked for room, and applied
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Protocol, TypeVar
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Protocol, TypeAlias, TypeVar
 
-from attrs import frozen
+from attrs import field, frozen
+
+from k8sdatapath.model import Frontend, Service
 
 T_contra = TypeVar("T_contra", contravariant=True)
 T_co = TypeVar("T_co", covariant=True)
 
-__all__ = ["Component", "Plan", "Pressure", "Report", "Source"]
+__all__ = [
+    "Component",
+    "Delta",
+    "DeltaSource",
+    "ObjectKey",
+    "Plan",
+    "Pressure",
+    "Report",
+    "Source",
+    "Told",
+]
+
+ObjectKey: TypeAlias = tuple[str, str, str]
+"""Kind, namespace and name of an object."""
 
 
 @frozen
@@ -91,4 +106,55 @@ class Source(Protocol[T_co]):
 
     def watch(self) -> Iterator[tuple[T_co, ...]]:
         """The same at once and after every change."""
+        ...
+
+
+@frozen
+class Told:
+    """That a source has told of an object.
+
+    :ivar received: when, by ``time.monotonic()``.
+    :ivar triggered: when that came about which it tells, as Unix time; 0: not known.
+    :ivar gone: it is not there any more.
+    """
+
+    key: ObjectKey
+    received: float
+    triggered: float = 0.0
+    gone: bool = False
+
+
+@frozen(kw_only=True)
+class Delta:
+    """How the services that are wanted have changed.
+
+    :ivar upserts: those that are new or different.
+    :ivar removed: main frontends of services that are wanted no more.
+    :ivar told: the objects that were told of, whether that changes a service or not.
+    :ivar causes: which objects the change at a main frontend is for.
+    :ivar errors: objects that say what cannot be, and why; None: not any more. What was last known of them is
+        what they are taken to say.
+    :ivar synced: all deltas so far are together everything that is wanted.
+    """
+
+    upserts: tuple[Service, ...] = ()
+    removed: tuple[Frontend, ...] = ()
+    told: tuple[Told, ...] = ()
+    causes: Mapping[Frontend, tuple[ObjectKey, ...]] = field(factory=dict)
+    errors: Mapping[ObjectKey, Exception | None] = field(factory=dict)
+    synced: bool = True
+
+
+class DeltaSource(Protocol):
+    """Where deltas come from. :meth:`close` may be called from any thread, and more than once."""
+
+    def deltas(self, timeout: float | None = None) -> Iterator[Delta]:
+        """What is wanted, then what changes, until the source is closed. To be iterated once.
+
+        :param timeout: seconds after which an empty delta comes, if nothing has happened.
+        """
+        ...
+
+    def close(self) -> None:
+        """End the iteration."""
         ...

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Protocol, Self, TypeAlias
+from typing import Protocol, Self
 
 from attrs import frozen
 
+from k8sdatapath.component import ObjectKey
 from k8sdatapath.errors import ManifestError
 from k8sdatapath.kube.objects import KubeObject
 
-__all__ = ["Batch", "ObjectEvent", "ObjectKey", "ObjectSource"]
-
-ObjectKey: TypeAlias = tuple[str, str, str]
-"""Kind, namespace and name of an object; the namespace of a Node is empty."""
+__all__ = ["Batch", "ObjectEvent", "ObjectSource"]
 
 
 @frozen
@@ -35,7 +33,7 @@ class ObjectEvent:
 
     @property
     def key(self) -> ObjectKey:
-        """By which events are about one object."""
+        """By which events are about one object; the namespace of a Node is empty."""
         return self.kind, self.namespace, self.name
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from operator import attrgetter
+from typing import TypeAlias
 
 from attrs import frozen
 
@@ -11,7 +13,17 @@ from k8sdatapath.kube.objects import KubePod, KubeService
 from k8sdatapath.kube.view import NodeView
 from k8sdatapath.model import Frontend, FrontendKind, IPAddress, Protocol
 
-__all__ = ["Claim", "claims_of_pod", "claims_of_service", "settle"]
+__all__ = [
+    "Claim",
+    "Won",
+    "claims_of_pod",
+    "claims_of_service",
+    "refuse",
+    "settle",
+    "strongest",
+    "trespass",
+    "trespasses",
+]
 
 
 @frozen
@@ -30,6 +42,10 @@ class Claim:
 
     def __str__(self) -> str:
         return f"{self.owner.namespace}/{self.owner.name}: {self.frontend} ({self.kind.name})"
+
+
+Won: TypeAlias = dict[tuple[int, int], list[Claim]]
+"""What an owner has got: by index of the port and IP version, the strongest kind first."""
 
 
 def claims_of_service(service: KubeService, node: NodeView | None) -> Iterator[Claim]:
@@ -70,43 +86,74 @@ def claims_of_pod(pod: KubePod, node: NodeView) -> Iterator[Claim]:
 
 
 def settle(
-    claims: Iterable[Claim], node: NodeView | None, notes: list[str]
-) -> dict[tuple[int, int, int], list[Claim]]:
-    """Give every frontend to one claim. Returns what each port has got, by owner, index and IP version.
+    claims: Iterable[Claim], node: NodeView | None, notes: list[str], errors: list[ManifestError]
+) -> dict[int, Won]:
+    """Give every frontend to one claim. Returns what each owner has got, by its ``id()``.
 
     What an API server makes sure of is an error where it is not so: cluster IPs and node ports are unique.
-    All else may overlap in a sound cluster. There the stronger claim counts, and a note tells who has lost:
-    cluster IPs are stronger than node ports, then come load balancers, external IPs and host ports.
-    Among the same, Services count in the order of their names, and pods in the order given.
-
-    :raises ManifestError: two Services with one cluster IP and port, or one node port.
+    All else may overlap in a sound cluster. There the stronger claim counts, and a note tells who has lost.
     """
-    given: dict[Frontend, Claim] = {}
-    got: dict[tuple[int, int, int], list[Claim]] = {}
-    for claim in sorted(claims, key=_strength):
-        if node is not None and _trespasses(claim, node):
-            notes.append(f"{claim} is left out: this node keeps it for node ports")
-            continue
-        first = given.setdefault(claim.frontend, claim)
-        if first is claim:
-            key = id(claim.owner), claim.port, claim.frontend.address.version
-            got.setdefault(key, []).append(claim)
-        elif first.owner is not claim.owner:
-            if first.kind is claim.kind and claim.kind <= FrontendKind.NODE_PORT:
-                reason = f"{claim.frontend} is taken by {first.owner.where}"
-                raise ManifestError(claim.owner.where, claim.path, reason)
-            notes.append(f"{claim} is left out: it belongs to {first.owner.namespace}/{first.owner.name}")
+    rivals: dict[Frontend, list[Claim]] = {}
+    for claim in claims:
+        if trespasses(claim, node):
+            notes.append(trespass(claim))
+        else:
+            rivals.setdefault(claim.frontend, []).append(claim)
+    got: dict[int, Won] = {}
+    for each in rivals.values():
+        first = each[0] if len(each) == 1 else strongest(each)
+        place = first.port, first.frontend.address.version
+        got.setdefault(id(first.owner), {}).setdefault(place, []).append(first)
+        for claim in each if len(each) > 1 else ():
+            refuse(claim, first, notes, errors)
+    for won in got.values():
+        for mine in won.values():
+            mine.sort(key=_kind)
     return got
 
 
-def _strength(claim: Claim) -> tuple[object, ...]:
-    kind, owner = claim.kind, claim.owner
-    named = kind in (FrontendKind.LOAD_BALANCER, FrontendKind.EXTERNAL_IP)
-    return (kind, owner.namespace, owner.name) if named else (kind,)
+def strongest(rivals: Sequence[Claim]) -> Claim:
+    """Who of those that claim a frontend has it.
+
+    Cluster IPs are stronger than node ports, then come load balancers, external IPs and host ports. Among
+    the same, Services count in the order of their names; of pods the youngest.
+    """
+    kind = min(map(_kind, rivals))
+    same = [claim for claim in rivals if claim.kind is kind]
+    if kind is FrontendKind.HOST_PORT:
+        return max(same, key=_age)
+    return min(same, key=lambda claim: (claim.owner.namespace, claim.owner.name, claim.port))
 
 
-def _trespasses(claim: Claim, node: NodeView) -> bool:
+def refuse(claim: Claim, first: Claim, notes: list[str], errors: list[ManifestError]) -> None:
+    """Say that ``claim`` has lost to ``first``, unless both are of one owner."""
+    if first.owner is claim.owner:
+        return
+    if first.kind is claim.kind and claim.kind <= FrontendKind.NODE_PORT:
+        reason = f"{claim.frontend} is taken by {first.owner.where}"
+        errors.append(ManifestError(claim.owner.where, claim.path, reason))
+    else:
+        notes.append(f"{claim} is left out: it belongs to {first.owner.namespace}/{first.owner.name}")
+
+
+def trespasses(claim: Claim, node: NodeView | None) -> bool:
+    """Whether a node keeps a frontend for node ports, and somebody else claims it."""
+    if node is None or claim.kind <= FrontendKind.NODE_PORT:
+        return False
     frontend = claim.frontend
-    strange = claim.kind > FrontendKind.NODE_PORT
     own = frontend.address.is_loopback or frontend.address in node.addresses
-    return strange and own and node.reserves(frontend.port)
+    return own and node.reserves(frontend.port)
+
+
+def trespass(claim: Claim) -> str:
+    """The note about a claim that trespasses."""
+    return f"{claim} is left out: this node keeps it for node ports"
+
+
+_kind = attrgetter("kind")
+
+
+def _age(claim: Claim) -> tuple[object, ...]:
+    pod = claim.owner
+    assert isinstance(pod, KubePod)
+    return pod.born, pod.namespace, pod.name, -claim.port

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from attrs import Factory, frozen
 
 from k8sdatapath.errors import ManifestError
 from k8sdatapath.kube.endpoints import choose
-from k8sdatapath.kube.frontends import Claim, claims_of_pod, claims_of_service, settle
+from k8sdatapath.kube.frontends import Claim, Won, claims_of_pod, claims_of_service, settle
 from k8sdatapath.kube.objects import Endpoint, EndpointSlice, KubeNode, KubeObject, KubePod, KubeService, Port
 from k8sdatapath.kube.view import NodeView
 from k8sdatapath.model import Backend, Exposure, FrontendKind, Service
 
-__all__ = ["HealthCheck", "Translation", "translate"]
+__all__ = ["HealthCheck", "Translation", "health_check", "host_ports_of", "services_of", "translate"]
 
 
 @frozen
@@ -38,20 +38,26 @@ class Translation:
     :ivar services: in the order of the objects.
     :ivar ignored: counts what is not load-balanced, by what it is.
     :ivar notes: what is otherwise than somebody may think who wrote the objects.
+    :ivar errors: what cannot be, and was left out.
     """
 
     services: tuple[Service, ...]
     health_checks: tuple[HealthCheck, ...] = ()
     ignored: Counter[str] = Factory(Counter)
     notes: tuple[str, ...] = ()
+    errors: tuple[ManifestError, ...] = ()
 
 
-def translate(objects: Iterable[KubeObject], node: NodeView | None = None) -> Translation:
+def translate(
+    objects: Iterable[KubeObject], node: NodeView | None = None, *, strict: bool = True
+) -> Translation:
     """What the objects ask of a node: one service per port and cluster IP of each Service, one per host port.
 
     SCTP ports are left out.
 
     :param node: None: there are only cluster IPs, no node to be local to, and no ports of it.
+    :param strict: refuse everything if two Services have one cluster IP and port, or one node port. Else the
+        first of them by name has it: see :attr:`Translation.errors`.
     :raises ManifestError: two objects of one kind and name, or two Services with one frontend.
     """
     known = _unique(objects)
@@ -62,32 +68,28 @@ def translate(objects: Iterable[KubeObject], node: NodeView | None = None) -> Tr
         if isinstance(each, EndpointSlice):
             slices[each.namespace, each.service].append(each)
     notes: list[str] = []
+    errors: list[ManifestError] = []
     claims = [claim for each in services for claim in claims_of_service(each, node)]
     ignored = Counter("Node" for each in known if isinstance(each, KubeNode))
     if node is None:
         ignored.update(what for each in services for what in _unreachable(each))
         ignored.update("Pod" for _ in pods)
     else:
-        here = [pod for pod in pods if pod.node == node.name]
-        here.sort(key=lambda pod: pod.born, reverse=True)
-        claims += [claim for pod in here for claim in claims_of_pod(pod, node)]
+        claims += [claim for pod in pods if pod.node == node.name for claim in claims_of_pod(pod, node)]
+    got = settle(claims, node, notes, errors)
+    if strict and errors:
+        raise errors[0]
     found: list[Service] = []
     checks: list[HealthCheck] = []
-    got = settle(claims, node, notes)
     for service in services:
         parts = slices.get((service.namespace, service.name), [])
-        found += (
-            _service(service, port, won, parts, node, notes)
-            for index, port in enumerate(service.ports)
-            for address in service.addresses
-            if (won := got.get((id(service), index, address.version)))
-        )
-        if node and service.health_port and service.kind == "LoadBalancer" and service.external_local:
-            checks.append(_health_check(service, parts, node))
+        found += services_of(service, got.get(id(service), {}), parts, node, notes)
+        if check := health_check(service, parts, node):
+            checks.append(check)
     for pod in pods:
-        found.extend(_host_ports(pod, got))
+        found += host_ports_of(pod, got.get(id(pod), {}))
     # what holds of each port of a Service is said once
-    return Translation(tuple(found), tuple(checks), ignored, tuple(dict.fromkeys(notes)))
+    return Translation(tuple(found), tuple(checks), ignored, tuple(dict.fromkeys(notes)), tuple(errors))
 
 
 def _unique(objects: Iterable[KubeObject]) -> list[KubeObject]:
@@ -109,15 +111,30 @@ def _unreachable(service: KubeService) -> Iterator[str]:
         yield "internalTrafficPolicy"
 
 
+def services_of(
+    service: KubeService,
+    won: Won,
+    slices: Collection[EndpointSlice],
+    node: NodeView | None,
+    notes: list[str],
+) -> Iterator[Service]:
+    """One for each port and family. Who has not even got the cluster IP, has nothing there."""
+    for index, port in enumerate(service.ports):
+        for address in service.addresses:
+            mine = won.get((index, address.version))
+            if mine and mine[0].kind is FrontendKind.CLUSTER_IP:
+                yield _service(service, port, mine, slices, node, notes)
+
+
 def _service(
     service: KubeService,
     port: Port,
     won: list[Claim],
-    slices: list[EndpointSlice],
+    slices: Collection[EndpointSlice],
     node: NodeView | None,
     notes: list[str],
 ) -> Service:
-    """One port in one family. The first that it has won is its cluster IP: nothing is stronger."""
+    """One port in one family. The first that it has won is its cluster IP."""
     main, *others = won
     name = f"{service.namespace}/{service.name}"
     version = main.frontend.address.version
@@ -146,7 +163,7 @@ def _service(
     )
 
 
-def _copies(port: Port, version: int, slices: list[EndpointSlice]) -> Iterator[tuple[Endpoint, int]]:
+def _copies(port: Port, version: int, slices: Iterable[EndpointSlice]) -> Iterator[tuple[Endpoint, int]]:
     for part in slices:
         if part.version == version:
             for own in part.ports:
@@ -154,7 +171,14 @@ def _copies(port: Port, version: int, slices: list[EndpointSlice]) -> Iterator[t
                     yield from ((endpoint, own.number) for endpoint in part.endpoints)
 
 
-def _health_check(service: KubeService, slices: list[EndpointSlice], node: NodeView) -> HealthCheck:
+def health_check(
+    service: KubeService, slices: Collection[EndpointSlice], node: NodeView | None
+) -> HealthCheck | None:
+    """What a node answers about a Service, if load balancers ask about it."""
+    if node is None or not (
+        service.health_port and service.kind == "LoadBalancer" and service.external_local
+    ):
+        return None
     families = {address.version for address in service.addresses}
     ready = {
         version: len(
@@ -171,11 +195,12 @@ def _health_check(service: KubeService, slices: list[EndpointSlice], node: NodeV
     return HealthCheck(service.namespace, service.name, service.health_port, ready.get(4), ready.get(6))
 
 
-def _host_ports(pod: KubePod, got: dict[tuple[int, int, int], list[Claim]]) -> Iterator[Service]:
+def host_ports_of(pod: KubePod, won: Won) -> Iterator[Service]:
+    """One for each host port and family."""
     for index, port in enumerate(pod.ports):
         for address in pod.addresses:
-            if won := got.get((id(pod), index, address.version)):
-                frontends = [claim.frontend for claim in won]
+            if mine := won.get((index, address.version)):
+                frontends = [claim.frontend for claim in mine]
                 main, *others = sorted(frontends, key=lambda f: (f.address.is_loopback, int(f.address)))
                 yield Service(
                     main.address,

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from k8sdatapath.errors import ModelError
+from k8sdatapath.kube.objects import KubeNode
 from k8sdatapath.model import IPAddress, IPNetwork, address, network, port
 from k8sdatapath.model.address import shown
 
@@ -81,6 +82,10 @@ class NodeView:
         if not networks:
             return addresses
         return tuple(each for each in addresses if any(each in network for network in networks))
+
+    def completed(self, node: KubeNode) -> NodeView:
+        """The same; the zone and the addresses are those of the Node object where this does not give them."""
+        return evolve(self, zone=self.zone or node.zone, addresses=self.addresses or node.addresses)
 
     def reserves(self, port: int) -> bool:
         """Whether a port is kept for node ports."""

@@ -110,9 +110,9 @@ class TestNodePort:
 
     def test_two_services_with_one_are_refused(self):
         with pytest.raises(ManifestError) as caught:
-            read(node_port(), {**node_port(clusterIP="10.96.0.11"), "metadata": {"name": "shop"}}, node=N1)
+            read(node_port(), {**node_port(clusterIP="10.96.0.11"), "metadata": {"name": "zoo"}}, node=N1)
         assert str(caught.value) == (
-            "document 2 (Service default/shop): spec.ports[0].nodePort: "
+            "document 2 (Service default/zoo): spec.ports[0].nodePort: "
             "192.0.2.11:30080/TCP is taken by document 1 (Service default/web)"
         )
 

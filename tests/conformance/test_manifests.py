@@ -210,9 +210,9 @@ class TestFrontends:
 
     def test_two_owners_are_refused_and_both_named(self):
         with pytest.raises(ManifestError) as caught:
-            read(service(), service("shop", ports=[{"name": "a", "port": 81}, {"name": "b", "port": 80}]))
+            read(service(), service("zoo", ports=[{"name": "a", "port": 81}, {"name": "b", "port": 80}]))
         assert str(caught.value) == (
-            "document 2 (Service default/shop): spec.ports[1].port: "
+            "document 2 (Service default/zoo): spec.ports[1].port: "
             "10.96.0.10:80/TCP is taken by document 1 (Service default/web)"
         )
 

@@ -53,10 +53,10 @@ def test_one_bad_file_refuses_the_directory(tmp_path: Path):
 def test_frontends_and_names_are_unique_across_files(tmp_path: Path):
     one, two = tmp_path / "one.json", tmp_path / "two.json"
     one.write_text(json.dumps(SERVICE))
-    two.write_text(json.dumps(SERVICE | {"metadata": {"name": "shop"}}))
+    two.write_text(json.dumps(SERVICE | {"metadata": {"name": "zoo"}}))
     error = refusal(tmp_path)
     assert str(error) == (
-        f"{two}: document 1 (Service default/shop): spec.ports[0].port: "
+        f"{two}: document 1 (Service default/zoo): spec.ports[0].port: "
         f"10.96.0.10:80/TCP is taken by {one}: document 1 (Service default/web)"
     )
     two.write_text(json.dumps(SERVICE))
