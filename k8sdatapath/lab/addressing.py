@@ -7,6 +7,7 @@
          .11             ::11                node 1
          .101            ::101               the first host outside
     10.244.1.0/24   fd00:10:244:1::/64       the pods of node 1, from .2 and ::2 on
+         .1              ::1                 node 1 in the tunnel, with routing="vxlan"
     10.96.0.0/16    fd00:10:96::/112         service addresses: for you to use, on no device
 
 Both families use the same digits: node 1 is ``192.0.2.11`` and ``2001:db8::11``.
@@ -86,6 +87,12 @@ def outside_place(number: int) -> Place:
 def pod_networks(node: int) -> Networks:
     """The addresses of all pods of a node."""
     return IPv4Network(f"10.244.{node}.0/24"), IPv6Network(f"fd00:10:244:{node}::/64")
+
+
+def tunnel_addresses(node: int) -> tuple[Address, Address]:
+    """Of a node, among its pods: its own end of the tunnel to the others."""
+    v4, v6 = pod_networks(node)
+    return v4[1], v6[1]
 
 
 def pod_place(node: int, number: int) -> Place:

@@ -9,9 +9,9 @@ import secrets
 import subprocess
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, get_args
 
 from attrs import define, field
 
@@ -22,14 +22,17 @@ from k8sdatapath.lab.addressing import (
     MAX_OUTSIDE,
     MAX_PODS,
     ROUTER,
+    Networks,
     Place,
     node_place,
     outside_place,
     pod_networks,
     pod_place,
+    tunnel_addresses,
 )
 from k8sdatapath.lab.host import Host
 from k8sdatapath.lab.process import Agent, start_keeper
+from k8sdatapath.model import Peer
 from k8sdatapath.model.address import shown
 from k8sdatapath.net.cgroup import Cgroup
 from k8sdatapath.net.netns import NetNs
@@ -38,8 +41,9 @@ from k8sdatapath.resource import Resource
 
 if TYPE_CHECKING:
     from k8sdatapath.datapath.service_table import ServiceTable
-    from k8sdatapath.node import Node
+    from k8sdatapath.node import Node, Tunnel
 
+Routing: TypeAlias = Literal["native", "vxlan"]
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?")
 _SWITCH = "switch"
 
@@ -103,8 +107,9 @@ class Lab(Resource):
     :ivar externals: the hosts outside.
     """
 
-    def __init__(self, name: str, datapath: dict[str, Any] | None) -> None:
+    def __init__(self, name: str, datapath: dict[str, Any] | None, routing: Routing = "native") -> None:
         self.name = name
+        self.routing: Routing = routing
         self.nodes: list[LabNode] = []
         self.externals: list[Host] = []
         self._datapath = datapath
@@ -116,19 +121,33 @@ class Lab(Resource):
         self._stack = ExitStack()
 
     @classmethod
-    def start(cls, nodes: int = 1, name: str | None = None, *, datapath: bool = True, **options: Any) -> Self:
+    def start(
+        cls,
+        nodes: int = 1,
+        name: str | None = None,
+        *,
+        datapath: bool = True,
+        routing: Routing = "native",
+        **options: Any,
+    ) -> Self:
         """Start a lab of so many nodes.
 
         :param name: what its namespaces are named after (``kdlab.NAME.POD``); made up if not given.
         :param datapath: open a :class:`~k8sdatapath.node.Node` on each node; ``options`` are for its
             configuration. Without one, pods talk by plain routing and there are no services.
+        :param routing: how pods reach those of other nodes: ``"native"``: everybody on the wire has routes to
+            them; ``"vxlan"``: through a tunnel between the nodes, and nobody else has.
         :raises LabError: if a lab of that name is running.
         :raises ModelError: a name or a number of nodes that cannot be.
         """
         if not 1 <= nodes <= MAX_NODES:
             raise ModelError(f"a lab has 1 to {MAX_NODES} nodes, not {nodes}")
         name = _checked(secrets.token_hex(3) if name is None else name)
-        lab = cls(name, options if datapath else None)
+        if routing not in get_args(Routing):
+            raise ModelError(f"routing is one of {', '.join(get_args(Routing))}, not {shown(routing)}")
+        if routing != "native" and not datapath:
+            raise ModelError(f"{routing} is the datapath's: a lab without one has native routing")
+        lab = cls(name, options if datapath else None, routing)
         try:
             lab._open(nodes)
         except BaseException:
@@ -186,10 +205,16 @@ class Lab(Resource):
         self._plug_in(self.nodes)
         for node in self.nodes:
             self._join(node, ROUTER)
-        self._switch.call(wiring.add_routes, [(pod_networks(n.number), n.place) for n in self.nodes])
+        self._switch.call(wiring.add_routes, self._pod_routes(self.nodes))
         if self._datapath is not None:
             for node in self.nodes:
                 self._open_datapath(node, self._datapath)
+        for node in self.nodes:
+            if self._tunnel(node):
+                others = [other for other in self.nodes if other is not node]
+                peers = [Peer(n.address, pod_networks(n.number), n.name) for n in others]
+                assert node.datapath.overlay is not None
+                node.datapath.overlay.plan(peers).apply()
 
     def _make_node(self, number: int) -> LabNode:
         name = f"node{number}"
@@ -200,9 +225,26 @@ class Lab(Resource):
         from k8sdatapath.node import Node, NodeConfig
 
         config = NodeConfig(
-            name=node.name, netns=node.netns, cgroup=node.cgroup.path, uplinks=(wiring.DEVICE,), **options
+            name=node.name,
+            netns=node.netns,
+            cgroup=node.cgroup.path,
+            uplinks=(wiring.DEVICE,),
+            tunnel=self._tunnel(node),
+            **options,
         )
         node._datapath = self._stack.enter_context(Node.open(config))
+
+    def _tunnel(self, node: LabNode) -> Tunnel | None:
+        """The way from a node to the pods of others, unless they are routed."""
+        from k8sdatapath.node import Tunnel
+
+        if self.routing == "native":
+            return None
+        return Tunnel(kind=self.routing, addresses=tunnel_addresses(node.number))
+
+    def _pod_routes(self, nodes: Iterable[LabNode]) -> list[tuple[Networks, Place]]:
+        """How others on the wire reach the pods of nodes."""
+        return [(pod_networks(n.number), n.place) for n in nodes] if self.routing == "native" else []
 
     def _add_pod(self, name: str, node: LabNode) -> Pod:
         number = next(node._numbers)
@@ -212,7 +254,8 @@ class Lab(Resource):
         made = self._make(name, pod_place(node.number, number), parent=node.name)
         pod = Pod(*made, node=node, device=device)
         node.netns.call(wiring.add_pod, device, pod.netns, pod.place)
-        pod.netns.call(wiring.set_up_pod, pod.place)
+        tunnel = self._tunnel(node)
+        pod.netns.call(wiring.set_up_pod, pod.place, tunnel.overhead if tunnel else 0)
         node.netns.call(wiring.wait_for, [device])
         if self._datapath is not None:
             node.datapath.attach_pod(device, pod.addresses, pod_mac=pod.mac)
@@ -249,7 +292,7 @@ class Lab(Resource):
         """Set up a host that is plugged in, with routes to the pods of the nodes that are not its gateway."""
         others = [node for node in self.nodes if node.place not in (host.place, gateway)]
         host.netns.call(wiring.join_wire, host.place, gateway)
-        host.netns.call(wiring.add_routes, [(pod_networks(node.number), node.place) for node in others])
+        host.netns.call(wiring.add_routes, self._pod_routes(others))
         self._switch.call(wiring.wait_for, [_port(host)])
 
     def __del__(self) -> None:

@@ -86,10 +86,12 @@ def add_pod(device: str, pod: NetNs, place: Place) -> None:
             net.add_route(interface.network, device=device)
 
 
-def set_up_pod(place: Place) -> None:
-    """In a pod: its addresses, and the way out."""
+def set_up_pod(place: Place, overhead: int) -> None:
+    """In a pod: its addresses, and the way out, on which packets grow by so much."""
     with Netlink() as net:
         net.set_up("lo")
+        if overhead:
+            net.set_mtu(DEVICE, net.mtu(DEVICE) - overhead)
         net.set_up(DEVICE)
         for interface, gateway, anywhere in zip(place.both, POD_GATEWAYS, ANYWHERE, strict=True):
             net.add_address(DEVICE, interface)

@@ -28,6 +28,7 @@ _IFA_F_NODAD = 0x02
 _RTNH_F_ONLINK = 0x04
 _RT_SCOPE_UNIVERSE = 0
 _NUD_PERMANENT = 0x80
+_ADDR_GEN_NONE = 1
 
 
 class Netlink(Resource):
@@ -67,6 +68,39 @@ class Netlink(Resource):
         here = {"address": mac} if mac else {}
         with self._errors("create veth", f"{name} - {peer}"):
             self._route.link("add", ifname=name, kind="veth", state="up", peer=other, **here)
+
+    def create_tunnel(self, kind: str, name: str, *, port: int, mtu: int) -> None:
+        """A tunnel device that is told with every packet where it goes, and asks no neighbour anything.
+
+        It has no address of its own, not even a local one, so that it says nothing by itself.
+
+        :param kind: ``"vxlan"`` or ``"geneve"``.
+        :param port: UDP.
+        """
+        settings = {f"{kind}_collect_metadata": True, f"{kind}_port": port}
+        if kind == "vxlan":
+            settings["vxlan_learning"] = False
+        with self._errors(f"create {kind} device", name):
+            self._route.link("add", ifname=name, kind=kind, mtu=mtu, **settings)
+            self._route.link("set", index=link_index(name), arp=False)
+        set_sysctl(f"ipv6/conf/{name}/addr_gen_mode", _ADDR_GEN_NONE)
+
+    def remove_device(self, name: str) -> None:
+        """Take a device away, and with a veth its other end."""
+        with self._errors("remove device", name):
+            self._route.link("del", index=link_index(name))
+
+    def mtu(self, name: str) -> int:
+        """The longest packet that fits a device, in bytes."""
+        index = link_index(name)
+        with self._errors("ask for the MTU of", name):
+            (link,) = self._route.link("get", index=index)
+        return int(link.get_attr("IFLA_MTU"))
+
+    def set_mtu(self, name: str, mtu: int) -> None:
+        """Set the longest packet that fits a device, in bytes."""
+        with self._errors(f"set MTU {mtu}", name):
+            self._route.link("set", index=link_index(name), mtu=mtu)
 
     def create_bridge(self, name: str) -> None:
         """A bridge that forwards from the first packet on: no spanning tree, no multicast snooping."""
@@ -134,15 +168,22 @@ class Netlink(Resource):
         via: IPv4Address | IPv6Address | None = None,
     ) -> None:
         """Route a network to a device, through a gateway, or both: then the gateway need not be on-link."""
-        route: dict[str, Any] = {"dst": str(network)}
-        if device:
-            route["oif"] = link_index(device)
-        if via:
-            route["gateway"] = str(via)
-        if device and via:
-            route["flags"] = _RTNH_F_ONLINK
         with self._errors("add route", str(network)):
-            self._route.route("add", **route)
+            self._route.route("add", **_route(network, device, via))
+
+    def replace_route(self, network: IPv4Network | IPv6Network, *, device: str) -> None:
+        """Route a network to a device, whatever led there before."""
+        with self._errors("replace route", str(network)):
+            self._route.route("replace", **_route(network, device, None))
+
+    def remove_route(self, network: IPv4Network | IPv6Network, *, device: str) -> None:
+        """Take a route away, if it is there."""
+        try:
+            with self._errors("remove route", str(network)):
+                self._route.route("del", **_route(network, device, None))
+        except KernelError as error:
+            if error.errno != errno.ESRCH:
+                raise
 
     def add_neighbour(self, name: str, address: IPv4Address | IPv6Address, mac: str) -> None:
         """Fix the link address of a neighbour, so that nobody ever asks for it."""
@@ -161,6 +202,19 @@ class Netlink(Resource):
     def close(self) -> None:
         """Close the socket."""
         self._route.close()
+
+
+def _route(
+    network: IPv4Network | IPv6Network, device: str, via: IPv4Address | IPv6Address | None
+) -> dict[str, Any]:
+    route: dict[str, Any] = {"dst": str(network)}
+    if device:
+        route["oif"] = link_index(device)
+    if via:
+        route["gateway"] = str(via)
+    if device and via:
+        route["flags"] = _RTNH_F_ONLINK
+    return route
 
 
 def link_index(name: str) -> int:

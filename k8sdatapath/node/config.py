@@ -12,6 +12,7 @@ from attrs import Attribute, field, frozen
 from k8sdatapath.datapath.flow import Timeouts
 from k8sdatapath.errors import ModelError
 from k8sdatapath.net.netns import NetNs
+from k8sdatapath.node.tunnel import Tunnel, to_tunnel
 from k8sdatapath.pins import PinDir
 
 __all__ = ["Capacity", "NodeConfig"]
@@ -89,6 +90,8 @@ class NodeConfig:
         :attr:`Node.upkeep`.
     :ivar timeouts: when flows are over.
     :ivar capacity: how much the tables hold.
+    :ivar tunnel: how packets to pods of other nodes travel, ``"vxlan"`` or a :class:`Tunnel`; None: as the
+        node's routes say.
     """
 
     name: str = ""
@@ -103,4 +106,5 @@ class NodeConfig:
     xdp: bool = False
     collect: bool = True
     timeouts: Timeouts = field(factory=Timeouts)
+    tunnel: Tunnel | None = field(default=None, converter=to_tunnel)
     capacity: Capacity = Capacity()

@@ -16,6 +16,7 @@ from attrs import evolve, frozen
 from k8sdatapath import maps
 from k8sdatapath.component import Pressure
 from k8sdatapath.datapath.conntrack_table import ConntrackTable, Sweep
+from k8sdatapath.datapath.overlay import Overlay
 from k8sdatapath.datapath.service_table import CONTRACT, ServiceTable
 from k8sdatapath.datapath.socket_reaper import DestroyedSocket, SocketReaper
 from k8sdatapath.errors import AddressInUseError, BpffsError
@@ -24,6 +25,7 @@ from k8sdatapath.model import IPAddress, address
 from k8sdatapath.net.netns import NetNs
 from k8sdatapath.node.config import Capacity, NodeConfig
 from k8sdatapath.node.hooks import CgroupHook, Hook, Hooks, TcHook, XdpHook, place_of
+from k8sdatapath.node.tunnel import Tunnel
 from k8sdatapath.node.upkeep import Upkeep
 from k8sdatapath.objects import Object, ObjectSpec
 from k8sdatapath.pins import PinLock
@@ -37,6 +39,7 @@ __all__ = ["AttachedPod", "Node"]
 
 _BIND = ("bind4", "bind6")
 _POD_HOOKS = {"from_pod": Direction.INGRESS, "to_pod": Direction.EGRESS}
+_TUNNEL_HOOKS = {"from_overlay": Direction.INGRESS, "to_overlay": Direction.EGRESS}
 
 
 @frozen
@@ -56,6 +59,7 @@ class Node(Resource):
     :ivar services: the node's services.
     :ivar flows: its flows that are balanced per packet.
     :ivar upkeep: collects those that are over; None if the configuration has it so.
+    :ivar overlay: the other nodes, if there is a tunnel to them.
     """
 
     def __init__(
@@ -72,6 +76,7 @@ class Node(Resource):
         self._own = own
         self._lock: PinLock | None = None
         self._maps_stay = Lock()  # held while maps are in use that a resize may close
+        self.overlay: Overlay | None = None
         self._use(objects)
         self.upkeep = own.enter_context(Upkeep(self._sweep)) if config.collect else None
 
@@ -82,6 +87,10 @@ class Node(Resource):
         self._counters = pod.map("kd_counters", maps.PerCpuArray[CounterRow])
         self._outcomes = outcomes(pod.spec.btf)
         self.flows = ConntrackTable.bind(pod, timeouts=self.config.timeouts)
+        if tunnel := self.config.tunnel:
+            self.overlay = Overlay.bind(
+                objects["overlay"], device=tunnel.device, ipv6=tunnel.ipv6, netns=self.config.netns
+            )
 
     @classmethod
     def open(cls, config: NodeConfig, *, prune: bool = True) -> Node:
@@ -111,6 +120,10 @@ class Node(Resource):
                 hooks.put(TcHook("host", "from_uplink", device, Direction.INGRESS), objects)
                 if config.xdp:
                     hooks.put_xdp(XdpHook("xdp", "xdp_in", device), objects)
+            if config.tunnel is not None:
+                _make_tunnel(config, config.tunnel, own)
+                for entry, direction in _TUNNEL_HOOKS.items():
+                    hooks.put(TcHook("overlay", entry, config.tunnel.device, direction), objects)
             node = cls(config, objects, services, hooks, own)
             node._lock = lock
             if prune:
@@ -138,12 +151,15 @@ class Node(Resource):
             what = f"{gone[0].name} and {len(gone) - 1} more were" if len(gone) > 1 else "a pin was"
             raise BpffsError("keep pins", str(pins), errno.ENOENT, f"{what} removed: start again to pin anew")
 
-    def attach_pod(self, device: str, addresses: Iterable[IPAddress], *, pod_mac: str) -> None:
+    def attach_pod(
+        self, device: str, addresses: Iterable[IPAddress], *, pod_mac: str, identity: int = 0
+    ) -> None:
         """Take a pod into the datapath.
 
         :param device: the node's end of the pod's veth.
         :param addresses: the pod's addresses.
         :param pod_mac: the MAC of the pod's end.
+        :param identity: the number of the pod's labels, of 24 bits, which other nodes learn through a tunnel.
         :raises ModelError: an address that is none.
         :raises LayoutError: a MAC that is none.
         :raises DeviceGoneError: no such device.
@@ -151,7 +167,7 @@ class Node(Resource):
         :raises MapFullError: there is room for no more pods.
         """
         index, host_mac = in_netns(self.config.netns, lambda: (device_index(device), _mac(device)))
-        row = EndpointRow(index, pod_mac, host_mac)
+        row = EndpointRow(index, identity, pod_mac, host_mac)
         addresses = [address(each) for each in addresses]
         for each in addresses:
             holder = self._holder(each)
@@ -279,13 +295,16 @@ def _load(config: NodeConfig, own: ExitStack, given: Mapping[str, Any] | None = 
     """The objects, sharing one set of maps: those given, and what they lack."""
     loaded: dict[str, Object] = {}
     shared = dict(given or {})
-    for name in ("pod", "host", "socket", *(["xdp"] if config.xdp else [])):
+    settings = {
+        "redirect": config.redirect,
+        "node_netns": _cookie(config.netns),
+        "tunnel_ipv6": bool(config.tunnel and config.tunnel.ipv6),
+    }
+    optional = {"xdp": config.xdp, "overlay": config.tunnel is not None}
+    for name in ("pod", "host", "socket", *(name for name, wanted in optional.items() if wanted)):
         spec = ObjectSpec.from_file(name)
         spec = spec.with_maps(**{m: n for m, n in config.capacity.max_entries.items() if m in spec.maps})
-        if "redirect" in spec.config:
-            spec = spec.with_config(redirect=config.redirect)
-        if "node_netns" in spec.config:
-            spec = spec.with_config(node_netns=_cookie(config.netns))
+        spec = spec.with_config(**{s: value for s, value in settings.items() if s in spec.config})
         loaded[name] = own.enter_context(spec.load(reuse=shared, pins=config.pins))
         shared |= loaded[name].maps
     return loaded
@@ -296,6 +315,13 @@ def _cookie(netns: NetNs | None) -> int:
         return netns.cookie
     with NetNs.current() as current:
         return current.cookie
+
+
+def _make_tunnel(config: NodeConfig, tunnel: Tunnel, own: ExitStack) -> None:
+    """The tunnel's device lives as long as the datapath: with the node, or with its pins."""
+    made = in_netns(config.netns, lambda: tunnel.make(config.uplinks))
+    if made and config.pins is None:
+        own.callback(in_netns, config.netns, tunnel.remove)
 
 
 def _mac(device: str) -> str:

@@ -12,5 +12,6 @@ class EndpointRow:
     """``struct kd_endpoint``: where packets to a pod's address are delivered. Keyed by the address."""
 
     ifindex: u32
+    identity: u32
     pod_mac: mac
     host_mac: mac

@@ -65,7 +65,7 @@ class Rig:
 
     def add_pod(self, address: str) -> None:
         """Make an address one of a pod of this node."""
-        self._pods[ip_address(address)] = EndpointRow(1, POD_MAC, HOST_MAC)
+        self._pods[ip_address(address)] = EndpointRow(1, 0, POD_MAC, HOST_MAC)
 
     def send(self, frame: bytes, *, via: str = "", netns: NetNs | None = None) -> Sent:
         """Run a packet through the entry, or through the one named by ``via``."""

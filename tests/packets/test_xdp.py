@@ -178,7 +178,7 @@ def test_the_end_of_a_flow_is_noticed(uplink: Uplink, world: World) -> None:
 def test_pods_of_this_node_are_for_tc(uplink: Uplink, world: World) -> None:
     uplink.begin(world, TCP)
     pods = uplink.host.map("kd_endpoints", maps.Hash[addr, EndpointRow])
-    pods[ip_address(world.address("one"))] = EndpointRow(1, OURS, OURS)
+    pods[ip_address(world.address("one"))] = EndpointRow(1, 0, OURS, OURS)
     assert uplink.leaves_alone(frame(world, "client", "service", TCP, "A"))
 
 

@@ -185,13 +185,33 @@ struct kd_source_key {
 };
 KD_ASSERT_SIZE(struct kd_source_key, 24);
 
+/* Identities that mean the same everywhere; those of pods are 24 bits as well. */
+enum kd_identity {
+	KD_IDENTITY_UNKNOWN = 0,
+	KD_IDENTITY_HOST = 1, /* the node itself */
+	KD_IDENTITY_WORLD = 2, /* nobody of the cluster */
+};
+
 /* A pod of this node: where packets to its address are delivered. Keyed by kd_addr in kd_endpoints. */
 struct kd_endpoint {
 	__u32 ifindex; /* host side of the pod's veth */
+	__u32 identity;
 	__u8 pod_mac[6];
 	__u8 host_mac[6];
 };
-KD_ASSERT_SIZE(struct kd_endpoint, 16);
+KD_ASSERT_SIZE(struct kd_endpoint, 20);
+
+/* Pods of another node, by network. Key of kd_peers. */
+struct kd_peer_key {
+	__u32 prefixlen; /* of the address: an IPv4 /24 has 96 + 24 */
+	struct kd_addr addr;
+};
+KD_ASSERT_SIZE(struct kd_peer_key, 20);
+
+struct kd_peer {
+	struct kd_addr node; /* where its end of the tunnel is */
+};
+KD_ASSERT_SIZE(struct kd_peer, 16);
 
 /* Socket storage: the translation that a socket last went through. */
 struct kd_sock {

@@ -32,7 +32,8 @@
 	X(KD_AT_SOCKET, 5, "translated at the socket, before there was a packet")                   \
 	X(KD_REJECT_NO_BACKEND, 6, "the service has no backend, which the client was told")         \
 	X(KD_REJECT_NO_SERVICE, 7, "its address has services, but none there; the client was told") \
-	X(KD_ECHO, 8, "an echo request to an address of services, answered")
+	X(KD_ECHO, 8, "an echo request to an address of services, answered")                        \
+	X(KD_TO_PEER, 9, "sent through the tunnel to the node that its pod is on")
 
 #define KD_DROP_LIST(X)                                                                             \
 	X(KD_DROP_MALFORMED, -1, "its headers do not fit into its length")                          \
@@ -47,7 +48,9 @@
 	X(KD_DROP_SOURCE, -10, "the service does not let its source in")                            \
 	X(KD_DROP_NO_SERVICE, -11, "its address has services, but none there")                      \
 	X(KD_DROP_REJECT, -12, "to be rejected, but the client was not told: one answer too many")  \
-	X(KD_DROP_NODE_PORT, -13, "a process of the node was to bind a node port, and was refused")
+	X(KD_DROP_NODE_PORT, -13, "a process of the node was to bind a node port, and was refused") \
+	X(KD_DROP_NO_PEER, -20, "routed into the tunnel, but its destination is on no known node")  \
+	X(KD_DROP_UNKNOWN_PEER, -21, "it came through the tunnel from no known node")
 /* clang-format on */
 
 #define KD_ENUMERATOR(name, number, sentence) name = number,

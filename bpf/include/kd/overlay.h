@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * The way to pods of other nodes: through a tunnel device, one for all nodes, that is told with every packet where
+ * it goes and whose it is. The 24 bits of the network identifier are the identity of the source.
+ *
+ * Reads kd_peers, kd_peer_nodes and kd_endpoints. The same for VXLAN and Geneve: both devices take a tunnel key.
+ * What arrives is believed only if one of the cluster's nodes sent it, as far as the network below lets nobody
+ * write another's address.
+ */
+#ifndef KD_OVERLAY_H
+#define KD_OVERLAY_H
+
+#include <stdbool.h>
+#include <linux/bpf.h>
+#include <linux/if_packet.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+#include <kd/addr.h>
+#include <kd/config.h>
+#include <kd/packet.h>
+#include <kd/types.h>
+#include <kd/verdict.h>
+#include <kd/maps/endpoints.h>
+#include <kd/maps/peers.h>
+
+KD_CONFIG(bool, tunnel_ipv6, "nodes reach each other by IPv6") = false;
+
+#define KD_TUNNEL_TTL 64
+
+/* Of whom a packet is that leaves this node. */
+static __always_inline __u32 kd_identity_of(const struct __sk_buff *skb, const struct kd_addr *src)
+{
+	struct kd_endpoint *pod = bpf_map_lookup_elem(&kd_endpoints, src);
+
+	if (pod)
+		return pod->identity;
+	return skb->ingress_ifindex ? KD_IDENTITY_WORLD : KD_IDENTITY_HOST;
+}
+
+/* Tell the tunnel device where this packet goes. */
+static __always_inline int kd_encapsulate(struct __sk_buff *skb, const struct kd_pkt *pkt)
+{
+	struct kd_peer_key key = { .prefixlen = 8 * sizeof(key.addr), .addr = pkt->tuple.dst };
+	struct kd_peer *peer = bpf_map_lookup_elem(&kd_peers, &key);
+	struct bpf_tunnel_key tunnel = { .tunnel_ttl = KD_TUNNEL_TTL };
+	__u64 flags = BPF_F_ZERO_CSUM_TX; /* IPv4 only: the inner packet has checksums of its own */
+
+	if (!peer)
+		return KD_DROP_NO_PEER;
+	tunnel.tunnel_id = kd_identity_of(skb, &pkt->tuple.src);
+	if (tunnel_ipv6) {
+		__builtin_memcpy(tunnel.remote_ipv6, &peer->node, sizeof(peer->node));
+		flags = BPF_F_TUNINFO_IPV6;
+	} else {
+		tunnel.remote_ipv4 = bpf_ntohl(peer->node.w[3]);
+	}
+	if (bpf_skb_set_tunnel_key(skb, &tunnel, sizeof(tunnel), flags))
+		return KD_DROP_REWRITE;
+	return KD_TO_PEER;
+}
+
+/*
+ * Who sent this packet through the tunnel? It is addressed to the sender's own device, as there are no neighbours
+ * in a tunnel, but it is for this node.
+ */
+static __always_inline int kd_decapsulated(struct __sk_buff *skb)
+{
+	__u64 flags = tunnel_ipv6 ? BPF_F_TUNINFO_IPV6 : 0;
+	struct bpf_tunnel_key tunnel = {};
+	struct kd_addr node = {};
+
+	if (bpf_skb_get_tunnel_key(skb, &tunnel, sizeof(tunnel), flags))
+		return KD_DROP_UNKNOWN_PEER;
+	if (tunnel_ipv6)
+		__builtin_memcpy(&node, tunnel.remote_ipv6, sizeof(node));
+	else
+		kd_addr_set_v4(&node, bpf_htonl(tunnel.remote_ipv4));
+	if (!bpf_map_lookup_elem(&kd_peer_nodes, &node))
+		return KD_DROP_UNKNOWN_PEER;
+	return bpf_skb_change_type(skb, PACKET_HOST) ? KD_DROP_REWRITE : KD_CONTINUE;
+}
+
+#endif /* KD_OVERLAY_H */

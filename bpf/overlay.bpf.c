@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+/*
+ * The node's tunnel device, which leads to the pods of all other nodes.
+ */
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+#include <kd/forward.h>
+#include <kd/overlay.h>
+#include <kd/packet.h>
+#include <kd/translate.h>
+#include <kd/verdict.h>
+
+char _license[] SEC("license") = "Dual BSD/GPL";
+
+/* tc egress: what the node's routes lead into the tunnel. */
+SEC("tc")
+int to_overlay(struct __sk_buff *skb)
+{
+	struct kd_pkt pkt = {};
+	int result = kd_parse(skb, &pkt);
+
+	if (result == KD_CONTINUE)
+		result = kd_encapsulate(skb, &pkt);
+	return kd_finish(skb, result);
+}
+
+/* tc ingress: what other nodes sent: to pods of this node, and their answers. */
+SEC("tc")
+int from_overlay(struct __sk_buff *skb)
+{
+	struct kd_pkt pkt = {};
+	int result = kd_decapsulated(skb);
+
+	if (result == KD_CONTINUE)
+		result = kd_parse(skb, &pkt);
+	if (result == KD_CONTINUE)
+		result = kd_translate(skb, &pkt, true);
+	if (result == KD_CONTINUE)
+		result = kd_forward(skb, &pkt);
+	return kd_finish(skb, result);
+}

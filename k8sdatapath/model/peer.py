@@ -1,0 +1,34 @@
+"""Peers: the other nodes of the cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from attrs import field, frozen
+
+from k8sdatapath.errors import ModelError
+from k8sdatapath.model.address import IPAddress, IPNetwork, network, shown
+from k8sdatapath.model.address import address as to_address
+
+__all__ = ["Peer"]
+
+
+def _to_networks(values: Iterable[Any]) -> tuple[IPNetwork, ...]:
+    if isinstance(values, str):
+        raise ModelError(f"networks is an iterable of networks; {shown(values)} is a single one")
+    return tuple(sorted({network(value) for value in values}, key=lambda each: (each.version, each)))
+
+
+@frozen
+class Peer:
+    """Another node: ``Peer("192.0.2.12", ["10.244.2.0/24", "fd00:10:244:2::/64"])``.
+
+    :param address: where its end of the tunnel is.
+    :param networks: the addresses of its pods, of both families.
+    :param name: for people.
+    """
+
+    address: IPAddress = field(converter=to_address)
+    networks: tuple[IPNetwork, ...] = field(default=(), converter=_to_networks)
+    name: str = field(default="", eq=False)
