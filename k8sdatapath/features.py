@@ -7,6 +7,7 @@ thing first and asks here only to explain a failure, or when a person asks (``k8
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -153,6 +154,24 @@ def _shipped(name: str) -> Callable[[], None]:
     return attempt
 
 
+def _tunnel(kind: str) -> Callable[[], None]:
+    """Make a device, in a namespace that goes with it."""
+
+    def create() -> None:
+        from k8sdatapath.net.netlink import Netlink
+
+        with Netlink() as net:
+            net.create_tunnel(kind, "kdprobe", port=8472, mtu=1400)
+
+    def attempt() -> None:
+        from k8sdatapath.net.netns import NetNs
+
+        with NetNs.create(f"kdprobe-{os.getpid()}") as netns:
+            netns.call(create)
+
+    return attempt
+
+
 _TC, _XDP, _SOCK_ADDR = 3, 6, 18
 _NO_PREALLOC, _MMAPABLE = 1, 1 << 10
 
@@ -195,6 +214,8 @@ _FEATURES = {
         Feature("xdp", "XDP load balancing", "4.8", _program(_XDP)),
         Feature("sk_msg", "socket acceleration", "4.17", _program(16)),
         Feature("sk_lookup", "listeners for many addresses", "5.9", _program(30, 36)),
+        Feature("vxlan", "a tunnel to the pods of other nodes", "4.3", _tunnel("vxlan")),
+        Feature("geneve", "a tunnel to the pods of other nodes", "4.3", _tunnel("geneve")),
         Feature("netfilter", "programs at netfilter hooks", "6.4", _program(32, 45)),
     )
 }

@@ -34,6 +34,11 @@ PROMISES = {
         r"with externalTrafficPolicy Local: \['near'\]",
         r"it sees its client: 192\.0\.2\.101",
     ],
+    "overlay": [
+        r"pods in 10\.244\.2\.0/24 fd00:10:244:2::/64 are behind 192\.0\.2\.12",
+        r"Counter\(\{'pod[23]': \d+, 'pod[23]': \d+\}\)",
+        r"[1-9]\d+ packets went through the tunnel",
+    ],
     "own_program": [r"4 packets of protocol 0x0800", r"2 packets of protocol 0x86dd"],
     "restart": [
         r"first: 1 added",
