@@ -11,6 +11,7 @@ from typing import Protocol, TypeAlias, TypeVar
 
 from attrs import field, frozen
 
+from k8sdatapath.errors import DatapathError
 from k8sdatapath.model import Frontend, Service
 
 T_contra = TypeVar("T_contra", contravariant=True)
@@ -38,16 +39,29 @@ class Report:
 
     :ivar added: objects that are new in the kernel; likewise ``changed`` and ``removed``.
     :ivar seconds: how long it took, plan excluded.
+    :ivar refused: what was left as it was while the rest was done, by main frontend, and why.
     """
 
     added: int = 0
     changed: int = 0
     removed: int = 0
     seconds: float = 0.0
+    refused: Mapping[Frontend, DatapathError] = field(factory=dict)
+
+    def plus(self, other: Report) -> Report:
+        """Both in one; what is refused is said by the other."""
+        return Report(
+            self.added + other.added,
+            self.changed + other.changed,
+            self.removed + other.removed,
+            self.seconds + other.seconds,
+            other.refused,
+        )
 
     def __str__(self) -> str:
         counts = f"{self.added} added, {self.changed} changed, {self.removed} removed"
-        return f"{counts} in {self.seconds * 1000:.1f} ms"
+        left = f", {len(self.refused)} refused" if self.refused else ""
+        return f"{counts}{left} in {self.seconds * 1000:.1f} ms"
 
 
 @frozen

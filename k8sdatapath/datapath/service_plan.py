@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from operator import add
 from typing import TYPE_CHECKING
 
-from attrs import field, frozen
+from attrs import astuple, field, frozen
 
 from k8sdatapath.component import Report
 from k8sdatapath.datapath.service_rows import slot_count
@@ -71,6 +72,31 @@ class Needs:
             slots=sum(room(slot_count(service, scope)) for service in afters for scope in Scope),
             sources=sum(len(service.source_ranges) for service in afters),
         )
+
+    def __add__(self, other: Needs) -> Needs:
+        return Needs(*map(add, astuple(self), astuple(other)))
+
+    def over(self, room: Needs) -> tuple[str, int, int] | None:
+        """What there is too little of: its name, how much is needed, how much there is."""
+        for name, attribute in _RESOURCES.items():
+            needed, free = getattr(self, attribute), getattr(room, attribute)
+            if needed > max(free, 0):
+                return name, needed, free
+        return None
+
+    def of_resource(self, name: str) -> int:
+        """How much of one resource, by the name that :meth:`over` gives it."""
+        found: int = getattr(self, _RESOURCES[name])
+        return found
+
+
+_RESOURCES = {
+    "frontends": "frontends",
+    "services": "services",
+    "new backends": "backends",
+    "slots": "slots",
+    "source ranges": "sources",
+}
 
 
 @frozen

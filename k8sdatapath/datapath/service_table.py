@@ -20,12 +20,13 @@ from contextlib import ExitStack, contextmanager
 from threading import RLock
 from typing import Any
 
-from attrs import define, frozen
+from attrs import define, evolve, frozen
 
 from k8sdatapath import maps
 from k8sdatapath.component import Pressure, Report
 from k8sdatapath.datapath.contract import Bindable, bind_maps
 from k8sdatapath.datapath.copying import copy_map
+from k8sdatapath.datapath.service_fit import conflicts, possible
 from k8sdatapath.datapath.service_plan import Change, Needs, ServicePlan, by_frontend, claimed_twice
 from k8sdatapath.datapath.service_rows import (
     frontend_key,
@@ -39,6 +40,7 @@ from k8sdatapath.errors import (
     CapacityError,
     ClosedError,
     ContractError,
+    DatapathError,
     KeyNotFoundError,
     StalePlanError,
 )
@@ -203,8 +205,7 @@ class ServiceTable(Resource):
         """
         desired = by_frontend(wanted)
         with self._in_use():
-            gone = [Change(f, e.service, None) for f, e in self._entries.items() if f not in desired]
-            return self._plan(desired, gone)
+            return self._plan(desired, self._removals(f for f in self._entries if f not in desired))
 
     def upsert(self, *services: Service) -> Report:
         """Add these or replace what stands at their frontends; all others stay. All or nothing.
@@ -220,12 +221,71 @@ class ServiceTable(Resource):
         """Remove the services that have these frontends; one that is not there is no error."""
         with self._in_use():
             self._become_writer()
-            present = dict.fromkeys(
-                self._owners[frontend] for frontend in frontends if frontend in self._owners
-            )
-            return self._plan({}, [Change(f, self._entries[f].service, None) for f in present]).apply()
+            owners = (self._owners[frontend] for frontend in frontends if frontend in self._owners)
+            return self._plan({}, self._removals(owners)).apply()
+
+    def change(self, upserts: Iterable[Service] = (), removed: Iterable[Frontend] = ()) -> Report:
+        """Add or replace some services and remove others, in one step: an address may go over between them.
+
+        A service that does not fit, or wants a frontend that another one keeps, is left as it is while the
+        rest is done: see :attr:`~k8sdatapath.component.Report.refused`. Should that make room, it is tried
+        again.
+
+        :param removed: main frontends. One that nobody has is no error, nor is one of ``upserts``.
+        :raises ModelError: two of ``upserts`` have one frontend.
+        :raises PinsBusyError: somebody else is writing here.
+        """
+        desired = by_frontend(upserts)
+        total = Report()
+        with self._in_use():
+            self._become_writer()
+            gone = [frontend for frontend in removed if frontend not in desired]
+            while True:
+                refused: dict[Frontend, DatapathError] = {}
+                report = self._change(desired, gone, refused)
+                total = total.plus(report)
+                if not refused or not (report.changed or report.removed):
+                    return evolve(total, refused=refused)
+                desired, gone = {frontend: desired[frontend] for frontend in refused}, []
+
+    def _change(
+        self,
+        desired: Mapping[Frontend, Service],
+        gone: Iterable[Frontend],
+        refused: dict[Frontend, DatapathError],
+    ) -> Report:
+        """Make those of the changes that can be made."""
+        changes = self._differences(desired) + self._removals(gone)
+        while True:
+            need = Needs.of(changes)
+            room = self._room(need)
+            if need.over(room) or any(conflicts(changes, self._owners)):
+                changes = possible(changes, room, self._owners, self._stands, refused)
+            try:
+                return self._apply(changes, self._epoch) if changes else Report()
+            except CapacityError as error:  # slots enough, but not in a row: leave out the longest
+                longest = max(changes, key=lambda change: Needs.of([change]).slots)
+                refused[longest.frontend] = error
+                changes.remove(longest)
 
     def _plan(self, desired: Mapping[Frontend, Service], gone: list[Change]) -> ServicePlan:
+        changes = self._differences(desired)
+        unchanged = len(desired) - len(changes)
+        changes += gone
+        for change, frontend, owner in conflicts(changes, self._owners):
+            raise claimed_twice(frontend, self._stands(owner), change.after)
+        need = Needs.of(changes)
+        if over := need.over(self._room(need)):
+            resource, needed, free = over
+            in_all = {"frontends": len(self._owners), "services": len(self._entries)}
+            used = len(self._sources) if resource == "source ranges" else in_all.get(resource, 0)
+            raise CapacityError(resource, used + needed, used + free)
+        return ServicePlan(tuple(changes), unchanged, self, self._epoch)
+
+    def _stands(self, frontend: Frontend) -> Service:
+        return self._entries[frontend].service
+
+    def _differences(self, desired: Mapping[Frontend, Service]) -> list[Change]:
         changes = []
         for frontend, service in desired.items():
             entry = self._entries.get(frontend)
@@ -235,38 +295,23 @@ class ServiceTable(Resource):
                 changes.append(Change(frontend, entry.service, service))
             else:
                 entry.service = service  # the kernel knows no names: learn this one
-        unchanged = len(desired) - len(changes)
-        changes += gone
-        self._check_claims(changes)
-        self._check_room(changes)
-        return ServicePlan(tuple(changes), unchanged, self, self._epoch)
+        return changes
 
-    def _check_claims(self, changes: Sequence[Change]) -> None:
-        """Refuse a frontend that a service has which these changes leave as it is."""
-        touched = {change.frontend for change in changes}
-        for change in changes:
-            for frontend in change.after.frontends if change.after is not None else ():
-                owner = self._owners.get(frontend)
-                if owner is not None and owner not in touched:
-                    raise claimed_twice(frontend, self._entries[owner].service, change.after)
+    def _removals(self, frontends: Iterable[Frontend]) -> list[Change]:
+        """Of the services that have these as main frontends."""
+        there = dict.fromkeys(frontend for frontend in frontends if frontend in self._entries)
+        return [Change(frontend, self._entries[frontend].service, None) for frontend in there]
 
-    def _check_room(self, changes: Sequence[Change]) -> None:
-        """Refuse what cannot fit."""
-        need = Needs.of(changes)
-        rows = self._rows.available + len(self._garbage)
-        most = self._frontends.info.max_entries
-        for resource, needed, room in (
-            ("frontends", len(self._owners) + need.frontends, most),
-            ("services", len(self._entries) + need.services, len(self._entries) + self._numbers.available),
-            ("new backends", need.backends, rows),
-            ("slots", need.slots, self._sets.available),
-        ):
-            if needed > room:
-                raise CapacityError(resource, needed, room)
-        if need.sources and need.sources + len(self._sources) > self._sources.info.max_entries:
-            raise CapacityError(
-                "source ranges", need.sources + len(self._sources), self._sources.info.max_entries
-            )
+    def _room(self, need: Needs) -> Needs:
+        """What can still be taken; source ranges are counted only if one is needed."""
+        used = len(self._sources) if need.sources else 0
+        return Needs(
+            frontends=self._frontends.info.max_entries - len(self._owners),
+            services=self._numbers.available,
+            backends=self._rows.available + len(self._garbage),
+            slots=self._sets.available,
+            sources=self._sources.info.max_entries - used,
+        )
 
     def _become_writer(self) -> None:
         """Lock the pin directory, and look again: somebody may have written since the table was bound."""

@@ -405,6 +405,96 @@ def test_a_frontend_of_another_service_is_refused() -> None:
         assert table.dump() == (thief,)
 
 
+def test_an_address_goes_from_a_service_that_ends_to_one_that_stays_in_one_step() -> None:
+    kernel = memory()
+    ending, staying = service(80, 1), service(81, 2)
+    place = frontend_of(LOAD_BALANCER)
+    with ServiceTable.bind(kernel) as table:
+        table.change([evolve(ending, exposed=[LOAD_BALANCER]), staying])
+        seen = []
+        watched(
+            lambda: seen.append(frozenset(answers(kernel, place))),
+            lambda: table.change([evolve(staying, exposed=[LOAD_BALANCER])], [ending.frontend]),
+        )
+        assert set(seen) == {frozenset(ending.backends), frozenset(staying.backends)}
+        assert table.dump() == (evolve(staying, exposed=[LOAD_BALANCER]),)
+        assert place in table
+        assert ending.frontend not in table
+
+
+def test_what_does_not_fit_is_left_as_it_is_and_the_rest_is_done() -> None:
+    kernel = memory(rows=5)
+    wanted = [service(80, 1, 2), service(81, 3, 4), service(82, 5, 6)]
+    with ServiceTable.bind(kernel) as table:
+        report = table.change(wanted)
+        assert set(table.dump()) == set(wanted[:2])
+        [(frontend, error)] = report.refused.items()
+        assert frontend == wanted[2].frontend
+        assert isinstance(error, CapacityError)
+        assert (error.resource, error.needed, error.capacity) == ("new backends", 2, 1)
+        assert "10.96.0.10:82" in str(error)
+        assert str(report).startswith("2 added, 0 changed, 0 removed, 1 refused")
+        assert table.change(removed=[wanted[0].frontend]).removed == 1
+        assert not table.change([wanted[2]]).refused
+        assert set(table.dump()) == set(wanted[1:])
+
+
+def test_room_that_a_change_makes_is_used_by_the_same_change() -> None:
+    with ServiceTable.bind(memory(rows=4, frontends=2)) as table:
+        table.change([service(80, 1, 2, 3), service(81, 4)])
+        report = table.change([service(80, 1), service(82, 5, 6)], [service(81).frontend])
+        assert (report.added, report.changed, report.removed) == (1, 1, 1)
+        assert not report.refused
+        assert set(table.dump()) == {service(80, 1), service(82, 5, 6)}
+
+
+def test_slots_that_are_not_in_one_run_refuse_only_who_needs_them() -> None:
+    kernel = memory(slots=2)  # two blocks of 16
+    with ServiceTable.bind(kernel) as table:
+        table.change([service(port, 1, 2, 3, 4) for port in range(80, 88)])
+        runs = {kernel["kd_sets"][3 * row.service].offset: key for key, row in kernel["kd_frontends"].items()}
+        table.change(removed=[Frontend(runs[offset].addr, runs[offset].port) for offset in (4, 8, 20, 24)])
+        report = table.change([service(90, *range(1, 9)), service(91, 1, 2)])
+        assert set(report.refused) == {service(90).frontend}
+        assert service(91).frontend in table
+
+
+def test_a_change_that_wants_what_another_service_keeps_is_left_out() -> None:
+    with ServiceTable.bind(memory()) as table:
+        table.change([exposed(1)])
+        thief, innocent = Service("10.96.0.99", 80, exposed=[LOAD_BALANCER]), service(82, 3)
+        report = table.change([thief, innocent])
+        assert list(report.refused) == [thief.frontend]
+        assert isinstance(report.refused[thief.frontend], ModelError)
+        assert set(table.dump()) == {exposed(1), innocent}
+
+
+def test_a_frontend_is_removed_only_if_it_is_the_main_one() -> None:
+    with ServiceTable.bind(memory()) as table:
+        table.change([exposed(1)])
+        assert table.change(removed=[frontend_of(LOAD_BALANCER)]).removed == 0
+        assert table.dump() == (exposed(1),)
+
+
+def test_a_change_killed_at_any_line_leaves_old_or_new() -> None:
+    old = [exposed(1, 2), service(81, 3), service(82, 4)]
+    new = [service(81, 3, 5), evolve(service(83, 6), exposed=[NODE_PORT, LOAD_BALANCER]), service(82, 4)]
+    fronts = {f: (find(old, f), find(new, f)) for s in (*old, *new) for f in s.frontends}
+    line, died = 0, True
+    while died:
+        line += 3  # the same code as above
+        kernel = memory()
+        with ServiceTable.bind(kernel) as table:
+            table.change(old)
+            died = killed_at(line, lambda: table.change(new, [exposed().frontend]))
+        for frontend, (before, after) in fronts.items():
+            assert answers(kernel, frontend) in (before, after), f"line {line}: {frontend}"
+        with ServiceTable.bind(kernel) as table:
+            table.change(new, {s.frontend for s in table.dump()} - {s.frontend for s in new})
+            assert set(table.dump()) == set(new)
+    assert line > 100
+
+
 WRITING = {module.__file__ for module in (service_table, sets, backends, grace)}
 
 
@@ -493,6 +583,14 @@ class Tables(RuleBasedStateMachine):
         frontend = Frontend("10.96.0.10", port)
         self.table.remove(frontend)
         self.model.pop(frontend, None)
+
+    @rule(wanted=st.lists(services, max_size=3, unique_by=lambda s: s.port), ports=st.sets(st.integers(1, 6)))
+    def change(self, wanted: list[Service], ports: set[int]) -> None:
+        gone = [Frontend("10.96.0.10", port) for port in sorted(ports)]
+        assert not self.table.change(wanted, gone).refused
+        for frontend in gone:
+            self.model.pop(frontend, None)
+        self.model |= {s.frontend: s for s in wanted}
 
     @rule()
     def restart(self) -> None:
