@@ -524,8 +524,11 @@ class ServiceTable(Resource):
 
     def close(self) -> None:
         """Let go of the maps; what is in the kernel stays."""
-        self._closed = True
-        self._owned.close()
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                del self._sets, self._rows  # they see the maps' memory, which would stay with them
+                self._owned.close()
 
     def __repr__(self) -> str:
         return f"<ServiceTable {len(self._entries)}/{self._frontends.info.max_entries} services>"
