@@ -300,7 +300,8 @@ def test_endpoints_come_and_go_under_constant_traffic(place: Place) -> None:
             ends, began = time.monotonic() + SECONDS, time.monotonic()
             while time.monotonic() < ends:
                 churn.step()
-                if churn.changes % 100 == 0:
+                time.sleep(churn.chance.uniform(0, 0.01))
+                if churn.changes % 200 == 0:
                     reaped += len(node.reap_sockets())
                 if churn.changes % 250 == 0:
                     resized += 1
