@@ -55,6 +55,7 @@ def frontend_rows(service: Service, number: int) -> dict[FrontendKey, FrontendRo
         frontend_key(frontend): FrontendRow(
             number,
             service.affinity_timeout,
+            0,
             int(flags | FrontendFlags.LOOPBACK if frontend.address.is_loopback else flags),
             service.selection,
             kind,
@@ -88,7 +89,7 @@ def slots(service: Service, ids: Sequence[int], scope: Scope) -> Sequence[int]:
     weights = [backend.weight for backend in candidates]
     if len(set(weights)) <= 1:
         return chosen
-    return [id for id, turns in zip(chosen, in_lowest_terms(weights), strict=True) for _ in range(turns)]
+    return in_turns(zip(chosen, in_lowest_terms(weights), strict=True))
 
 
 def members_of_sets(service: Service, ids: Sequence[int]) -> dict[SetKind, Sequence[int]]:
@@ -140,7 +141,7 @@ def read_service(
     backends = []
     for id in ids:
         found = rows[id]
-        weight = next(shares) if id in counted and selection is Selection.RANDOM else 1
+        weight = next(shares) if id in counted and selection is not Selection.MAGLEV else 1
         backends.append(
             Backend(
                 found.addr,
@@ -165,6 +166,12 @@ def read_service(
         source_ranges=sources,
     )
     return service, ids
+
+
+def in_turns(shares: Iterable[tuple[int, int]]) -> list[int]:
+    """Each id as often as its share says, spread evenly: round robin goes through them in this order."""
+    places = [((turn + 0.5) / turns, id) for id, turns in shares for turn in range(turns)]
+    return [id for _, id in sorted(places)]
 
 
 def in_lowest_terms(counts: list[int]) -> list[int]:

@@ -29,7 +29,7 @@ from k8sdatapath.model.service import MAX_AFFINITY
 __all__ = ["SELECTION", "decode"]
 
 SELECTION = "k8sdatapath.io/selection"
-"""Annotation of a Service: ``random`` or ``maglev``."""
+"""Annotation of a Service: ``random``, ``maglev`` or ``round-robin``."""
 
 _AFFINITY = 10800
 """Seconds, where a Service does not say."""
@@ -74,7 +74,7 @@ def _service(root: Field, namespace: str, name: str, ignored: Counter[str]) -> K
     spec, metadata = root["spec"].given(), root["metadata"]
     kind = spec["type"].choice("ClusterIP", "NodePort", "LoadBalancer", "ExternalName", default="ClusterIP")
     addresses, ports = _cluster_ips(spec), _service_ports(spec["ports"])
-    selection = metadata["annotations"][SELECTION].choice("random", "maglev", default="random")
+    selection = metadata["annotations"][SELECTION].choice("random", "maglev", "round-robin", default="random")
     if metadata["labels"][OTHER_PROXY].value is not None:
         ignored["Service of another proxy"] += 1
     elif kind == "ExternalName" or not addresses:
@@ -88,7 +88,7 @@ def _service(root: Field, namespace: str, name: str, ignored: Counter[str]) -> K
             name,
             addresses,
             ports,
-            Selection[selection.upper()],
+            Selection[selection.upper().replace("-", "_")],
             kind,
             _load_balancer_ips(root["status"]["loadBalancer"]) if kind == "LoadBalancer" else (),
             tuple(_usable_address(each) for each in spec["externalIPs"].items()),

@@ -30,6 +30,8 @@ class Selection(IntEnum):
     """Any of them, each as likely."""
     MAGLEV = 1
     """The one that a hash of the flow names: the same on every node, and for most flows after a change."""
+    ROUND_ROBIN = 2
+    """One after the other, for each frontend of a node on its own."""
 
 
 def to_selection(value: Selection | str | int) -> Selection:

@@ -37,11 +37,13 @@ class FrontendKey:
 class FrontendRow:
     """``struct kd_frontend``: the number under which the service's sets are found, and how it is served.
 
-    ``kind`` is that of ``enum kd_frontend_kind``; ``affinity_timeout`` is in seconds, 0 for none.
+    ``kind`` is that of ``enum kd_frontend_kind``; ``affinity_timeout`` is in seconds, 0 for none; ``turn`` is
+    counted by the programs, in round robin.
     """
 
     service: u32
     affinity_timeout: u32
+    turn: u32
     flags: u16
     selection: u8
     kind: u8

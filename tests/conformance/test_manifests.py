@@ -198,7 +198,12 @@ class TestKinds:
         assert read(other) == {}
 
     def test_selection_by_annotation(self):
-        for said, selection in {"maglev": Selection.MAGLEV, "random": Selection.RANDOM}.items():
+        named = {
+            "maglev": Selection.MAGLEV,
+            "random": Selection.RANDOM,
+            "round-robin": Selection.ROUND_ROBIN,
+        }
+        for said, selection in named.items():
             annotated = service()
             annotated["metadata"]["annotations"] = {"k8sdatapath.io/selection": said}  # type: ignore[index]
             assert web(annotated).selection is selection

@@ -99,7 +99,7 @@ def own_address(datapath: Rig, world: World) -> None:
     """The service's address belongs to services only."""
     rows = datapath.loaded.map("kd_frontends", maps.Hash[FrontendKey, FrontendRow])
     key = FrontendKey(ip_address(world.address("service")), 0, 0)
-    rows[key] = FrontendRow(NO_SERVICE, 0, 0, 0, FrontendKind.CLUSTER_IP)
+    rows[key] = FrontendRow(NO_SERVICE, 0, 0, 0, 0, FrontendKind.CLUSTER_IP)
 
 
 @FAMILIES

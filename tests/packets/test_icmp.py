@@ -150,7 +150,7 @@ def test_an_address_of_services_answers_echo_requests(datapath: Rig, world: Worl
     vip, client = world.address("service"), world.address("client")
     request = icmp_echo(client, vip, 7, b"payload!")
     assert datapath.send(request).outcome == "PASS"
-    rows[FrontendKey(ip_address(vip), 0, 0)] = FrontendRow(NO_SERVICE, 0, 0, 0, FrontendKind.CLUSTER_IP)
+    rows[FrontendKey(ip_address(vip), 0, 0)] = FrontendRow(NO_SERVICE, 0, 0, 0, 0, FrontendKind.CLUSTER_IP)
     sent = datapath.send(request)
     assert sent.outcome == "ECHO"
     assert sent.packet.icmp == ((0, 0) if world is V4 else (129, 0))

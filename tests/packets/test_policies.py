@@ -161,7 +161,9 @@ def test_another_port_of_a_cluster_ip_is_refused_and_of_others_dropped(world: Wo
     with serving("from_pod", service(world)) as datapath:
         rows = datapath.loaded.map("kd_frontends", maps.Hash[FrontendKey, FrontendRow])
         for name, kind in (("service", FrontendKind.CLUSTER_IP), ("balancer", FrontendKind.LOAD_BALANCER)):
-            rows[FrontendKey(ip_address(world.address(name)), 0, 0)] = FrontendRow(NO_SERVICE, 0, 0, 0, kind)
+            rows[FrontendKey(ip_address(world.address(name)), 0, 0)] = FrontendRow(
+                NO_SERVICE, 0, 0, 0, 0, kind
+            )
         client = world.address("client")
         refused(datapath, world, tcp(client, world.address("service"), 1, 81), "REJECT_NO_SERVICE")
         refused(datapath, world, world.frame("client", "service", UDP), "REJECT_NO_SERVICE")

@@ -1,4 +1,4 @@
-"""Which backend a new flow gets: by chance evenly, by Maglev the one that its hash names."""
+"""Which backend a new flow gets: by chance, by Maglev the one that its hash names, or in turn the next."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv6Address
 
 import pytest
+from attrs import evolve
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from k8sdatapath import maps
-from k8sdatapath.model import Backend, Frontend, Selection, Service
+from k8sdatapath.model import Backend, Exposure, Frontend, FrontendKind, Selection, Service
 from k8sdatapath.net.packet import tcp, udp
 from k8sdatapath.tables.backends import BackendRow
 from k8sdatapath.tables.conntrack import Tuple
@@ -49,6 +50,62 @@ def test_chance_is_even(world: World) -> None:
     assert set(chosen) == set(backends)
     assert is_even(chosen.values()), chosen
     assert counted == chosen
+
+
+def turns(datapath: Rig, world: World, flows: int, start: int = 10000, to: str = "service") -> list[Backend]:
+    """Who is given the next flows."""
+    client, (vip, port) = world.address("client"), world[to]
+    packets = [datapath.send(tcp(client, vip, sport, port)).packet for sport in range(start, start + flows)]
+    return [Backend(packet.dst, packet.dport) for packet in packets]
+
+
+@pytest.mark.parametrize("world", WORLDS, ids=lambda world: world.name)
+def test_in_round_robin_each_has_its_turn(world: World) -> None:
+    backends = BACKENDS[world.name]
+    with rig(redirect=False) as datapath:
+        datapath.services.upsert(service(world, TCP, Selection.ROUND_ROBIN))
+        assert turns(datapath, world, 3 * len(backends)) == 3 * backends
+        assert turns(datapath, world, 3, start=10000) == backends[:3]  # segments of flows take no turn
+        assert turns(datapath, world, 2, start=20000) == backends[:2]
+
+
+def test_in_round_robin_weights_are_shares_evenly_spread() -> None:
+    one, two, none = (Backend(f"10.244.2.{n}", 80, weight=w) for n, w in ((1, 6), (2, 2), (3, 0)))
+    weighted = Service(*V4["service"], backends=[one, two, none], selection=Selection.ROUND_ROBIN)
+    with rig(redirect=False) as datapath:
+        datapath.services.upsert(weighted)
+        places = [backend.address for backend in turns(datapath, V4, 80)]
+    assert places == [each.address for each in (one, one, two, one)] * 20
+
+
+def test_round_robin_has_its_turns_at_each_frontend_and_in_each_set() -> None:
+    here = Backend(*V4["one"], local=True)
+    exposed = [Exposure(FrontendKind.NODE_PORT, *V4["node"])]
+    both = Service(
+        *V4["service"],
+        backends=[here, Backend(*V4["two"])],
+        exposed=exposed,
+        external_local=True,
+        selection="round_robin",
+    )
+    with rig("from_uplink", redirect=False) as datapath:
+        datapath.services.upsert(both)
+        assert {backend.address for backend in turns(datapath, V4, 5, to="node")} == {here.address}
+        datapath.add_pod(V4.address("one"))
+        datapath.add_pod(V4.address("two"))
+        came = Counter(backend.address for backend in turns(datapath, V4, 40, start=20000))
+        assert set(came.values()) == {20}
+
+
+def test_round_robin_goes_on_when_backends_change() -> None:
+    backends = BACKENDS["IPv4"]
+    with rig(redirect=False) as datapath:
+        for count in (3, 2, 4):
+            few = evolve(service(V4, TCP, Selection.ROUND_ROBIN), backends=backends[:count])
+            datapath.services.upsert(few)
+            came = turns(datapath, V4, 4 * count, start=10000 * count)
+            assert Counter(came) == dict.fromkeys(backends[:count], 4)
+        assert few in datapath.services.dump()
 
 
 def test_only_the_first_packet_of_a_flow_is_counted() -> None:

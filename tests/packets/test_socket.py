@@ -23,7 +23,7 @@ from attrs import evolve, frozen
 
 from k8sdatapath import maps, programs
 from k8sdatapath.datapath.service_table import ServiceTable
-from k8sdatapath.model import Backend, Exposure, Frontend, Protocol
+from k8sdatapath.model import Backend, Exposure, Frontend, Protocol, Selection
 from k8sdatapath.net.cgroup import Cgroup
 from k8sdatapath.net.netlink import Netlink
 from k8sdatapath.net.netns import NetNs
@@ -358,6 +358,26 @@ def test_connections_spread_evenly(host: Host) -> None:
     assert came == host.flows("service", TCP)
     assert is_even(came.values())
     assert host.outcomes()["AT_SOCKET"] == 400
+
+
+def test_in_round_robin_sockets_take_turns(host: Host) -> None:
+    world = host.dialect.world
+    for protocol in (TCP, UDP):
+        host.services.upsert(
+            world.service("service", protocol, ["one", "two"], selection=Selection.ROUND_ROBIN)
+        )
+    shown = host.shown_by("""
+        for n in range(50):
+            with client(SOCK_STREAM) as s:
+                s.connect(service)
+                show(s.recv(100).decode())
+        for n in range(20):
+            with client(SOCK_DGRAM) as s:
+                for again in range(2):
+                    s.sendto(b"?", service)
+                    show(s.recv(100).decode())
+    """)
+    assert shown == ["one", "two"] * 25 + ["one ?", "one ?", "two ?", "two ?"] * 10
 
 
 def test_with_affinity_a_namespace_reaches_one_backend(host: Host) -> None:

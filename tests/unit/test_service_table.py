@@ -254,7 +254,7 @@ def test_maps_that_no_service_table_has_written_are_refused(
 
 
 def spoilt(**values: int) -> dict[FrontendKey, FrontendRow]:
-    row = FrontendRow(1, 0, 0, 0, 0)
+    row = FrontendRow(1, 0, 0, 0, 0, 0)
     return {FrontendKey(service(99).address, 99, 6): evolve(row, **values)}
 
 

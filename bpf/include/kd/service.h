@@ -3,8 +3,8 @@
  * Services: does this destination belong to one, and which backend gets a new connection?
  *
  * frontend -> service -> set -> slot -> backend. Reads kd_frontends, kd_sets, kd_slots, kd_backends; writes
- * nothing but the backend's count of flows, and kd_affinity for services that keep clients. Four lookups, three of them in arrays, whatever the
- * number of services. User space writes in an order that keeps every step of the way valid (see
+ * nothing but the backend's count of flows, the frontend's turn in round robin, and kd_affinity for services that
+ * keep clients. Four lookups, three of them in arrays, whatever the number of services. User space writes in an order that keeps every step of the way valid (see
  * kd/maps/services.h); a slot that names a row of another generation is refused all the same.
  */
 #ifndef KD_SERVICE_H
@@ -132,8 +132,8 @@ static __always_inline struct kd_set kd_set_read(const struct kd_set *set)
 	return read.set;
 }
 
-/* The backend in the service's slot `number` % count. */
-static __always_inline int kd_backend_pick(const struct kd_frontend *frontend, enum kd_scope scope,
+/* The backend in the service's slot `number` % count, or in round robin the one whose turn it is. */
+static __always_inline int kd_backend_pick(struct kd_frontend *frontend, enum kd_scope scope,
 					   __u32 number, struct kd_backend **picked)
 {
 	__u32 index = kd_set_index(frontend->service, scope);
@@ -147,6 +147,8 @@ static __always_inline int kd_backend_pick(const struct kd_frontend *frontend, e
 	run = kd_set_read(set);
 	if (!run.count) /* kube-proxy's difference: somebody else may serve, which a load balancer finds out */
 		return frontend->flags & KD_FRONTEND_HAS_ENDPOINTS ? KD_DROP_NOT_LOCAL : KD_REJECT_NO_BACKEND;
+	if (frontend->selection == KD_SELECT_ROUND_ROBIN)
+		number = __sync_fetch_and_add(&frontend->turn, 1);
 	slot = run.offset + number % run.count;
 	block = slot / KD_SLOTS_PER_BLOCK;
 	slots = bpf_map_lookup_elem(&kd_slots, &block);
@@ -179,7 +181,7 @@ static __always_inline struct kd_backend *kd_backend_pinned(const struct kd_fron
  * gets the backend of its last flow, unless that is too long ago, or the backend is not one for new flows of this
  * scope any more.
  */
-static __always_inline int kd_backend_choose(const struct kd_frontend *frontend, enum kd_scope scope,
+static __always_inline int kd_backend_choose(struct kd_frontend *frontend, enum kd_scope scope,
 					     struct kd_affinity_key *client, __u32 number,
 					     struct kd_backend **chosen)
 {

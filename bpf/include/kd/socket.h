@@ -113,8 +113,8 @@ static __always_inline void kd_sock_keep_reply(struct bpf_sock_addr *ctx, const 
 }
 
 /* Exchange the dialled address for that of a backend chosen now. */
-static __always_inline int kd_sock_choose(struct bpf_sock_addr *ctx, bool v6,
-					  const struct kd_frontend *frontend, bool keep_reply)
+static __always_inline int kd_sock_choose(struct bpf_sock_addr *ctx, bool v6, struct kd_frontend *frontend,
+					  bool keep_reply)
 {
 	struct kd_affinity_key client = { .netns = 1 };
 	__u64 netns = frontend->affinity_timeout ? bpf_get_netns_cookie(ctx) : 0;

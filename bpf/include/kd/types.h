@@ -32,6 +32,7 @@ KD_ASSERT_SIZE(struct kd_frontend_key, 20);
 enum kd_selection {
 	KD_SELECT_RANDOM = 0, /* any slot of the set */
 	KD_SELECT_MAGLEV = 1, /* the slot that the flow's hash names: the same on every node */
+	KD_SELECT_ROUND_ROBIN = 2, /* the slots in turn, as counted at the frontend */
 };
 
 enum kd_frontend_kind {
@@ -62,11 +63,12 @@ enum kd_frontend_flags {
 struct kd_frontend {
 	__u32 service; /* index into kd_sets, see kd_set_index() */
 	__u32 affinity_timeout; /* seconds that a client stays with its backend; 0: each flow is on its own */
+	__u32 turn; /* round robin: flows begun here since user space last wrote the row */
 	__u16 flags; /* enum kd_frontend_flags */
 	__u8 selection; /* enum kd_selection */
 	__u8 kind; /* enum kd_frontend_kind */
 };
-KD_ASSERT_SIZE(struct kd_frontend, 12);
+KD_ASSERT_SIZE(struct kd_frontend, 16);
 
 /*
  * The sets that a service has: two of candidates, of which the asker and the frontend's flags decide, and one
