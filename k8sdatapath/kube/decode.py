@@ -254,7 +254,7 @@ def _pod(root: Field, namespace: str, name: str, ignored: Counter[str]) -> KubeP
     fields = [each["ip"] for each in ips] or [status["podIP"]]
     addresses = [_usable_address(each) for each in fields if each.value not in (None, "")]
     over = status["phase"].text("Running") in ("Succeeded", "Failed")
-    if not ports or not addresses or over or spec["hostNetwork"].flag():
+    if not addresses or over or spec["hostNetwork"].flag():
         ignored["Pod"] += 1
         return None
     born = root["metadata"]["creationTimestamp"].text(""), root["metadata"]["uid"].text("")

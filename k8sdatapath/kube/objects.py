@@ -102,7 +102,7 @@ class HostPort:
 
 @frozen
 class KubePod:
-    """A pod that has ports of its node."""
+    """A pod that has addresses of its own, and may have ports of its node."""
 
     namespace: str
     name: str

@@ -22,17 +22,17 @@ from k8sdatapath.kube.translate import HealthCheck, translate
 from k8sdatapath.kube.view import NodeView
 from k8sdatapath.model import Service
 
-__all__ = ["StaticYaml"]
+__all__ = ["StaticFile", "StaticYaml"]
 
 _SUFFIXES = (".yaml", ".yml", ".json")
-_STILL = 0.05
+STILL = 0.05
 """Seconds without a change before a change is taken: what is being written is not read half."""
 _FRESH_NS = 2_000_000_000
 """For so long after a change, another one may leave the same time stamp behind."""
 
 
 @frozen
-class _File:
+class StaticFile:
     """What a file held when it was last read."""
 
     signature: tuple[int, ...]
@@ -73,8 +73,10 @@ class StaticYaml:
         """What is otherwise than the manifests may make one think, in sentences; of the last good read."""
         self.health_checks: tuple[HealthCheck, ...] = ()
         """What load balancers ask this node about Services; of the last good read."""
-        self._files: dict[Path, _File] = {}
-        self._unreadable: SourceError | None = None
+        self.files: dict[Path, StaticFile] = {}
+        """What each file held when it was last looked at."""
+        self.unreadable: SourceError | None = None
+        """Why the last look failed; ``files`` are then of an earlier one."""
 
     def __repr__(self) -> str:
         return f"<StaticYaml {' '.join(map(str, self.paths))}>"
@@ -85,7 +87,7 @@ class StaticYaml:
         :raises ManifestError: a file says something that cannot be; the error names the field.
         :raises SourceError: a path cannot be read.
         """
-        self._look()
+        self.look()
         return self._services()
 
     def watch(
@@ -107,9 +109,9 @@ class StaticYaml:
         stop = stop or threading.Event()
         taken: object = None
         while not stop.is_set():
-            seen = self._look()
-            while taken is not None and seen != taken and not stop.wait(_STILL):
-                before, seen = seen, self._look()
+            seen = self.look()
+            while taken is not None and seen != taken and not stop.wait(STILL):
+                before, seen = seen, self.look()
                 if seen == before:
                     break
             if stop.is_set():
@@ -126,26 +128,26 @@ class StaticYaml:
                     yield wanted
             stop.wait(interval)
 
-    def _look(self) -> object:
+    def look(self) -> object:
         """Read what has changed; returns something that differs whenever the content does."""
         try:
-            self._files = {path: self._file(path) for path in self._list()}
-            self._unreadable = None
+            self.files = {path: self._file(path) for path in self._list()}
+            self.unreadable = None
         except (OSError, ValueError) as error:  # ValueError: a path with a null byte
             reason = error.strerror if isinstance(error, OSError) else str(error)
             name = getattr(error, "filename", None)
-            self._unreadable = SourceError(f"{name}: {reason}" if name else str(reason))
-            return str(self._unreadable)
-        return {path: file.digest for path, file in self._files.items()}
+            self.unreadable = SourceError(f"{name}: {reason}" if name else str(reason))
+            return str(self.unreadable)
+        return {path: file.digest for path, file in self.files.items()}
 
     def _services(self) -> tuple[Service, ...]:
-        if self._unreadable:
-            raise self._unreadable
-        for file in self._files.values():
+        if self.unreadable:
+            raise self.unreadable
+        for file in self.files.values():
             if file.error:
                 raise file.error
-        found = translate((each for file in self._files.values() for each in file.objects), self.node)
-        self.ignored = sum((file.ignored for file in self._files.values()), found.ignored)
+        found = translate((each for file in self.files.values() for each in file.objects), self.node)
+        self.ignored = sum((file.ignored for file in self.files.values()), found.ignored)
         self.notes, self.health_checks = found.notes, found.health_checks
         return found.services
 
@@ -159,14 +161,14 @@ class StaticYaml:
                     found.setdefault(os.path.abspath(each), each)
         return list(found.values())
 
-    def _file(self, path: Path) -> _File:
+    def _file(self, path: Path) -> StaticFile:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "neither a file nor a directory", str(path))
         changed = max(status.st_mtime_ns, status.st_ctime_ns)
         signature = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
         settled = time.time_ns() - changed > _FRESH_NS
-        known = self._files.get(path)
+        known = self.files.get(path)
         if known and known.settled and known.signature == signature:
             return known
         data = b""
@@ -176,7 +178,7 @@ class StaticYaml:
         size = max(status.st_size, len(data))
         if size > self.max_bytes:
             reason = f"{size} bytes, at most {self.max_bytes} are read of one file"
-            return _File(signature, settled, b"%d" % size, error=ManifestError(str(path), "", reason))
+            return StaticFile(signature, settled, b"%d" % size, error=ManifestError(str(path), "", reason))
         digest = hashlib.blake2b(data, digest_size=16).digest()
         if known and known.digest == digest:
             return evolve(known, signature=signature, settled=settled)
@@ -184,8 +186,8 @@ class StaticYaml:
         try:
             objects = tuple(_objects(data, str(path), ignored))
         except ManifestError as error:
-            return _File(signature, settled, digest, error=error)
-        return _File(signature, settled, digest, objects, ignored)
+            return StaticFile(signature, settled, digest, error=error)
+        return StaticFile(signature, settled, digest, objects, ignored)
 
 
 def _objects(data: bytes, where: str, ignored: Counter[str]) -> Iterator[KubeObject]:
