@@ -32,6 +32,7 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time __getattr__ does
     from k8sdatapath.compiler import include_dir as include_dir
     from k8sdatapath.datapath.service_table import ServiceTable as ServiceTable
     from k8sdatapath.errors import DatapathError as DatapathError
+    from k8sdatapath.kube import KubeWatch as KubeWatch
     from k8sdatapath.kube import NodeView as NodeView
     from k8sdatapath.kube import StaticYaml as StaticYaml
     from k8sdatapath.lab import Lab as Lab
@@ -74,6 +75,7 @@ _HOMES = {
     "Exposure": "k8sdatapath.model",
     "Frontend": "k8sdatapath.model",
     "FrontendKind": "k8sdatapath.model",
+    "KubeWatch": "k8sdatapath.kube",
     "Lab": "k8sdatapath.lab",
     "Last": "k8sdatapath.links",
     "Link": "k8sdatapath.links",
@@ -111,6 +113,7 @@ __all__ = [
     "First",
     "Frontend",
     "FrontendKind",
+    "KubeWatch",
     "Lab",
     "Last",
     "Link",

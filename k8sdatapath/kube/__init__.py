@@ -4,23 +4,36 @@
 ``translate``: objects -> services of the model, as one node has them: ``endpoints`` says who is given flows,
 ``frontends`` who has which address. ``static``: all of it, from files. ``health``: answers load balancers.
 
-Live: ``events`` is what sources tell, ``translator`` is ``translate`` for changes, ``local`` joins the two.
+Live: ``events`` is what sources tell. ``watch`` is an API server as a source: a ``follower`` for each of its
+``resources``, over a ``connection``, with ``patience``; ``wire`` and ``fast`` read what it sends.
+``translator`` is ``translate`` for changes, ``local`` joins a source and that.
 """
 
+from k8sdatapath.kube.events import Batch, ObjectEvent, ObjectSource, in_asyncio
 from k8sdatapath.kube.local import NodeLocal, node_local
+from k8sdatapath.kube.patience import Patience
+from k8sdatapath.kube.resources import Resource
 from k8sdatapath.kube.static import StaticYaml
 from k8sdatapath.kube.translate import HealthCheck, Translation, translate
 from k8sdatapath.kube.translator import NodeDelta, ServiceTranslator
 from k8sdatapath.kube.view import NodeView
+from k8sdatapath.kube.watch import KubeWatch
 
 __all__ = [
+    "Batch",
     "HealthCheck",
+    "KubeWatch",
     "NodeDelta",
     "NodeLocal",
     "NodeView",
+    "ObjectEvent",
+    "ObjectSource",
+    "Patience",
+    "Resource",
     "ServiceTranslator",
     "StaticYaml",
     "Translation",
+    "in_asyncio",
     "node_local",
     "translate",
 ]

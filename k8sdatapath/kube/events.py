@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -12,7 +12,7 @@ from k8sdatapath.component import ObjectKey
 from k8sdatapath.errors import ManifestError
 from k8sdatapath.kube.objects import KubeObject
 
-__all__ = ["Batch", "ObjectEvent", "ObjectSource"]
+__all__ = ["Batch", "ObjectEvent", "ObjectSource", "in_asyncio"]
 
 
 @frozen
@@ -77,3 +77,21 @@ class ObjectSource(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> None: ...
+
+
+async def in_asyncio(source: ObjectSource) -> AsyncIterator[Batch]:
+    """The batches of a source, for ``async for``. Closing the source ends it; ending it does not close.
+
+    It waits in a thread of the loop's executor, which after a cancellation is busy for another moment.
+    """
+    import asyncio
+
+    batches = source.batches(timeout=_MOMENT)
+    synced = False
+    while (batch := await asyncio.to_thread(next, batches, None)) is not None:
+        if batch.events or batch.synced != synced:
+            synced = batch.synced
+            yield batch
+
+
+_MOMENT = 0.5

@@ -1,0 +1,241 @@
+"""Requests to an API server, on the official client: its authentication, TLS, proxies and connections.
+
+What it lacks is here: a request that another thread can end, whatever it waits for.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import urlencode
+
+import urllib3
+from kubernetes.client.rest import RESTClientObject
+from kubernetes.config import ConfigException
+from urllib3.exceptions import HTTPError
+
+from k8sdatapath.kube.patience import Patience
+from k8sdatapath.kube.wire import GarbledError, Notice, notice, parse
+
+if TYPE_CHECKING:
+    from kubernetes.client import ApiClient
+
+__all__ = ["Answer", "ApiServer", "RefusedError", "UnreachableError"]
+
+_KEEPALIVE = (socket.TCP_KEEPIDLE, 20), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 4)
+_CHUNK = 1 << 16
+_MAX_LINE = 32 << 20  # etcd takes objects of up to 1.5 MiB
+
+
+class UnreachableError(Exception):
+    """There was no answer, or it was cut off."""
+
+
+class RefusedError(Exception):
+    """The server answered that it will not, or not now."""
+
+    def __init__(self, notice: Notice) -> None:
+        super().__init__(notice)
+        self.notice = notice
+
+    def __str__(self) -> str:
+        told = self.notice
+        return " ".join(filter(None, (str(told.code or ""), told.reason, told.message)))
+
+
+class ApiServer:
+    """The server that a client of the official library is configured for; one request at a time.
+
+    It has a pool of connections of its own, so that ending its requests leaves the client's alone.
+    """
+
+    def __init__(self, client: ApiClient, patience: Patience) -> None:
+        self._client = client
+        self._patience = patience
+        self._handle = _Handle(patience.answer)
+        self._rest = RESTClientObject(client.configuration)
+        pool = self._rest.pool_manager
+        classes = pool.pool_classes_by_scheme
+        pool.pool_classes_by_scheme = {name: _telling(each, self._handle) for name, each in classes.items()}
+
+    def get(self, path: str, query: dict[str, str], silence: float | None = None) -> Answer:
+        """Ask.
+
+        :param silence: seconds without a byte, after which the connection counts as dead.
+        :raises RefusedError: the answer is another than 200.
+        :raises UnreachableError: there is none.
+        """
+        patience = self._patience
+        try:
+            response = self._rest.pool_manager.request(
+                "GET",
+                f"{self._client.configuration.host.rstrip('/')}{path}?{urlencode(query)}",
+                headers=self._headers(),
+                preload_content=False,
+                retries=False,
+                timeout=urllib3.Timeout(connect=patience.connect, read=silence or patience.answer),
+            )
+        except (HTTPError, OSError, ConfigException) as error:
+            self.clear()
+            raise UnreachableError(_sentence(error)) from error
+        answer = Answer(response, self.clear)
+        if response.status != 200:
+            with answer:
+                raise RefusedError(_refusal(response))
+        return answer
+
+    def close(self) -> None:
+        """End the request that is under way, and refuse new ones; from any thread."""
+        self._handle.close()
+
+    def clear(self) -> None:
+        """Close what connections there are; by the thread that asks."""
+        self._handle.release()
+        self._rest.pool_manager.clear()
+
+    def _headers(self) -> dict[str, str]:
+        found = {**self._client.default_headers, "Accept": "application/json"}
+        if self._client.cookie:
+            found["Cookie"] = self._client.cookie
+        for one in self._client.configuration.auth_settings().values():  # renews a token that is too old
+            if one["in"] == "header" and one["value"]:
+                found[one["key"]] = one["value"]
+        return found
+
+
+class Answer:
+    """An answer of 200 whose body is still coming. Close it, or read it to its end."""
+
+    def __init__(self, response: Any, clear: Callable[[], None]) -> None:
+        self._response = response
+        self._clear = clear
+        self._ended = False
+
+    def body(self) -> bytes:
+        """All of it.
+
+        :raises UnreachableError: it was cut off.
+        """
+        try:
+            data: bytes = self._response.read()
+        except (HTTPError, OSError) as error:
+            raise UnreachableError(_sentence(error)) from error
+        self._response.release_conn()  # for the next request
+        self._ended = True
+        return data
+
+    def lines(self) -> Iterator[list[bytes]]:
+        """Its lines, as they come: all that have come since the last time.
+
+        :raises UnreachableError: it was cut off.
+        :raises GarbledError: a line without an end.
+        """
+        rest = b""
+        for chunk in self._chunks():
+            *lines, rest = (rest + chunk if rest else chunk).split(b"\n")
+            if lines:
+                yield [line for line in lines if line]
+            if len(rest) > _MAX_LINE:
+                raise GarbledError(f"a line of more than {_MAX_LINE} bytes")
+
+    def _chunks(self) -> Iterator[bytes]:
+        response = self._response
+        try:
+            if response.chunked and response.supports_chunked_reads():
+                yield from response.read_chunked(_CHUNK)
+            else:
+                while chunk := response.read1(_CHUNK):
+                    yield chunk
+        except (HTTPError, OSError, ValueError) as error:
+            raise UnreachableError(_sentence(error)) from error
+
+    def close(self) -> None:
+        """Let go of the rest, and with it of the connection."""
+        if not self._ended:
+            self._ended = True
+            with suppress(HTTPError, OSError):
+                self._response.close()
+            self._clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class _Handle:
+    """A second descriptor of the socket that is waited on, to end the wait from another thread.
+
+    Not the socket itself: TLS replaces that while it is still waiting for the server.
+    """
+
+    def __init__(self, timeout: float) -> None:
+        self._timeout = timeout
+        self._lock = threading.Lock()
+        self._socket: socket.socket | None = None
+        self._closed = False
+
+    def take(self, sock: socket.socket) -> None:
+        """From now on this one."""
+        sock.settimeout(self._timeout)  # until now it was that for connecting; TLS is next
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in _KEEPALIVE:
+            sock.setsockopt(socket.IPPROTO_TCP, option, value)
+        self.release()
+        with self._lock:
+            if not self._closed:
+                self._socket = sock.dup()
+                return
+        sock.close()
+        raise OSError("closed")
+
+    def release(self) -> None:
+        """From now on none."""
+        with self._lock:
+            sock, self._socket = self._socket, None
+        if sock is not None:
+            sock.close()
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            if self._socket is not None:
+                with suppress(OSError):
+                    self._socket.shutdown(socket.SHUT_RDWR)
+
+
+def _telling(pool: type[Any], handle: _Handle) -> type[Any]:
+    """A class of pools whose connections hand over their sockets before they wait for anything."""
+
+    class Connection(pool.ConnectionCls):  # type: ignore[misc,name-defined]
+        def _new_conn(self) -> socket.socket:
+            sock: socket.socket = super()._new_conn()
+            handle.take(sock)
+            return sock
+
+    return type(pool.__name__, (pool,), {"ConnectionCls": Connection})
+
+
+def _refusal(response: Any) -> Notice:
+    """What a refusal says, in its body or, if that is no ``Status``, by its code."""
+    try:
+        told = parse(response.read(_CHUNK, decode_content=True))
+    except (GarbledError, HTTPError, OSError):
+        told = {}
+    after = response.headers.get("Retry-After", "")
+    known = {"code": response.status, "reason": response.reason}
+    wait = float(after) if after.isascii() and after.isdigit() and len(after) < 6 else 0.0
+    return notice({**known, **told, "code": response.status}, wait)
+
+
+def _sentence(error: BaseException) -> str:
+    """Without the objects that urllib3 puts in front."""
+    reason = str(error.args[-1]) if error.args else ""
+    return f"{type(error).__name__}: {reason or error}"[:300]

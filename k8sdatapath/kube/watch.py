@@ -1,0 +1,212 @@
+"""An API server as a source of objects."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from attrs import evolve
+
+from k8sdatapath.component import ObjectKey
+from k8sdatapath.errors import ClosedError, SourceError
+from k8sdatapath.kube.events import Batch, ObjectEvent
+from k8sdatapath.kube.patience import Patience
+from k8sdatapath.kube.resources import Resource, resource
+from k8sdatapath.kube.wire import reader
+
+if TYPE_CHECKING:
+    from kubernetes.client import ApiClient
+
+    from k8sdatapath.kube.follower import Follower, ResourceStatus
+
+__all__ = ["KubeWatch"]
+
+
+class KubeWatch:
+    """What an API server has, and then every change of it::
+
+        with KubeWatch.in_cluster(node="n1") as watch:
+            for batch in watch.batches():
+                ...
+
+    Every resource is listed in pages and then watched, by a thread each, which start with the first batch
+    that is asked for. Whatever happens to the server or the way to it, they go on: what was known stays
+    known, and what has changed meanwhile is told once they are through again. An object that is as it was
+    is not told anew.
+
+    Every event is told once, to whoever asks first: one consumer is meant.
+
+    :param client: of the official library, configured for the server.
+    :param resources: stock names of ``kube.resources.RESOURCES``, or what :class:`Resource` says.
+    :param node: of pods, only those on this node.
+    :param page_size: objects in one answer to a list; 0: all.
+    :param patience: how long is waited for what.
+    :raises SourceError: no resource has such a name, or one is given twice.
+    """
+
+    def __init__(
+        self,
+        client: ApiClient,
+        resources: Iterable[str | Resource] = ("services", "endpointslices", "nodes"),
+        *,
+        node: str = "",
+        page_size: int = 500,
+        patience: Patience | None = None,
+    ) -> None:
+        from k8sdatapath.kube.connection import ApiServer
+        from k8sdatapath.kube.follower import Follower
+
+        self.resources = tuple(resource(each, node) for each in resources)
+        self.server = str(client.configuration.host)
+        kinds = [each.kind for each in self.resources]
+        if not kinds or len(set(kinds)) < len(kinds):
+            raise SourceError(
+                f"resources to watch: {', '.join(kinds) or 'none'}: at least one, each kind once"
+            )
+        patience = patience or Patience()
+        self._changed = threading.Condition()
+        self._pending: dict[ObjectKey, ObjectEvent] = {}
+        self._unsynced = {each.kind for each in self.resources}
+        self._closed = False
+        self._followers: list[Follower] = []
+        self._threads: list[threading.Thread] = []
+        for each in self.resources:
+            follower = Follower(
+                each,
+                ApiServer(client, patience),
+                reader(each, self.server),
+                patience,
+                page_size,
+                self._tell,
+                lambda kind=each.kind: self._synced(kind),  # type: ignore[misc]
+            )
+            self._followers.append(follower)
+
+    @classmethod
+    def in_cluster(
+        cls,
+        resources: Iterable[str | Resource] = ("services", "endpointslices", "nodes"),
+        *,
+        node: str = "",
+        page_size: int = 500,
+        patience: Patience | None = None,
+    ) -> Self:
+        """With the service account of the pod that this runs in.
+
+        :raises SourceError: it does not run in a pod, or has no service account.
+        """
+        from kubernetes import client, config
+
+        configuration = client.Configuration()
+        try:
+            config.load_incluster_config(configuration)  # type: ignore[no-untyped-call]
+        except (config.ConfigException, OSError) as error:
+            raise SourceError(f"not in a cluster: {error}") from error
+        api = client.ApiClient(configuration)
+        return cls(api, resources, node=node, page_size=page_size, patience=patience)
+
+    @classmethod
+    def from_kubeconfig(
+        cls,
+        path: str | os.PathLike[str] | None = None,
+        context: str | None = None,
+        resources: Iterable[str | Resource] = ("services", "endpointslices", "nodes"),
+        *,
+        node: str = "",
+        page_size: int = 500,
+        patience: Patience | None = None,
+    ) -> Self:
+        """As kubectl would connect.
+
+        :param path: None: where kubectl looks, ``$KUBECONFIG`` or ``~/.kube/config``.
+        :param context: None: the current one.
+        :raises SourceError: there is no such file or context, or it cannot be used.
+        """
+        from kubernetes import client, config
+
+        configuration = client.Configuration()
+        try:
+            file = None if path is None else os.fspath(path)
+            config.load_kube_config(file, context, configuration)  # type: ignore[no-untyped-call]
+        except Exception as error:  # of YAML, of files, of its own: whatever a file can be wrong by
+            raise SourceError(f"{path or 'kubeconfig'}: {error}") from error
+        api = client.ApiClient(configuration)
+        return cls(api, resources, node=node, page_size=page_size, patience=patience)
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "synced" if self.synced else "not synced"
+        return f"<KubeWatch {self.server} {' '.join(each.plural for each in self.resources)}, {state}>"
+
+    @property
+    def synced(self) -> bool:
+        """Whether every resource has been listed completely at least once."""
+        return not self._unsynced
+
+    @property
+    def status(self) -> Mapping[str, ResourceStatus]:
+        """How it goes with each resource, by the plural of its kind: for health and metrics."""
+        return {each.resource.plural: evolve(each.status) for each in self._followers}
+
+    def batches(self, timeout: float | None = None) -> Iterator[Batch]:
+        """What there is, then what changes, until :meth:`close`.
+
+        :param timeout: seconds after which an empty batch comes, if nothing has happened.
+        :raises ClosedError: it was closed before.
+        """
+        self._start()
+        told = False
+        while True:
+            with self._changed:
+                self._changed.wait_for(
+                    lambda told=told: self._pending or self._closed or told != self.synced,  # type: ignore[misc]
+                    timeout,
+                )
+                if self._closed:
+                    return
+                events, told = tuple(self._pending.values()), self.synced
+                self._pending = {}
+            yield Batch(events, told)
+
+    def close(self) -> None:
+        """End the threads, whatever they wait for, and the iteration; from any thread, more than once."""
+        with self._changed:
+            self._closed = True
+            self._pending.clear()
+            self._changed.notify_all()
+        for follower in self._followers:
+            follower.close()
+        for thread in self._threads:
+            thread.join()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _start(self) -> None:
+        with self._changed:
+            if self._closed:
+                raise ClosedError(f"{self!r} was closed")
+            if self._threads:
+                return
+            for each in self._followers:
+                name = f"kd-watch-{each.resource.plural}"
+                self._threads.append(threading.Thread(target=each.run, name=name, daemon=True))
+            for thread in self._threads:
+                thread.start()
+
+    def _tell(self, events: list[ObjectEvent]) -> None:
+        with self._changed:
+            self._pending.update((each.key, each) for each in events)
+            self._changed.notify_all()
+
+    def _synced(self, kind: str) -> None:
+        with self._changed:
+            self._unsynced.discard(kind)
+            self._changed.notify_all()
