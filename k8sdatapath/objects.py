@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, nullcontext
 from functools import lru_cache
 from importlib.resources import files
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 M = TypeVar("M", bound="Map")
 P = TypeVar("P", bound="Program")
 
-ConfigValue = bool | int | IPv4Address | IPv6Address
+ConfigValue = bool | int | IPv4Address | IPv6Address | IPv4Network | IPv6Network
 
 _CONFIG_SECTION = ".rodata.config"
 _SUFFIX = ".bpf.o"
@@ -307,11 +307,20 @@ def _config(btf: Btf) -> Iterator[tuple[str, ConfigDef]]:
 
 
 def _pack(constant: ConfigDef, value: Any) -> bytes:
-    """A config value in the kernel's layout; an address takes 16 bytes, IPv4 mapped."""
+    """A config value in the kernel's layout.
+
+    An address takes 16 bytes, IPv4 mapped; a network is its address and its mask.
+    """
     import sys
 
     if isinstance(value, IPv4Address | IPv6Address):
         packed = value.packed if value.version == 6 else bytes(10) + b"\xff\xff" + value.packed
+        if len(packed) == constant.size:
+            return packed
+    elif isinstance(value, IPv4Network | IPv6Network):
+        fill = bytes(10) + b"\xff\xff", b"\xff" * 12
+        parts = value.network_address.packed, value.netmask.packed
+        packed = b"".join(f + p if value.version == 4 else p for f, p in zip(fill, parts, strict=True))
         if len(packed) == constant.size:
             return packed
     elif isinstance(value, int):

@@ -59,6 +59,11 @@ def apply(
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and change nothing.")] = False,
     pins: PinsOption = DEFAULT_PINS,
+    service_network: Annotated[
+        # Of two types, which typer does not take.
+        list[Any] | None,
+        typer.Option(parser=network, metavar="NETWORK", help="All its addresses are cluster IPs."),
+    ] = None,
     uplink: Annotated[
         list[str] | None, typer.Option(metavar="DEVICE", help="Balance packets that arrive here.")
     ] = None,
@@ -100,11 +105,13 @@ def apply(
     view = view_of(node_name, node_zone, node_address or (), node_port_networks or ())
     source, printer = StaticYaml(*files, node=view), Printer(output, lines=watch)
     if dry_run:
-        with planning_table(PinDir(pins)) as table:
+        with planning_table(PinDir(pins), service_network or ()) as table:
             printer.show(table.plan(source.read()))
         return
     wanted = source.read()  # before anything is attached: bad manifests change nothing
-    config = NodeConfig(uplinks=uplink or (), cgroup=cgroup, pins=PinDir(pins))
+    config = NodeConfig(
+        uplinks=uplink or (), cgroup=cgroup, pins=PinDir(pins), service_networks=service_network or ()
+    )
     with start(config, pod_device or (), wanted, printer) as node:
         end_sockets(node)
         for note in source.notes:
@@ -183,20 +190,21 @@ def end_sockets(node: Node) -> None:
             node.reap_sockets()
 
 
-def planning_table(pins: PinDir) -> ServiceTable:
+def planning_table(pins: PinDir, networks: Iterable[IPNetwork]) -> ServiceTable:
     """The services that are pinned; if none are, an empty table in memory, as large as it would be."""
     from k8sdatapath.datapath.service_table import CONTRACT, ServiceTable
     from k8sdatapath.maps import in_memory
     from k8sdatapath.objects import ObjectSpec
 
     if pins.maps:
-        return ServiceTable.bind(pins)
+        return ServiceTable.bind(pins, service_networks=networks)
     declared = ObjectSpec.from_file("pod").maps
     return ServiceTable.bind(
         {
             name: in_memory(kind, name, declared[name].max_entries, flags=declared[name].flags)
             for name, kind in CONTRACT.items()
-        }
+        },
+        service_networks=networks,
     )
 
 

@@ -47,8 +47,7 @@ def list_(pins: PinsOption = DEFAULT_PINS, output: OutputOption = Output.TABLE) 
 
     def rows(table: ServiceTable) -> Iterator[Row]:
         for service in table:
-            kinds = [service.kind, *(exposure.kind for exposure in service.exposed)]
-            for frontend, kind in zip(service.frontends, kinds, strict=True):
+            for frontend, kind in zip(service.frontends, service.kinds, strict=True):
                 yield {
                     "frontend": str(frontend),
                     "kind": kind.name.lower(),

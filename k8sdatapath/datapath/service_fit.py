@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+from k8sdatapath.datapath.service_addresses import Trial
 from k8sdatapath.datapath.service_plan import Change, Needs, claimed_twice
 from k8sdatapath.errors import CapacityError, DatapathError
 from k8sdatapath.model import Frontend, Service
@@ -29,6 +30,7 @@ def conflicts(
 def possible(
     changes: Iterable[Change],
     room: Needs,
+    needs: Trial,
     owners: Mapping[Frontend, Frontend],
     stands: Callable[[Frontend], Service],
     refused: dict[Frontend, DatapathError],
@@ -37,16 +39,18 @@ def possible(
 
     What gives room comes first, then what changes services that are there, then what is new.
 
+    :param needs: what each takes beside those before it.
     :param stands: the service as it stands that has a main frontend.
     """
     found: list[Change] = []
     taken = Needs(0, 0, 0, 0, 0)
     for change in sorted(changes, key=_rank):
-        need = Needs.of([change])
+        need = needs.take(change)
         over = (taken + need).over(room)
         if over is not None and change.after is not None:
             resource, needed, free = over
             own = need.of_resource(resource)
+            needs.put_back(change)
             refused[change.frontend] = CapacityError(resource, own, free - needed + own, str(change.after))
         else:
             found.append(change)

@@ -49,8 +49,6 @@ def frontend_rows(service: Service, number: int) -> dict[FrontendKey, FrontendRo
         flags |= FrontendFlags.SOURCE_RANGES
     if any(backend.weight and (backend.cluster or backend.local) for backend in service.backends):
         flags |= FrontendFlags.HAS_ENDPOINTS
-    kinds = [(service.frontend, service.kind)]
-    kinds += [(Frontend(e.address, e.port, service.protocol), e.kind) for e in service.exposed]
     return {
         frontend_key(frontend): FrontendRow(
             number,
@@ -60,7 +58,7 @@ def frontend_rows(service: Service, number: int) -> dict[FrontendKey, FrontendRo
             service.selection,
             kind,
         )
-        for frontend, kind in kinds
+        for frontend, kind in zip(service.frontends, service.kinds, strict=True)
     }
 
 

@@ -4,7 +4,8 @@ The order of writing is what makes every instant valid for live traffic, and eve
 
 1. rows of new backends and slots of new sets, in places that nothing names yet;
 2. the sets, each by one 8-byte store: from here on new flows go to the new backends;
-3. frontends: those that go, then those that come or change; one that moves is replaced in place;
+3. frontends: those that go, then those that come or change; one that moves is replaced in place. Rows of
+   whole addresses (see :mod:`~k8sdatapath.datapath.service_addresses`) go before and come after them;
 4. rows of backends that left are marked free: flows that remember them choose anew (UDP at once, TCP with
    its next connection); established TCP goes on, its conntrack entry holds all it needs.
 
@@ -20,12 +21,14 @@ from contextlib import ExitStack, contextmanager
 from threading import RLock
 from typing import Any
 
-from attrs import define, evolve, frozen
+from attrs import evolve
 
 from k8sdatapath import maps
 from k8sdatapath.component import Pressure, Report
 from k8sdatapath.datapath.contract import Bindable, bind_maps
 from k8sdatapath.datapath.copying import copy_map
+from k8sdatapath.datapath.resolution import Resolution
+from k8sdatapath.datapath.service_addresses import Addresses, AddressRows
 from k8sdatapath.datapath.service_fit import conflicts, possible
 from k8sdatapath.datapath.service_plan import Change, Needs, ServicePlan, by_frontend, claimed_twice
 from k8sdatapath.datapath.service_rows import (
@@ -36,6 +39,7 @@ from k8sdatapath.datapath.service_rows import (
     scope_of,
     source_keys,
 )
+from k8sdatapath.datapath.service_steps import Entry, Step
 from k8sdatapath.errors import (
     CapacityError,
     ClosedError,
@@ -49,6 +53,8 @@ from k8sdatapath.model import (
     Backend,
     BackendState,
     Frontend,
+    FrontendKind,
+    IPAddress,
     IPNetwork,
     Selection,
     Service,
@@ -61,7 +67,7 @@ from k8sdatapath.tables.grace import Numbers
 from k8sdatapath.tables.sets import SetKind, SetRow, Sets, SlotsBlock
 from k8sdatapath.tables.sources import SourceKey
 
-__all__ = ["CONTRACT", "Resolution", "ServiceTable"]
+__all__ = ["CONTRACT", "ServiceTable"]
 
 #: The maps that a service table is made of.
 CONTRACT: Mapping[str, Any] = {
@@ -73,35 +79,17 @@ CONTRACT: Mapping[str, Any] = {
 }
 
 
-@frozen
-class Resolution:
-    """Who would answer a new connection, read from the kernel's tables.
-
-    :ivar shares: backend -> its share of new flows, summing to 1; empty if connections are refused.
-    """
-
-    frontend: Frontend
-    selection: Selection
-    shares: Mapping[Backend, float]
-
-
-@define
-class _Entry:
-    """A service as it stands in the kernel: its number, and a row id for each of its backends, in order."""
-
-    service: Service
-    number: int
-    ids: list[int]
-
-
 class ServiceTable(Resource):
     """The services of a node, in the kernel.
 
     Make one with :meth:`bind`; all methods may be called from any thread.
     """
 
-    def __init__(self, bound: Mapping[str, Any], owned: ExitStack, pins: PinDir | None) -> None:
+    def __init__(
+        self, bound: Mapping[str, Any], owned: ExitStack, pins: PinDir | None, networks: Iterable[IPNetwork]
+    ) -> None:
         self._bound = bound
+        self._addresses = Addresses(tuple(networks))
         self._owned = owned
         self._pins = pins  # to be locked before the first change
         self._closed = False
@@ -110,19 +98,21 @@ class ServiceTable(Resource):
         self._adopt()
 
     @classmethod
-    def bind(cls, source: Bindable) -> ServiceTable:
+    def bind(cls, source: Bindable, *, service_networks: Iterable[IPNetwork] = ()) -> ServiceTable:
         """A service table over the maps of an object, a pin directory, or a mapping of name to map.
 
         What is in the maps is taken over as it is. Maps have one writer at a time: with its first change the
         table locks the pin directory until it is closed. Who shares maps in another way has to see to it.
 
+        :param service_networks: those that the programs were told (``service_ipv4``, ``service_ipv6``):
+            cluster IPs in them need no row to be known as such.
         :raises ContractError: a map is missing, or holds what no service table writes.
         :raises LayoutError: a map holds something else.
         """
         bound, owned = bind_maps(source, CONTRACT, "a service table")
         with ExitStack() as undo:
             undo.push(owned)
-            table = cls(bound, owned, source if isinstance(source, PinDir) else None)
+            table = cls(bound, owned, source if isinstance(source, PinDir) else None, service_networks)
             undo.pop_all()
             return table
 
@@ -257,10 +247,11 @@ class ServiceTable(Resource):
         """Make those of the changes that can be made."""
         changes = self._differences(desired) + self._removals(gone)
         while True:
-            need = Needs.of(changes)
+            need = self._addresses.needs(changes)
             room = self._room(need)
             if need.over(room) or any(conflicts(changes, self._owners)):
-                changes = possible(changes, room, self._owners, self._stands, refused)
+                needs = self._addresses.trial()
+                changes = possible(changes, room, needs, self._owners, self._stands, refused)
             try:
                 return self._apply(changes, self._epoch) if changes else Report()
             except CapacityError as error:  # slots enough, but not in a row: leave out the longest
@@ -268,16 +259,26 @@ class ServiceTable(Resource):
                 refused[longest.frontend] = error
                 changes.remove(longest)
 
+    def set_node_addresses(self, addresses: Collection[IPAddress]) -> None:
+        """Say which addresses the node itself has, each time they change: their other ports are its own.
+
+        An address that services are dialled at, and nobody else, is shut at all other ports.
+        """
+        with self._in_use():
+            self._become_writer()
+            self._addresses.own_are(addresses)
+            self._write_frontends((), self._addresses.plan(()))
+
     def _plan(self, desired: Mapping[Frontend, Service], gone: list[Change]) -> ServicePlan:
         changes = self._differences(desired)
         unchanged = len(desired) - len(changes)
         changes += gone
         for change, frontend, owner in conflicts(changes, self._owners):
             raise claimed_twice(frontend, self._stands(owner), change.after)
-        need = Needs.of(changes)
+        need = self._addresses.needs(changes)
         if over := need.over(self._room(need)):
             resource, needed, free = over
-            in_all = {"frontends": len(self._owners), "services": len(self._entries)}
+            in_all = {"frontends": self._frontend_rows, "services": len(self._entries)}
             used = len(self._sources) if resource == "source ranges" else in_all.get(resource, 0)
             raise CapacityError(resource, used + needed, used + free)
         return ServicePlan(tuple(changes), unchanged, self, self._epoch)
@@ -302,11 +303,16 @@ class ServiceTable(Resource):
         there = dict.fromkeys(frontend for frontend in frontends if frontend in self._entries)
         return [Change(frontend, self._entries[frontend].service, None) for frontend in there]
 
+    @property
+    def _frontend_rows(self) -> int:
+        """How many there are when all rows of whole addresses are as they should be."""
+        return len(self._owners) + self._addresses.plan(()).count
+
     def _room(self, need: Needs) -> Needs:
         """What can still be taken; source ranges are counted only if one is needed."""
         used = len(self._sources) if need.sources else 0
         return Needs(
-            frontends=self._frontends.info.max_entries - len(self._owners),
+            frontends=self._frontends.info.max_entries - self._frontend_rows,
             services=self._numbers.available,
             backends=self._rows.available + len(self._garbage),
             slots=self._sets.available,
@@ -334,15 +340,15 @@ class ServiceTable(Resource):
             steps = self._prepare(changes)
             self._epoch += 1
             try:
-                report = self._commit(steps)
+                report = self._commit(steps, changes)
             except BaseException:  # whatever got through is in the kernel: start again from what it says
                 self._adopt()
                 raise
             return Report(*report, seconds=time.perf_counter() - started)
 
-    def _prepare(self, changes: Sequence[Change]) -> list[_Step]:
+    def _prepare(self, changes: Sequence[Change]) -> list[Step]:
         """Write what nothing names yet: rows of new backends, slots of new sets; or nothing, and an error."""
-        steps: list[_Step] = []
+        steps: list[Step] = []
         known = [self._known_ids(change) for change in changes]
         new = [
             (backend, change.after.protocol)
@@ -356,11 +362,11 @@ class ServiceTable(Resource):
             unused = iter(made)
             for change, ids in zip(changes, known, strict=True):
                 entry = self._entries.get(change.frontend)
-                step = _Step(change.frontend, entry, None, ids, {})
+                step = Step(change.frontend, entry, None, ids, {})
                 steps.append(step)
                 if change.after is not None:
                     rows = [next(unused) if id is None else id for id in ids]
-                    step.after = _Entry(change.after, -1 if entry is None else entry.number, rows)
+                    step.after = Entry(change.after, -1 if entry is None else entry.number, rows)
                     for kind, members in members_of_sets(change.after, rows).items():
                         step.runs[kind] = self._sets.prepare(members)
             numbers = iter(self._numbers.take_many(sum(change.before is None for change in changes)))
@@ -386,7 +392,7 @@ class ServiceTable(Resource):
         rows = {(backend.address, backend.port): id for backend, id in have}
         return [rows.get((backend.address, backend.port)) for backend in change.after.backends]
 
-    def _commit(self, steps: list[_Step]) -> tuple[int, int, int]:
+    def _commit(self, steps: list[Step], changes: Sequence[Change]) -> tuple[int, int, int]:
         kept = [(step, step.after) for step in steps if step.after is not None]
         gone = [(step, step.before) for step in steps if step.after is None and step.before is not None]
         for step, after in kept:
@@ -404,7 +410,7 @@ class ServiceTable(Resource):
         self._sets.commit(
             (after.number, scope, run) for step, after in kept for scope, run in step.runs.items()
         )
-        self._write_frontends(steps)
+        self._write_frontends(steps, self._addresses.plan(changes))
         self._sources.delete_many(set(narrower).difference(wider))
         self._sets.commit((before.number, kind, (0, 0)) for _, before in gone for kind in SetKind)
         for step in steps:
@@ -418,7 +424,7 @@ class ServiceTable(Resource):
         added = sum(step.before is None for step, _ in kept)
         return added, len(kept) - added, len(gone)
 
-    def _write_frontends(self, steps: Sequence[_Step]) -> None:
+    def _write_frontends(self, steps: Sequence[Step], whole: AddressRows) -> None:
         """Take away what no service has any more, then add and change; what moves is replaced in place."""
         had: dict[FrontendKey, FrontendRow] = {}
         have: dict[FrontendKey, FrontendRow] = {}
@@ -427,10 +433,12 @@ class ServiceTable(Resource):
                 had |= frontend_rows(step.before.service, step.before.number)
             if step.after is not None:
                 have |= frontend_rows(step.after.service, step.after.number)
-        self._frontends.delete_many(had.keys() - have.keys())
-        self._frontends.update_many((key, row) for key, row in have.items() if had.get(key) != row)
+        self._frontends.delete_many([*whole.keys_gone, *(had.keys() - have.keys())])
+        changed = [(key, row) for key, row in have.items() if had.get(key) != row]
+        self._frontends.update_many([*changed, *whole.rows_come])
+        self._addresses.done(whole)
 
-    def _set_owners(self, steps: Sequence[_Step]) -> None:
+    def _set_owners(self, steps: Sequence[Step]) -> None:
         for step in steps:
             for frontend in step.before.service.frontends if step.before is not None else ():
                 self._owners.pop(frontend, None)
@@ -438,7 +446,7 @@ class ServiceTable(Resource):
             for frontend in step.after.service.frontends if step.after is not None else ():
                 self._owners[frontend] = step.frontend
 
-    def _retire(self, step: _Step) -> None:
+    def _retire(self, step: Step) -> None:
         """Free the rows of backends that this step took out of their service."""
         if step.before is not None:
             stay = set(step.after.ids) if step.after is not None else set()
@@ -488,28 +496,32 @@ class ServiceTable(Resource):
 
     def _read(self) -> None:
         found: dict[int, list[tuple[FrontendKey, FrontendRow]]] = {}
+        whole: dict[IPAddress, FrontendKind] = {}
         for key, row in self._bound["kd_frontends"].items():
-            if row.service != NO_SERVICE:
+            if row.service == NO_SERVICE:
+                whole[key.addr] = FrontendKind(row.kind)
+            else:
                 found.setdefault(row.service, []).append((key, row))
         self._open_maps(found)
         sources: dict[int, list[IPNetwork]] = {}
         for source in self._sources:
             sources.setdefault(source.service, []).append(source.network)
         rows = {row.id: row for row in self._rows.all()}
-        self._entries: dict[Frontend, _Entry] = {}
+        self._entries: dict[Frontend, Entry] = {}
         self._owners: dict[Frontend, Frontend] = {}
         for number, frontends in found.items():
             sets = {kind: self._sets.ids(number, kind) for kind in SetKind}
             service, ids = read_service(frontends, sets, rows, sources.get(number, ()))
-            self._entries[service.frontend] = _Entry(service, number, ids)
+            self._entries[service.frontend] = Entry(service, number, ids)
             self._owners |= dict.fromkeys(service.frontends, service.frontend)
+        self._addresses.adopt((entry.service for entry in self._entries.values()), whole)
         named = {id for entry in self._entries.values() for id in entry.ids}
         # Rows that no set names are left by a crash between two steps. The first change frees them.
         self._garbage = [id for id in rows if id not in named]
 
     # -- life --
 
-    def _entry(self, frontend: Frontend) -> _Entry:
+    def _entry(self, frontend: Frontend) -> Entry:
         try:
             return self._entries[self._owners[frontend]]
         except KeyError:
@@ -532,18 +544,3 @@ class ServiceTable(Resource):
 
     def __repr__(self) -> str:
         return f"<ServiceTable {len(self._entries)}/{self._frontends.info.max_entries} services>"
-
-
-@define
-class _Step:
-    """One change, prepared: what it leads from and to.
-
-    :ivar known: rows that the backends of ``after`` had before, None for the new ones.
-    :ivar runs: the slots that wait to be committed, by set.
-    """
-
-    frontend: Frontend
-    before: _Entry | None
-    after: _Entry | None
-    known: list[int | None]
-    runs: dict[SetKind, tuple[int, int]]

@@ -31,6 +31,9 @@ Address = IPv4Address | IPv6Address
 #: IPv4 and IPv6 of one thing.
 Networks = tuple[Network, Network]
 
+#: Those of services, unless a lab is told others.
+SERVICES: Networks = (IPv4Network("10.96.0.0/16"), IPv6Network("fd00:10:96::/112"))
+
 MAX_NODES = 89
 MAX_OUTSIDE = 100
 MAX_PODS = 252

@@ -22,6 +22,7 @@ from k8sdatapath.lab.addressing import (
     MAX_OUTSIDE,
     MAX_PODS,
     ROUTER,
+    SERVICES,
     Networks,
     Place,
     node_place,
@@ -224,6 +225,7 @@ class Lab(Resource):
     def _open_datapath(self, node: LabNode, options: dict[str, Any]) -> None:
         from k8sdatapath.node import Node, NodeConfig
 
+        options = {"service_networks": SERVICES, **options}
         config = NodeConfig(
             name=node.name,
             netns=node.netns,

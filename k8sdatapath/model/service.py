@@ -159,6 +159,11 @@ class Service:
         return (self.frontend, *rest)
 
     @property
+    def kinds(self) -> tuple[FrontendKind, ...]:
+        """Those of its frontends, in the same order."""
+        return (self.kind, *(each.kind for each in self.exposed))
+
+    @property
     def candidates(self) -> tuple[Backend, ...]:
         """The backends that new flows may be given, those of ``Scope.CLUSTER``."""
         return self.candidates_in(Scope.CLUSTER)

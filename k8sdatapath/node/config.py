@@ -11,8 +11,10 @@ from attrs import Attribute, field, frozen
 
 from k8sdatapath.datapath.flow import Timeouts
 from k8sdatapath.errors import ModelError
+from k8sdatapath.model import IPNetwork, network
 from k8sdatapath.net.netns import NetNs
 from k8sdatapath.node.tunnel import Tunnel, to_tunnel
+from k8sdatapath.objects import ConfigValue
 from k8sdatapath.pins import PinDir
 
 __all__ = ["Capacity", "NodeConfig"]
@@ -34,6 +36,14 @@ def _entries(most: int = (1 << 32) - 1) -> Any:
     return check
 
 
+def _networks(given: Iterable[Any]) -> tuple[IPNetwork, ...]:
+    """At most one of each family."""
+    found = tuple(network(each) for each in ([given] if isinstance(given, str) else given))
+    if len({each.version for each in found}) < len(found):
+        raise ModelError(f"one service network of each family, not {', '.join(map(str, found))}")
+    return found
+
+
 def _path(path: str | os.PathLike[str] | None) -> Path | None:
     return None if path is None else Path(path)
 
@@ -42,7 +52,8 @@ def _path(path: str | os.PathLike[str] | None) -> Path | None:
 class Capacity:
     """How much a node's tables hold. Memory is taken when they are made.
 
-    :ivar services: frontends, some 100 bytes each.
+    :ivar services: frontends, some 100 bytes each; and one for each of their addresses outside of
+        :attr:`NodeConfig.service_networks`.
     :ivar backends: memberships of endpoints in services, 32 bytes each.
     :ivar slots: places in backend sets, 4 bytes each: one per backend, 251 and more per Maglev set.
     :ivar flows: directions of flows that are balanced per packet (two a flow), some 140 bytes each.
@@ -78,6 +89,9 @@ class NodeConfig:
     :ivar cgroup: a cgroup2 directory; sockets of its processes are balanced when they connect.
     :ivar pins: where maps and links are pinned; None: the datapath ends with the process. A node owns its
         directory while it is open.
+    :ivar service_networks: whose addresses are cluster IPs, all of them (Kubernetes: ServiceCIDR); at most
+        one of each family. Who dials there what no service has is refused. Cluster IPs elsewhere are known
+        one by one.
     :ivar tc_lb: balance packets at pod devices and uplinks.
     :ivar socket_lb: balance sockets of ``cgroup``.
     :ivar protect_node_ports: refuse to processes of ``cgroup`` in the node's own namespace to bind a node
@@ -99,6 +113,7 @@ class NodeConfig:
     uplinks: tuple[str, ...] = field(default=(), converter=_names)
     cgroup: Path | None = field(default=None, converter=_path)
     pins: PinDir | None = None
+    service_networks: tuple[IPNetwork, ...] = field(default=(), converter=_networks)
     tc_lb: bool = True
     socket_lb: bool = True
     protect_node_ports: bool = True
@@ -108,3 +123,9 @@ class NodeConfig:
     timeouts: Timeouts = field(factory=Timeouts)
     tunnel: Tunnel | None = field(default=None, converter=to_tunnel)
     capacity: Capacity = Capacity()
+
+    @property
+    def constants(self) -> dict[str, ConfigValue]:
+        """What the programs are told when they are loaded."""
+        networks = {f"service_ipv{each.version}": each for each in self.service_networks}
+        return {"redirect": self.redirect, **networks}

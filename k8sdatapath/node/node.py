@@ -23,6 +23,7 @@ from k8sdatapath.errors import AddressInUseError, BpffsError
 from k8sdatapath.layout import addr, layout_of
 from k8sdatapath.model import IPAddress, address
 from k8sdatapath.net.netns import NetNs
+from k8sdatapath.net.rtnetlink import Rtnetlink
 from k8sdatapath.node.config import Capacity, NodeConfig
 from k8sdatapath.node.hooks import CgroupHook, Hook, Hooks, TcHook, XdpHook, place_of
 from k8sdatapath.node.tunnel import Tunnel
@@ -110,7 +111,9 @@ class Node(Resource):
                 lock = own.enter_context(config.pins.lock())
                 undo.enter_context(config.pins.restored_on_error())
             objects = _load(config, own)
-            services = own.enter_context(ServiceTable.bind(objects["pod"]))
+            table = ServiceTable.bind(objects["pod"], service_networks=config.service_networks)
+            services = own.enter_context(table)
+            services.set_node_addresses(_own_addresses(config))  # before one is taken for a service's
             hooks = own.enter_context(Hooks(config.netns, config.pins))
             if config.socket_lb and config.cgroup is not None:
                 for hook in CgroupHook.all(objects["socket"], config.cgroup):
@@ -181,6 +184,14 @@ class Node(Resource):
                 self._hooks.put(hook, self._objects)
             self._endpoints.update_many(dict.fromkeys(addresses, row))
             undo.pop_all()
+
+    def update_addresses(self) -> None:
+        """Look again which addresses the node has, as its upkeep does every few seconds.
+
+        Services that are dialled at such an address leave its other ports to the node. See
+        :meth:`ServiceTable.set_node_addresses`.
+        """
+        self.services.set_node_addresses(_own_addresses(self.config))
 
     def detach_pod(self, device: str, addresses: Iterable[IPAddress]) -> None:
         """Take a pod out of the datapath; its device may be gone already.
@@ -262,6 +273,7 @@ class Node(Resource):
                 loaded.close()
 
     def _sweep(self) -> Sweep:
+        self.update_addresses()
         with self._maps_stay:
             return self.flows.sweep()
 
@@ -291,12 +303,20 @@ def _is_of_pod(link: str) -> bool:
     return link.partition("-")[0] in _POD_HOOKS
 
 
+def _own_addresses(config: NodeConfig) -> set[IPAddress]:
+    def read() -> set[IPAddress]:
+        with Rtnetlink() as net:
+            return {each for _, each in net.addresses()}
+
+    return in_netns(config.netns, read)
+
+
 def _load(config: NodeConfig, own: ExitStack, given: Mapping[str, Any] | None = None) -> dict[str, Object]:
     """The objects, sharing one set of maps: those given, and what they lack."""
     loaded: dict[str, Object] = {}
     shared = dict(given or {})
     settings = {
-        "redirect": config.redirect,
+        **config.constants,
         "node_netns": _cookie(config.netns),
         "tunnel_ipv6": bool(config.tunnel and config.tunnel.ipv6),
     }

@@ -243,10 +243,9 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(lab: Lab, client: Host
     table.upsert(Service(VIP[4], 80, backends=backends(lab, 4)[:1]))
     before = table.dump()
     many = [
-        Service("10.97.0.1", port, backends=[Backend("10.244.9.9", 1)])
-        for port in range(1, SMALL.services + 1)
+        Service("10.97.0.1", port, backends=[Backend("10.244.9.9", 1)]) for port in range(1, SMALL.services)
     ]
-    with pytest.raises(CapacityError, match="1 too many"):
+    with pytest.raises(CapacityError, match="1 too many"):  # their address has a row too
         table.upsert(*many)
     wide = Service("10.97.0.1", 1, backends=[Backend("10.244.9.9", p) for p in range(1, SMALL.backends + 2)])
     with pytest.raises(CapacityError, match="backends"):

@@ -13,7 +13,7 @@ from k8sdatapath.datapath.service_table import ServiceTable
 from k8sdatapath.layout import addr
 from k8sdatapath.net.netns import NetNs
 from k8sdatapath.net.packet import Packet, parse
-from k8sdatapath.objects import Object, ObjectSpec
+from k8sdatapath.objects import ConfigValue, Object, ObjectSpec
 from k8sdatapath.programs.base import in_netns
 from k8sdatapath.tables.conntrack import ConntrackRow, Tuple
 from k8sdatapath.tables.counters import Counter, CounterRow, outcomes, read_counters
@@ -85,7 +85,7 @@ class Rig:
 
 
 @contextmanager
-def rig(entry: str = "from_pod", **config: int) -> Iterator[Rig]:
+def rig(entry: str = "from_pod", **config: ConfigValue) -> Iterator[Rig]:
     spec = ObjectSpec.from_file("host" if entry == "from_uplink" else "pod")
     with spec.with_config(**config).with_maps(**SIZES).load() as loaded:
         made = Rig(loaded, entry)

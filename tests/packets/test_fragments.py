@@ -7,10 +7,8 @@ from ipaddress import ip_address
 
 import pytest
 
-from k8sdatapath import maps
-from k8sdatapath.model import FrontendKind, Protocol
+from k8sdatapath.model import Protocol
 from k8sdatapath.net.packet import checksum, fragment, parse
-from k8sdatapath.tables.frontends import NO_SERVICE, FrontendKey, FrontendRow
 from tests.packets.rig import Rig, Sent, rig
 from tests.packets.world import PROTOCOLS, TCP, UDP, V4, WORLDS, World
 
@@ -82,7 +80,6 @@ def test_two_datagrams_at_once(datapath: Rig, world: World) -> None:
 def test_what_comes_before_the_first_to_an_address_of_services_is_dropped(
     datapath: Rig, world: World, protocol: Protocol
 ) -> None:
-    own_address(datapath, world)
     first, second, third = fragment(world.frame("client", "service", protocol, payload=PAYLOAD), 200)[:3]
     for frame in (third, second):
         sent = datapath.send(frame)
@@ -95,15 +92,11 @@ def test_what_comes_before_the_first_to_an_address_of_services_is_dropped(
     assert (sent.outcome, sent.frame) == ("PASS", second)
 
 
-def own_address(datapath: Rig, world: World) -> None:
-    """The service's address belongs to services only."""
-    rows = datapath.loaded.map("kd_frontends", maps.Hash[FrontendKey, FrontendRow])
-    key = FrontendKey(ip_address(world.address("service")), 0, 0)
-    rows[key] = FrontendRow(NO_SERVICE, 0, 0, 0, 0, FrontendKind.CLUSTER_IP)
-
-
 @FAMILIES
-def test_what_comes_before_the_first_to_another_address_is_left_alone(datapath: Rig, world: World) -> None:
+def test_what_comes_before_the_first_to_an_address_of_the_node_is_left_alone(
+    datapath: Rig, world: World
+) -> None:
+    datapath.services.set_node_addresses([ip_address(world.address("service"))])
     first, second, *_ = fragment(world.frame("client", "service", UDP, payload=PAYLOAD), 400)
     assert datapath.send(second).frame == second
     assert datapath.send(first).outcome == "TO_STACK"

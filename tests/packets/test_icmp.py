@@ -10,13 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from k8sdatapath import maps
 from k8sdatapath.errors import KernelError, ModelError
-from k8sdatapath.model import FrontendKind
 from k8sdatapath.net.netlink import Netlink, set_sysctl
 from k8sdatapath.net.netns import NetNs
-from k8sdatapath.net.packet import checksum, icmp_echo, icmp_error, parse, quoted, tcp
-from k8sdatapath.tables.frontends import NO_SERVICE, FrontendKey, FrontendRow
+from k8sdatapath.net.packet import checksum, icmp_echo, icmp_error, parse, quoted
 from tests.packets.rig import Rig, rig
 from tests.packets.world import PROTOCOLS, TCP, UDP, V4, V6, WORLDS, World
 
@@ -146,18 +143,20 @@ def test_what_is_about_no_flow_of_ours_is_left_alone(datapath: Rig, world: World
 
 @FAMILIES
 def test_an_address_of_services_answers_echo_requests(datapath: Rig, world: World) -> None:
-    rows = datapath.loaded.map("kd_frontends", maps.Hash[FrontendKey, FrontendRow])
     vip, client = world.address("service"), world.address("client")
     request = icmp_echo(client, vip, 7, b"payload!")
-    assert datapath.send(request).outcome == "PASS"
-    rows[FrontendKey(ip_address(vip), 0, 0)] = FrontendRow(NO_SERVICE, 0, 0, 0, 0, FrontendKind.CLUSTER_IP)
     sent = datapath.send(request)
     assert sent.outcome == "ECHO"
     assert sent.packet.icmp == ((0, 0) if world is V4 else (129, 0))
     assert (str(sent.packet.src), str(sent.packet.dst)) == (vip, client)
     assert sent.packet.payload == b"payload!"
     assert sent.packet.checksums_ok
-    assert datapath.send(tcp(client, world.address("stranger"), 1, 1)).outcome == "PASS"
+    datapath.services.set_node_addresses([ip_address(vip)])
+    assert datapath.send(request).outcome == "PASS"
+    datapath.services.set_node_addresses([])
+    assert datapath.send(request).outcome == "ECHO"
+    datapath.services.plan([]).apply()
+    assert datapath.send(request).outcome == "PASS"
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 
 import pytest
 
-from k8sdatapath import maps
 from k8sdatapath.model import Backend, Exposure, FrontendKind, Protocol, Service
-from k8sdatapath.net.packet import ICMP, ICMPV6, fragment, parse, quoted, tcp
-from k8sdatapath.tables.frontends import NO_SERVICE, FrontendKey, FrontendRow
+from k8sdatapath.net.packet import ICMP, ICMPV6, fragment, icmp_echo, parse, quoted, tcp, udp
 from tests.packets.rig import Rig, rig
 from tests.packets.world import PROTOCOLS, TCP, UDP, V4, V6, WORLDS, World
 
@@ -157,19 +155,50 @@ def test_a_flood_is_not_answered_with_a_flood() -> None:
 
 
 @FAMILIES
-def test_another_port_of_a_cluster_ip_is_refused_and_of_others_dropped(world: World) -> None:
-    with serving("from_pod", service(world)) as datapath:
-        rows = datapath.loaded.map("kd_frontends", maps.Hash[FrontendKey, FrontendRow])
-        for name, kind in (("service", FrontendKind.CLUSTER_IP), ("balancer", FrontendKind.LOAD_BALANCER)):
-            rows[FrontendKey(ip_address(world.address(name)), 0, 0)] = FrontendRow(
-                NO_SERVICE, 0, 0, 0, 0, kind
-            )
+@pytest.mark.parametrize("entry", ["from_pod", "from_uplink"])
+def test_another_port_of_a_cluster_ip_is_refused_and_of_others_dropped(world: World, entry: str) -> None:
+    with serving(entry, service(world)) as datapath:
         client = world.address("client")
         refused(datapath, world, tcp(client, world.address("service"), 1, 81), "REJECT_NO_SERVICE")
         refused(datapath, world, world.frame("client", "service", UDP), "REJECT_NO_SERVICE")
-        assert datapath.send(tcp(client, world.address("balancer"), 1, 81)).outcome == "DROP_NO_SERVICE"
-        assert datapath.send(tcp(client, world.address("stranger"), 1, 81)).outcome == "PASS"
+        for name in ("balancer", "external"):
+            assert datapath.send(tcp(client, world.address(name), 1, 81)).outcome == "DROP_NO_SERVICE"
+        for name in ("node", "stranger"):  # a node port leaves the rest to the node
+            assert datapath.send(tcp(client, world.address(name), 1, 22)).outcome == "PASS"
         assert datapath.send(world.frame("client", "service", TCP)).outcome == "TO_STACK"
+        datapath.services.plan([]).apply()
+        for name in ("service", "balancer", "external"):
+            assert datapath.send(tcp(client, world.address(name), 1, 81)).outcome == "PASS"
+
+
+@FAMILIES
+def test_an_address_of_the_node_keeps_its_other_ports(world: World) -> None:
+    ssh = tcp(world.address("client"), world.address("balancer"), 1, 22)
+    with serving("from_uplink", service(world)) as datapath:
+        datapath.services.set_node_addresses([ip_address(world.address("balancer"))])
+        assert datapath.send(ssh).outcome == "PASS"
+        assert datapath.send(world.frame("client", "balancer", TCP)).outcome == "TO_STACK"
+        datapath.services.set_node_addresses([])
+        assert datapath.send(ssh).outcome == "DROP_NO_SERVICE"
+
+
+@FAMILIES
+@pytest.mark.parametrize("entry", ["from_pod", "from_uplink"])
+def test_every_address_of_a_service_network_is_a_cluster_ip(world: World, entry: str) -> None:
+    networks = {"service_ipv4": ip_network("10.96.0.0/12"), "service_ipv6": ip_network("fd00:96::/112")}
+    client, vip = world.address("client"), ip_address(world.address("service"))
+    with rig(entry, redirect=False, **networks) as datapath:
+        datapath.services.upsert(service(world))
+        assert datapath.send(world.frame("client", "service", TCP)).outcome == "TO_STACK"
+        for address in (vip, vip + 100):  # in use or not
+            for frame in (tcp(client, str(address), 1, 81), udp(client, str(address), 1, 81)):
+                refused(datapath, world, frame, "REJECT_NO_SERVICE")
+            assert datapath.send(icmp_echo(client, str(address))).outcome == "ECHO"
+        inside, outside = (
+            ("10.111.255.255", "10.112.0.0") if world is V4 else ("fd00:96::ffff", "fd00:96::1:0")
+        )
+        refused(datapath, world, tcp(client, inside, 1, 81), "REJECT_NO_SERVICE")
+        assert datapath.send(tcp(client, outside, 1, 81)).outcome == "PASS"
 
 
 @FAMILIES

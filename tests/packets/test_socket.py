@@ -15,7 +15,7 @@ import textwrap
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from ipaddress import ip_interface
+from ipaddress import ip_address, ip_interface
 from typing import Any
 
 import pytest
@@ -338,12 +338,20 @@ def test_a_socket_that_changes_from_the_service_to_its_backend_is_told_so(host: 
     """) == [host.place("service"), host.place("one"), host.place("one")]
 
 
-def test_another_port_or_protocol_of_the_service_is_not_the_service(host: Host) -> None:
+def test_another_port_or_protocol_of_the_service_is_refused(host: Host) -> None:
     host.serve("service", UDP, ["one"])
-    unreachable = host.shown_by("""
+    assert (
+        host.shown_by("""
         show(client(SOCK_STREAM).connect_ex(service), client(SOCK_DGRAM).connect_ex((service[0], 81)))
+        try:
+            client(SOCK_DGRAM).sendto(b"?", (service[0], 81))
+        except OSError as error:
+            show(error.errno)
     """)
-    assert unreachable == [errno.ENETUNREACH] * 2
+        == [errno.ECONNREFUSED] * 3
+    )
+    host.services.set_node_addresses([ip_address(host.dialect.world.address("service"))])
+    assert host.shown_by("show(client(SOCK_STREAM).connect_ex(service))") == [errno.ENETUNREACH]
 
 
 def test_connections_spread_evenly(host: Host) -> None:

@@ -16,11 +16,14 @@ from k8sdatapath.datapath.service_plan import ServicePlan
 from k8sdatapath.datapath.service_table import ServiceTable
 from k8sdatapath.errors import KernelError
 from k8sdatapath.kube import StaticYaml
+from k8sdatapath.model import network
 from k8sdatapath.node import Node, NodeConfig
 from tests.api.graph import ROOT
 from tests.unit.test_service_table import memory
 
 Edit = Callable[[], object]
+
+NETWORKS = network("10.96.0.0/12"), network("fd00:10:96::/112")
 
 
 @pytest.fixture
@@ -31,7 +34,7 @@ def manifests(tmp_path: Path) -> Path:
 @pytest.fixture
 def table(monkeypatch: pytest.MonkeyPatch) -> ServiceTable:
     """What ``apply`` writes to. The examples fit, and one service more."""
-    table = ServiceTable.bind(memory(frontends=5))
+    table = ServiceTable.bind(memory(frontends=5), service_networks=NETWORKS)
 
     class Opened(AbstractContextManager["Opened"]):
         services = table

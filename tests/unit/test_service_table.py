@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from k8sdatapath import maps
-from k8sdatapath.datapath import service_table
+from k8sdatapath.datapath import service_addresses, service_table
 from k8sdatapath.datapath.service_table import CONTRACT, ServiceTable
 from k8sdatapath.errors import (
     CapacityError,
@@ -27,10 +27,20 @@ from k8sdatapath.errors import (
 )
 from k8sdatapath.layout import layout_of
 from k8sdatapath.maps.memory import in_memory
-from k8sdatapath.model import Backend, BackendState, Exposure, Frontend, Scope, Selection, Service
+from k8sdatapath.model import (
+    Backend,
+    BackendState,
+    Exposure,
+    Frontend,
+    FrontendKind,
+    Scope,
+    Selection,
+    Service,
+    network,
+)
 from k8sdatapath.tables import backends, grace, sets
 from k8sdatapath.tables.backends import FREE, BackendRow
-from k8sdatapath.tables.frontends import FrontendKey, FrontendRow
+from k8sdatapath.tables.frontends import NO_SERVICE, FrontendKey, FrontendRow
 
 MMAPABLE = 1 << 10
 
@@ -187,11 +197,11 @@ def test_a_restarted_table_takes_over_everything_including_terminating_backends(
 
 
 def test_what_does_not_fit_changes_nothing() -> None:
-    kernel = memory(frontends=3, rows=4, slots=1)
+    kernel = memory(frontends=4, rows=4, slots=1)
     with ServiceTable.bind(kernel) as table:
         table.upsert(service(80, 1, 2))
         for wanted, said in (
-            ([service(port, 1) for port in range(80, 84)], "4 frontends needed, 3 fit: 1 too many"),
+            ([service(port, 1) for port in range(80, 84)], "5 frontends needed, 4 fit: 1 too many"),
             ([service(80, 1, 2), service(81, 3, 4, 5)], "new backends"),
             ([service(80, *range(1, 5), selection="maglev")], "slots"),
         ):
@@ -374,6 +384,84 @@ def test_an_address_that_moves_between_services_is_never_without_one() -> None:
     assert set(seen) == {frozenset(one.backends), frozenset(other.backends)}
 
 
+def shut(kernel: dict[str, Any]) -> dict[str, FrontendKind]:
+    """Addresses whose other ports are nobody's, by their rows."""
+    return {
+        str(key.addr): FrontendKind(row.kind)
+        for key, row in kernel["kd_frontends"].items()
+        if row.service == NO_SERVICE and (key.port, key.protocol) == (0, 0)
+    }
+
+
+def test_an_address_is_shut_from_its_first_frontend_to_its_last() -> None:
+    kernel = memory()
+    balanced = Exposure("load_balancer", "203.0.113.1", 443)
+    with ServiceTable.bind(kernel) as table:
+        table.upsert(exposed(1))
+        both = {"10.96.0.10": FrontendKind.CLUSTER_IP, "203.0.113.1": FrontendKind.LOAD_BALANCER}
+        assert shut(kernel) == both  # and not 192.0.2.11, which has a node port
+        table.upsert(service(81, 1, exposed=[balanced]))
+        table.remove(frontend_of(LOAD_BALANCER))
+        assert shut(kernel) == both
+        table.remove(frontend_of(balanced))
+        assert not kernel["kd_frontends"]
+
+
+def test_cluster_ips_in_a_service_network_need_no_row() -> None:
+    kernel = memory()
+    with ServiceTable.bind(kernel) as table:
+        table.upsert(exposed(1))
+    with ServiceTable.bind(kernel, service_networks=[network("10.96.0.0/12")]) as table:
+        table.upsert(service(81, 1))
+        assert shut(kernel).keys() == {"203.0.113.1"}
+    with ServiceTable.bind(kernel) as table:
+        table.plan([exposed(1)]).apply()
+        assert shut(kernel).keys() == {"10.96.0.10", "203.0.113.1"}
+
+
+def test_an_address_of_the_node_is_never_shut_and_is_again_when_it_has_gone() -> None:
+    kernel = memory()
+    own = exposed(1).exposed[1].address
+    with ServiceTable.bind(kernel) as table:
+        table.upsert(exposed(1))
+        seen = []
+        watched(lambda: seen.append(len(shut(kernel))), lambda: table.set_node_addresses([own]))
+        assert shut(kernel).keys() == {"10.96.0.10"}
+        assert set(seen) == {1, 2}
+        table.plan([]).apply()
+        table.upsert(exposed(1))
+        assert shut(kernel).keys() == {"10.96.0.10"}
+        table.set_node_addresses([])
+        assert shut(kernel).keys() == {"10.96.0.10", "203.0.113.1"}
+    with ServiceTable.bind(kernel) as table:
+        table.set_node_addresses([own])
+        assert shut(kernel).keys() == {"10.96.0.10"}
+
+
+def test_the_row_of_an_address_takes_room_that_is_asked_for_first() -> None:
+    kernel = memory(frontends=5)
+    with ServiceTable.bind(kernel) as table:
+        table.upsert(exposed(1))  # three frontends, two addresses
+        with pytest.raises(CapacityError, match="6 frontends needed, 5 fit"):
+            table.upsert(service(81, 1))
+        table.upsert(evolve(exposed(1), exposed=[NODE_PORT]), service(81, 1), service(82, 1))
+        with pytest.raises(CapacityError, match="7 frontends needed, 5 fit"):
+            table.upsert(exposed(1))
+
+
+def test_rows_of_addresses_count_for_what_fits_one_by_one() -> None:
+    kernel = memory(frontends=6)
+    with ServiceTable.bind(kernel) as table:
+        one = evolve(service(80, 1), exposed=[LOAD_BALANCER])  # two frontends, two addresses
+        other = Service("10.96.0.11", 80)
+        report = table.change([one, service(81, 1), other, service(82, 1)])
+        assert list(report.refused) == [other.frontend]
+        assert len(kernel["kd_frontends"]) == 6
+        report = table.change([other], [service(81).frontend, service(82).frontend])
+        assert not report.refused
+        assert len(kernel["kd_frontends"]) == 6
+
+
 def watched(look: Callable[[], object], action: Callable[[], object]) -> None:
     """Run ``action``, looking at every line of the library's writing code."""
 
@@ -440,7 +528,7 @@ def test_what_does_not_fit_is_left_as_it_is_and_the_rest_is_done() -> None:
 
 
 def test_room_that_a_change_makes_is_used_by_the_same_change() -> None:
-    with ServiceTable.bind(memory(rows=4, frontends=2)) as table:
+    with ServiceTable.bind(memory(rows=4, frontends=3)) as table:
         table.change([service(80, 1, 2, 3), service(81, 4)])
         report = table.change([service(80, 1), service(82, 5, 6)], [service(81).frontend])
         assert (report.added, report.changed, report.removed) == (1, 1, 1)
@@ -452,7 +540,11 @@ def test_slots_that_are_not_in_one_run_refuse_only_who_needs_them() -> None:
     kernel = memory(slots=2)  # two blocks of 16
     with ServiceTable.bind(kernel) as table:
         table.change([service(port, 1, 2, 3, 4) for port in range(80, 88)])
-        runs = {kernel["kd_sets"][3 * row.service].offset: key for key, row in kernel["kd_frontends"].items()}
+        runs = {
+            kernel["kd_sets"][3 * row.service].offset: key
+            for key, row in kernel["kd_frontends"].items()
+            if key.port
+        }
         table.change(removed=[Frontend(runs[offset].addr, runs[offset].port) for offset in (4, 8, 20, 24)])
         report = table.change([service(90, *range(1, 9)), service(91, 1, 2)])
         assert set(report.refused) == {service(90).frontend}
@@ -495,7 +587,7 @@ def test_a_change_killed_at_any_line_leaves_old_or_new() -> None:
     assert line > 100
 
 
-WRITING = {module.__file__ for module in (service_table, sets, backends, grace)}
+WRITING = {module.__file__ for module in (service_table, service_addresses, sets, backends, grace)}
 
 
 class Killed(BaseException):
@@ -528,22 +620,35 @@ def killed_at(line: int, action: Callable[[], object]) -> bool:
 
 
 def test_killed_at_any_line_the_kernel_answers_old_or_new_and_a_restart_ends_as_desired() -> None:
-    old = [exposed(1, 2, source_ranges=["203.0.113.0/24"]), service(81, 3), service(82, 4)]
-    new = [exposed(2, 5), service(82, 4, selection="maglev"), service(83, 6, 7)]
+    there, elsewhere = Exposure("external_ip", "203.0.113.6", 80), Exposure("external_ip", "203.0.113.7", 80)
+    old = [
+        exposed(1, 2, source_ranges=["203.0.113.0/24"]),
+        service(81, 3, exposed=[there]),
+        service(82, 4),
+    ]
+    new = [exposed(2, 5), service(82, 4, selection="maglev"), service(83, 6, 7, exposed=[elsewhere])]
     fronts = {f: (find(old, f), find(new, f)) for s in (*old, *new) for f in s.frontends}
     line, died = 0, True
     while died:
         line += 1
-        kernel = memory(frontends=8, rows=12, slots=40)
+        kernel = memory(frontends=10, rows=12, slots=40)
         with ServiceTable.bind(kernel) as table:
             table.plan(old).apply()
             plan = table.plan(new)
             died = killed_at(line, plan.apply)
         for frontend, (before, after) in fronts.items():
             assert answers(kernel, frontend) in (before, after), f"line {line}: {frontend}"
+        dialled = {str(key.addr) for key in kernel["kd_frontends"] if key.port}
+        assert shut(kernel).keys() <= dialled, f"line {line}: an address is shut that no service is at"
+        assert shut(kernel)["10.96.0.10"] == FrontendKind.CLUSTER_IP, f"line {line}"
         with ServiceTable.bind(kernel) as table:
             table.plan(new).apply()
             assert set(table.dump()) == set(new)
+        assert shut(kernel) == {
+            "10.96.0.10": FrontendKind.CLUSTER_IP,
+            "203.0.113.1": FrontendKind.LOAD_BALANCER,
+            "203.0.113.7": FrontendKind.EXTERNAL_IP,
+        }
         assert rows_in_use(kernel) == sum(len(s.backends) for s in new), f"line {line}"
     assert line > 100  # it did stop at many places
 

@@ -31,6 +31,25 @@ static __always_inline bool kd_addr_equal(const struct kd_addr *a, const struct 
 	return !((a->w[0] ^ b->w[0]) | (a->w[1] ^ b->w[1]) | (a->w[2] ^ b->w[2]) | (a->w[3] ^ b->w[3]));
 }
 
+/* An address is in a network if it has the network's bits where the mask has ones. */
+struct kd_network {
+	struct kd_addr addr;
+	struct kd_addr mask;
+};
+
+/* No address is in this one. */
+#define KD_NO_NETWORK { .addr = { .w = { 0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff } } }
+
+/* The last word tells most IPv4 addresses apart: it goes first. */
+static __always_inline bool kd_addr_in(const struct kd_addr *addr, const volatile struct kd_network *network)
+{
+#pragma unroll
+	for (int i = 3; i >= 0; i--)
+		if ((addr->w[i] & network->mask.w[i]) != network->addr.w[i])
+			return false;
+	return true;
+}
+
 /* Both ports of a tuple, as they stand in the packet. */
 static __always_inline __be32 kd_ports(const struct kd_tuple *tuple)
 {

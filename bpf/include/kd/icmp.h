@@ -139,7 +139,7 @@ KD_SUBPROGRAM int kd_icmp_echo(struct __sk_buff *skb, const struct kd_pkt *pkt)
 	struct kd_tuple back = kd_reversed(&pkt->tuple);
 	__u8 macs[2][ETH_ALEN], swapped[2][ETH_ALEN];
 
-	if (!kd_frontend_find(&pkt->tuple.dst, 0, 0))
+	if (!kd_is_of_services(&pkt->tuple.dst))
 		return KD_PASS;
 	if (bpf_skb_load_bytes(skb, 0, macs, sizeof(macs)))
 		return KD_DROP_REWRITE;

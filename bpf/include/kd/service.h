@@ -15,11 +15,15 @@
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 #include <kd/addr.h>
+#include <kd/config.h>
 #include <kd/types.h>
 #include <kd/verdict.h>
 #include <kd/maps/affinity.h>
 #include <kd/maps/services.h>
 #include <kd/maps/sources.h>
+
+KD_CONFIG(struct kd_network, service_ipv4, "every address in it is a cluster IP, in use or not") = KD_NO_NETWORK;
+KD_CONFIG(struct kd_network, service_ipv6, "every address in it is a cluster IP, in use or not") = KD_NO_NETWORK;
 
 static __always_inline __u32 kd_now(void)
 {
@@ -34,11 +38,28 @@ static __always_inline struct kd_frontend *kd_frontend_find(const struct kd_addr
 	return bpf_map_lookup_elem(&kd_frontends, &key);
 }
 
-/* No frontend is dialled here: nothing to us, unless the address belongs to services only. */
+static __always_inline bool kd_is_cluster_ip(const struct kd_addr *addr)
+{
+	return kd_addr_in(addr, &service_ipv4) || kd_addr_in(addr, &service_ipv6);
+}
+
+/* The address belongs to services only: nobody behind us could answer there. */
+static __always_inline bool kd_is_of_services(const struct kd_addr *addr)
+{
+	return kd_is_cluster_ip(addr) || kd_frontend_find(addr, 0, 0);
+}
+
+/*
+ * No frontend is dialled here: nothing to us, unless the address belongs to services only. Clients of a cluster IP
+ * are told, as those of a network of them are where there is none; strangers who knock at the rest are not.
+ */
 static __always_inline int kd_frontend_missing(const struct kd_addr *addr)
 {
-	struct kd_frontend *whole = kd_frontend_find(addr, 0, 0);
+	struct kd_frontend *whole;
 
+	if (kd_is_cluster_ip(addr))
+		return KD_REJECT_NO_SERVICE;
+	whole = kd_frontend_find(addr, 0, 0);
 	if (!whole)
 		return KD_PASS;
 	return whole->kind == KD_CLUSTER_IP ? KD_REJECT_NO_SERVICE : KD_DROP_NO_SERVICE;

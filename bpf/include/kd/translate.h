@@ -105,7 +105,7 @@ static __always_inline int kd_flow_find(struct __sk_buff *skb, const struct kd_p
 /* A later fragment whose first was not translated here. */
 KD_SUBPROGRAM int kd_fragment_alone(const struct kd_pkt *pkt)
 {
-	return kd_frontend_find(&pkt->tuple.dst, 0, 0) ? KD_DROP_FRAGMENT : KD_PASS;
+	return kd_is_of_services(&pkt->tuple.dst) ? KD_DROP_FRAGMENT : KD_PASS;
 }
 
 /* A fragment may end before TCP's checksum. */
