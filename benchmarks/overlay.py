@@ -1,0 +1,107 @@
+"""A transfer between pods of two nodes: our tunnel against the kernel's own VXLAN."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections import defaultdict
+
+from benchmarks import harness
+from benchmarks.harness import Figure, median, ratios, rounds_of
+from k8sdatapath import Lab
+from k8sdatapath.lab.lab import LabNode, Pod
+from k8sdatapath.node import Capacity
+
+BENCH = "overlay"
+ROUNDS = 15
+PORT = 5201
+BYTES = 2 << 30
+SMALL = Capacity(services=1024, backends=4096, slots=65536, flows=65536, pods=64)
+
+#: How the client dials: the pod's address leads into our tunnel, its second one into the kernel's.
+PATHS = {"ours": "10.244.2.2", "kernel": "10.245.2.2"}
+TITLES = {"ours": "k8sdatapath's tunnel", "kernel": "a VXLAN device with a fixed remote"}
+
+_SERVE = f"""
+import socket, time
+listener = socket.create_server(("", {PORT}))
+buffer = bytearray(1 << 20)
+print("ready", flush=True)
+while True:
+    client, _ = listener.accept()
+    got, started = client.recv_into(buffer), time.perf_counter()
+    while read := client.recv_into(buffer):
+        got += read
+    print(got / (time.perf_counter() - started), flush=True)
+"""
+_SEND = f"""
+import socket, sys
+piece = bytes(1 << 18)
+with socket.create_connection((sys.argv[1], {PORT})) as server:
+    for _ in range({BYTES} // len(piece)):
+        server.sendall(piece)
+"""
+
+
+def main() -> None:
+    print(f"{BENCH}: {BYTES >> 20} MiB from pod to pod, {ROUNDS} rounds, medians\n")
+    with Lab.start(nodes=2, routing="vxlan", capacity=SMALL, socket_lb=False) as lab:
+        client, server = (lab.pod(f"pod{node.number}", node) for node in lab.nodes)
+        for pod, other in (client, server), (server, client):
+            by_kernel(pod, other.node)
+        rates = measure(client, server)
+    harness.table(
+        ["", "Gbit/s", "lowest", "highest"],
+        [(TITLES[path], *(f(each) * 8e-9 for f in (median, min, max))) for path, each in rates.items()],
+    )
+    figure = Figure(
+        ratios(rates["ours"], rates["kernel"]),
+        "ratio of bytes per second",
+        f"{median(rates['ours']) * 8e-9:.1f} Gbit/s",
+        f"kernel's VXLAN {median(rates['kernel']) * 8e-9:.1f} Gbit/s",
+        at_least=0.9,
+    )
+    harness.report(BENCH, ROUNDS, {"throughput_ours_over_kernel_vxlan": figure})
+
+
+def by_kernel(pod: Pod, other: LabNode) -> None:
+    """Another address of the pod, which the other node reaches through a device of the kernel alone."""
+    node, own = pod.node, f"10.245.{pod.node.number}.2"
+    mac = "0e:00:00:00:00:0"
+    pod.exec(["ip", "address", "add", f"{own}/32", "dev", "eth0"], check=True)
+    pod.exec(
+        ["ip", "route", "add", "10.245.0.0/16", "via", "169.254.1.1", "dev", "eth0", "onlink", "src", own],
+        check=True,
+    )
+    commands = (
+        f"link add kernel0 address {mac}{node.number} mtu 1450 type vxlan id 7 dstport 4789 "
+        f"local {node.address} remote {other.address} dev eth0 nolearning",
+        "link set kernel0 up",
+        f"route add {own}/32 dev {pod.device}",
+        f"neigh add {own} lladdr {pod.mac} dev {pod.device} nud permanent",
+        f"route add 10.245.{other.number}.0/24 via 10.245.{other.number}.1 dev kernel0 onlink",
+        f"neigh add 10.245.{other.number}.1 lladdr {mac}{other.number} dev kernel0 nud permanent",
+    )
+    node.exec(["ip", "-batch", "-"], input="\n".join(commands), check=True)
+
+
+def measure(client: Pod, server: Pod) -> dict[str, list[float]]:
+    """Bytes per second as the server sees them, of both in turn."""
+    rates: dict[str, list[float]] = defaultdict(list)
+    command = [sys.executable, "-c", _SERVE]
+    with server.popen(command, stdout=subprocess.PIPE, text=True) as serving:
+        assert serving.stdout is not None
+        try:
+            serving.stdout.readline()
+            for number, path in rounds_of(tuple(PATHS), ROUNDS + 1):
+                client.exec([sys.executable, "-c", _SEND, PATHS[path]], timeout=120, check=True)
+                rate = float(serving.stdout.readline())
+                if number:  # the first warms up
+                    rates[path].append(rate)
+        finally:
+            serving.kill()
+    return dict(rates)
+
+
+if __name__ == "__main__":
+    main()

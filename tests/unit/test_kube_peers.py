@@ -1,0 +1,29 @@
+"""Nodes of the cluster as peers of one of them."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address, ip_network
+
+from k8sdatapath.kube.objects import KubeNode
+from k8sdatapath.kube.peers import peers_of
+from k8sdatapath.model import Peer
+
+
+def node(number: int, *, addresses: bool = True, networks: bool = True) -> KubeNode:
+    both = (
+        ip_address(f"2001:db8::{number}"),
+        ip_address(f"192.0.2.{number}"),
+        ip_address(f"198.51.100.{number}"),
+    )
+    pods = ip_network(f"10.244.{number}.0/24"), ip_network(f"fd00:10:244:{number}::/64")
+    return KubeNode(f"n{number}", addresses=both if addresses else (), pod_networks=pods if networks else ())
+
+
+def test_every_other_node_that_says_where_it_is_and_what_it_has() -> None:
+    nodes = [node(3), node(1), node(2), node(4, networks=False), node(5, addresses=False)]
+    assert peers_of(nodes, "n1") == (
+        Peer("192.0.2.2", ["10.244.2.0/24", "fd00:10:244:2::/64"]),
+        Peer("192.0.2.3", ["10.244.3.0/24", "fd00:10:244:3::/64"]),
+    )
+    assert [str(peer.address) for peer in peers_of(nodes, "n1", ipv6=True)] == ["2001:db8::2", "2001:db8::3"]
+    assert [peer.name for peer in peers_of(nodes, "n2")] == ["n1", "n3"]
