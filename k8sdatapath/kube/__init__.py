@@ -6,12 +6,14 @@
 
 Live: ``events`` is what sources tell. ``watch`` is an API server as a source: a ``follower`` for each of its
 ``resources``, over a ``connection``, with ``patience``; ``wire`` and ``fast`` read what it sends.
+``replay`` records sources, and plays them back.
 ``translator`` is ``translate`` for changes, ``local`` joins a source and that.
 """
 
 from k8sdatapath.kube.events import Batch, ObjectEvent, ObjectSource, in_asyncio
 from k8sdatapath.kube.local import NodeLocal, node_local
 from k8sdatapath.kube.patience import Patience
+from k8sdatapath.kube.replay import Recorder, Replay
 from k8sdatapath.kube.resources import Resource
 from k8sdatapath.kube.static import StaticYaml
 from k8sdatapath.kube.translate import HealthCheck, Translation, translate
@@ -29,6 +31,8 @@ __all__ = [
     "ObjectEvent",
     "ObjectSource",
     "Patience",
+    "Recorder",
+    "Replay",
     "Resource",
     "ServiceTranslator",
     "StaticYaml",
