@@ -9,7 +9,7 @@ The package is built in layers, and imports go only down them (``tests/api`` hol
 layer  modules                                                              knows
 ====== ==================================================================== ==========================
 L6     ``node`` ``lab`` ``cli``                                             everything: the compositions
-L5     ``kube``                                                             Kubernetes, and the model
+L5     ``kube`` ``reconcile``                                               Kubernetes, and the model
 L4     ``datapath``                                                         services, from plan to applied
 L3     ``tables``                                                           what each map means
 L2     ``layout maps programs objects links pins features compiler net``    the kernel, in types
@@ -35,6 +35,7 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time __getattr__ does
     from k8sdatapath.kube import KubeWatch as KubeWatch
     from k8sdatapath.kube import NodeView as NodeView
     from k8sdatapath.kube import StaticYaml as StaticYaml
+    from k8sdatapath.kube import node_local as node_local
     from k8sdatapath.lab import Lab as Lab
     from k8sdatapath.layout import struct as struct
     from k8sdatapath.links import After as After
@@ -59,6 +60,8 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time __getattr__ does
     from k8sdatapath.objects import ObjectSpec as ObjectSpec
     from k8sdatapath.pins import PinDir as PinDir
     from k8sdatapath.programs import Direction as Direction
+    from k8sdatapath.reconcile import Feed as Feed
+    from k8sdatapath.reconcile import Reconciler as Reconciler
 
     __version__: str
 
@@ -71,6 +74,7 @@ _HOMES = {
     "Capacity": "k8sdatapath.node",
     "DatapathError": "k8sdatapath.errors",
     "Direction": "k8sdatapath.programs",
+    "Feed": "k8sdatapath.reconcile",
     "First": "k8sdatapath.links",
     "Exposure": "k8sdatapath.model",
     "Frontend": "k8sdatapath.model",
@@ -87,6 +91,7 @@ _HOMES = {
     "ObjectSpec": "k8sdatapath.objects",
     "PinDir": "k8sdatapath.pins",
     "Protocol": "k8sdatapath.model",
+    "Reconciler": "k8sdatapath.reconcile",
     "Scope": "k8sdatapath.model",
     "Selection": "k8sdatapath.model",
     "Service": "k8sdatapath.model",
@@ -97,6 +102,7 @@ _HOMES = {
     "features": "k8sdatapath.features",
     "include_dir": "k8sdatapath.compiler",
     "maps": "k8sdatapath.maps",
+    "node_local": "k8sdatapath.kube",
     "programs": "k8sdatapath.programs",
     "struct": "k8sdatapath.layout",
 }
@@ -110,6 +116,7 @@ __all__ = [
     "DatapathError",
     "Direction",
     "Exposure",
+    "Feed",
     "First",
     "Frontend",
     "FrontendKind",
@@ -125,6 +132,7 @@ __all__ = [
     "ObjectSpec",
     "PinDir",
     "Protocol",
+    "Reconciler",
     "Scope",
     "Selection",
     "Service",
@@ -135,6 +143,7 @@ __all__ = [
     "features",
     "include_dir",
     "maps",
+    "node_local",
     "programs",
     "struct",
 ]

@@ -6,8 +6,8 @@ printable, worked out without touching the kernel, checked for room, and applied
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Protocol, TypeAlias, TypeVar
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 from attrs import field, frozen
 
@@ -25,6 +25,7 @@ __all__ = [
     "Plan",
     "Pressure",
     "Report",
+    "Services",
     "Source",
     "Told",
 ]
@@ -108,6 +109,23 @@ class Component(Protocol[T_contra]):
         ...
 
 
+class Services(Protocol):
+    """Something that holds services in the kernel and changes some of them, such as a ServiceTable."""
+
+    @property
+    def frontends(self) -> Collection[Frontend]:
+        """The main frontends of all services that it holds."""
+        ...
+
+    def change(self, upserts: Iterable[Service] = (), removed: Iterable[Frontend] = ()) -> Report:
+        """Add or replace some and remove others, by their main frontends."""
+        ...
+
+    def verify(self) -> tuple[Frontend, ...]:
+        """Read back what is in the kernel. Returns the main frontends of what is there otherwise."""
+        ...
+
+
 class Source(Protocol[T_co]):
     """Where desired state comes from, such as a directory of manifests."""
 
@@ -130,12 +148,14 @@ class Told:
     :ivar received: when, by ``time.monotonic()``.
     :ivar triggered: when that came about which it tells, as Unix time; 0: not known.
     :ivar gone: it is not there any more.
+    :ivar object: what it is like now, if the source knows it as a value.
     """
 
     key: ObjectKey
     received: float
     triggered: float = 0.0
     gone: bool = False
+    object: Any = None
 
 
 @frozen(kw_only=True)

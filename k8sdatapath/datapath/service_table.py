@@ -127,6 +127,12 @@ class ServiceTable(Resource):
     def __contains__(self, frontend: Frontend) -> bool:
         return frontend in self._owners
 
+    @property
+    def frontends(self) -> frozenset[Frontend]:
+        """The main frontends of all services."""
+        with self._in_use():
+            return frozenset(self._entries)
+
     def dump(self) -> tuple[Service, ...]:
         """Every service, in order of address and port. Names are known of those applied by this process."""
         with self._in_use():
@@ -453,6 +459,46 @@ class ServiceTable(Resource):
             for id in step.before.ids:
                 if id not in stay:
                     self._rows.remove(id)
+
+    def verify(self) -> tuple[Frontend, ...]:
+        """Compare the maps with what was written to them; where they differ, go on from what they hold.
+
+        For maps that somebody else may write to. To repair them, :meth:`plan` or :meth:`change` again.
+
+        :returns: main frontends of the services that are otherwise, or should not be there.
+        :raises ContractError: they hold what no service table writes.
+        """
+        with self._in_use():
+            before = self._entries
+            rows = {key: row for key, row in self._frontends.items() if row.service != NO_SERVICE}
+            ranges = set(self._sources)
+            wrong = [f for f, entry in before.items() if not self._stands_as(entry, rows, ranges)]
+            strange = {row.service for row in rows.values()}
+            wrong += [f for f, entry in before.items() if entry.number in strange and f not in wrong]
+            if not wrong and not rows:
+                return ()
+            self._adopt()
+            self._epoch += 1
+            for frontend in before.keys() & self._entries.keys() - set(wrong):
+                self._entries[frontend] = before[frontend]  # they know names
+            return tuple(dict.fromkeys([*wrong, *(f for f in self._entries if f not in before)]))
+
+    def _stands_as(
+        self, entry: Entry, rows: dict[FrontendKey, FrontendRow], ranges: Collection[SourceKey]
+    ) -> bool:
+        """Whether a service is in the maps as it was written; takes its own out of the rows of frontends."""
+        service, ids = entry.service, entry.ids
+        wanted = frontend_rows(service, entry.number)
+        found = {key: rows.pop(key, None) for key in wanted}
+        return (
+            found == wanted
+            and all(key in ranges for key in source_keys(service, entry.number))
+            and all(self._rows.holds(id, each) for id, each in zip(ids, service.backends, strict=True))
+            and all(
+                list(members) == self._sets.ids(entry.number, kind)
+                for kind, members in members_of_sets(service, ids).items()
+            )
+        )
 
     # -- going to other maps --
 

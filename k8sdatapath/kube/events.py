@@ -10,9 +10,9 @@ from attrs import frozen
 
 from k8sdatapath.component import ObjectKey
 from k8sdatapath.errors import ManifestError
-from k8sdatapath.kube.objects import KubeObject
+from k8sdatapath.kube.objects import EndpointSlice, KubeNode, KubeObject, KubePod, KubeService
 
-__all__ = ["Batch", "ObjectEvent", "ObjectSource", "in_asyncio"]
+__all__ = ["Batch", "ObjectEvent", "ObjectSource", "in_asyncio", "key_of"]
 
 
 @frozen
@@ -47,6 +47,19 @@ class Batch:
 
     events: tuple[ObjectEvent, ...]
     synced: bool
+
+
+def key_of(object: KubeObject) -> ObjectKey:
+    """By which events are about an object."""
+    return _KINDS[type(object)], object.namespace, object.name
+
+
+_KINDS: dict[type, str] = {
+    KubeService: "Service",
+    EndpointSlice: "EndpointSlice",
+    KubePod: "Pod",
+    KubeNode: "Node",
+}
 
 
 class ObjectSource(Protocol):

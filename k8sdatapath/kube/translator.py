@@ -123,7 +123,7 @@ class ServiceTranslator:
             key, known = event.key, event.object
             triggered = known.triggered if type(known) is EndpointSlice else 0.0
             gone = known is None and event.error is None
-            self._told[key] = Told(key, event.received, triggered, gone)
+            self._told[key] = Told(key, event.received, triggered, gone, known)
             if event.error is not None:
                 self._unreadable[key] = self._errors[key] = event.error
                 continue

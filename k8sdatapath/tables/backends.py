@@ -122,6 +122,12 @@ class BackendRows:
         row = self._layout.unpack(self._view[index * self._size : (index + 1) * self._size])
         return row if row.id == id and row.state != FREE else None
 
+    def holds(self, id: int, backend: Backend) -> bool:
+        """Whether the row of this id is that of a backend."""
+        row = self.get(id)
+        wanted = backend.address, backend.port, _status(backend)
+        return row is not None and (row.addr, row.port, row.status) == wanted
+
     def all(self) -> list[BackendRow]:
         """Every row that belongs to somebody."""
         end = max(self._taken(), default=-1) + 1
