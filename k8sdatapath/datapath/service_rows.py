@@ -179,7 +179,8 @@ def in_lowest_terms(counts: list[int]) -> list[int]:
 
 
 def _rank(frontend: tuple[FrontendKey, FrontendRow]) -> Any:
-    """The main frontend first: only it can be a cluster IP; then by address, that of loopback last."""
+    """The main frontend first: the cluster IP, or the host port; then by address, that of loopback last."""
     key, row = frontend
-    main = row.kind in (FrontendKind.CLUSTER_IP, FrontendKind.HOST_PORT)
-    return not main, key.addr.is_loopback, int(key.addr), key.port
+    main = (FrontendKind.CLUSTER_IP, FrontendKind.HOST_PORT)
+    kind = main.index(row.kind) if row.kind in main else len(main)
+    return kind, key.addr.is_loopback, int(key.addr), key.port
