@@ -5,6 +5,7 @@
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 #include <kd/forward.h>
+#include <kd/own.h>
 #include <kd/packet.h>
 #include <kd/translate.h>
 #include <kd/verdict.h>
@@ -22,5 +23,25 @@ int from_uplink(struct __sk_buff *skb)
 		result = kd_translate(skb, &pkt, true);
 	if (result == KD_CONTINUE)
 		result = kd_forward(skb, &pkt);
+	return kd_finish(skb, result);
+}
+
+/*
+ * tc egress: what the node sends itself. What it forwards, translated or not, has been seen where it came in,
+ * and is not counted again.
+ */
+SEC("tc")
+int to_uplink(struct __sk_buff *skb)
+{
+	struct kd_pkt pkt = {};
+	int result;
+
+	if (skb->ingress_ifindex)
+		return TC_ACT_UNSPEC;
+	result = kd_parse(skb, &pkt);
+	if (result == KD_CONTINUE)
+		result = kd_translate_out(skb, &pkt);
+	if (result == KD_CONTINUE)
+		result = KD_TO_STACK;
 	return kd_finish(skb, result);
 }

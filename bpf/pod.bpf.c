@@ -5,6 +5,7 @@
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 #include <kd/forward.h>
+#include <kd/own.h>
 #include <kd/packet.h>
 #include <kd/translate.h>
 #include <kd/verdict.h>
@@ -30,8 +31,7 @@ int from_pod(struct __sk_buff *skb)
 
 /*
  * tc egress: what the node's stack sends to the pod, so not what from_pod or from_uplink delivered
- * themselves. These are the answers of backends that run on the node itself, or that came in through a device
- * without a program.
+ * themselves.
  */
 SEC("tc")
 int to_pod(struct __sk_buff *skb)
@@ -40,7 +40,7 @@ int to_pod(struct __sk_buff *skb)
 	int result = kd_overheard(skb) ? KD_PASS : kd_parse(skb, &pkt);
 
 	if (result == KD_CONTINUE)
-		result = kd_translate_reply(skb, &pkt);
+		result = kd_translate_out(skb, &pkt);
 	if (result == KD_CONTINUE)
 		result = KD_TO_STACK;
 	return kd_finish(skb, result);

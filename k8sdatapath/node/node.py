@@ -40,6 +40,7 @@ __all__ = ["AttachedPod", "Node"]
 
 _BIND = ("bind4", "bind6")
 _POD_HOOKS = {"from_pod": Direction.INGRESS, "to_pod": Direction.EGRESS}
+_UPLINK_HOOKS = {"from_uplink": Direction.INGRESS, "to_uplink": Direction.EGRESS}
 _TUNNEL_HOOKS = {"from_overlay": Direction.INGRESS, "to_overlay": Direction.EGRESS}
 
 
@@ -120,7 +121,8 @@ class Node(Resource):
                     if config.protect_node_ports or hook.entry not in _BIND:
                         hooks.put(hook, objects)
             for device in config.uplinks if config.tc_lb else ():
-                hooks.put(TcHook("host", "from_uplink", device, Direction.INGRESS), objects)
+                for entry, direction in _UPLINK_HOOKS.items():
+                    hooks.put(TcHook("host", entry, device, direction), objects)
                 if config.xdp:
                     hooks.put_xdp(XdpHook("xdp", "xdp_in", device), objects)
             if config.tunnel is not None:

@@ -17,6 +17,7 @@ class FlowFlags(IntFlag):
     FIN = 2
     RST = 4
     SEEN_REPLY = 8
+    SOURCE = 16
 
 
 @struct
@@ -39,5 +40,5 @@ class ConntrackRow:
     packets: u64
     backend: u32
     last_seen: u32
-    flags: u8
-    pad: ClassVar = zeros(7)
+    flags: u32
+    pad: ClassVar = zeros(4)

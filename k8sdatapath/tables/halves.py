@@ -21,7 +21,7 @@ __all__ = ["Columns", "Pair", "gather", "joined", "opposites", "pair"]
 _KEY, _ROW = layout_of(Tuple), layout_of(ConntrackRow)
 _PROTOCOL = next(field.offset for field in _KEY.fields if field.name == "protocol")
 _AT = {field.name: field.offset for field in _ROW.fields}
-_FLAGS = _AT["flags"]
+_FLAGS, _LAST_SEEN = _AT["flags"] // 4, _AT["last_seen"] // 4  # in words
 _REPLY, _SEEN_REPLY = int(FlowFlags.REPLY), int(FlowFlags.SEEN_REPLY)  # as bare numbers many times as fast
 _TO = slice(_AT["to"], _AT["to"] + _KEY.size)
 
@@ -31,16 +31,17 @@ class Columns:
     """What tells how long entries may be silent: a sequence for each field, in the order of the entries."""
 
     protocols: bytearray
-    flags: bytearray
+    flags: list[int]
     last_seen: list[int]
 
     @classmethod
     def of(cls, keys: bytearray, rows: bytearray) -> Columns:
         """Cut packed entries into columns."""
+        words, size = memoryview(rows).cast("I"), _ROW.size // 4
         return cls(
             keys[_PROTOCOL :: _KEY.size],
-            rows[_FLAGS :: _ROW.size],
-            memoryview(rows).cast("I")[_AT["last_seen"] // 4 :: _ROW.size // 4].tolist(),
+            words[_FLAGS::size].tolist(),
+            words[_LAST_SEEN::size].tolist(),
         )
 
 
@@ -62,8 +63,8 @@ class Pair:
     def flags(self) -> tuple[int, int]:
         """The flags of the halves (:class:`~k8sdatapath.tables.conntrack.FlowFlags`)."""
         return (
-            self.original[_FLAGS] if self.original else 0,
-            self.reply[_FLAGS] if self.reply else _REPLY,
+            _word(self.original, _FLAGS) if self.original else 0,
+            _word(self.reply, _FLAGS) if self.reply else _REPLY,
         )
 
     @property
@@ -93,15 +94,16 @@ class Pair:
 
     def answer(self) -> tuple[Tuple, ConntrackRow]:
         """The reply that belongs to the original half, as it is when new (``kd_ct_answer()``)."""
-        backend = _ROW.unpack(self.original).backend
-        row = ConntrackRow(_KEY.unpack(_reversed(self.original_key)), 0, backend, 0, FlowFlags.REPLY)
+        original = _ROW.unpack(self.original)
+        flags = FlowFlags.REPLY | original.flags & FlowFlags.SOURCE
+        row = ConntrackRow(_KEY.unpack(_reversed(self.original_key)), 0, original.backend, 0, flags)
         return _KEY.unpack(_reversed(self.original[_TO])), row
 
 
 def pair(key: bytes, row: bytes, other_key: bytes, other: bytes | None) -> Pair:
     """Join an entry with the one that stands where its other half should be (``kd_ct_same()``)."""
-    is_reply = row[_FLAGS] & _REPLY
-    if not other or _reversed(other[_TO]) != key or (other[_FLAGS] & _REPLY) == is_reply:
+    is_reply = _word(row, _FLAGS) & _REPLY
+    if not other or _reversed(other[_TO]) != key or (_word(other, _FLAGS) & _REPLY) == is_reply:
         other_key = other = b""
     return Pair(other_key, other, key, row) if is_reply else Pair(key, row, other_key, other)
 
@@ -115,13 +117,13 @@ def joined(keys: Buffer, rows: Buffer) -> Iterator[Pair]:
     }
     claimed = set()
     for key, row in table.items():
-        if not row[_FLAGS] & _REPLY:
+        if not _word(row, _FLAGS) & _REPLY:
             other_key = _reversed(row[_TO])
             found = pair(key, row, other_key, table.get(other_key))
             claimed.add(found.reply_key)
             yield found
     for key, row in table.items():
-        if row[_FLAGS] & _REPLY and key not in claimed:
+        if _word(row, _FLAGS) & _REPLY and key not in claimed:
             yield pair(key, row, b"", None)
 
 
@@ -144,4 +146,8 @@ def _reversed(packed: bytes) -> bytes:
 
 
 def _last_seen(row: bytes) -> int:
-    return memoryview(row).cast("I")[_AT["last_seen"] // 4] if row else 0
+    return _word(row, _LAST_SEEN) if row else 0
+
+
+def _word(row: bytes, index: int) -> int:
+    return memoryview(row).cast("I")[index]

@@ -6,7 +6,8 @@ A line is a packet and what becomes of it::
 
 The client sends a SYN to the service; the program puts it into a pod, addressed to backend one. Without the
 second half the packet has to be left as it was. Lines without an arrow are things that happen in between.
-In UDP the flags mean nothing. Every packet that comes out has right checksums, and is one hop older if it
+``client*`` is the client under another port, the one that its packet was given first. In UDP the flags mean
+nothing. Every packet that comes out has right checksums, and is one hop older if it
 was delivered directly.
 """
 
@@ -94,13 +95,16 @@ CONVERSATIONS = [
         """,
     ),
     Conversation(
-        "one client port at two services with one backend: the second waits, the first keeps its answers",
+        "one client port at two services with one backend: the second flow gets another port there",
         """
         service has one
         other has one
         client -> service [S]   TO_POD client -> one
-        client -> other [S]     DROP_TUPLE_COLLISION
+        client -> other [S]     TO_POD client* -> one
         one -> client [SA]      TO_POD service -> client
+        one -> client* [SA]     TO_POD other -> client
+        client -> service [A]   TO_POD client -> one
+        client -> other [A]     TO_POD client* -> one
         """,
     ),
     tcp_only(
@@ -112,7 +116,7 @@ CONVERSATIONS = [
         client -> service [FA]  TO_POD client -> one
         client -> other [S]     TO_POD client -> one
         one -> client [SA]      TO_POD other -> client
-        client -> service [A]   DROP_TUPLE_COLLISION
+        client -> service [A]   TO_POD client* -> one
         """,
     ),
     tcp_only(
@@ -132,8 +136,9 @@ CONVERSATIONS = [
         client has two
         one -> client [S]       TO_POD one -> two
         service has one
-        client -> service [S]   DROP_TUPLE_COLLISION
+        client -> service [S]   TO_POD client* -> one
         two -> one [SA]         TO_POD client -> one
+        one -> client* [SA]     TO_POD service -> client
         """,
     ),
     tcp_only(
@@ -143,7 +148,7 @@ CONVERSATIONS = [
         other has one
         client -> service [S]   TO_POD client -> one
         time passes
-        client -> other [S]     DROP_TUPLE_COLLISION
+        client -> other [S]     TO_POD client* -> one
         """,
     ),
     udp_only(
@@ -296,7 +301,7 @@ CASES = [
     for world in WORLDS
     for protocol in conversation.protocols
 ]
-LINE = re.compile(r"(\w+) -> (\w+)(?: \[(\w+)\])? +(\w+)(?: (\w+) -> (\w+)|( refused))?$")
+LINE = re.compile(r"(\w+) -> (\w+\*?)(?: \[(\w+)\])? +(\w+)(?: (\w+\*?) -> (\w+)|( refused))?$")
 
 
 @pytest.mark.parametrize("entry", ["from_pod", "from_uplink"])
@@ -308,22 +313,27 @@ def test_conversation(script: str, world: World, protocol: Protocol, entry: str)
         for line in filter(None, map(str.strip, script.splitlines())):
             packet = LINE.match(line)
             if packet:
-                send(datapath, world, protocol, packet)
+                world = send(datapath, world, protocol, packet)
             else:
                 happen(datapath, world, protocol, line)
 
 
-def send(datapath: Rig, world: World, protocol: Protocol, line: re.Match[str]) -> None:
+def send(datapath: Rig, world: World, protocol: Protocol, line: re.Match[str]) -> World:
+    """The world that it returns knows the port that the packet was given, if any."""
     src, dst, flags, outcome, new_src, new_dst, refused = line.groups()
     frame = world.frame(src, dst, protocol, flags or "", b"payload")
     sent = datapath.send(frame)
     assert sent.outcome == outcome, line.string
     if refused:
         assert str(sent.packet.src) == world.address(dst), line.string
-        return
+        return world
     if new_src is None:
         assert sent.frame == frame, line.string
-        return
+        return world
+    if new_src == "client*" and new_src not in world.places:
+        assert sent.packet.sport is not None
+        world = World(world.name, {**world.places, new_src: (world.address(src), sent.packet.sport)})
+        assert world[new_src] != world["client"], line.string
     (src_address, sport), (dst_address, dport) = world[new_src], world[new_dst]
     before, after = parse(frame), sent.packet
     assert (str(after.src), after.sport) == (src_address, sport), line.string
@@ -331,6 +341,7 @@ def send(datapath: Rig, world: World, protocol: Protocol, line: re.Match[str]) -
     assert (after.flags, after.payload) == (before.flags, before.payload)
     assert after.checksums_ok
     assert (after.ttl, after.src_mac, after.dst_mac) == (before.ttl - 1, HOST_MAC, POD_MAC)
+    return world
 
 
 def happen(datapath: Rig, world: World, protocol: Protocol, line: str) -> None:

@@ -22,4 +22,7 @@
 /* A function that is not inlined: what is rare, or large, has a stack of its own. Not every program calls it. */
 #define KD_SUBPROGRAM static __attribute__((noinline, unused))
 
+/* One that the verifier goes through once, by itself, and not again for every way to it. It must not trust pointers. */
+#define KD_FUNCTION __attribute__((noinline, unused))
+
 #endif /* KD_CONFIG_H */

@@ -35,9 +35,6 @@
 #include <kd/maps/conntrack.h>
 
 #define KD_CT_CLOSED (KD_CT_FIN | KD_CT_RST)
-#define KD_EEXIST 17
-#define KD_PORT_MIN 1024
-#define KD_PORT_PROBES 16
 #define KD_CT_UDP_IDLE 30 /* seconds after which another flow may take a silent one's tuple */
 
 static __always_inline bool kd_is_syn(const struct kd_pkt *pkt)
@@ -69,7 +66,7 @@ static __always_inline struct kd_ct kd_ct_answer(const struct kd_tuple *tuple, c
 	struct kd_ct answer = {
 		.to = kd_reversed(tuple),
 		.backend = ct->backend,
-		.flags = ct->flags & KD_CT_REPLY ? KD_CT_SEEN_REPLY : KD_CT_REPLY,
+		.flags = (ct->flags & KD_CT_REPLY ? KD_CT_SEEN_REPLY : KD_CT_REPLY) | (ct->flags & KD_CT_SOURCE),
 	};
 
 	return answer;
@@ -107,7 +104,7 @@ static __always_inline bool kd_ct_over(const struct kd_pkt *pkt, const struct kd
 		if ((ct->flags | other->flags) & KD_CT_CLOSED)
 			return true;
 	}
-	return !reply && !kd_backend_stays(ct->backend);
+	return !(ct->flags & (KD_CT_REPLY | KD_CT_SOURCE)) && !kd_backend_stays(ct->backend);
 }
 
 KD_SUBPROGRAM void kd_ct_forget(const struct kd_tuple *tuple, const struct kd_ct *ct)
@@ -130,13 +127,13 @@ KD_SUBPROGRAM void kd_ct_visit_opposite(const struct kd_tuple *tuple, const stru
 	if (!other)
 		bpf_map_update_elem(&kd_conntrack, &opposite, &answer, BPF_NOEXIST);
 	else if (kd_ct_answers(other, tuple, ct) && answer.flags & ~other->flags)
-		other->flags |= answer.flags;
+		__sync_fetch_and_or(&other->flags, answer.flags);
 }
 
 static __always_inline void kd_ct_touch(const struct kd_pkt *pkt, struct kd_ct *ct)
 {
 	__u32 now = kd_now();
-	__u8 closing = 0;
+	__u32 closing = 0;
 
 	if (pkt->tcp_flags & KD_TCP_FIN)
 		closing |= KD_CT_FIN;
@@ -145,7 +142,7 @@ static __always_inline void kd_ct_touch(const struct kd_pkt *pkt, struct kd_ct *
 
 	__sync_fetch_and_add(&ct->packets, 1);
 	if (closing & ~ct->flags)
-		ct->flags |= closing;
+		__sync_fetch_and_or(&ct->flags, closing);
 	if (ct->last_seen == now)
 		return;
 	ct->last_seen = now;
@@ -176,53 +173,6 @@ static __always_inline bool kd_ct_evict(const struct kd_tuple *tuple, const stru
 	if (over)
 		bpf_map_delete_elem(&kd_conntrack, &opposite);
 	return over;
-}
-
-/* Make the entry of the reply direction, unless another flow holds its tuple. */
-static __always_inline int kd_ct_claim(const struct kd_tuple *tuple, const struct kd_ct *original)
-{
-	struct kd_tuple opposite = kd_reversed(&original->to);
-	struct kd_ct reply = kd_ct_answer(tuple, original);
-	struct kd_ct *held = bpf_map_lookup_elem(&kd_conntrack, &opposite);
-	long failed;
-
-	if (held && !kd_ct_answers(held, tuple, original) && !kd_ct_evict(&opposite, held, original->last_seen))
-		return KD_DROP_TUPLE_COLLISION;
-	failed = bpf_map_update_elem(&kd_conntrack, &opposite, &reply, held ? BPF_ANY : BPF_NOEXIST);
-	if (failed == -KD_EEXIST) /* another CPU was faster */
-		return KD_DROP_TUPLE_COLLISION;
-	return failed ? KD_DROP_NO_MEMORY : KD_CONTINUE;
-}
-
-static __always_inline __be16 kd_random_port(void)
-{
-	return bpf_htons(KD_PORT_MIN + bpf_get_prandom_u32() % (65536 - KD_PORT_MIN));
-}
-
-/*
- * Both entries of a new flow that becomes `to`, or none. Where the source becomes another one, so may its port:
- * the client's own if it is free, else one that is found by chance.
- */
-KD_SUBPROGRAM int kd_ct_create(const struct kd_tuple *tuple, struct kd_tuple *to, __u32 backend)
-{
-	struct kd_ct original = { .to = *to, .backend = backend, .packets = 1, .last_seen = kd_now() };
-	int probes = kd_addr_equal(&to->src, &tuple->src) ? 1 : KD_PORT_PROBES;
-	int result = KD_DROP_TUPLE_COLLISION;
-
-	for (int i = 0; i < KD_PORT_PROBES && i < probes && result == KD_DROP_TUPLE_COLLISION; i++) {
-		if (i)
-			original.to.sport = kd_random_port();
-		result = kd_ct_claim(tuple, &original);
-	}
-	if (result != KD_CONTINUE)
-		return result;
-	if (bpf_map_update_elem(&kd_conntrack, tuple, &original, BPF_ANY)) {
-		*to = kd_reversed(&original.to);
-		bpf_map_delete_elem(&kd_conntrack, to);
-		return KD_DROP_NO_MEMORY;
-	}
-	to->sport = original.to.sport;
-	return KD_CONTINUE;
 }
 
 #endif /* KD_CONNTRACK_H */

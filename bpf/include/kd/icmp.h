@@ -94,15 +94,17 @@ static __always_inline long kd_icmp_write_addrs(struct __sk_buff *skb, bool ipv6
 	return bpf_skb_store_bytes(skb, off + offsetof(struct iphdr, saddr), both, sizeof(both), 0);
 }
 
-KD_SUBPROGRAM int kd_icmp_error(struct __sk_buff *skb, struct kd_pkt *pkt)
+KD_FUNCTION int kd_icmp_error(struct __sk_buff *skb, struct kd_pkt *pkt)
 {
-	__u32 check_off = pkt->l4_off + offsetof(struct kd_icmp, checksum);
-	__u32 quote_off = pkt->l4_off + sizeof(struct kd_icmp);
 	struct kd_tuple quoted = {}, to;
-	__u32 ports_off, diff, outer;
+	__u32 check_off, quote_off, ports_off, diff, outer;
 	struct kd_ct *answer;
 	__be32 ports;
 
+	if (!pkt)
+		return KD_DROP_MALFORMED;
+	check_off = pkt->l4_off + offsetof(struct kd_icmp, checksum);
+	quote_off = pkt->l4_off + sizeof(struct kd_icmp);
 	if (!kd_icmp_quoted(skb, pkt->ipv6, quote_off, &quoted, &ports_off) ||
 	    ports_off + sizeof(ports) > pkt->end || !kd_addr_equal(&pkt->tuple.dst, &quoted.src))
 		return KD_PASS;
@@ -153,6 +155,16 @@ KD_SUBPROGRAM int kd_icmp_echo(struct __sk_buff *skb, const struct kd_pkt *pkt)
 		return KD_DROP_REWRITE;
 	bpf_redirect(skb->ifindex, 0);
 	return KD_ECHO;
+}
+
+/* An ICMP packet that goes out: answered is what comes in. */
+static __always_inline int kd_icmp_translate_error(struct __sk_buff *skb, struct kd_pkt *pkt)
+{
+	__u8 type;
+
+	if (bpf_skb_load_bytes(skb, pkt->l4_off, &type, sizeof(type)))
+		return KD_DROP_MALFORMED;
+	return kd_icmp_is_error(pkt->ipv6, type) ? kd_icmp_error(skb, pkt) : KD_PASS;
 }
 
 /* An ICMP packet that comes in. */

@@ -199,12 +199,16 @@ KD_SUBPROGRAM long kd_reject_reset(struct __sk_buff *skb, const struct kd_pkt *p
 	return kd_reset_ip(skb, pkt);
 }
 
-KD_SUBPROGRAM int kd_reject(struct __sk_buff *skb, const struct kd_pkt *pkt, int result)
+KD_FUNCTION int kd_reject(struct __sk_buff *skb, const struct kd_pkt *pkt, int result)
 {
-	__u32 plain_off = ETH_HLEN + (pkt->ipv6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr));
-	bool reset = pkt->tuple.protocol == IPPROTO_TCP && !pkt->fragment && pkt->l4_off == plain_off;
 	__u8 macs[2][ETH_ALEN], back[2][ETH_ALEN];
+	__u32 plain_off;
+	bool reset;
 
+	if (!pkt)
+		return KD_DROP_REJECT;
+	plain_off = ETH_HLEN + (pkt->ipv6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr));
+	reset = pkt->tuple.protocol == IPPROTO_TCP && !pkt->fragment && pkt->l4_off == plain_off;
 	if (!kd_reject_allowed() || bpf_skb_load_bytes(skb, 0, macs, sizeof(macs)))
 		return KD_DROP_REJECT;
 	__builtin_memcpy(back[0], macs[1], ETH_ALEN);

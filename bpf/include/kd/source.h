@@ -7,7 +7,7 @@
  *  - A backend on another node would answer a client outside directly, from an address which that never dialled.
  *    To it this node is the client, under the address that the node's routes prefer towards the backend (Linux
  *    6.7). Clients of backends on this node are seen as they are, and so is who dials a frontend whose traffic
- *    stays local. Sockets of the node itself that use the very port towards the very backend are not seen.
+ *    stays local. Which port that is: kd/ports.h.
  *
  * Reads kd_endpoints and the node's routes.
  */

@@ -28,6 +28,7 @@
 #include <kd/conntrack.h>
 #include <kd/icmp.h>
 #include <kd/packet.h>
+#include <kd/ports.h>
 #include <kd/reject.h>
 #include <kd/rewrite.h>
 #include <kd/service.h>
@@ -74,7 +75,7 @@ static __always_inline int kd_flow_begin(struct __sk_buff *skb, const struct kd_
 	to->dport = backend->port;
 	result = kd_source(skb, skb->ifindex, pkt, outside, to);
 	if (result == KD_CONTINUE)
-		result = kd_ct_create(&pkt->tuple, to, backend->id);
+		result = kd_ct_create(skb, &pkt->tuple, to, backend->id, 0);
 	if (result == KD_CONTINUE)
 		kd_backend_count(backend);
 	return result;
@@ -141,24 +142,6 @@ static __always_inline int kd_translate(struct __sk_buff *skb, struct kd_pkt *pk
 	result = kd_flow_find(skb, pkt, outside, &to);
 	if (kd_is_reject(result))
 		return kd_reject(skb, pkt, result);
-	return result == KD_CONTINUE ? kd_become(skb, pkt, &to) : result;
-}
-
-/* A packet on its last step to a client, from the stack: only an answer or error can still need translation. */
-static __always_inline int kd_translate_reply(struct __sk_buff *skb, struct kd_pkt *pkt)
-{
-	struct kd_tuple to;
-	struct kd_ct *ct;
-	int result;
-
-	if (kd_is_icmp(pkt))
-		return kd_icmp_translate(skb, pkt);
-	if (pkt->later && !kd_fragment_find(pkt))
-		return KD_PASS;
-	ct = bpf_map_lookup_elem(&kd_conntrack, &pkt->tuple);
-	if (!ct || !(ct->flags & KD_CT_REPLY) || kd_ct_over(pkt, ct))
-		return KD_PASS;
-	result = kd_flow_follow(pkt, ct, &to);
 	return result == KD_CONTINUE ? kd_become(skb, pkt, &to) : result;
 }
 

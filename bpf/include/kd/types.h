@@ -146,6 +146,7 @@ enum kd_ct_flags {
 	KD_CT_FIN = 2, /* this direction has sent FIN */
 	KD_CT_RST = 4, /* this direction has sent RST */
 	KD_CT_SEEN_REPLY = 8, /* on the original direction: the backend has answered */
+	KD_CT_SOURCE = 16, /* of no service: only the source is translated */
 };
 
 /*
@@ -157,10 +158,10 @@ enum kd_ct_flags {
 struct kd_ct {
 	struct kd_tuple to;
 	__u64 packets;
-	__u32 backend; /* full id, generation included */
+	__u32 backend; /* full id, generation included; nothing with KD_CT_SOURCE */
 	__u32 last_seen; /* seconds of CLOCK_MONOTONIC; 0: no packet in this direction yet */
-	__u8 flags; /* enum kd_ct_flags */
-	__u8 pad[7];
+	__u32 flags; /* enum kd_ct_flags; set by several CPUs, so with atomic operations */
+	__u32 pad;
 };
 KD_ASSERT_SIZE(struct kd_ct, 64);
 

@@ -42,7 +42,7 @@
 	X(KD_DROP_NO_FLOW, -4, "a TCP segment of no flow that could be continued")                  \
 	X(KD_DROP_STALE_SLOT, -5, "a slot names a backend that is gone")                            \
 	X(KD_DROP_NO_SOURCE, -6, "the node has no address to ask the backend under")                \
-	X(KD_DROP_TUPLE_COLLISION, -7, "another frontend leads this client port to this backend")        \
+	X(KD_DROP_NO_PORT, -7, "no port is free for its source towards its destination")            \
 	X(KD_DROP_NO_MEMORY, -8, "no entry to be had in the flow table")                            \
 	X(KD_DROP_REWRITE, -9, "the packet could not be changed")                                   \
 	X(KD_DROP_SOURCE, -10, "the service does not let its source in")                            \
