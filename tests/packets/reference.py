@@ -361,10 +361,6 @@ class Reference:
         elif outside and backend.address not in self.pods:
             to = evolve(to, src=self.own[flow.src.version])
         free = self._is_free(flow, to)
-        if not free and to.src == flow.src:
-            return Fate(
-                "DROP_TUPLE_COLLISION", member=member, then=lambda to: self._pin(served, flow, member)
-            )
 
         def begin(to: Tuple) -> None:
             self._pin(served, flow, member)

@@ -69,7 +69,7 @@ WHICH = st.integers(0, 255)
 #: What must have happened at least once.
 REACHED = {
     *("PASS", "TO_STACK", "TO_POD", "TO_DEVICE", "REJECT_NO_BACKEND", "REJECT_NO_SERVICE"),
-    *("DROP_NO_SERVICE", "DROP_NOT_LOCAL", "DROP_NO_FLOW", "DROP_SOURCE", "DROP_TUPLE_COLLISION"),
+    *("DROP_NO_SERVICE", "DROP_NOT_LOCAL", "DROP_NO_FLOW", "DROP_SOURCE"),
 }
 FLAGS = ("S", "S", "S", "A", "PA", "A", "FA", "R", "RA", "SA", "F")
 
