@@ -8,7 +8,7 @@ The package is built in layers, and imports go only down them (``tests/api`` hol
 ====== ==================================================================== ==========================
 layer  modules                                                              knows
 ====== ==================================================================== ==========================
-L6     ``node`` ``lab`` ``cli``                                             everything: the compositions
+L6     ``node`` ``agent`` ``lab`` ``cli``                                   everything: the compositions
 L5     ``kube`` ``reconcile``                                               Kubernetes, and the model
 L4     ``datapath``                                                         services, from plan to applied
 L3     ``tables``                                                           what each map means

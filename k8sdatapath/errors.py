@@ -22,6 +22,7 @@
     ├── MissingExtraError(ImportError)    which extra to install
     ├── AddressInUseError                 .address .device: another pod, which is still there, has it
     ├── StalePlanError                    the table has changed since the plan was made
+    ├── ConfigError(ValueError)           .path into a configuration, and what is wrong there
     ├── SourceError                       a source of desired state cannot be read
     │   └── ManifestError(ValueError)     .path into the YAML, and what is wrong there
     └── LabError                          a pod or node of a lab did not come up
@@ -42,6 +43,7 @@ __all__ = [
     "BpffsError",
     "CapacityError",
     "ClosedError",
+    "ConfigError",
     "ContractError",
     "DatapathError",
     "DeviceGoneError",
@@ -262,6 +264,24 @@ class ManifestError(SourceError, ValueError):
 
     :ivar where: file and document, e.g. ``"web.yaml: Service default/web"``.
     :ivar path: the field, e.g. ``"spec.ports[0].port"``, may be empty.
+    :ivar reason: what is wrong with it.
+    """
+
+    def __init__(self, where: str, path: str, reason: str) -> None:
+        super().__init__(where, path, reason)
+        self.where = where
+        self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return ": ".join(part for part in (self.where, self.path, self.reason) if part)
+
+
+class ConfigError(DatapathError, ValueError):
+    """A configuration says something that cannot be, or that nobody understands.
+
+    :ivar where: the file or flag.
+    :ivar path: the field, e.g. ``"loadBalancer.algorithm"``, may be empty.
     :ivar reason: what is wrong with it.
     """
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from k8sdatapath.cli import apply, ct, lab, services
+from k8sdatapath.cli import agent, apply, ct, lab, services
 from k8sdatapath.cli.output import Output, OutputOption, console, show
 from k8sdatapath.errors import DatapathError
 
@@ -44,6 +44,7 @@ app = typer.Typer(
 )
 
 
+app.command()(agent.agent)
 app.command()(apply.apply)
 app.add_typer(services.app, name="services")
 app.add_typer(ct.app, name="ct")

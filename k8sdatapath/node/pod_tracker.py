@@ -67,6 +67,7 @@ class PodTracker(Resource):
         self._attached: dict[IPAddress, PodDevice] = {}
         self._statuses: tuple[PodStatus, ...] = ()
         self._problem = ""
+        self._whole = False
         self._lock = threading.Lock()
         self._looked = threading.Condition(self._lock)
         self._asked, self._answered = 1, 0  # the first look is asked for by being made
@@ -101,6 +102,11 @@ class PodTracker(Resource):
     def problem(self) -> str:
         """Why the last look failed altogether; empty if it did not."""
         return self._problem
+
+    @property
+    def complete(self) -> bool:
+        """Whether all pods were told of once, and have been looked for."""
+        return self._whole
 
     @property
     def alive(self) -> bool:
@@ -154,6 +160,7 @@ class PodTracker(Resource):
         problems = {address: each.reason for address, each in found.items() if isinstance(each, NotFound)}
         self._detach(seen, wanted, complete=complete)
         problems |= self._attach(wanted)
+        self._whole = self._whole or complete
         before = {status.address: status for status in self._statuses}
         self._statuses = tuple(
             PodStatus(

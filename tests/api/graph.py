@@ -72,6 +72,7 @@ LAYERS = {
     "k8sdatapath.kube": 5,
     "k8sdatapath.reconcile": 5,
     "k8sdatapath.node": 6,
+    "k8sdatapath.agent": 6,
     "k8sdatapath.lab": 6,
     "k8sdatapath.testing": 6,
     "k8sdatapath.cli": 6,

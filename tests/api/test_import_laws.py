@@ -12,6 +12,7 @@ CONFINED = {
     "pyroute2": {"k8sdatapath.net.netlink"},
     "kubernetes": {"k8sdatapath.kube"},
     "yaml": {"k8sdatapath.kube", "k8sdatapath.cli"},
+    "prometheus_client": {"k8sdatapath.agent"},
     "typer": {"k8sdatapath.cli"},
     "rich": {"k8sdatapath.cli"},
     "ctypes": set(),

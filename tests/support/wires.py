@@ -44,6 +44,16 @@ class Wires:
     def bridge(self, name: str, *addresses: str) -> None:
         self.node.call(_bridge, name, addresses)
 
+    def uplink(self, device: str, outside: NetNs, *addresses: str, out: tuple[str, ...]) -> None:
+        """A veth to a host outside, which reaches the rest through the node."""
+        self.node.call(_veth, device, outside, "")
+        outside.call(_addresses, "eth0", out)
+        self.node.call(_addresses, device, addresses)
+        outside.call(_default_routes, tuple(each.partition("/")[0] for each in addresses))
+        self.node.call(_default_routes, tuple(each.partition("/")[0] for each in out))
+        for netns, end in ((self.node, device), (outside, "eth0")):
+            netns.call(_wait_up, end)
+
     def dress(self, pod: NetNs, *addresses: str) -> None:
         """Give a pod addresses that no route of the node leads to."""
         pod.call(_set_up_pod, addresses)
@@ -126,6 +136,20 @@ def _set_up_pod(addresses: tuple[str, ...]) -> None:
             gateway = ip_address(GATEWAYS[version == 6])
             net.add_neighbour("eth0", gateway, GATEWAY_MAC)
             net.add_route(ANYWHERE[version == 6], device="eth0", via=gateway)
+
+
+def _addresses(device: str, addresses: tuple[str, ...]) -> None:
+    set_sysctl(f"ipv6/conf/{device}/accept_dad", 0)
+    with Netlink() as net:
+        net.set_up("lo")
+        net.set_up(device)
+        for address in addresses:
+            net.add_address(device, ip_interface(address))
+
+
+def _wait_up(device: str) -> None:
+    with Netlink() as net:
+        net.wait_up(device)
 
 
 def _default_routes(gateways: tuple[str, ...]) -> None:

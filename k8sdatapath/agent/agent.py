@@ -1,0 +1,282 @@
+"""The agent: the parts of this library put together, as one process that keeps one node's datapath."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from contextlib import ExitStack
+from ipaddress import ip_address
+
+from k8sdatapath.agent.config import AgentConfig
+from k8sdatapath.agent.health import Checks, Probe
+from k8sdatapath.agent.metrics import Metrics, NodeMetrics, PodMetrics, ReconcilerMetrics, WatchMetrics
+from k8sdatapath.agent.source import NodeSource, Pods, open_source
+from k8sdatapath.agent.values import Acceleration
+from k8sdatapath.agent.web import WebServer
+from k8sdatapath.cni.server import CniServer
+from k8sdatapath.component import ObjectKey
+from k8sdatapath.errors import DatapathError, MissingExtraError, NotSupportedError
+from k8sdatapath.kube import KubeWatch, NodeView, ObjectSource
+from k8sdatapath.kube.health import HealthServer
+from k8sdatapath.kube.local import node_local
+from k8sdatapath.kube.replay import Recorder
+from k8sdatapath.kube.translator import NodeDelta
+from k8sdatapath.model import IPAddress
+from k8sdatapath.net.netlink import link_index
+from k8sdatapath.net.pod_devices import DevicePattern
+from k8sdatapath.net.rtnetlink import Rtnetlink
+from k8sdatapath.node import Node, NodeConfig, PodTracker
+from k8sdatapath.pins import PinDir
+from k8sdatapath.reconcile import Applied, Reconciler, State, Status
+from k8sdatapath.resource import Resource
+
+__all__ = ["Agent"]
+
+_log = logging.getLogger(__name__)
+
+
+class Agent(Resource):
+    """A node's datapath, kept as its cluster has it until it is closed; then it runs on without.
+
+    It works in the network namespace of the thread that makes it. Read it as an example: all that it puts
+    together is public.
+
+    :param config: what it is told.
+    :raises PinsBusyError: another agent has the pin directory.
+    :raises DatapathError: it cannot start; what was there before still is.
+    """
+
+    def __init__(self, config: AgentConfig) -> None:
+        self.config = config
+        self.checks = Checks()
+        self._stopping = False
+        self._backends_went = False
+        self._view: NodeView | None = None
+        self._health: HealthServer | None = None
+        self._notes: frozenset[str] = frozenset()
+        with ExitStack() as own:
+            self.metrics = _metrics()
+            self.web = own.enter_context(self._listen()) if config.listen is not None else None
+            self.node = own.enter_context(Node.open(_node_config(config), prune=False))
+            self._check_acceleration()
+            self.pods = None if config.cni_socket is not None else own.enter_context(self._track())
+            if config.cni_socket is not None:
+                own.enter_context(_cni_server(self.node, config))
+            own.callback(self._close_health)
+            objects = open_source(config)
+            source = NodeSource(
+                objects,
+                config.node_name,
+                config.node_addresses or _own_addresses(config.uplinks),
+                self._on_pods,
+                selection=config.selection,
+            )
+            self.source = own.enter_context(source)
+            self.reconciler = own.enter_context(
+                Reconciler(
+                    node_local(self.source, self._given_view()),
+                    self.node.services,
+                    self._answer_health_checks,
+                    self._take_note,
+                    on_status=_tell,
+                )
+            )
+            self._add_checks()
+            self._add_metrics(objects)
+            self.reconciler.start()
+            own.callback(self._stop)
+            self._own = own.pop_all()
+
+    # -- its parts --
+
+    def _listen(self) -> WebServer:
+        assert self.config.listen is not None
+        self.checks.add("agent", lambda: "it is stopping" if self._stopping else "", Probe.READY)
+        self.checks.add("services", self._unprogrammed, Probe.READY)
+        web = WebServer(self.config.listen, self.checks, self.metrics.text if self.metrics else lambda: None)
+        _log.info("listening", extra={"address": str(web.where)})
+        return web
+
+    def _track(self) -> PodTracker:
+        pattern = DevicePattern(self.config.pod_devices, uplinks=self.config.uplinks)
+        return PodTracker(self.node, pattern)
+
+    def _given_view(self) -> NodeView:
+        return NodeView(
+            self.config.node_name,
+            addresses=self.config.node_addresses,
+            node_port_networks=self.config.node_port_networks,
+            node_port_range=self.config.node_port_range,
+        )
+
+    def _check_acceleration(self) -> None:
+        lacking = set(self.config.uplinks) - set(self.node.xdp_uplinks)
+        if lacking and self.config.acceleration is Acceleration.NATIVE:
+            raise NotSupportedError(
+                "native XDP",
+                subject=", ".join(sorted(lacking)),
+                hint="loadBalancer.acceleration: best-effort",
+            )
+
+    # -- what follows a change --
+
+    def _on_pods(self, pods: Pods, complete: bool) -> None:
+        if self.pods is not None:
+            self.pods.update(pods, complete=complete)
+
+    def _answer_health_checks(self, applied: Applied) -> None:
+        """Answer load balancers, at the node's addresses as they are now."""
+        delta = applied.delta
+        if not isinstance(delta, NodeDelta) or delta.view is None:
+            return
+        self._note(delta)
+        if not self.config.health_checks:
+            return
+        if self._health is None or self._view is None or _places(self._view) != _places(delta.view):
+            self._close_health()
+            self._health = HealthServer(_places(delta.view))
+        self._view = delta.view
+        self._health.update(delta.health_checks)
+
+    def _note(self, delta: NodeDelta) -> None:
+        notes = frozenset(delta.notes)
+        for note in sorted(notes - self._notes):
+            _log.warning("note: %s", note)
+        self._notes = notes
+
+    def _end_sockets(self) -> None:
+        """Let UDP clients know that are connected to a backend which has gone, where the kernel can.
+
+        That looks through all processes of the machine, so it is not done for every change.
+        """
+        self._backends_went = False
+        try:
+            self.node.reap_sockets()
+        except NotSupportedError:
+            pass
+        except DatapathError as error:
+            _log.warning("sockets of backends that have gone were not ended: %s", error)
+
+    def _take_note(self, applied: Applied) -> None:
+        if self.node.config.cgroup is not None and (applied.report.changed or applied.report.removed):
+            self._backends_went = True
+
+    def _close_health(self) -> None:
+        if self._health is not None:
+            self._health.close()
+
+    # -- how it is --
+
+    def _add_checks(self) -> None:
+        self.checks.add("reconciler", self._not_reconciling, Probe.LIVE)
+        self.checks.add("pins", self._unpinned, Probe.HEALTHY)
+        if self.pods is not None:
+            pods = self.pods
+            told = "not all pods have been looked for yet"
+            self.checks.add("pods", lambda: pods.problem or ("" if pods.complete else told), Probe.READY)
+            self.checks.add("pod tracker", lambda: "" if pods.alive else "it has ended", Probe.LIVE)
+
+    def _add_metrics(self, objects: ObjectSource) -> None:
+        if self.metrics is None:
+            return
+        self.metrics.add(NodeMetrics(self.node))
+        self.metrics.add(ReconcilerMetrics(self.reconciler))
+        if self.pods is not None:
+            self.metrics.add(PodMetrics(self.pods))
+        watch = objects.source if isinstance(objects, Recorder) else objects
+        if isinstance(watch, KubeWatch):
+            self.metrics.add(WatchMetrics(watch))
+
+    def _not_reconciling(self) -> str:
+        if self.reconciler.running or self._stopping:
+            return ""
+        return f"it has ended: {self.reconciler.error}"
+
+    def _unprogrammed(self) -> str:
+        reconciler = getattr(self, "reconciler", None)
+        if reconciler is not None and reconciler.synced:
+            return ""
+        return "not all services are programmed yet"
+
+    def _unpinned(self) -> str:
+        try:
+            self.node.check_pins()
+        except DatapathError as error:
+            return str(error)
+        return ""
+
+    # -- life --
+
+    def run(self, stop: threading.Event) -> None:
+        """Go on until told to stop.
+
+        :raises DatapathError: it has ended by itself.
+        """
+        pruned = False
+        while not stop.wait(0.2 if not pruned else 1.0):
+            if not self.reconciler.running:
+                raise self.reconciler.error or DatapathError("the reconciler has ended")
+            if self._backends_went:
+                self._end_sockets()
+            if not pruned and self.reconciler.synced:
+                self.node.prune()
+                pruned = True
+                _log.info("ready", extra={"services": len(self.node.services)})
+
+    def _stop(self) -> None:
+        self._stopping = True
+
+    def close(self) -> None:
+        """Stop. The datapath goes on as it is."""
+        self._stopping = True
+        self._own.close()
+
+    def __repr__(self) -> str:
+        return f"<Agent {self.config.node_name} {self.node!r}>"
+
+
+def _node_config(config: AgentConfig) -> NodeConfig:
+    return NodeConfig(
+        name=config.node_name,
+        uplinks=config.uplinks,
+        cgroup=config.cgroup,
+        pins=PinDir(config.pins),
+        socket_lb=config.socket_lb,
+        protect_node_ports=config.protect_node_ports,
+        xdp=config.acceleration is not Acceleration.DISABLED,
+        capacity=config.capacity,
+    )
+
+
+def _cni_server(node: Node, config: AgentConfig) -> CniServer:
+    assert config.cni_socket is not None
+    return CniServer(node, socket=config.cni_socket, state=config.cni_socket.with_suffix(".pods"))
+
+
+def _metrics() -> Metrics | None:
+    try:
+        return Metrics()
+    except MissingExtraError as error:
+        _log.warning("%s", error)
+        return None
+
+
+def _own_addresses(uplinks: tuple[str, ...]) -> tuple[IPAddress, ...]:
+    """Those of the uplinks that others can reach."""
+    indices = {link_index(name) for name in uplinks}
+    with Rtnetlink() as kernel:
+        found = (address for index, address in kernel.addresses() if index in indices)
+        return tuple(each for each in found if not each.is_link_local)
+
+
+def _places(view: NodeView) -> tuple[IPAddress, ...]:
+    return tuple(ip_address(each) for each in view.node_port_addresses)
+
+
+def _tell(key: ObjectKey, status: Status) -> None:
+    kind, namespace, name = key
+    about = {"kind": kind, "namespace": namespace, "name": name}
+    if status.state is State.ERROR:
+        _log.error("not programmed: %s", status.reason, extra={f"object_{k}": v for k, v in about.items()})
+    else:
+        _log.info("programmed again", extra={f"object_{k}": v for k, v in about.items()})

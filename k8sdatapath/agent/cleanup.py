@@ -1,0 +1,39 @@
+"""Takes away what an agent has left on a node: all of it, and nothing else."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+
+from k8sdatapath.agent.config import AgentConfig
+from k8sdatapath.pins import PinDir
+
+__all__ = ["clean_up"]
+
+
+def clean_up(config: AgentConfig) -> tuple[str, ...]:
+    """Remove the pins of an agent with this configuration, and with them its programs, maps and links.
+
+    What is pinned elsewhere, such as another agent's, is not looked at.
+
+    :returns: what was removed.
+    :raises PinsBusyError: the agent is still running.
+    :raises BpffsError: something is there that no agent has pinned.
+    """
+    return tuple(_clean_up(config))
+
+
+def _clean_up(config: AgentConfig) -> Iterator[str]:
+    pins = PinDir(config.pins)
+    if pins.path.exists():
+        with pins.lock():  # nobody starts while we are at it
+            yield from (str(pins.link_path(name)) for name in pins.links)
+            yield from (str(pins.map_path(name)) for name in pins.maps)
+            pins.remove()
+        yield str(pins.path)
+    if config.cni_socket is not None:
+        state = config.cni_socket.with_suffix(".pods")
+        for path in (config.cni_socket, state):
+            if path.exists():
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+                yield str(path)

@@ -1,0 +1,180 @@
+"""What an agent is told: by a file, and by flags, which are stronger."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from attrs import field, frozen
+
+from k8sdatapath.agent.options import IGNORED, OPTIONS
+from k8sdatapath.agent.values import UNSAID, Acceleration, Listen, LogFormat
+from k8sdatapath.errors import ConfigError, ManifestError, near_misses
+from k8sdatapath.kube.documents import parse_yaml
+from k8sdatapath.model import IPAddress, IPNetwork, Selection
+from k8sdatapath.node import Capacity
+from k8sdatapath.pins import BPFFS
+
+__all__ = ["AgentConfig"]
+
+_LARGEST = 1 << 20
+_TYPO = 0.88
+"""How much a word must be like a known one to be a mistake rather than a word of somebody else's."""
+
+
+@frozen(kw_only=True)
+class AgentConfig:
+    """All that an agent touches, and how it does its work. What the fields mean is told by their options.
+
+    :ivar ignored: what was said that means nothing to this agent, one sentence each.
+    """
+
+    node_name: str = field(factory=socket.gethostname)
+    kubeconfig: Path | None = None
+    api_host: str = ""
+    api_port: int = 0
+    sources: tuple[Path, ...] = ()
+    record: Path | None = None
+    replay: Path | None = None
+    netns: str = ""
+    uplinks: tuple[str, ...] = ()
+    pod_devices: tuple[str, ...] = ()
+    cni_socket: Path | None = None
+    cgroup: Path | None = None
+    bpffs: Path = BPFFS / "k8sdatapath"
+    listen: Listen | None = field(factory=lambda: Listen("127.0.0.1", 10256))
+    node_addresses: tuple[IPAddress, ...] = ()
+    node_port_networks: tuple[IPNetwork, ...] = ()
+    node_port_range: tuple[int, int] = (30000, 32767)
+    protect_node_ports: bool = True
+    health_checks: bool = True
+    socket_lb: bool = True
+    selection: Selection = Selection.RANDOM
+    acceleration: Acceleration = Acceleration.DISABLED
+    services: int = Capacity().services
+    backends: int = Capacity().backends
+    slots: int = Capacity().slots
+    flows: int = Capacity().flows
+    pods: int = Capacity().pods
+    log_level: str = "info"
+    log_format: LogFormat = LogFormat.JSON
+    ignored: tuple[str, ...] = field(default=(), eq=False)
+
+    @classmethod
+    def load(cls, path: Path | None = None, flags: Mapping[str, Any] | None = None) -> AgentConfig:
+        """Read a file, and what flags say otherwise.
+
+        :param path: YAML, in the words of ``docs/reference/agent.md``. A Helm values file of Cilium will
+            do as far as both can the same.
+        :param flags: values by the file's words, as in ``{"nodeName": "n1"}``.
+        :raises ConfigError: what cannot be or is not understood, and where it stands.
+        """
+        values: dict[str, Any] = {}
+        ignored: list[str] = []
+        if path is not None:
+            _take(str(path), _read(path), "", values, ignored)
+        for name, value in (flags or {}).items():
+            values[OPTIONS[name].field] = _converted("flag", name, value)
+        config = cls(**values, ignored=tuple(ignored))
+        config._check()
+        return config
+
+    @property
+    def capacity(self) -> Capacity:
+        """How much the node's tables hold."""
+        return Capacity(
+            services=self.services,
+            backends=self.backends,
+            slots=self.slots,
+            flows=self.flows,
+            pods=self.pods,
+        )
+
+    @property
+    def pins(self) -> Path:
+        """The directory of its pins: ``bpffs``, or one in it if that is where the filesystem is mounted.
+
+        The root of a BPF filesystem is open to all users as it is mounted; a pin directory must not be.
+        """
+        return self.bpffs / "k8sdatapath" if self.bpffs.is_mount() else self.bpffs
+
+    def differences(self, other: AgentConfig) -> tuple[str, ...]:
+        """The words for what another configuration says otherwise."""
+        names: dict[str, str] = {}
+        for word, option in OPTIONS.items():
+            names.setdefault(option.field, word)
+        del names[""]
+        return tuple(word for name, word in names.items() if getattr(self, name) != getattr(other, name))
+
+    def _check(self) -> None:
+        api = {"kubeconfig": self.kubeconfig, "k8sServiceHost": self.api_host}
+        sources = {"source": self.sources, "replay": self.replay, **api}
+        if sum(1 for given in sources.values() if given) > 1:
+            told = ", ".join(name for name, given in sources.items() if given)
+            raise ConfigError("", told, "objects come from one of these only")
+        if self.cni_socket is not None and self.pod_devices:
+            raise ConfigError(
+                "", "podDevicePattern", "with cniSocket the plugin says which devices are pods'"
+            )
+        if self.acceleration is not Acceleration.DISABLED and not self.uplinks:
+            raise ConfigError("", "loadBalancer.acceleration", "there are no uplinks that it could be for")
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    try:
+        with path.open("rb") as file:
+            data = file.read(_LARGEST + 1)
+    except OSError as error:
+        raise ConfigError(str(path), "", str(error.strerror)) from None
+    if len(data) > _LARGEST:
+        raise ConfigError(str(path), "", f"larger than {_LARGEST} bytes")
+    try:
+        documents = [each for each in parse_yaml(data.decode(), str(path)) if each is not None]
+    except ManifestError as error:
+        raise ConfigError(error.where, error.path, error.reason) from None
+    except UnicodeDecodeError:
+        raise ConfigError(str(path), "", "this is not UTF-8 text") from None
+    if len(documents) > 1 or not all(isinstance(each, dict) for each in documents):
+        raise ConfigError(str(path), "", "one mapping is expected")
+    return documents[0] if documents else {}
+
+
+def _take(
+    where: str, given: Mapping[str, Any], prefix: str, values: dict[str, Any], ignored: list[str]
+) -> None:
+    for key, value in given.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict) and any(option.startswith(f"{name}.") for option in OPTIONS):
+            _take(where, value, f"{name}.", values, ignored)
+        elif name in OPTIONS:
+            if value is not None:  # as Helm has it: null is not to say anything
+                _put(where, name, _converted(where, name, value), values, ignored)
+        elif name.partition(".")[0] in IGNORED and not get_close_matches(name, OPTIONS, cutoff=_TYPO):
+            ignored.append(f"{where}: {name} means nothing to this agent")
+        else:
+            raise ConfigError(where, name, f"unknown; {near_misses(name, OPTIONS)}")
+
+
+def _put(where: str, name: str, value: Any, values: dict[str, Any], ignored: list[str]) -> None:
+    option = OPTIONS[name]
+    if value is UNSAID:
+        return
+    if not option.field:
+        ignored.extend([f"{where}: {name}: {value}"] if value else [])
+    elif values.setdefault(option.field, value) != value:
+        raise ConfigError(where, name, f"{option.field.replace('_', ' ')} is said otherwise elsewhere")
+
+
+def _converted(where: str, name: str, value: Any) -> Any:
+    try:
+        return OPTIONS[name].convert(value)
+    except ValueError as error:
+        raise ConfigError(where, name, str(error)) from None
+
+
+def flag_names() -> Iterable[str]:
+    """The words of the file that have a flag as well."""
+    return (name for name, option in OPTIONS.items() if option.flag)

@@ -1,0 +1,215 @@
+"""What Prometheus is told: read when it asks, from the kernel and the agent's parts. Packets pay nothing."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from math import inf
+from typing import TYPE_CHECKING, Protocol
+
+import k8sdatapath
+from k8sdatapath.errors import DatapathError, MissingExtraError
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+    from prometheus_client.core import Metric
+
+    from k8sdatapath.kube import KubeWatch
+    from k8sdatapath.node import Node, PodTracker
+    from k8sdatapath.reconcile import Histogram, Reconciler
+
+__all__ = ["MetricSource", "Metrics"]
+
+
+class MetricSource(Protocol):
+    """Something with numbers to tell."""
+
+    def collect(self) -> Iterable[Metric]:
+        """The numbers as they are now."""
+        ...
+
+
+class Metrics:
+    """All that an agent tells Prometheus.
+
+    :raises MissingExtraError: ``prometheus_client`` is not installed.
+    """
+
+    def __init__(self) -> None:
+        try:
+            from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector
+        except ModuleNotFoundError:
+            raise MissingExtraError("telling Prometheus", "metrics") from None
+        self._registry: CollectorRegistry = CollectorRegistry()
+        ProcessCollector(registry=self._registry)
+        GCCollector(registry=self._registry)
+        self.add(_Build())
+
+    def add(self, source: MetricSource) -> None:
+        """Tell its numbers too, from now on."""
+        self._registry.register(_Guarded(source))
+
+    def text(self) -> tuple[str, bytes]:
+        """The content type, and all numbers as they are now."""
+        from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+        return CONTENT_TYPE_LATEST, generate_latest(self._registry)
+
+
+class _Guarded:
+    """A source that cannot be read just now costs its own numbers, not all."""
+
+    def __init__(self, source: MetricSource) -> None:
+        self._source = source
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing: what there is may not be known yet."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        try:
+            yield from self._source.collect()
+        except (DatapathError, OSError):
+            return
+
+
+class _Build:
+    def collect(self) -> Iterator[Metric]:
+        from prometheus_client.core import GaugeMetricFamily
+
+        build = GaugeMetricFamily("k8sdatapath_build_info", "Which version this is.", labels=["version"])
+        build.add_metric([k8sdatapath.__version__], 1)
+        yield build
+
+
+class NodeMetrics:
+    """The datapath's: packets by outcome, how full the maps are, flows that were collected."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    def collect(self) -> Iterator[Metric]:
+        """As the kernel counts now."""
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+        labels = ["outcome", "drop"]
+        packets = CounterMetricFamily("k8sdatapath_packets", "Packets by what became of them.", labels=labels)
+        octets = CounterMetricFamily("k8sdatapath_bytes", "Bytes of the same packets.", labels=labels)
+        for name, counter in self._node.counters().items():
+            values = [name.lower(), str(counter.outcome.drop).lower()]
+            packets.add_metric(values, counter.packets)
+            octets.add_metric(values, counter.bytes)
+        yield packets
+        yield octets
+        used = GaugeMetricFamily("k8sdatapath_map_entries", "Elements of a map.", labels=["map"])
+        room = GaugeMetricFamily("k8sdatapath_map_capacity", "Elements that a map can hold.", labels=["map"])
+        for name, pressure in self._node.pressure().items():
+            used.add_metric([name], pressure.used)
+            room.add_metric([name], pressure.capacity)
+        yield used
+        yield room
+        yield GaugeMetricFamily("k8sdatapath_services", "Services in the kernel.", len(self._node.services))
+        if (upkeep := self._node.upkeep) is not None:
+            text = "Flows collected after they were over."
+            yield CounterMetricFamily("k8sdatapath_flows_collected", text, upkeep.collected)
+
+
+class PodMetrics:
+    """How many addresses of pods are in the datapath, and how many should be and are not."""
+
+    def __init__(self, pods: PodTracker) -> None:
+        self._pods = pods
+
+    def collect(self) -> Iterator[Metric]:
+        """As it is now."""
+        from prometheus_client.core import GaugeMetricFamily
+
+        statuses = self._pods.statuses
+        family = GaugeMetricFamily(
+            "k8sdatapath_pod_addresses", "Addresses of this node's pods.", labels=["state"]
+        )
+        family.add_metric(["attached"], sum(1 for each in statuses if not each.problem))
+        family.add_metric(["not_found"], sum(1 for each in statuses if each.problem))
+        yield family
+
+
+class WatchMetrics:
+    """How it goes with each resource of the API server."""
+
+    def __init__(self, watch: KubeWatch) -> None:
+        self._watch = watch
+
+    def collect(self) -> Iterator[Metric]:
+        """As it is now."""
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+        gauges = {
+            "connected": "Whether a watch is open.",
+            "synced": "Whether it was listed completely once.",
+            "objects": "How many there are.",
+        }
+        counters = {
+            "events": "Changes that were told.",
+            "lists": "How often it was listed.",
+            "watches": "How often it was watched.",
+            "errors": "Lists and watches that have failed.",
+            "garbled": "What could not be read.",
+        }
+        statuses = self._watch.status
+        for family, told in ((GaugeMetricFamily, gauges), (CounterMetricFamily, counters)):
+            for name, meaning in told.items():
+                metric = family(f"k8sdatapath_watch_{name}", meaning, labels=["resource"])
+                for resource, status in statuses.items():
+                    metric.add_metric([resource], getattr(status, name))
+                yield metric
+
+
+class ReconcilerMetrics:
+    """How fast the kernel follows, how often, and how many objects are not as they should be."""
+
+    def __init__(self, reconciler: Reconciler) -> None:
+        self._reconciler = reconciler
+
+    def collect(self) -> Iterator[Metric]:
+        """As it is now; the first is named and measured as kube-proxy's."""
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+        told = self._reconciler.metrics
+        yield _histogram(
+            "kubeproxy_network_programming_duration_seconds",
+            "From what made endpoints change to the kernel.",
+            told.network_programming,
+        )
+        yield _histogram(
+            "k8sdatapath_event_to_kernel_seconds",
+            "From an event's bytes to the kernel.",
+            told.event_to_kernel,
+        )
+        yield _histogram("k8sdatapath_change_seconds", "How long writing a batch took.", told.change)
+        services = CounterMetricFamily(
+            "k8sdatapath_service_changes", "Services that were written.", labels=["what"]
+        )
+        for what in ("added", "changed", "removed", "refused", "drifted"):
+            services.add_metric([what], getattr(told, what))
+        yield services
+        failures = CounterMetricFamily("k8sdatapath_failures", "What went wrong.", labels=["what"])
+        failures.add_metric(["write"], told.failures)
+        failures.add_metric(["follower"], told.follower_failures)
+        yield failures
+        yield CounterMetricFamily("k8sdatapath_retries", "Services tried again.", told.retries)
+        yield GaugeMetricFamily(
+            "k8sdatapath_last_change_timestamp_seconds", "When something was last written.", told.last_change
+        )
+        wrong = GaugeMetricFamily("k8sdatapath_objects_wrong", "Objects with an error.", labels=["kind"])
+        for kind, count in Counter(kind for kind, _, _ in self._reconciler.errors()).items():
+            wrong.add_metric([kind], count)
+        yield wrong
+        ready = int(self._reconciler.synced)
+        yield GaugeMetricFamily("k8sdatapath_synced", "Whether all services are programmed.", ready)
+
+
+def _histogram(name: str, meaning: str, histogram: Histogram) -> Metric:
+    from prometheus_client.core import HistogramMetricFamily
+
+    buckets = [("+Inf" if end == inf else repr(end), count) for end, count in histogram.cumulative()]
+    return HistogramMetricFamily(name, meaning, buckets=buckets, sum_value=histogram.sum)

@@ -1,0 +1,153 @@
+"""Every word that a configuration may use: what it sets, how it is read, what it is for.
+
+Words with a dot, and some without, are those of Cilium's Helm chart for what both can do, and take Cilium's
+values. A value that asks for what this datapath cannot do is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from attrs import frozen
+
+from k8sdatapath.agent import values
+from k8sdatapath.agent.values import Acceleration, LogFormat
+
+__all__ = ["IGNORED", "OPTIONS", "Option"]
+
+
+@frozen
+class Option:
+    """A word of the configuration.
+
+    :ivar field: of the configuration; empty for words that can only be confirmed.
+    :ivar convert: reads a value, or refuses it with a ``ValueError``.
+    :ivar meaning: a sentence for the reference.
+    :ivar flag: whether there is a flag for it.
+    """
+
+    field: str
+    convert: Callable[[Any], Any]
+    meaning: str
+    flag: bool = False
+
+
+def _must(wanted: bool, why: str) -> Callable[[Any], str]:
+    """A switch that has one position."""
+
+    def convert(value: Any) -> str:
+        if values.flag(value) is not wanted:
+            raise ValueError(f"cannot be {str(not wanted).lower()}: {why}")
+        return ""
+
+    return convert
+
+
+def _either(why: str) -> Callable[[Any], str]:
+    """A switch whose second position is noted, not obeyed."""
+    return lambda value: "" if values.flag(value) else f"false changes nothing: {why}"
+
+
+def _word(wanted: str, why: str) -> Callable[[Any], str]:
+    def convert(value: Any) -> str:
+        if str(value).lower() != wanted:
+            raise ValueError(f"must be {wanted}: {why}")
+        return ""
+
+    return convert
+
+
+def _debug(value: Any) -> Any:
+    return "debug" if values.flag(value) else values.UNSAID
+
+
+_ALWAYS: Final = "services are always balanced this way"
+
+OPTIONS: Final[Mapping[str, Option]] = {
+    # where things are
+    "nodeName": Option("node_name", values.text, "this node's, as Pods and EndpointSlices name it", True),
+    "kubeconfig": Option("kubeconfig", values.path, "how to reach the API server; else as pods do", True),
+    "k8sServiceHost": Option("api_host", values.text, "host of the API server, for pods without services"),
+    "k8sServicePort": Option("api_port", values.count, "and its port"),
+    "source": Option("sources", values.each(values.path), "manifests instead of an API server", True),
+    "replay": Option("replay", values.path, "a recording instead of an API server", True),
+    "record": Option("record", values.path, "where to write down what the source tells", True),
+    "netns": Option("netns", values.text, "network namespace to work in, by name or path", True),
+    "uplinks": Option("uplinks", values.texts, "devices towards the rest of the world", True),
+    "devices": Option("uplinks", values.texts, "the same"),
+    "podDevicePattern": Option("pod_devices", values.texts, "names of devices that may be pods'", True),
+    "cniSocket": Option("cni_socket", values.path, "where `k8sdatapath-cni` asks; no discovery then", True),
+    "cgroup": Option("cgroup", values.path, "sockets of its processes are balanced as they connect", True),
+    "cgroup.hostRoot": Option("cgroup", values.path, "the same"),
+    "bpffs": Option("bpffs", values.path, "directory of the pins, on a BPF filesystem", True),
+    "bpf.root": Option("bpffs", lambda value: values.path(value) / "k8sdatapath", "the filesystem's root"),
+    "listen": Option("listen", values.listen, "where health and metrics are asked for; `none`", True),
+    "kubeProxyReplacementHealthzBindAddr": Option("listen", values.listen, "the same"),
+    # what is done
+    "kubeProxyReplacement": Option("", _must(True, "that is what this agent is"), "true"),
+    "nodeAddresses": Option(
+        "node_addresses", values.addresses, "where clients dial it; else Node and devices"
+    ),
+    "nodePort.addresses": Option("node_port_networks", values.networks, "node ports are in these only"),
+    "nodePort.range": Option("node_port_range", values.port_range, "ports that are for node ports"),
+    "nodePort.bindProtection": Option(
+        "protect_node_ports", values.flag, "keep the node's processes from binding them"
+    ),
+    "nodePort.enableHealthCheck": Option("health_checks", values.flag, "answer healthCheckNodePort"),
+    "nodePort.enabled": Option("", _must(True, _ALWAYS), "true"),
+    "externalIPs.enabled": Option("", _must(True, _ALWAYS), "true"),
+    "hostPort.enabled": Option("", _must(True, _ALWAYS), "true"),
+    "sessionAffinity": Option("", _must(True, _ALWAYS), "true"),
+    "socketLB.enabled": Option("socket_lb", values.flag, "balance sockets of `cgroup` as they connect"),
+    "socketLB.hostNamespaceOnly": Option("", _must(False, "all of the cgroup's are balanced"), "false"),
+    "loadBalancer.algorithm": Option("selection", values.selection, "of services that ask for nothing else"),
+    "loadBalancer.acceleration": Option(
+        "acceleration", values.one_of(Acceleration), "flows in drivers of uplinks"
+    ),
+    "loadBalancer.mode": Option("", _word("snat", "there is no other way to other nodes yet"), "snat"),
+    "loadBalancer.serviceTopology": Option("", _either("hints are always followed"), "true"),
+    "routingMode": Option("", _word("native", "pods of other nodes are reached by routes"), "native"),
+    "bpf.masquerade": Option("", _must(False, "this agent does not masquerade"), "false"),
+    "enableIPv4Masquerade": Option("", _must(False, "this agent does not masquerade"), "false"),
+    "enableIPv6Masquerade": Option("", _must(False, "this agent does not masquerade"), "false"),
+    "ipv4.enabled": Option("", _either("both families are always served"), "true"),
+    "ipv6.enabled": Option("", _either("both families are always served"), "true"),
+    # how much
+    "capacity.services": Option("services", values.count, "frontends"),
+    "capacity.backends": Option("backends", values.count, "endpoints in services"),
+    "capacity.slots": Option("slots", values.count, "places in backend sets"),
+    "capacity.flows": Option("flows", values.count, "directions of flows"),
+    "capacity.pods": Option("pods", values.count, "addresses of local pods"),
+    "bpf.lbServiceMapMax": Option("services", values.count, "frontends"),
+    "bpf.lbBackendMapMax": Option("backends", values.count, "endpoints in services"),
+    "bpf.ctTcpMax": Option("flows", values.count, "directions of flows"),
+    # what is told
+    "log.level": Option("log_level", values.log_level, "debug, info, warning or error", True),
+    "log.format": Option("log_format", values.one_of(LogFormat), "json or text", True),
+    "debug.enabled": Option("log_level", _debug, "true is log level debug"),
+}
+
+_CILIUM: Final = """
+affinity agent aksbyocni alibabacloud annotateK8sNode annotations apiRateLimit auth authentication
+autoDirectNodeRoutes azure bandwidthManager bgp bgpControlPlane bpfClockProbe ca certgen ciliumEndpointSlice
+cleanBpfState cleanState cluster clusterHealthPort clustermesh cni commonLabels conntrackGCInterval
+conntrackGCMaxInterval containerRuntime crdWaitTimeout customCalls daemon dashboards
+directRoutingSkipUnreachable disableEndpointCRD dnsPolicy dnsProxy egressGateway enableCiliumEndpointSlice
+enableInternalTrafficPolicy enableK8sEndpointSlice enableLBIPAM enableXTSocketFallback encryption
+endpointHealthChecking endpointRoutes eni envoy envoyConfig etcd extraArgs extraConfig extraContainers
+extraEnv extraHostPathMounts extraVolumeMounts extraVolumes forceDeviceDetection gatewayAPI gke
+healthChecking healthPort hostFirewall hubble identityAllocationMode identityChangeGracePeriod image
+imagePullSecrets ingressController initResources installNoConntrackIptablesRules ipam ipMasqAgent
+iptablesRandomFully ipv4NativeRoutingCIDR ipv6NativeRoutingCIDR k8sClientRateLimit k8sNetworkPolicy
+keepDeprecatedLabels keepDeprecatedProbes l2announcements l2NeighDiscovery l2podAnnouncements l7Proxy
+livenessProbe localRedirectPolicy logSystemLoad maglev monitor nodeinit nodeSelector nodeSelectorLabels
+operator pmtuDiscovery podAnnotations podLabels podSecurityContext policyAuditMode policyEnforcementMode
+preflight priorityClassName prometheus proxy rbac readinessProbe remoteNodeIdentity resourceQuotas resources
+rollOutCiliumPods sctp securityContext serviceAccounts serviceNoBackendResponse sleepAfterInit startupProbe
+svcSourceRangeCheck synchronizeK8sNodes sysctlfix terminationGracePeriodSeconds tls tolerations tunnelPort
+tunnelProtocol updateStrategy upgradeCompatibility vtep waitForKubeProxy wellKnownIdentities
+"""
+
+IGNORED: Final = frozenset(_CILIUM.split()) | {name.partition(".")[0] for name in OPTIONS if "." in name}
+"""Sections and values of Cilium's chart that may say what has nothing to do with what this agent does."""

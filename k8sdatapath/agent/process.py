@@ -1,0 +1,77 @@
+"""An agent as a process: it logs, is told to read its configuration again, and ends with a word."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable
+
+import k8sdatapath
+from k8sdatapath.agent import log
+from k8sdatapath.agent.agent import Agent
+from k8sdatapath.agent.config import AgentConfig
+from k8sdatapath.errors import ConfigError, DatapathError
+from k8sdatapath.pins import BPFFS
+
+__all__ = ["Process"]
+
+_log = logging.getLogger(__name__)
+
+
+class Process:
+    """Runs an agent.
+
+    :param again: reads the configuration anew.
+    """
+
+    def __init__(self, config: AgentConfig, again: Callable[[], AgentConfig]) -> None:
+        self.config = config
+        self._again = again
+        log.set_up(config.log_level, config.log_format)
+
+    def run(self, stop: threading.Event) -> None:
+        """Until told to stop, in the network namespace of the calling thread.
+
+        :raises DatapathError: it cannot start, or has ended by itself.
+        """
+        about = {"node": self.config.node_name, "version": k8sdatapath.__version__}
+        _log.info("starting", extra={**about, "pins": str(self.config.pins)})
+        for note in self.config.ignored:
+            _log.warning("%s", note)
+        if self.config.pins.is_relative_to(BPFFS) and _of_this_process_alone():
+            _log.warning(
+                "%s is of this mount namespace alone: what is pinned there ends with it. Give the agent the"
+                " machine's, or its network namespace by --netns or nsenter --net rather than ip netns exec",
+                BPFFS,
+            )
+        try:
+            with Agent(self.config) as agent:
+                agent.run(stop)
+                _log.info("stopping; the datapath goes on", extra=about)
+        except DatapathError as error:
+            _log.critical("%s", error, extra=about)
+            raise
+
+    def reload(self) -> None:
+        """Read the configuration again, and take over what can change while an agent runs."""
+        try:
+            config = self._again()
+        except ConfigError as error:
+            _log.error("the configuration was not taken over: %s", error)
+            return
+        log.set_up(config.log_level, config.log_format)
+        later = [word for word in self.config.differences(config) if not word.startswith("log.")]
+        if later:
+            _log.warning("needs a new start: %s", ", ".join(later))
+        _log.info("configuration read again")
+
+
+def _of_this_process_alone() -> bool:
+    """Whether the BPF filesystem where it should be is not mounted, in a mount namespace of our own."""
+    if BPFFS.is_mount():
+        return False
+    try:
+        return os.readlink("/proc/self/ns/mnt") != os.readlink("/proc/1/ns/mnt")
+    except OSError:
+        return False

@@ -1,0 +1,157 @@
+"""Values of a configuration, from what YAML and flags say; what cannot be is a ``ValueError``, a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from enum import Enum
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from attrs import frozen
+
+from k8sdatapath.model import IPAddress, IPNetwork, Selection, address, network, port
+from k8sdatapath.model.address import shown
+
+__all__ = ["Acceleration", "Listen", "LogFormat"]
+
+UNSAID: Final = object()
+"""What a value comes to that leaves things as they are."""
+
+T = TypeVar("T")
+E = TypeVar("E", bound=Enum)
+
+
+class Acceleration(Enum):
+    """Whether flows are continued in the drivers of uplinks."""
+
+    DISABLED = "disabled"
+    NATIVE = "native"
+    BEST_EFFORT = "best-effort"
+
+
+class LogFormat(Enum):
+    """How log lines look: for programs, or for people."""
+
+    JSON = "json"
+    TEXT = "text"
+
+
+@frozen
+class Listen:
+    """An address and a TCP port to listen at; port 0 is one that is free."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def text(value: Any) -> str:
+    """A text that says something."""
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"{shown(value)} is not a text")
+    return value.strip()
+
+
+def flag(value: Any) -> bool:
+    """Whether; Helm values have it quoted at times."""
+    found = {"true": True, "false": False}.get(str(value).lower())
+    if found is None:
+        raise ValueError(f"{shown(value)} is neither true nor false")
+    return found
+
+
+def count(value: Any) -> int:
+    """How many: one at least."""
+    if isinstance(value, bool) or not (
+        isinstance(value, int) or (isinstance(value, str) and value.isdecimal())
+    ):
+        raise ValueError(f"{shown(value)} is not a number")
+    if int(value) < 1:
+        raise ValueError(f"{shown(value)} is too few")
+    return int(value)
+
+
+def path(value: Any) -> Path:
+    """A path."""
+    return Path(text(value))
+
+
+def texts(value: Any) -> tuple[str, ...]:
+    """Texts: a list, or one text with commas or spaces between them."""
+    if isinstance(value, str):
+        value = value.replace(",", " ").split()
+    if not isinstance(value, list | tuple):
+        raise ValueError(f"{shown(value)} is not a list")
+    return tuple(dict.fromkeys(map(text, value)))
+
+
+def each(convert: Callable[[Any], T]) -> Callable[[Any], tuple[T, ...]]:
+    """Several of something."""
+    return lambda value: tuple(convert(one) for one in texts(value))
+
+
+def one_of(kind: type[E]) -> Callable[[Any], E]:
+    """One of a few words."""
+
+    def convert(value: Any) -> E:
+        words = {str(member.value).lower(): member for member in kind}
+        found = words.get(str(value).lower())
+        if found is None:
+            raise ValueError(f"{shown(value)} is none of {', '.join(words)}")
+        return found
+
+    return convert
+
+
+def selection(value: Any) -> Selection:
+    """How backends are chosen."""
+    found = {"random": Selection.RANDOM, "maglev": Selection.MAGLEV}.get(str(value).lower())
+    if found is None:
+        raise ValueError(f"{shown(value)} is neither random nor maglev")
+    return found
+
+
+def listen(value: Any) -> Listen | None:
+    """``HOST:PORT``, ``[V6]:PORT``, ``:PORT`` for all addresses; ``none`` for not at all."""
+    given = text(value)
+    if given == "none":
+        return None
+    host, colon, number = given.rpartition(":")
+    if not colon or not number.isdecimal() or int(number) > 65535:
+        raise ValueError(f"{shown(value)} is not an address and a port, as in 127.0.0.1:10256")
+    bare = host.removeprefix("[").removesuffix("]")
+    if bare:
+        address(bare)
+    return Listen(bare or "::", int(number))
+
+
+def port_range(value: Any) -> tuple[int, int]:
+    """``30000,32767`` as Cilium has it, or ``30000-32767`` as kube-proxy has it."""
+    given: Iterable[Any] = value if isinstance(value, list) else str(value).replace("-", ",").split(",")
+    bounds = [str(bound).strip() for bound in given]
+    if len(bounds) != 2 or not all(bound.isdecimal() for bound in bounds):
+        raise ValueError(f"{shown(value)} is not a range of ports, as in 30000,32767")
+    first, last = (port(int(bound)) for bound in bounds)
+    if first > last:
+        raise ValueError(f"{shown(value)} ends before it begins")
+    return first, last
+
+
+def log_level(value: Any) -> str:
+    """How much is logged."""
+    levels = ("debug", "info", "warning", "error")
+    if str(value).lower() not in levels:
+        raise ValueError(f"{shown(value)} is none of {', '.join(levels)}")
+    return str(value).lower()
+
+
+def addresses(value: Any) -> tuple[IPAddress, ...]:
+    """Addresses."""
+    return each(address)(value)
+
+
+def networks(value: Any) -> tuple[IPNetwork, ...]:
+    """Networks."""
+    return each(network)(value)

@@ -1,0 +1,122 @@
+"""``k8sdatapath agent``: a node's datapath, kept as its cluster has it."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from k8sdatapath.cli.output import Output, OutputOption, show
+
+if TYPE_CHECKING:
+    from k8sdatapath.agent.config import AgentConfig
+
+__all__ = ["agent"]
+
+Text = str | None
+
+
+def agent(
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="What else is said; flags are stronger.")
+    ] = None,
+    node_name: Annotated[Text, typer.Option(metavar="NAME", help="This node's; else the host name.")] = None,
+    kubeconfig: Annotated[
+        Text, typer.Option(metavar="FILE", help="How to reach the API server; else as pods do.")
+    ] = None,
+    source: Annotated[
+        list[str] | None, typer.Option(metavar="PATH", help="Manifests instead of an API server.")
+    ] = None,
+    replay: Annotated[
+        Text, typer.Option(metavar="FILE", help="A recording instead of an API server.")
+    ] = None,
+    record: Annotated[Text, typer.Option(metavar="FILE", help="Write down what the source tells.")] = None,
+    netns: Annotated[Text, typer.Option(metavar="NAME", help="Work in this network namespace.")] = None,
+    uplink: Annotated[
+        list[str] | None, typer.Option(metavar="DEVICE", help="Balance packets that arrive here.")
+    ] = None,
+    pod_device_pattern: Annotated[
+        list[str] | None, typer.Option(metavar="PATTERN", help="Devices of pods, as in 'veth*'; else veths.")
+    ] = None,
+    cni_socket: Annotated[
+        Text, typer.Option(metavar="PATH", help="Where k8sdatapath-cni tells of pods; none are looked for.")
+    ] = None,
+    cgroup: Annotated[
+        Text, typer.Option(metavar="DIR", help="Balance the sockets of processes in this cgroup.")
+    ] = None,
+    bpffs: Annotated[Text, typer.Option(metavar="DIR", help="Where the datapath is pinned.")] = None,
+    listen: Annotated[
+        Text, typer.Option(metavar="HOST:PORT", help="Answer probes and Prometheus here, or 'none'.")
+    ] = None,
+    log_level: Annotated[Text, typer.Option(metavar="LEVEL", help="debug, info, warning or error.")] = None,
+    log_format: Annotated[Text, typer.Option(metavar="FORMAT", help="json or text.")] = None,
+    cleanup: Annotated[
+        bool, typer.Option("--cleanup", help="Remove what an agent so configured has left, and end.")
+    ] = False,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Keep a node's datapath as its Kubernetes cluster has it, until stopped; then it runs on without.
+
+    SIGTERM and SIGINT stop the agent, SIGHUP makes it read its configuration again.
+    """
+    given = {
+        "nodeName": node_name,
+        "kubeconfig": kubeconfig,
+        "source": source,
+        "replay": replay,
+        "record": record,
+        "netns": netns,
+        "uplinks": uplink,
+        "podDevicePattern": pod_device_pattern,
+        "cniSocket": cni_socket,
+        "cgroup": cgroup,
+        "bpffs": bpffs,
+        "listen": listen,
+        "log.level": log_level,
+        "log.format": log_format,
+    }
+    flags = {word: value for word, value in given.items() if value not in (None, [])}
+    told = load(config, flags)
+    if cleanup:
+        from k8sdatapath.agent.cleanup import clean_up
+
+        show([{"removed": what} for what in clean_up(told)], output)
+    else:
+        serve(told, lambda: load(config, flags))
+
+
+def load(path: Path | None, flags: dict[str, Any]) -> AgentConfig:
+    """What the file says, and the flags."""
+    from k8sdatapath.agent.config import AgentConfig
+
+    return AgentConfig.load(path, {word: _split(value) for word, value in flags.items()})
+
+
+def _split(value: Any) -> Any:
+    """A flag that is given several times may have commas as well."""
+    if not isinstance(value, list):
+        return value
+    return [part for each in value for part in each.split(",")]
+
+
+def serve(config: AgentConfig, again: Callable[[], AgentConfig]) -> None:
+    """Run an agent until a signal comes.
+
+    :param again: reads the configuration anew.
+    """
+    from k8sdatapath.agent.process import Process
+    from k8sdatapath.net.netns import NetNs
+
+    process = Process(config, again)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    signal.signal(signal.SIGHUP, lambda *_: process.reload())
+    if not config.netns:
+        return process.run(stop)
+    with NetNs.open(config.netns) as netns:
+        return netns.call(process.run, stop)

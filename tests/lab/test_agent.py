@@ -1,0 +1,316 @@
+"""The agent as people run it: a process, on nodes without any CNI, fed by manifests or an API server."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from k8sdatapath.agent.options import OPTIONS
+from tests.api.graph import ROOT
+from tests.support.agents import Callers, NodeUnderTest, ask, in_cgroup, service, slices, write
+from tests.support.api_double import ApiDouble
+
+pytestmark = pytest.mark.timeout(300)
+
+WEB = service("web", "10.96.0.10", "fd00:96::10", node_port=30080)
+
+
+@pytest.fixture
+def manifests(tmp_path: Path) -> Path:
+    directory = tmp_path / "manifests"
+    directory.mkdir()
+    write(directory, "web", [WEB, *slices("web", [(1, 3)])])
+    return directory
+
+
+@pytest.fixture
+def node(manifests: Path) -> Iterator[NodeUnderTest]:
+    with NodeUnderTest([f"--source={manifests}"]) as node:
+        yield node
+
+
+def test_pods_the_node_and_the_outside_reach_services(node: NodeUnderTest, manifests: Path) -> None:
+    client = node.pod("client", 2)
+    node.pod("web", 3)
+    node.start()
+    assert {ask(client, address) for address in ("10.96.0.10", "fd00:96::10")} == {"web"}
+    assert {ask(node.outside, address, 30080) for address in ("192.0.2.11", "2001:db8::11")} == {"web"}
+    with in_cgroup(node) as dial:
+        assert [dial("10.96.0.10"), dial("fd00:96::10")] == ["web", "web"]
+    assert json.loads(node.probe("healthz")[1])["status"] == "ok"
+
+    late = node.pod("late", 4)  # pods come while it runs, and are clients and backends at once
+    write(manifests, "web", [WEB, *slices("web", [(1, 4)])])
+    node.until(lambda: ask(client, "10.96.0.10") == "late")
+    node.until(lambda: any("10.1.1.4" in str(line.get("address")) for line in node.log))
+    assert ask(late, "fd00:96::10") == "late"
+
+    status, metrics = node.probe("metrics")
+    assert status == 200
+    told = dict(re.findall(r"^(\w+)(?:\{[^}]*\})? ([0-9.e+]+)$", metrics, re.MULTILINE))
+    assert float(told["k8sdatapath_services"]) == 2
+    assert 'k8sdatapath_pod_addresses{state="attached"} 6.0' in metrics
+    assert 'k8sdatapath_packets_total{drop="false",outcome="to_pod"}' in metrics
+    assert 'k8sdatapath_map_capacity{map="kd_frontends"} 256.0' in metrics
+    assert "kubeproxy_network_programming_duration_seconds_bucket" in metrics
+
+    assert node.stop() == 0
+    assert "stopping; the datapath goes on" in node.messages()
+    assert ask(client, "10.96.0.10") == "late"
+    assert ask(node.outside, "192.0.2.11", 30080) == "late"
+
+
+def test_killed_and_started_again_under_traffic(node: NodeUnderTest, manifests: Path) -> None:
+    client = node.pod("client", 2)
+    node.pod("web", 3)
+    node.pod("other", 4)
+    node.start()
+    with Callers(client, "10.96.0.10") as inside, Callers(node.outside, "192.0.2.11", 30080) as outside:
+        for endpoints in ([(1, 4)], [(1, 3), (1, 4)], [(1, 3)]):
+            node.stop(signal.SIGKILL)
+            write(manifests, "web", [WEB, *slices("web", endpoints)])
+            made = inside.made
+            node.until(lambda made=made: inside.made > made + 20)  # nobody runs, and it goes on
+            node.start()
+        expected = "web"
+        node.until(lambda: ask(client, "10.96.0.10") == expected)
+        made = outside.made
+        node.until(lambda: outside.made > made + 20)
+    assert (inside.failures, outside.failures) == ([], [])
+
+
+def test_a_graceful_stop_leaves_it_and_cleanup_takes_all_of_it(node: NodeUnderTest) -> None:
+    client = node.pod("client", 2)
+    node.pod("web", 3)
+    node.start()
+    refused = node.cleanup()
+    assert refused.returncode == 1
+    assert re.search(r"process \d+ has it", refused.stderr)
+    assert node.stop(signal.SIGINT) == 0
+    assert ask(client, "10.96.0.10") == "web"
+    done = node.cleanup()
+    assert done.returncode == 0, done.stderr
+    assert "from_uplink-eth0" in done.stdout
+    assert not node.pins.path.exists()
+    with pytest.raises(OSError, match=r"timed out|unreachable|refused"):
+        ask(client, "10.96.0.10", timeout=0.5)
+    again = node.cleanup()
+    assert (again.returncode, again.stdout) == (0, "none\n")
+
+
+def test_two_agents_side_by_side_do_not_disturb_each_other(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        nodes, clients = [], []
+        for number in (1, 2):  # with the same services, at other pods
+            directory = tmp_path / str(number)
+            directory.mkdir()
+            write(directory, "web", [WEB, *slices("web", [(number, 3)], node=f"node-{number}")])
+            node = stack.enter_context(NodeUnderTest([f"--source={directory}"], number=number))
+            nodes.append(node)
+            clients.append(node.pod(f"client{number}", 2))
+            node.pod(f"web{number}", 3)
+        for node in nodes:
+            node.start()
+        one, two = nodes
+        assert [ask(client, "10.96.0.10") for client in clients] == ["web1", "web2"]
+        with in_cgroup(one) as dial_one, in_cgroup(two) as dial_two:
+            assert (dial_one("10.96.0.10"), dial_two("10.96.0.10")) == ("web1", "web2")
+        assert ask(two.outside, "192.0.2.11", 30080) == "web2"
+        pinned = two.pins.links, two.pins.maps
+        with Callers(clients[1], "10.96.0.10") as callers:
+            assert one.stop() == 0
+            assert one.cleanup().returncode == 0
+            assert not one.pins.path.exists()
+            made = callers.made
+            two.until(lambda: callers.made > made + 20)
+        assert callers.failures == []
+        assert (two.pins.links, two.pins.maps) == pinned
+        assert two.probe("healthz")[0] == 200
+        assert ask(two.outside, "192.0.2.11", 30080) == "web2"
+
+
+def test_a_second_agent_of_one_directory_is_refused(node: NodeUnderTest) -> None:
+    node.start()
+    first, node.process = node.process, None
+    try:
+        node.launch("--log-format=text")
+        assert node.process is not None
+        assert node.process.wait(60) == 1
+        node.until(lambda: any(f"process {first.pid} has it" in each for each in node.messages()))
+    finally:
+        node.process = first
+
+
+def test_what_is_wrong_is_told_and_what_was_right_goes_on(node: NodeUnderTest, manifests: Path) -> None:
+    client = node.pod("client", 2)
+    node.pod("web", 3)
+    node.start()
+    bad = service("bad", "10.96.0.11", "fd00:96::11")
+    bad["spec"]["ports"][0]["port"] = 70000
+    write(manifests, "bad", [bad])
+    node.until(lambda: any("70000 is not a port" in each for each in node.messages()))
+    assert ask(client, "10.96.0.10") == "web"
+    assert 'k8sdatapath_objects_wrong{kind="File"} 1.0' in node.probe("metrics")[1]
+    (manifests / "bad.yaml").unlink()
+    node.until(lambda: 'objects_wrong{kind="File"}' not in node.probe("metrics")[1])
+
+
+def test_a_hangup_changes_how_much_is_told(node: NodeUnderTest) -> None:
+    node.start()
+    assert node.process is not None
+    node.config.write_text(json.dumps({**json.loads(node.config.read_text()), "log": {"level": "debug"}}))
+    node.process.send_signal(signal.SIGHUP)
+    node.until(lambda: "configuration read again" in node.messages())
+    node.probe("livez")
+    node.until(lambda: any(line.get("level") == "debug" for line in node.log))
+    node.config.write_text(json.dumps({"capacity": {"services": 512}}))
+    node.process.send_signal(signal.SIGHUP)
+    node.until(lambda: any("needs a new start: capacity.services" in each for each in node.messages()))
+    node.config.write_text("nosuch: 1")
+    node.process.send_signal(signal.SIGHUP)
+    node.until(lambda: any("nosuch: unknown" in each for each in node.messages()))
+    assert node.probe("readyz")[0] == 200
+
+
+# -- with an API server --
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[tuple[NodeUnderTest, ApiDouble]]:
+    with (
+        NodeUnderTest([f"--kubeconfig={tmp_path / 'config'}"]) as node,
+        node.wires.node.call(ApiDouble) as api,
+    ):
+        write_kubeconfig(tmp_path / "config", api.url)
+        yield node, api
+
+
+def write_kubeconfig(path: Path, url: str) -> None:
+    path.write_text(
+        yaml.safe_dump(
+            {
+                "apiVersion": "v1",
+                "kind": "Config",
+                "current-context": "double",
+                "clusters": [{"name": "double", "cluster": {"server": url}}],
+                "contexts": [{"name": "double", "context": {"cluster": "double", "user": "double"}}],
+                "users": [{"name": "double", "user": {"token": "secret"}}],
+            }
+        )
+    )
+
+
+def pod(name: str, *addresses: str, node: str = "node-1") -> dict[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"namespace": "shop", "name": name},
+        "spec": {"nodeName": node, "containers": []},
+        "status": {"phase": "Running", "podIPs": [{"ip": each} for each in addresses]},
+    }
+
+
+def test_a_cluster_is_followed(served: tuple[NodeUnderTest, ApiDouble]) -> None:
+    node, api = served
+    client = node.pod("client", 2)
+    node.pod("web", 3)
+    node.pod("other", 4)
+    api.put("services", WEB)
+    for each in slices("web", [(1, 3)]):
+        api.put("endpointslices", each)
+    node.start()
+    assert ask(client, "10.96.0.10") == "web"
+    assert ask(node.outside, "192.0.2.11", 30080) == "web"
+    for each in slices("web", [(1, 4)]):
+        api.put("endpointslices", each)
+    node.until(lambda: ask(client, "fd00:96::10") == "other")
+
+    api.put("pods", pod("lost", "10.1.1.99"))
+    node.until(lambda: any("not in the datapath: no route leads to it" in each for each in node.messages()))
+    assert 'k8sdatapath_pod_addresses{state="not_found"} 1.0' in node.probe("metrics")[1]
+    node.pod("lost", 99)
+    node.until(lambda: 'state="not_found"} 0.0' in node.probe("metrics")[1])
+
+    node.stop(signal.SIGKILL)
+    api.put("services", service("late", "10.96.0.12", "fd00:96::12"))
+    for each in slices("late", [(1, 3)]):
+        api.put("endpointslices", each)
+    api.delete("services", "shop", "web")
+    assert ask(client, "10.96.0.10") == "other"  # nobody knows yet that it has gone
+    node.start()
+    assert ask(client, "10.96.0.12") == "web"
+    with pytest.raises(OSError, match=r"timed out|unreachable|refused"):
+        ask(client, "10.96.0.10", timeout=0.5)
+
+
+def test_a_server_that_is_away_changes_nothing(served: tuple[NodeUnderTest, ApiDouble]) -> None:
+    node, api = served
+    client = node.pod("client", 2)
+    node.pod("web", 3)
+    api.put("services", WEB)
+    for each in slices("web", [(1, 3)]):
+        api.put("endpointslices", each)
+    node.start()
+    api.down()
+    node.stop()
+    node.launch()
+    node.until(lambda: node.probe("livez")[0] == 200)
+    assert node.probe("readyz")[0] == 503
+    assert ask(client, "10.96.0.10") == "web"
+    assert ask(node.outside, "192.0.2.11", 30080) == "web"
+    node.wires.node.call(api.up)
+    node.until(lambda: node.probe("readyz")[0] == 200)
+    assert ask(client, "10.96.0.10") == "web"
+
+
+def test_rights_in_deploy_are_what_is_asked_for(served: tuple[NodeUnderTest, ApiDouble]) -> None:
+    node, api = served
+    node.start()
+    node.until(lambda: {query.plural for query in api.requests if query.watch} >= {"services", "pods"})
+    node.until(lambda: len({query.plural for query in api.requests if query.watch}) == 4)
+    asked = {
+        (query.api.rpartition("/")[0], query.plural, "watch" if query.watch else "list")
+        for query in api.requests
+    }
+    (role,) = (
+        each
+        for each in yaml.safe_load_all((ROOT / "deploy/base/rbac.yaml").read_text())
+        if each["kind"] == "ClusterRole"
+    )
+    allowed = {
+        (group, resource, verb)
+        for rule in role["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+    assert asked == allowed
+
+
+def test_capabilities_in_deploy_are_enough(node: NodeUnderTest) -> None:
+    documents = yaml.safe_load_all((ROOT / "deploy/base/daemonset.yaml").read_text())
+    (container,) = next(documents)["spec"]["template"]["spec"]["containers"]
+    names = container["securityContext"]["capabilities"]["add"]
+    bounding = ",".join(["-all", *(f"+{name.lower()}" for name in names)])
+    client = node.pod("client", 2)
+    node.pod("web", 3)
+    node.start(wrapper=["setpriv", f"--bounding-set={bounding}", "--no-new-privs"])
+    assert ask(client, "10.96.0.10") == "web"
+    with in_cgroup(node) as dial:
+        assert dial("10.96.0.10") == "web"
+    assert node.stop() == 0
+
+
+def test_every_flag_is_told_in_the_reference() -> None:
+    reference = (ROOT / "docs/reference/agent.md").read_text()
+    for word, option in OPTIONS.items():
+        if option.flag:
+            assert re.search(rf"^\| `--.*`{re.escape(word)}`", reference, re.MULTILINE), word

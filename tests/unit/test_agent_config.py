@@ -1,0 +1,138 @@
+"""An agent's configuration: what is understood, what is refused and where it stands."""
+
+from __future__ import annotations
+
+import re
+from ipaddress import ip_network
+from pathlib import Path
+
+import pytest
+
+from k8sdatapath.agent.config import AgentConfig
+from k8sdatapath.agent.options import OPTIONS
+from k8sdatapath.agent.values import Acceleration, Listen
+from k8sdatapath.errors import ConfigError
+from k8sdatapath.model import Selection
+from tests.api.graph import ROOT
+
+HELM = """
+kubeProxyReplacement: "true"
+k8sServiceHost: 192.0.2.1
+k8sServicePort: 6443
+devices: eth0 eth1
+bpf: {masquerade: false, root: /sys/fs/bpf, lbServiceMapMax: 1000, preallocateMaps: true}
+enableIPv4Masquerade: false
+socketLB: {enabled: false}
+loadBalancer: {algorithm: maglev, acceleration: best-effort, mode: snat}
+nodePort: {addresses: ["192.0.2.0/24", "2001:db8::/64"], range: "30000,32000", bindProtection: false}
+ipam: {mode: kubernetes}
+hubble: {enabled: true}
+ipv6: {enabled: false}
+cgroup: {hostRoot: /run/cgroup}
+debug: {enabled: true}
+"""
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> object:
+    def write(text: str) -> Path:
+        path = tmp_path / "agent.yaml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def test_without_a_word_it_is_a_node_of_a_cluster_with_nothing_attached() -> None:
+    config = AgentConfig.load()
+    assert (config.uplinks, config.cgroup, config.sources) == ((), None, ())
+    assert str(config.listen) == "127.0.0.1:10256"
+    assert config.node_name
+
+
+def test_helm_values_of_cilium_mean_what_they_mean_there(write) -> None:
+    config = AgentConfig.load(write(HELM))
+    assert (config.api_host, config.api_port) == ("192.0.2.1", 6443)
+    assert config.uplinks == ("eth0", "eth1")
+    assert config.selection is Selection.MAGLEV
+    assert config.acceleration is Acceleration.BEST_EFFORT
+    assert config.node_port_networks == (ip_network("192.0.2.0/24"), ip_network("2001:db8::/64"))
+    assert config.node_port_range == (30000, 32000)
+    assert (config.socket_lb, config.protect_node_ports) == (False, False)
+    assert (str(config.bpffs), str(config.cgroup)) == ("/sys/fs/bpf/k8sdatapath", "/run/cgroup")
+    assert (config.capacity.services, config.log_level) == (1000, "debug")
+    told = "\n".join(config.ignored)
+    for name in ("bpf.preallocateMaps", "ipam", "hubble", "ipv6.enabled"):
+        assert f"agent.yaml: {name}" in told
+    assert len(config.ignored) == 4
+
+
+def test_flags_are_stronger_than_the_file(write) -> None:
+    path = write("nodeName: n1\nuplinks: [eth0]\nlisten: '[::1]:9000'\nlog: {level: error}")
+    config = AgentConfig.load(path, {"nodeName": "n2", "uplinks": ["eth1", "eth2"]})
+    assert (config.node_name, config.uplinks) == ("n2", ("eth1", "eth2"))
+    assert config.listen == Listen("::1", 9000)
+    assert AgentConfig.load(path, {"listen": ":80"}).listen == Listen("::", 80)
+    assert AgentConfig.load(path, {"listen": "none"}).listen is None
+    assert AgentConfig.load(path).differences(config) == ("nodeName", "uplinks")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("nodeNam: n1", "nodeNam: unknown; did you mean 'nodeName'?"),
+        ("bpf: {masquarade: true}", "bpf.masquarade: unknown; did you mean 'bpf.masquerade'?"),
+        ("frobnicate: 1", "frobnicate: unknown"),
+        ("kubeProxyReplacement: false", "kubeProxyReplacement: cannot be false"),
+        ("loadBalancer: {algorithm: rr}", "loadBalancer.algorithm: 'rr' is neither random nor maglev"),
+        ("loadBalancer: {mode: dsr}", "loadBalancer.mode: must be snat"),
+        ("routingMode: tunnel", "routingMode: must be native"),
+        ("loadBalancer: {acceleration: native}", "there are no uplinks that it could be for"),
+        ("listen: localhost", "listen: 'localhost' is not an address and a port"),
+        ("listen: localhost:80", "listen: 'localhost' is not an IP address"),
+        ("capacity: {services: 0}", "capacity.services: 0 is too few"),
+        ("capacity: {services: lots}", "capacity.services: 'lots' is not a number"),
+        ("nodePort: {range: 9-8}", "nodePort.range: '9-8' ends before it begins"),
+        ("nodePort: {addresses: [192.0.2.300/24]}", "nodePort.addresses"),
+        ("uplinks: {}", "uplinks: {} is not a list"),
+        ("socketLB: {enabled: perhaps}", "socketLB.enabled: 'perhaps' is neither true nor false"),
+        ("log: {level: loud}", "log.level: 'loud' is none of debug"),
+        ("bpf: {root: /x}\nbpffs: /y", "bpffs: bpffs is said otherwise elsewhere"),
+        ("source: [a]\nkubeconfig: b", "objects come from one of these only"),
+        ("cniSocket: /x\npodDevicePattern: v*", "the plugin says which devices"),
+        ("- 1", "one mapping is expected"),
+        ("{}\n---\n{}", "one mapping is expected"),
+        ("a: [", "line 2"),
+        ("uplinks: eth0\nuplinks: eth1", "given twice"),
+    ],
+)
+def test_what_cannot_be_is_refused_where_it_stands(write, text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        AgentConfig.load(write(text))
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nosuch\.yaml: No such file"):
+        AgentConfig.load(tmp_path / "nosuch.yaml")
+    (tmp_path / "big.yaml").write_bytes(b"#" * (2 << 20))
+    with pytest.raises(ConfigError, match="larger than"):
+        AgentConfig.load(tmp_path / "big.yaml")
+    (tmp_path / "latin.yaml").write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        AgentConfig.load(tmp_path / "latin.yaml")
+
+
+def test_the_root_of_a_filesystem_is_no_pin_directory() -> None:
+    assert AgentConfig.load(flags={"bpffs": "/proc"}).pins == Path("/proc/k8sdatapath")
+    assert AgentConfig.load(flags={"bpffs": "/sys/fs/bpf/one"}).pins == Path("/sys/fs/bpf/one")
+
+
+def test_the_reference_has_a_line_for_each_word() -> None:
+    reference = (ROOT / "docs/reference/agent.md").read_text()
+    told = set(re.findall(r"^\| `([A-Za-z0-9.]+)`", reference, re.MULTILINE))
+    assert told == set(OPTIONS)
+
+
+def test_the_example_is_understood() -> None:
+    config = AgentConfig.load(ROOT / "examples/agent.yaml")
+    assert config.ignored == ()
