@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,7 @@ class Capacity:
     :ivar backends: memberships of endpoints in services, 32 bytes each.
     :ivar slots: places in backend sets, 4 bytes each: one per backend, 251 and more per Maglev set.
     :ivar flows: directions of flows that are balanced per packet (two a flow), some 140 bytes each.
+    :ivar clients: those that stay with a backend, by session affinity; some 100 bytes each.
     :ivar pods: addresses of local pods.
     """
 
@@ -64,7 +65,20 @@ class Capacity:
     backends: int = field(default=262144, validator=_entries(most=1 << 22))
     slots: int = field(default=1 << 20, validator=_entries())
     flows: int = field(default=262144, validator=_entries())
+    clients: int = field(default=65536, validator=_entries())
     pods: int = field(default=4096, validator=_entries())
+
+    @classmethod
+    def of(cls, max_entries: Mapping[str, int]) -> Capacity:
+        """That of maps of these sizes."""
+        return cls(
+            services=max_entries["kd_frontends"],
+            backends=max_entries["kd_backends"],
+            slots=max_entries["kd_slots"] * _SLOTS_PER_BLOCK,
+            flows=max_entries["kd_conntrack"],
+            clients=max_entries["kd_affinity"],
+            pods=max_entries["kd_endpoints"],
+        )
 
     @property
     def max_entries(self) -> dict[str, int]:
@@ -75,6 +89,7 @@ class Capacity:
             "kd_slots": -(-self.slots // _SLOTS_PER_BLOCK),
             "kd_backends": self.backends,
             "kd_conntrack": self.flows,
+            "kd_affinity": self.clients,
             "kd_endpoints": self.pods,
         }
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import errno
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from attrs import field, frozen
@@ -155,12 +155,27 @@ class Hooks(Resource):
             if error.errno not in _NO_XDP:
                 raise
 
+    def adopt(self, hooks: Iterable[Hook]) -> None:
+        """Take over the pinned links of these as they are; whose device is gone is dropped."""
+        for hook in hooks:
+            if hook not in self._links and self._pins is not None and hook in self:
+                link = KernelLink.open_pinned(self._pins.link_path(hook.name))
+                self._links[hook] = link
+                try:
+                    here = hook.holds(link, self._netns)
+                except DeviceGoneError:
+                    here = False
+                if not here:
+                    self.drop(hook)
+
     def switch(self, old: Mapping[str, Object], new: Mapping[str, Object]) -> None:
-        """Put new programs on every hook, or if one refuses the old ones on all."""
+        """Put new programs on every hook, or if one refuses the old ones on all. Of a device that is gone
+        the links stay as they are: they do nothing any more.
+        """
         with ExitStack() as undo:
             for hook, link in self._links.items():
-                undo.callback(link.update, hook.program(old))
-                link.update(hook.program(new))
+                if _swap(link, hook.program(new)):
+                    undo.callback(_swap, link, hook.program(old))
             undo.pop_all()
 
     def drop(self, hook: Hook) -> None:
@@ -177,7 +192,10 @@ class Hooks(Resource):
             ours = {hook.name for hook in self._links}
             for name in self._pins.links:
                 if name not in ours and not known(name):
-                    self._pins.link_path(name).unlink()
+                    path = self._pins.link_path(name)
+                    with KernelLink.open_pinned(path) as link, suppress(DeviceGoneError):
+                        link.detach()  # now: without it the program ends some time after the pin
+                    path.unlink()
 
     def _update(self, hook: Hook, objects: Mapping[str, Object]) -> bool:
         """Swap the program of a link, ours or pinned; False if there is none, or its device is gone."""
@@ -199,3 +217,12 @@ class Hooks(Resource):
         """Let go of the links. Those that are not pinned end with it."""
         while self._links:
             self._links.popitem()[1].close()
+
+
+def _swap(link: Link, program: Program) -> bool:
+    """Swap the program of a link; False if its device is gone, which happens at any time."""
+    try:
+        link.update(program)
+    except DeviceGoneError:
+        return False
+    return True

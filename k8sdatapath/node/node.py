@@ -7,8 +7,7 @@ import fcntl
 import socket
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
-from functools import partial
-from threading import Lock
+from threading import RLock
 from typing import Any
 
 from attrs import evolve, frozen
@@ -19,13 +18,14 @@ from k8sdatapath.datapath.conntrack_table import ConntrackTable, Sweep
 from k8sdatapath.datapath.overlay import Overlay
 from k8sdatapath.datapath.service_table import CONTRACT, ServiceTable
 from k8sdatapath.datapath.socket_reaper import DestroyedSocket, SocketReaper
-from k8sdatapath.errors import AddressInUseError, BpffsError
+from k8sdatapath.errors import AddressInUseError, BpffsError, CapacityError
 from k8sdatapath.layout import addr, layout_of
 from k8sdatapath.model import IPAddress, address
 from k8sdatapath.net.netns import NetNs
 from k8sdatapath.net.rtnetlink import Rtnetlink
 from k8sdatapath.node.config import Capacity, NodeConfig
 from k8sdatapath.node.hooks import CgroupHook, Hook, Hooks, TcHook, XdpHook, place_of
+from k8sdatapath.node.resizing import Move
 from k8sdatapath.node.tunnel import Tunnel
 from k8sdatapath.node.upkeep import Upkeep
 from k8sdatapath.objects import Object, ObjectSpec
@@ -60,6 +60,7 @@ class Node(Resource):
 
     :ivar services: the node's services.
     :ivar flows: its flows that are balanced per packet.
+    :ivar notes: what is otherwise than configured, in sentences.
     :ivar upkeep: collects those that are over; None if the configuration has it so.
     :ivar overlay: the other nodes, if there is a tunnel to them.
     """
@@ -77,7 +78,8 @@ class Node(Resource):
         self._hooks = hooks
         self._own = own
         self._lock: PinLock | None = None
-        self._maps_stay = Lock()  # held while maps are in use that a resize may close
+        self._maps_stay = RLock()  # held while maps are in use that a resize may close
+        self.notes: tuple[str, ...] = ()
         self.overlay: Overlay | None = None
         self._use(objects)
         self.upkeep = own.enter_context(Upkeep(self._sweep)) if config.collect else None
@@ -98,8 +100,8 @@ class Node(Resource):
     def open(cls, config: NodeConfig, *, prune: bool = True) -> Node:
         """Load what is not there yet, take over what is pinned, and put the programs on their hooks.
 
-        Programs of pinned links are replaced in one step each: no packet goes by unhandled. Pinned maps keep
-        their sizes, see :meth:`resize`.
+        Programs of pinned links are replaced in one step each: no packet goes by unhandled. Pinned maps of
+        other sizes than configured are resized; if what is in them would not fit, they stay: :attr:`notes`.
 
         :param prune: remove pinned links that ``config`` does not ask for, see :meth:`prune`. Without it they
             stay for now: for a caller who has more to do that may fail.
@@ -131,6 +133,10 @@ class Node(Resource):
                     hooks.put(TcHook("overlay", entry, config.tunnel.device, direction), objects)
             node = cls(config, objects, services, hooks, own)
             node._lock = lock
+            try:
+                node.resize(config.capacity)
+            except CapacityError as error:
+                node.notes = (f"tables keep the sizes they are pinned with: {error}",)
             if prune:
                 node.prune()
             node._own = own.pop_all()
@@ -179,7 +185,7 @@ class Node(Resource):
             if holder not in (None, device):
                 raise AddressInUseError(each, str(holder))
         layout_of(EndpointRow).pack(row)  # a MAC that is none is told before anything is attached
-        with ExitStack() as undo:
+        with self._maps_stay, ExitStack() as undo:
             for hook in _pod_hooks(device) if self.config.tc_lb else ():
                 if hook not in self._hooks:
                     undo.callback(self._hooks.drop, hook)
@@ -201,7 +207,8 @@ class Node(Resource):
         Addresses that another pod has meanwhile stay with that one, and the programs stay on the device while
         other addresses are behind it.
         """
-        self._endpoints.delete_many([each for each in addresses if self._holder(each) in (None, device)])
+        with self._maps_stay:
+            self._endpoints.delete_many([each for each in addresses if self._holder(each) in (None, device)])
         if device not in {pod.device for pod in self.pods if pod.addresses}:
             for hook in _pod_hooks(device):
                 self._hooks.drop(hook)
@@ -243,34 +250,52 @@ class Node(Resource):
         """
         found = self.services.pressure()
         with self._maps_stay:
-            for loaded in self._objects.values():
-                for name, each in loaded.maps.items():
-                    if isinstance(each, maps.Hash | maps.LRUHash) and name not in found:
-                        found[name] = Pressure(len(each), each.info.max_entries)
+            for name, each in self._all_maps().items():
+                if isinstance(each, maps.Hash | maps.LRUHash) and name not in found:
+                    found[name] = Pressure(len(each), each.info.max_entries)
         return found
 
+    @property
+    def capacity(self) -> Capacity:
+        """How much the tables hold as they are; not what is configured if :attr:`notes` says so."""
+        return Capacity.of({name: each.info.max_entries for name, each in self._all_maps().items()})
+
+    def _all_maps(self) -> dict[str, maps.Map]:
+        return {name: each for loaded in self._objects.values() for name, each in loaded.maps.items()}
+
     def resize(self, capacity: Capacity) -> None:
-        """Give the service tables other sizes, while traffic flows.
+        """Give tables other sizes, while traffic flows. No flow is lost, be it old or begun meanwhile.
 
         New maps are filled with what is in the old ones, then every hook gets programs over the new maps,
-        each in one step. Flows and pods keep the room that they have.
+        each in one step; where flows get another table, by way of programs that know both. A client with
+        affinity whose first connection comes during the last of these steps may get another backend next
+        time. A table shrinks to the highest place in use, which may be more than are in use.
 
         :raises CapacityError: what is there would not fit; nothing was changed.
         """
-        capacity = evolve(capacity, flows=self.config.capacity.flows, pods=self.config.capacity.pods)
-        config, old, pins = evolve(self.config, capacity=capacity), self._objects, self.config.pins
-        with ExitStack() as undo:
-            shared = {name: each for loaded in old.values() for name, each in loaded.maps.items()}
-            kept = {name: each for name, each in shared.items() if name not in CONTRACT}
-            objects = _load(evolve(config, pins=None), undo, kept)
-            self.services.move(objects["pod"], partial(self._hooks.switch, old, objects))
-            if pins is not None:
-                for name in CONTRACT:
-                    pins.replace(objects["pod"].map_fds[name], pins.map_path(name))
-            self._own.push(undo.pop_all())
-        with self._maps_stay:
-            self._use(objects)
+        with self._maps_stay, ExitStack() as own, ExitStack() as done:
+            there, old = self._all_maps(), self._objects
+            sizes = {name: each.info.max_entries for name, each in there.items()}
+            changed = {name for name, size in capacity.max_entries.items() if sizes[name] != size}
+            config = evolve(self.config, capacity=capacity)
+            if not changed:
+                self.config = config
+                return
+            changed |= CONTRACT.keys()  # the service table goes to the new objects as a whole
+            self._hooks.adopt(hook for pod in self.pods for hook in _pod_hooks(pod.device))
+            unpinned = evolve(config, pins=None)
+            new = _load(unpinned, own, {name: each for name, each in there.items() if name not in changed})
+            between = None
+            if "kd_conntrack" in changed:
+                both = {**there, "kd_conntrack_to": new["pod"].maps["kd_conntrack"]}
+                between = _load(unpinned, done, both, moving=True)
+                self.flows.collect()
+            move = Move(self._hooks, config.pins, changed, old, new, between)
+            move.check()
+            self.services.move(new["pod"], move.switch)
+            self._own.push(own.pop_all())
             self.config = config
+            self._use(new)
             for loaded in old.values():
                 loaded.close()
 
@@ -313,12 +338,15 @@ def _own_addresses(config: NodeConfig) -> set[IPAddress]:
     return in_netns(config.netns, read)
 
 
-def _load(config: NodeConfig, own: ExitStack, given: Mapping[str, Any] | None = None) -> dict[str, Object]:
+def _load(
+    config: NodeConfig, own: ExitStack, given: Mapping[str, Any] | None = None, *, moving: bool = False
+) -> dict[str, Object]:
     """The objects, sharing one set of maps: those given, and what they lack."""
     loaded: dict[str, Object] = {}
     shared = dict(given or {})
     settings = {
         **config.constants,
+        "moving": moving,
         "node_netns": _cookie(config.netns),
         "tunnel_ipv6": bool(config.tunnel and config.tunnel.ipv6),
     }

@@ -16,7 +16,7 @@ from k8sdatapath.tables.conntrack import ConntrackRow, FlowFlags, Tuple
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["Columns", "Pair", "gather", "joined", "opposites", "pair"]
+__all__ = ["Columns", "Pair", "ahead", "differing", "gather", "joined", "opposites", "pair"]
 
 _KEY, _ROW = layout_of(Tuple), layout_of(ConntrackRow)
 _PROTOCOL = next(field.offset for field in _KEY.fields if field.name == "protocol")
@@ -127,10 +127,27 @@ def joined(keys: Buffer, rows: Buffer) -> Iterator[Pair]:
             yield pair(key, row, b"", None)
 
 
-def gather(keys: Buffer, indexes: Iterable[int]) -> bytes:
-    """Some of the packed keys."""
-    size, view = _KEY.size, memoryview(keys)
+def gather(packed: Buffer, indexes: Iterable[int], size: int = _KEY.size) -> bytes:
+    """Some of the packed keys, or of what else there is of a size."""
+    view = memoryview(packed)
     return b"".join([view[index * size : (index + 1) * size] for index in indexes])
+
+
+def differing(rows: bytearray, others: bytearray, found: bytearray) -> list[int]:
+    """Which rows lead elsewhere than the others in their places, or have none there."""
+    wrong = []
+    for index, there in enumerate(found):
+        to = slice(index * _ROW.size + _TO.start, index * _ROW.size + _TO.stop)
+        backend = slice(index * _ROW.size + _AT["backend"], index * _ROW.size + _AT["backend"] + 4)
+        if not there or rows[to] != others[to] or rows[backend] != others[backend]:
+            wrong.append(index)
+    return wrong
+
+
+def ahead(rows: bytearray, others: bytearray, found: bytearray) -> list[int]:
+    """Which rows know more of how their flow goes than the others in their places."""
+    columns = zip(rows[_FLAGS :: _ROW.size], others[_FLAGS :: _ROW.size], found, strict=True)
+    return [index for index, (flags, known, there) in enumerate(columns) if there and flags & ~known]
 
 
 def opposites(rows: Buffer) -> bytes:

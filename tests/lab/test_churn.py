@@ -336,8 +336,11 @@ def open_files() -> Counter[str]:
 
 
 def larger(capacity: Capacity, steps: int) -> Capacity:
-    """Tables grow with each step."""
-    return evolve(capacity, services=256 + 64 * steps, backends=1024 + 256 * steps)
+    """Tables of services grow with each step, those of flows and clients grow and shrink."""
+    flows = 32768 * (1 + steps % 3)
+    return evolve(
+        capacity, services=256 + 64 * steps, backends=1024 + 256 * steps, flows=flows, clients=flows // 2
+    )
 
 
 def start_traffic(traffic: Traffic, place: Place, churn: Churn, services: list[Service]) -> None:

@@ -86,7 +86,7 @@ KD_SUBPROGRAM struct kd_ct *kd_ct_other(const struct kd_ct *ct)
 {
 	struct kd_tuple opposite = kd_reversed(&ct->to);
 
-	return bpf_map_lookup_elem(&kd_conntrack, &opposite);
+	return kd_ct_find(&opposite);
 }
 
 /* The entry no longer decides for this packet. */
@@ -110,11 +110,11 @@ static __always_inline bool kd_ct_over(const struct kd_pkt *pkt, const struct kd
 KD_SUBPROGRAM void kd_ct_forget(const struct kd_tuple *tuple, const struct kd_ct *ct)
 {
 	struct kd_tuple opposite = kd_reversed(&ct->to);
-	struct kd_ct *other = bpf_map_lookup_elem(&kd_conntrack, &opposite);
+	struct kd_ct *other = kd_ct_find(&opposite);
 
 	if (other && kd_ct_answers(other, tuple, ct))
-		bpf_map_delete_elem(&kd_conntrack, &opposite);
-	bpf_map_delete_elem(&kd_conntrack, tuple);
+		kd_ct_remove(&opposite);
+	kd_ct_remove(tuple);
 }
 
 /* The once-a-second visit to the other direction. */
@@ -122,10 +122,10 @@ KD_SUBPROGRAM void kd_ct_visit_opposite(const struct kd_tuple *tuple, const stru
 {
 	struct kd_tuple opposite = kd_reversed(&ct->to);
 	struct kd_ct answer = kd_ct_answer(tuple, ct);
-	struct kd_ct *other = bpf_map_lookup_elem(&kd_conntrack, &opposite);
+	struct kd_ct *other = kd_ct_find(&opposite);
 
 	if (!other)
-		bpf_map_update_elem(&kd_conntrack, &opposite, &answer, BPF_NOEXIST);
+		kd_ct_put(&opposite, &answer, BPF_NOEXIST);
 	else if (kd_ct_answers(other, tuple, ct) && answer.flags & ~other->flags)
 		__sync_fetch_and_or(&other->flags, answer.flags);
 }
@@ -162,7 +162,7 @@ static __always_inline bool kd_idle(const struct kd_ct *ct, __u32 now)
 static __always_inline bool kd_ct_evict(const struct kd_tuple *tuple, const struct kd_ct *held, __u32 now)
 {
 	struct kd_tuple opposite = kd_reversed(&held->to);
-	struct kd_ct *other = bpf_map_lookup_elem(&kd_conntrack, &opposite);
+	struct kd_ct *other = kd_ct_find(&opposite);
 	bool over;
 
 	if (!other || !kd_ct_answers(other, tuple, held))
@@ -171,7 +171,7 @@ static __always_inline bool kd_ct_evict(const struct kd_tuple *tuple, const stru
 	if (tuple->protocol == IPPROTO_UDP)
 		over = kd_idle(held, now) && kd_idle(other, now);
 	if (over)
-		bpf_map_delete_elem(&kd_conntrack, &opposite);
+		kd_ct_remove(&opposite);
 	return over;
 }
 

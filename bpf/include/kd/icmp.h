@@ -109,7 +109,7 @@ KD_FUNCTION int kd_icmp_error(struct __sk_buff *skb, struct kd_pkt *pkt)
 	    ports_off + sizeof(ports) > pkt->end || !kd_addr_equal(&pkt->tuple.dst, &quoted.src))
 		return KD_PASS;
 	to = kd_reversed(&quoted);
-	answer = bpf_map_lookup_elem(&kd_conntrack, &to);
+	answer = kd_ct_find(&to);
 	if (!answer)
 		return KD_PASS;
 	to = kd_reversed(&answer->to);

@@ -31,13 +31,13 @@
 KD_SUBPROGRAM bool kd_own_held(const struct kd_pkt *pkt)
 {
 	struct kd_tuple opposite = kd_reversed(&pkt->tuple);
-	struct kd_ct *held = bpf_map_lookup_elem(&kd_conntrack, &opposite);
+	struct kd_ct *held = kd_ct_find(&opposite);
 
 	if (!held || !(held->flags & KD_CT_REPLY))
 		return false;
 	if (!kd_ct_evict(&opposite, held, kd_now()))
 		return true;
-	bpf_map_delete_elem(&kd_conntrack, &opposite);
+	kd_ct_remove(&opposite);
 	return false;
 }
 
@@ -64,7 +64,7 @@ static __always_inline int kd_translate_out(struct __sk_buff *skb, struct kd_pkt
 		return kd_icmp_translate_error(skb, pkt);
 	if (pkt->later && !kd_fragment_find(pkt))
 		return KD_PASS;
-	ct = bpf_map_lookup_elem(&kd_conntrack, &pkt->tuple);
+	ct = kd_ct_find(&pkt->tuple);
 	if (ct && !(ct->flags & (KD_CT_REPLY | (own ? KD_CT_SOURCE : 0))))
 		return KD_PASS;
 	if (ct && kd_ct_over(pkt, ct)) {

@@ -95,12 +95,12 @@ static __always_inline int kd_port_claim(const struct kd_tuple *tuple, const str
 {
 	struct kd_tuple opposite = kd_reversed(&original->to);
 	struct kd_ct reply = kd_ct_answer(tuple, original);
-	struct kd_ct *held = bpf_map_lookup_elem(&kd_conntrack, &opposite);
+	struct kd_ct *held = kd_ct_find(&opposite);
 	long failed;
 
 	if (held && !kd_ct_answers(held, tuple, original) && !kd_ct_evict(&opposite, held, original->last_seen))
 		return KD_DROP_NO_PORT;
-	failed = bpf_map_update_elem(&kd_conntrack, &opposite, &reply, held ? BPF_ANY : BPF_NOEXIST);
+	failed = kd_ct_put(&opposite, &reply, held ? BPF_ANY : BPF_NOEXIST);
 	if (failed == -KD_EEXIST) /* another CPU was faster */
 		return KD_DROP_NO_PORT;
 	return failed ? KD_DROP_NO_MEMORY : KD_CONTINUE;
@@ -148,9 +148,9 @@ KD_FUNCTION int kd_ct_create(struct __sk_buff *skb, const struct kd_tuple *tuple
 	bpf_loop(1 + KD_PORT_PROBES + ports.count, kd_port_step, &ports, 0);
 	if (ports.result != KD_CONTINUE)
 		return ports.result;
-	if (bpf_map_update_elem(&kd_conntrack, tuple, &ports.original, BPF_ANY)) {
+	if (kd_ct_put(tuple, &ports.original, BPF_ANY)) {
 		*to = kd_reversed(&ports.original.to);
-		bpf_map_delete_elem(&kd_conntrack, to);
+		kd_ct_remove(to);
 		return KD_DROP_NO_MEMORY;
 	}
 	to->sport = ports.original.to.sport;

@@ -92,7 +92,7 @@ static __always_inline int kd_flow_follow(const struct kd_pkt *pkt, struct kd_ct
 static __always_inline int kd_flow_find(struct __sk_buff *skb, const struct kd_pkt *pkt, bool outside,
 					struct kd_tuple *to)
 {
-	struct kd_ct *ct = bpf_map_lookup_elem(&kd_conntrack, &pkt->tuple);
+	struct kd_ct *ct = kd_ct_find(&pkt->tuple);
 
 	if (ct && kd_ct_over(pkt, ct)) {
 		kd_ct_forget(&pkt->tuple, ct);

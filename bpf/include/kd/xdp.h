@@ -221,7 +221,7 @@ static __always_inline int kd_xdp_continue(struct xdp_md *ctx)
 
 	if (!redirect || !kd_xdp_parse(ctx, &pkt, &length) || pkt.ttl <= 1)
 		return KD_PASS;
-	ct = bpf_map_lookup_elem(&kd_conntrack, &pkt.tuple);
+	ct = kd_ct_find(&pkt.tuple);
 	if (!ct || kd_ct_over(&pkt, ct))
 		return KD_PASS;
 	to = ct->to;

@@ -5,6 +5,7 @@
 
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
+#include <kd/config.h>
 #include <kd/types.h>
 
 /*
@@ -17,5 +18,44 @@ struct {
 	__type(key, struct kd_tuple);
 	__type(value, struct kd_ct);
 } kd_conntrack SEC(".maps");
+
+/*
+ * While the table gets another size, the new one; else nothing. Programs that are `moving` stand between those
+ * which know the old table only and those which know the new one only: they find what either has made, and what
+ * they make both will find. User space copies the rest (k8sdatapath/node/resizing.py).
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 1);
+	__type(key, struct kd_tuple);
+	__type(value, struct kd_ct);
+} kd_conntrack_to SEC(".maps");
+
+KD_CONFIG(bool, moving, "the flow table gets another size: flows are in kd_conntrack_to as well") = false;
+
+static __always_inline struct kd_ct *kd_ct_find(const struct kd_tuple *tuple)
+{
+	struct kd_ct *ct = bpf_map_lookup_elem(&kd_conntrack, tuple);
+
+	if (moving && !ct)
+		ct = bpf_map_lookup_elem(&kd_conntrack_to, tuple);
+	return ct;
+}
+
+static __always_inline long kd_ct_put(const struct kd_tuple *tuple, const struct kd_ct *ct, __u64 flags)
+{
+	long failed = bpf_map_update_elem(&kd_conntrack, tuple, ct, flags);
+
+	if (moving && !failed)
+		bpf_map_update_elem(&kd_conntrack_to, tuple, ct, BPF_ANY);
+	return failed;
+}
+
+static __always_inline void kd_ct_remove(const struct kd_tuple *tuple)
+{
+	bpf_map_delete_elem(&kd_conntrack, tuple);
+	if (moving)
+		bpf_map_delete_elem(&kd_conntrack_to, tuple);
+}
 
 #endif /* KD_MAPS_CONNTRACK_H */
