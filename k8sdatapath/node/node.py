@@ -277,7 +277,9 @@ class Node(Resource):
             there, old = self._all_maps(), self._objects
             sizes = {name: each.info.max_entries for name, each in there.items()}
             changed = {name for name, size in capacity.max_entries.items() if sizes[name] != size}
-            config = evolve(self.config, capacity=capacity)
+            config = self.config
+            if capacity != config.capacity:
+                config = evolve(config, capacity=capacity)
             if not changed:
                 self.config = config
                 return
