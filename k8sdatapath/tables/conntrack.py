@@ -41,4 +41,4 @@ class ConntrackRow:
     backend: u32
     last_seen: u32
     flags: u32
-    pad: ClassVar = zeros(4)
+    service: u32 = 0

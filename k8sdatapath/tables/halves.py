@@ -96,7 +96,9 @@ class Pair:
         """The reply that belongs to the original half, as it is when new (``kd_ct_answer()``)."""
         original = _ROW.unpack(self.original)
         flags = FlowFlags.REPLY | original.flags & FlowFlags.SOURCE
-        row = ConntrackRow(_KEY.unpack(_reversed(self.original_key)), 0, original.backend, 0, flags)
+        row = ConntrackRow(
+            _KEY.unpack(_reversed(self.original_key)), 0, original.backend, 0, flags, original.service
+        )
         return _KEY.unpack(_reversed(self.original[_TO])), row
 
 

@@ -14,5 +14,6 @@ class SockRow:
     frontend_addr: addr
     backend_addr: addr
     backend: u32
+    service: u32
     frontend_port: be16
     backend_port: be16

@@ -30,6 +30,8 @@ Address = IPv4Address | IPv6Address
 FROM_POD, FROM_UPLINK, TO_POD, XDP_IN = "from_pod", "from_uplink", "to_pod", "xdp_in"
 SILENCE = 30
 """Seconds after which a datagram flow gives up its ports to another."""
+CLIENTS_END = 61000
+"""Below are the ports that clients choose by themselves."""
 
 
 def turned(flow: Tuple) -> Tuple:
@@ -44,6 +46,7 @@ class Member:
     :ivar flows: how many it has been given.
     """
 
+    home: Served
     backend: Backend
     present: bool = True
     flows: int = 0
@@ -79,7 +82,7 @@ class Served:
         for place in self.members.keys() - wanted.keys():
             self.members.pop(place).present = False
         for place, backend in wanted.items():
-            self.members.setdefault(place, Member(backend)).backend = backend
+            self.members.setdefault(place, Member(self, backend)).backend = backend
         self.service = service
 
     def end(self) -> None:
@@ -145,13 +148,13 @@ class Fate:
 
     :ivar outcome: the verdict's or drop's name.
     :ivar becomes: its addresses and ports afterwards, None if it stays as it is.
-    :ivar any_port: any source port will do that no other flow of the same addresses has.
+    :ivar least_port: if not 0, the source port is another one, from here up.
     :ivar member: who was chosen.
     """
 
     outcome: str
     becomes: Tuple | None = None
-    any_port: bool = False
+    least_port: int = 0
     member: Member | None = None
     then: Callable[[Tuple], None] = lambda to: None
 
@@ -160,8 +163,10 @@ class Fate:
             return False
         if self.becomes is None or becomes is None:
             return True
-        wanted = evolve(self.becomes, sport=becomes.sport) if self.any_port else self.becomes
-        return becomes == wanted and (not self.any_port or becomes.sport >= 1024)
+        if not self.least_port:
+            return becomes == self.becomes
+        fair = becomes.sport != self.becomes.sport and becomes.sport >= self.least_port
+        return fair and becomes == evolve(self.becomes, sport=becomes.sport)
 
 
 @define
@@ -247,15 +252,21 @@ class Reference:
 
     def _is_over(self, arrival: Arrival, entry: Entry) -> bool:
         """Whether the packet is not of this flow any more, but of another with the same ports."""
+        left = not entry.reply and self._has_left(arrival.flow, entry.member)
         if arrival.flow.protocol == Protocol.UDP:
-            return not entry.reply and not entry.member.present
+            return left
         opens = ("S" in arrival.flags and "A" in arrival.flags) if entry.reply else arrival.is_syn
         if not opens:
             return False
         other = self.entries.get(turned(entry.to))
         if other is None:
             return not entry.reply
-        return entry.closed or other.closed or (not entry.reply and not entry.member.present)
+        return entry.closed or other.closed or left
+
+    def _has_left(self, dialled: Tuple, member: Member) -> bool:
+        """Whether the backend, or the frontend, has left the service that once brought them together."""
+        found = self._frontend(dialled)
+        return not member.present or found is None or found[0] is not member.home
 
     def _forget(self, flow: Tuple, entry: Entry) -> None:
         if self._other(flow, entry) is not None:
@@ -360,13 +371,15 @@ class Reference:
             to = evolve(to, src=flow.dst)
         elif outside and backend.address not in self.pods:
             to = evolve(to, src=self.own[flow.src.version])
-        free = self._is_free(flow, to)
+        least = CLIENTS_END if to.src == flow.src else 1024
+        if self._is_free(flow, to):
+            least = 0
 
         def begin(to: Tuple) -> None:
             self._pin(served, flow, member)
             self._make(flow, to, member)
 
-        return Fate(self._way(to.dst, arrival), to, any_port=not free, member=member, then=begin)
+        return Fate(self._way(to.dst, arrival), to, least_port=least, member=member, then=begin)
 
     @staticmethod
     def _pin(served: Served, flow: Tuple, member: Member) -> None:

@@ -164,6 +164,8 @@ class Machine(RuleBasedStateMachine):
                 members = data.draw(backends(WORLDS[frontend.address.version == 6]))
                 self.upsert(evolve(self.model.services[frontend].service, backends=members))
 
+        self.let_pass(1)
+
     def upsert(self, service: Service) -> None:
         others = [
             served.service for front, served in self.model.services.items() if front != service.frontend
@@ -173,6 +175,13 @@ class Machine(RuleBasedStateMachine):
             self.model.upsert(service)
 
     # -- time --
+
+    def let_pass(self, seconds: int) -> None:
+        """Flows ask once a second whether what they dialled is still there."""
+        flows = self.node.flows
+        flows.update_many(
+            {key: evolve(row, last_seen=max(0, row.last_seen - seconds)) for key, row in flows.items()}
+        )
 
     @rule(which=WHICH, seconds=st.sampled_from((0, 40, TIMEOUT + 10)), full=st.booleans())
     def wait(self, which: int, seconds: int, full: bool) -> None:

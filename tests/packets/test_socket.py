@@ -23,7 +23,7 @@ from attrs import evolve, frozen
 
 from k8sdatapath import maps, programs
 from k8sdatapath.datapath.service_table import ServiceTable
-from k8sdatapath.model import Backend, Exposure, Frontend, Protocol, Selection
+from k8sdatapath.model import Backend, Exposure, Frontend, Protocol, Selection, Service
 from k8sdatapath.net.cgroup import Cgroup
 from k8sdatapath.net.netlink import Netlink
 from k8sdatapath.net.netns import NetNs
@@ -277,6 +277,31 @@ def test_an_unconnected_udp_socket_leaves_a_backend_that_is_gone(host: Host) -> 
     """) as process:
         assert process.shown() == ["one ?", host.place("service")]
         host.serve("service", UDP, ["two"])
+        process.go_on()
+        assert process.shown() == ["two ?", host.place("service")]
+
+
+def test_an_unconnected_udp_socket_follows_an_address_to_another_service(host: Host) -> None:
+    world = host.dialect.world
+
+    def owned_by(name: str) -> None:
+        host.services.plan(
+            Service(*world[main], UDP, backends=[Backend(*world[backend])], exposed=exposed)
+            for main, backend in (("other", "one"), ("mirror", "two"))
+            for exposed in [[Exposure("external_ip", *world["service"])] if main == name else []]
+        ).apply()
+
+    owned_by("other")
+    with host.process("""
+        s = client(SOCK_DGRAM)
+        for _ in range(2):
+            s.sendto(b"?", service)
+            answer, peer = s.recvfrom(100)
+            show(answer.decode(), peer)
+            pause()
+    """) as process:
+        assert process.shown() == ["one ?", host.place("service")]
+        owned_by("mirror")
         process.go_on()
         assert process.shown() == ["two ?", host.place("service")]
 

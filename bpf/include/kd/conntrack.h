@@ -9,8 +9,9 @@
  * young in the LRU, makes the other one again if it was evicted, and tells the original that it was answered.
  *
  * When an entry stops to hold, kd_ct_over() says so and the next packet begins a new flow:
- *  - UDP: its backend is gone. Asked for every packet, so stale flows heal without any cleaning up.
- *  - TCP: a SYN arrives, and the flow was closed by FIN or RST in either direction, or its backend is gone.
+ *  - UDP: its backend is gone, or, asked once a second, what the client dials is not that service's any more. So
+ *    stale flows heal without any cleaning up.
+ *  - TCP: a SYN arrives, and the flow was closed by FIN or RST in either direction, or as for UDP.
  *    A SYN sent again to a live backend stays where it was, and segments of a connection go on even when the
  *    backend has left its service: it may be finishing what it began.
  *
@@ -66,6 +67,7 @@ static __always_inline struct kd_ct kd_ct_answer(const struct kd_tuple *tuple, c
 	struct kd_ct answer = {
 		.to = kd_reversed(tuple),
 		.backend = ct->backend,
+		.service = ct->service,
 		.flags = (ct->flags & KD_CT_REPLY ? KD_CT_SEEN_REPLY : KD_CT_REPLY) | (ct->flags & KD_CT_SOURCE),
 	};
 
@@ -89,6 +91,14 @@ KD_SUBPROGRAM struct kd_ct *kd_ct_other(const struct kd_ct *ct)
 	return kd_ct_find(&opposite);
 }
 
+/* What the client dials leads to another service now, or to none. */
+KD_SUBPROGRAM bool kd_ct_moved(const struct kd_tuple *dialled, const struct kd_ct *ct)
+{
+	struct kd_frontend *frontend = kd_frontend_find(&dialled->dst, dialled->dport, dialled->protocol);
+
+	return !frontend || frontend->service != ct->service;
+}
+
 /* The entry no longer decides for this packet. */
 static __always_inline bool kd_ct_over(const struct kd_pkt *pkt, const struct kd_ct *ct)
 {
@@ -104,7 +114,11 @@ static __always_inline bool kd_ct_over(const struct kd_pkt *pkt, const struct kd
 		if ((ct->flags | other->flags) & KD_CT_CLOSED)
 			return true;
 	}
-	return !(ct->flags & (KD_CT_REPLY | KD_CT_SOURCE)) && !kd_backend_stays(ct->backend);
+	if (ct->flags & (KD_CT_REPLY | KD_CT_SOURCE))
+		return false;
+	if (!kd_backend_stays(ct->backend))
+		return true;
+	return (pkt->tuple.protocol == IPPROTO_TCP || ct->last_seen != kd_now()) && kd_ct_moved(&pkt->tuple, ct);
 }
 
 KD_SUBPROGRAM void kd_ct_forget(const struct kd_tuple *tuple, const struct kd_ct *ct)

@@ -46,7 +46,7 @@ static __always_inline int kd_own_begin(struct __sk_buff *skb, const struct kd_p
 	if (!kd_own_held(pkt))
 		return KD_PASS;
 	*to = pkt->tuple;
-	return kd_ct_create(skb, &pkt->tuple, to, 0, KD_CT_SOURCE);
+	return kd_ct_create(skb, &pkt->tuple, to, 0, KD_NO_SERVICE);
 }
 
 /*

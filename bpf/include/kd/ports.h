@@ -123,15 +123,22 @@ static long kd_port_step(__u64 step, struct kd_ports *ports)
 
 /*
  * Both entries of a new flow that becomes `to`, or none: with the source's own port if it is free, else with
- * another, which `to` has then. `flags` may have KD_CT_SOURCE.
+ * another, which `to` has then. A flow of no service has no backend: 0.
  */
 KD_FUNCTION int kd_ct_create(struct __sk_buff *skb, const struct kd_tuple *tuple, struct kd_tuple *to,
-			     __u32 backend, __u32 flags)
+			     __u32 backend, __u32 service)
 {
+	__u32 flags = backend ? 0 : KD_CT_SOURCE;
 	struct kd_ports ports = {
 		.skb = skb,
 		.tuple = tuple,
-		.original = { .backend = backend, .packets = 1, .last_seen = kd_now(), .flags = flags },
+		.original = {
+			.backend = backend,
+			.service = service,
+			.packets = 1,
+			.last_seen = kd_now(),
+			.flags = flags,
+		},
 	};
 	__u16 port;
 

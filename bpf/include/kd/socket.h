@@ -137,6 +137,7 @@ static __always_inline int kd_sock_choose(struct bpf_sock_addr *ctx, bool v6, st
 	sock->backend_addr = backend->addr;
 	sock->backend_port = backend->port;
 	sock->backend = backend->id;
+	sock->service = frontend->service;
 	kd_sock_write(ctx, v6, &backend->addr, backend->port);
 	kd_backend_count(backend);
 	return KD_AT_SOCKET;
@@ -166,7 +167,8 @@ static __always_inline int kd_sock_sendmsg(struct bpf_sock_addr *ctx, bool v6)
 	if (kd_has_sources(frontend))
 		return KD_PASS;
 	sock = bpf_sk_storage_get(&kd_sock, ctx->sk, NULL, 0);
-	if (!sock || !kd_sock_dialled(sock, &addr, port) || !kd_backend_stays(sock->backend))
+	if (!sock || !kd_sock_dialled(sock, &addr, port) || sock->service != frontend->service ||
+	    !kd_backend_stays(sock->backend))
 		return kd_sock_choose(ctx, v6, frontend, true);
 	kd_sock_write(ctx, v6, &sock->backend_addr, sock->backend_port);
 	return KD_PASS;

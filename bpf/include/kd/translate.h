@@ -43,7 +43,8 @@ static __always_inline bool kd_can_begin(const struct kd_pkt *pkt)
 }
 
 /* The backend for a packet that begins a flow. */
-KD_SUBPROGRAM int kd_flow_choose(const struct kd_pkt *pkt, bool outside, struct kd_backend **backend)
+KD_SUBPROGRAM int kd_flow_choose(const struct kd_pkt *pkt, bool outside, struct kd_backend **backend,
+				 __u32 *service)
 {
 	struct kd_tuple tuple = pkt->tuple;
 	struct kd_frontend *frontend = kd_frontend_find(&tuple.dst, tuple.dport, tuple.protocol);
@@ -56,6 +57,7 @@ KD_SUBPROGRAM int kd_flow_choose(const struct kd_pkt *pkt, bool outside, struct 
 		return KD_DROP_SOURCE;
 	if (!kd_can_begin(pkt))
 		return KD_DROP_NO_FLOW;
+	*service = frontend->service;
 	if (frontend->affinity_timeout)
 		tuple.sport = 0;
 	number = frontend->selection == KD_SELECT_MAGLEV ? kd_flow_hash(&tuple) : bpf_get_prandom_u32();
@@ -66,7 +68,8 @@ static __always_inline int kd_flow_begin(struct __sk_buff *skb, const struct kd_
 					 struct kd_tuple *to)
 {
 	struct kd_backend *backend = NULL;
-	int result = kd_flow_choose(pkt, outside, &backend);
+	__u32 service = KD_NO_SERVICE;
+	int result = kd_flow_choose(pkt, outside, &backend, &service);
 
 	if (result != KD_CONTINUE)
 		return result;
@@ -75,7 +78,7 @@ static __always_inline int kd_flow_begin(struct __sk_buff *skb, const struct kd_
 	to->dport = backend->port;
 	result = kd_source(skb, skb->ifindex, pkt, outside, to);
 	if (result == KD_CONTINUE)
-		result = kd_ct_create(skb, &pkt->tuple, to, backend->id, 0);
+		result = kd_ct_create(skb, &pkt->tuple, to, backend->id, service);
 	if (result == KD_CONTINUE)
 		kd_backend_count(backend);
 	return result;

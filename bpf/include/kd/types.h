@@ -161,7 +161,7 @@ struct kd_ct {
 	__u32 backend; /* full id, generation included; nothing with KD_CT_SOURCE */
 	__u32 last_seen; /* seconds of CLOCK_MONOTONIC; 0: no packet in this direction yet */
 	__u32 flags; /* enum kd_ct_flags; set by several CPUs, so with atomic operations */
-	__u32 pad;
+	__u32 service; /* whose frontend was dialled; nothing with KD_CT_SOURCE */
 };
 KD_ASSERT_SIZE(struct kd_ct, 64);
 
@@ -221,10 +221,11 @@ struct kd_sock {
 	struct kd_addr frontend_addr;
 	struct kd_addr backend_addr;
 	__u32 backend; /* full id */
+	__u32 service; /* whose frontend was dialled */
 	__be16 frontend_port;
 	__be16 backend_port;
 };
-KD_ASSERT_SIZE(struct kd_sock, 40);
+KD_ASSERT_SIZE(struct kd_sock, 44);
 
 /* Reply translation of unconnected UDP sockets that talk to several services. Key of kd_sock_reply. */
 struct kd_sock_reply_key {
