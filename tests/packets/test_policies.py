@@ -7,9 +7,13 @@ from contextlib import contextmanager
 from ipaddress import ip_address, ip_network
 
 import pytest
+from attrs import evolve
 
+from k8sdatapath import maps
+from k8sdatapath.layout import u8
 from k8sdatapath.model import Backend, Exposure, FrontendKind, Protocol, Service
 from k8sdatapath.net.packet import ICMP, ICMPV6, fragment, icmp_echo, parse, quoted, tcp, udp
+from k8sdatapath.tables.sources import SourceKey
 from tests.packets.rig import Rig, rig
 from tests.packets.world import PROTOCOLS, TCP, UDP, V4, V6, WORLDS, World
 
@@ -226,3 +230,45 @@ def test_a_frontend_at_loopback_is_for_no_packet(world: World) -> None:
     for entry in ("from_uplink", "from_pod"):
         with serving(entry, reached) as datapath:
             assert datapath.send(tcp(world.address("client"), loopback, 40000, 30080)).outcome == "PASS"
+
+
+@FAMILIES
+def test_a_service_that_is_made_anew_remembers_nobody(world: World) -> None:
+    """Neither whom it let in nor who stayed with whom, though it may get the number that it had."""
+    backends = [Backend(*world["one"]), Backend(*world["two"])]
+    ranges = ["10.244.0.0/16"] if world is V4 else ["fd00:244::/32"]
+    wanted = Service(*world["balancer"], kind="load_balancer", backends=backends, affinity_timeout=10000)
+    with serving("from_uplink", evolve(wanted, source_ranges=ranges)) as datapath:
+        sources = datapath.loaded.map("kd_sources", maps.LPMTrie[SourceKey, u8])
+        seen = set()
+        for _ in range(12):
+            seen |= {frozenset(reached(datapath, world, "load_balancer"))}
+            datapath.services.remove(wanted.frontend)
+            assert not list(sources)
+            assert reached(datapath, world, "load_balancer") == {"PASS"}
+            datapath.flows.clear()
+            datapath.services.upsert(wanted)
+        assert seen == {frozenset({world.address("one")}), frozenset({world.address("two")})}
+
+
+@FAMILIES
+@pytest.mark.parametrize("protocol", PROTOCOLS, ids=lambda protocol: protocol.name)
+def test_an_address_that_comes_and_goes_leaves_the_others_alone(world: World, protocol: Protocol) -> None:
+    before = Service(
+        *world["service"],
+        protocol,
+        backends=[Backend(*world["one"]), Backend(*world["two"])],
+        exposed=[Exposure("node_port", *world["node"])],
+    )
+    after = evolve(before, exposed=[*before.exposed, Exposure("node_port", *world["external"])])
+    with serving("from_uplink", before) as datapath:
+        asked = world.frame("client", "node", protocol)
+        first = datapath.send(asked).packet.dst
+        fresh = world.frame("client", "external", protocol)
+        assert datapath.send(fresh).outcome == "PASS"
+        datapath.services.upsert(after)
+        assert datapath.send(world.frame("stranger", "external", protocol)).outcome == "TO_STACK"
+        assert [datapath.send(asked).packet.dst for _ in range(8)] == [first] * 8
+        datapath.services.upsert(before)
+        assert datapath.send(fresh).outcome == "PASS"
+        assert [datapath.send(asked).packet.dst for _ in range(8)] == [first] * 8
