@@ -82,7 +82,6 @@ def _service(root: Field, namespace: str, name: str, ignored: Counter[str]) -> K
     elif not ports:
         spec["ports"].refuse("missing")
     else:
-        ignored.update("SCTP port" for port in ports if port.protocol is Protocol.SCTP)
         return KubeService(
             namespace,
             name,

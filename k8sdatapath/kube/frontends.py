@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from operator import attrgetter
 from typing import TypeAlias
 
@@ -11,13 +11,14 @@ from attrs import frozen
 from k8sdatapath.errors import ManifestError
 from k8sdatapath.kube.objects import KubePod, KubeService
 from k8sdatapath.kube.view import NodeView
-from k8sdatapath.model import Frontend, FrontendKind, IPAddress, Protocol
+from k8sdatapath.model import Frontend, FrontendKind, IPAddress
 
 __all__ = [
     "Claim",
     "Won",
     "claims_of_pod",
     "claims_of_service",
+    "keeping_port",
     "refuse",
     "settle",
     "strongest",
@@ -55,8 +56,6 @@ def claims_of_service(service: KubeService, node: NodeView | None) -> Iterator[C
     if node is not None and service.kind != "ClusterIP":
         node_ports = node.node_port_addresses + node.loopback_addresses
     for index, port in enumerate(service.ports):
-        if port.protocol is Protocol.SCTP:
-            continue
         path = f"spec.ports[{index}]"
         asked = [(FrontendKind.CLUSTER_IP, service.addresses, port.number, f"{path}.port")]
         if node is not None:
@@ -76,8 +75,6 @@ def claims_of_pod(pod: KubePod, node: NodeView) -> Iterator[Claim]:
     """Its host ports, in the families that it has."""
     families = {address.version for address in pod.addresses}
     for index, port in enumerate(pod.ports):
-        if port.protocol is Protocol.SCTP:
-            continue
         everywhere = node.addresses + node.loopback_addresses
         for address in everywhere if port.address is None else (port.address,):
             if address.version in families:
@@ -148,6 +145,19 @@ def trespasses(claim: Claim, node: NodeView | None) -> bool:
 def trespass(claim: Claim) -> str:
     """The note about a claim that trespasses."""
     return f"{claim} is left out: this node keeps it for node ports"
+
+
+def keeping_port(claims: Iterable[Claim], targets: Collection[int], notes: list[str]) -> list[Claim]:
+    """Of claims of SCTP those whose port is that of all endpoints: its checksum covers it."""
+    kept = []
+    for claim in claims:
+        others = sorted(set(targets) - {claim.frontend.port})
+        if others:
+            ports = ", ".join(map(str, others))
+            notes.append(f"{claim} is left out: SCTP keeps its port, and cannot go on to {ports}")
+        else:
+            kept.append(claim)
+    return kept
 
 
 _kind = attrgetter("kind")

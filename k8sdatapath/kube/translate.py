@@ -9,10 +9,10 @@ from attrs import Factory, frozen
 
 from k8sdatapath.errors import ManifestError
 from k8sdatapath.kube.endpoints import choose
-from k8sdatapath.kube.frontends import Claim, Won, claims_of_pod, claims_of_service, settle
+from k8sdatapath.kube.frontends import Claim, Won, claims_of_pod, claims_of_service, keeping_port, settle
 from k8sdatapath.kube.objects import Endpoint, EndpointSlice, KubeNode, KubeObject, KubePod, KubeService, Port
 from k8sdatapath.kube.view import NodeView
-from k8sdatapath.model import Backend, Exposure, FrontendKind, Service
+from k8sdatapath.model import Backend, Exposure, FrontendKind, Protocol, Service
 
 __all__ = ["HealthCheck", "Translation", "health_check", "host_ports_of", "services_of", "translate"]
 
@@ -53,8 +53,6 @@ def translate(
 ) -> Translation:
     """What the objects ask of a node: one service per port and cluster IP of each Service, one per host port.
 
-    SCTP ports are left out.
-
     :param node: None: there are only cluster IPs, no node to be local to, and no ports of it.
     :param strict: refuse everything if two Services have one cluster IP and port, or one node port. Else the
         first of them by name has it: see :attr:`Translation.errors`.
@@ -87,7 +85,7 @@ def translate(
         if check := health_check(service, parts, node):
             checks.append(check)
     for pod in pods:
-        found += host_ports_of(pod, got.get(id(pod), {}))
+        found += host_ports_of(pod, got.get(id(pod), {}), notes)
     # what holds of each port of a Service is said once
     return Translation(tuple(found), tuple(checks), ignored, tuple(dict.fromkeys(notes)), tuple(errors))
 
@@ -122,6 +120,9 @@ def services_of(
     for index, port in enumerate(service.ports):
         for address in service.addresses:
             mine = won.get((index, address.version))
+            if mine and port.protocol is Protocol.SCTP:
+                targets = {number for _, number in _copies(port, address.version, slices)}
+                mine = keeping_port(mine, targets, notes)
             if mine and mine[0].kind is FrontendKind.CLUSTER_IP:
                 yield _service(service, port, mine, slices, node, notes)
 
@@ -195,11 +196,14 @@ def health_check(
     return HealthCheck(service.namespace, service.name, service.health_port, ready.get(4), ready.get(6))
 
 
-def host_ports_of(pod: KubePod, won: Won) -> Iterator[Service]:
+def host_ports_of(pod: KubePod, won: Won, notes: list[str]) -> Iterator[Service]:
     """One for each host port and family."""
     for index, port in enumerate(pod.ports):
         for address in pod.addresses:
-            if mine := won.get((index, address.version)):
+            mine = won.get((index, address.version))
+            if mine and port.protocol is Protocol.SCTP:
+                mine = keeping_port(mine, {port.target}, notes)
+            if mine:
                 frontends = [claim.frontend for claim in mine]
                 main, *others = sorted(frontends, key=lambda f: (f.address.is_loopback, int(f.address)))
                 yield Service(

@@ -283,7 +283,7 @@ class ServiceTranslator:
             services = services_of(owner.object, won, parts, self._view, notes)
             check = health_check(owner.object, parts, self._view)
         elif owner.object is not None:
-            services = host_ports_of(owner.object, won)
+            services = host_ports_of(owner.object, won, notes)
         try:
             owner.services = {each.frontend: each for each in services}
         except ModelError as wrong:  # then it stays as it was

@@ -110,8 +110,8 @@ class Service:
     :param affinity_timeout: a client is given the same backend again until it has opened no connection for so
         many seconds. 0: each connection may get another one.
     :param source_ranges: who may use its load balancer addresses. None given: everybody.
-    :raises ModelError: a value that cannot be, a backend or frontend given twice, or anything that is of the
-        other address family.
+    :raises ModelError: a value that cannot be, a backend or frontend given twice, anything that is of the
+        other address family, or another port behind a frontend of SCTP.
     """
 
     address: IPAddress = field(converter=to_address)
@@ -140,9 +140,18 @@ class Service:
                 places.add((int(each.address), each.port))
                 if len(places) < count:
                     raise ModelError(f"exposure {each} is given twice, or is the frontend of the service")
+        if self.protocol is Protocol.SCTP:
+            self._check_one_port()
         for source in self.source_ranges:
             if source.version != self.address.version:
                 self._strange(f"source range {source}", source.version)
+
+    def _check_one_port(self) -> None:
+        for frontend in self.frontends:
+            for backend in self.backends:
+                if frontend.port != backend.port:
+                    reason = "SCTP keeps its port, which its checksum covers; give both the same"
+                    raise ModelError(f"{frontend} cannot lead to {backend}: {reason}")
 
     def _strange(self, what: str, version: int) -> NoReturn:
         raise ModelError(f"{what} is IPv{version}, its service {self.frontend} IPv{self.address.version}")

@@ -22,7 +22,19 @@ from attrs import evolve, field, frozen
 from k8sdatapath.errors import ModelError
 from k8sdatapath.model.address import IPAddress, address
 
-__all__ = ["Packet", "checksum", "fragment", "icmp_echo", "icmp_error", "parse", "quoted", "tcp", "udp"]
+__all__ = [
+    "Packet",
+    "checksum",
+    "crc32c",
+    "fragment",
+    "icmp_echo",
+    "icmp_error",
+    "parse",
+    "quoted",
+    "sctp",
+    "tcp",
+    "udp",
+]
 
 ETH_IPV4: Final = 0x0800
 ETH_IPV6: Final = 0x86DD
@@ -34,9 +46,10 @@ ROUTING: Final = 43
 FRAGMENT: Final = 44
 ICMPV6: Final = 58
 DESTINATION_OPTIONS: Final = 60
+SCTP: Final = 132
 
-_NAMES = {ICMP: "ICMP", TCP: "TCP", UDP: "UDP", ICMPV6: "ICMPv6"}
-_CHECKSUM_AT = {ICMP: 2, TCP: 16, UDP: 6, ICMPV6: 2}
+_NAMES = {ICMP: "ICMP", TCP: "TCP", UDP: "UDP", ICMPV6: "ICMPv6", SCTP: "SCTP"}
+_CHECKSUM_AT = {ICMP: 2, TCP: 16, UDP: 6, ICMPV6: 2, SCTP: 8}
 _EXTENSIONS = {HOP_BY_HOP, ROUTING, DESTINATION_OPTIONS}
 _FLAGS = "FSRPAUEC"  # from bit 0 up
 _NO_MAC = "00:00:00:00:00:00"  # the loopback device's own: a test run takes such frames as addressed to it
@@ -52,8 +65,8 @@ class Packet:
     :ivar extensions: numbers and contents of IPv6 extension headers, those of fragmentation left out.
     :ivar flags: TCP flags by their initials (``"SA"``), in the order FSRPAUEC.
     :ivar icmp: type and code of ICMP or ICMPv6.
-    :ivar payload: what TCP, UDP or ICMP carries; of a fragment all that follows the IP header.
-    :ivar checksums_ok: those of IP and of TCP, UDP or ICMP. A fragment has only IP's.
+    :ivar payload: what TCP, UDP, SCTP or ICMP carries; of a fragment all that follows the IP header.
+    :ivar checksums_ok: those of IP and of TCP, UDP, SCTP or ICMP. A fragment has only IP's.
     """
 
     src: IPAddress
@@ -135,6 +148,26 @@ def udp(
     """A UDP datagram. ``checksum=0`` says that it has none, which IPv4 allows. Else as :func:`tcp`."""
     datagram = struct.pack("!HHHH", sport, dport, 8 + len(payload), 0) + payload
     return _frame(src, dst, UDP, datagram, ttl, options, extensions, checksum, src_mac, dst_mac)
+
+
+def sctp(
+    src: IPAddress | str,
+    dst: IPAddress | str,
+    sport: int,
+    dport: int,
+    chunk: int = 1,
+    payload: bytes = b"",
+    *,
+    tag: int = 0,
+    ttl: int = 64,
+) -> bytes:
+    """A packet of SCTP with one chunk.
+
+    :param chunk: its type: 1 is INIT, 2 INIT ACK, 0 DATA, 6 ABORT, 14 SHUTDOWN COMPLETE.
+    :param payload: the chunk's value.
+    """
+    body = struct.pack("!HHIIBBH", sport, dport, tag, 0, chunk, 0, 4 + len(payload)) + payload
+    return _frame(src, dst, SCTP, body, ttl, b"", (), None, _NO_MAC, _NO_MAC)
 
 
 def icmp_echo(
@@ -231,6 +264,16 @@ def quoted(error: Packet) -> Packet:
     return Packet(src, dst, protocol, sport, dport)
 
 
+def crc32c(data: bytes) -> int:
+    """The checksum of SCTP (RFC 9260, appendix A), over a packet in which its own field is zero."""
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+    return crc ^ 0xFFFFFFFF
+
+
 def checksum(data: bytes) -> int:
     """The Internet checksum of RFC 1071: 0 over data that contains its own right one."""
     total: int = sum(struct.unpack(f"!{len(data) // 2}H", data[: len(data) & ~1]))
@@ -260,7 +303,10 @@ def _frame(
     value = _l4_checksum(src, dst, protocol, body) if forced is None else forced
     if protocol == UDP and forced is None:
         value = value or 0xFFFF  # 0 would say that there is none
-    body = body[:at] + value.to_bytes(2) + body[at + 2 :]
+    if protocol == SCTP:
+        body = body[:at] + crc32c(body).to_bytes(4, "little") + body[at + 4 :]
+    else:
+        body = body[:at] + value.to_bytes(2) + body[at + 2 :]
     ether = bytes.fromhex(dst_mac.replace(":", "")) + bytes.fromhex(src_mac.replace(":", ""))
     if src.version == 6:
         first, chain = _chain(tuple(extensions), protocol)
@@ -369,11 +415,15 @@ def _parse_l4(packet: Packet, body: bytes) -> Packet:
     protocol = packet.protocol
     if protocol not in _CHECKSUM_AT or packet.fragment:
         return evolve(packet, payload=body)
-    if protocol in (TCP, UDP):
+    if protocol in (TCP, UDP, SCTP):
         sport, dport = struct.unpack_from("!HH", body)
         packet = evolve(packet, sport=sport, dport=dport)
     if packet.fragment is not None:
         return evolve(packet, payload=body)
+    if protocol == SCTP:
+        (found,) = struct.unpack_from("<I", body, 8)
+        right = crc32c(body[:8] + bytes(4) + body[12:]) == found
+        return evolve(packet, checksum=found, payload=body[12:], checksums_ok=packet.checksums_ok and right)
     (found,) = struct.unpack_from("!H", body, _CHECKSUM_AT[protocol])
     absent = protocol == UDP and not found and packet.src.version == 4
     right = absent or _l4_checksum(packet.src, packet.dst, protocol, body) == 0

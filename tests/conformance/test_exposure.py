@@ -10,7 +10,6 @@ import pytest
 
 from k8sdatapath.errors import ManifestError, ModelError
 from k8sdatapath.kube import HealthCheck, NodeView
-from k8sdatapath.kube.decode import decode
 from k8sdatapath.model import Backend, FrontendKind, Scope, Service
 from tests.conformance.manifests import Object, endpoint, part, read, service, translated, web
 
@@ -474,9 +473,21 @@ class TestNodeView:
         )
         assert translated(everything, pod(), node=N1).ignored == Counter()
 
-    def test_sctp_is_left_out(self):
-        counts: Counter[str] = Counter()
-        sctp = node_port(ports=[{"port": 80, "nodePort": 30080, "protocol": "SCTP"}])
-        assert list(decode(sctp, "", counts))
-        assert counts == {"SCTP port": 1}
-        assert read(sctp, pod(port={"protocol": "SCTP"}), node=N1) == {}
+    def test_sctp_is_left_out_where_its_port_would_change(self):
+        sctp = balanced("203.0.113.1", ports=[{"port": 80, "nodePort": 30080, "protocol": "SCTP"}])
+        end = part("10.244.1.2", ports=[{"port": 80, "protocol": "SCTP"}])
+        told = translated(sctp, end, pod(port={"protocol": "SCTP"}), node=N1)
+        assert [list(map(str, each.frontends)) for each in told.services] == [
+            ["10.96.0.10:80/SCTP", "203.0.113.1:80/SCTP"]
+        ]
+        assert told.notes == (
+            "default/web: 192.0.2.11:30080/SCTP (NODE_PORT) is left out: "
+            "SCTP keeps its port, and cannot go on to 80",
+            *(
+                f"default/edge: {place}:80/SCTP (HOST_PORT) is left out: "
+                "SCTP keeps its port, and cannot go on to 8080"
+                for place in ("192.0.2.11", "[2001:db8::11]")
+            ),
+        )
+        kept = pod(port={"protocol": "SCTP", "containerPort": 80})
+        assert list(read(kept, node=N1)) == ["192.0.2.11:80/SCTP", "[2001:db8::11]:80/SCTP"]

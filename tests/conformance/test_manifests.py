@@ -78,11 +78,26 @@ class TestPorts:
         assert [one.name for one in found.values()] == ["shop/web:a", "shop/web:b"]
         assert web(service(namespace="shop")).name == "shop/web"
 
-    def test_sctp_is_left_out(self):
-        found = read(
-            service(ports=[{"name": "a", "port": 80, "protocol": "SCTP"}, {"name": "b", "port": 81}])
+    def test_sctp_is_served_where_its_endpoints_have_the_port_of_the_service(self):
+        ports = [{"name": name, "port": port, "protocol": "SCTP"} for name, port in (("a", 80), ("b", 81))]
+        ends = [
+            {"name": "a", "port": 80, "protocol": "SCTP"},
+            {"name": "b", "port": 8081, "protocol": "SCTP"},
+        ]
+        told = translated(service(ports=ports), part("10.244.1.2", ports=ends))
+        assert [(str(each.frontend), places(each)) for each in told.services] == [
+            ("10.96.0.10:80/SCTP", ["10.244.1.2:80"])
+        ]
+        assert told.notes == (
+            "default/web: 10.96.0.10:81/SCTP (CLUSTER_IP) is left out: "
+            "SCTP keeps its port, and cannot go on to 8081",
         )
-        assert list(found) == ["10.96.0.10:81/TCP"]
+
+    def test_one_number_for_three_protocols(self):
+        protocols = ["TCP", "UDP", "SCTP"]
+        ports = [{"name": each.lower(), "port": 80, "protocol": each} for each in protocols]
+        found = read(service(ports=ports))
+        assert list(found) == [f"10.96.0.10:80/{each}" for each in protocols]
 
 
 class TestSlices:

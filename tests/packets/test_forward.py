@@ -8,9 +8,10 @@ from ipaddress import ip_address, ip_interface, ip_network
 
 import pytest
 
+from k8sdatapath.model import Backend, Service
 from k8sdatapath.net.netlink import Netlink, set_sysctl
 from k8sdatapath.net.netns import NetNs
-from k8sdatapath.net.packet import tcp, udp
+from k8sdatapath.net.packet import sctp, tcp, udp
 from tests.packets.rig import HOST_MAC, POD_MAC, Rig, rig
 from tests.packets.world import PROTOCOLS, TCP, UDP, V4, V6, WORLDS, World
 
@@ -177,6 +178,23 @@ def test_from_a_pod_to_a_backend_elsewhere_under_ones_own_address(
 ) -> None:
     sent = datapath.send(world.frame("client", "service", TCP), netns=node)
     assert (str(sent.packet.src), sent.packet.sport) == world["client"]
+
+
+@FAMILIES
+def test_sctp_goes_under_the_nodes_address_with_its_own_port_or_not_at_all(
+    uplink: Rig, node: NetNs, world: World
+) -> None:
+    (vip, port), one, us = world["service"], world.address("one"), world.address("uplink")
+    uplink.services.upsert(Service(vip, port, "SCTP", backends=[Backend(one, port)]))
+    first, second = (
+        uplink.send(sctp(visitor, vip, 40000, port), netns=node) for visitor in VISITORS[world.name]
+    )
+    assert (first.outcome, first.packet.checksums_ok) == ("TO_DEVICE", True)
+    assert (str(first.packet.src), str(first.packet.dst), first.packet.sport) == (us, one, 40000)
+    assert second.outcome == "DROP_NO_PORT"
+    answer = uplink.send(sctp(one, us, port, 40000, 2), netns=node)
+    assert (answer.outcome, answer.packet.checksums_ok) == ("TO_DEVICE", True)
+    assert (str(answer.packet.src), str(answer.packet.dst)) == (vip, VISITORS[world.name][0])
 
 
 @FAMILIES

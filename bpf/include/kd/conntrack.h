@@ -15,6 +15,7 @@
  *    A SYN sent again to a live backend stays where it was, and segments of a connection go on even when the
  *    backend has left its service: it may be finishing what it began.
  *
+ *  - SCTP: as TCP, with INIT for SYN, INIT ACK for SYN-ACK, ABORT and SHUTDOWN COMPLETE for RST.
  *  - TCP, reply: a SYN-ACK on a closed flow answers a connection that the client made to the backend's own
  *    address, from the very ports that the flow had.
  *
@@ -105,7 +106,7 @@ static __always_inline bool kd_ct_over(const struct kd_pkt *pkt, const struct kd
 	bool reply = ct->flags & KD_CT_REPLY;
 	struct kd_ct *other;
 
-	if (pkt->tuple.protocol == IPPROTO_TCP) {
+	if (pkt->tuple.protocol != IPPROTO_UDP) {
 		if (!(reply ? kd_is_syn_ack(pkt) : kd_is_syn(pkt)))
 			return false;
 		other = kd_ct_other(ct);

@@ -48,7 +48,7 @@ static __always_inline bool kd_icmp_is_error(bool ipv6, __u8 type)
 	return type == KD_ICMP_UNREACHABLE || type == KD_ICMP_TIME_EXCEEDED || type == KD_ICMP_PARAMETER_PROBLEM;
 }
 
-/* The tuple of the packet quoted at `off`; its ports are at `*ports_off`. False: not one of TCP or UDP. */
+/* The tuple of the packet quoted at `off`; its ports are at `*ports_off`. False: not one that has any. */
 static __always_inline bool kd_icmp_quoted(struct __sk_buff *skb, bool ipv6, __u32 off, struct kd_tuple *tuple,
 					   __u32 *ports_off)
 {
@@ -72,7 +72,8 @@ static __always_inline bool kd_icmp_quoted(struct __sk_buff *skb, bool ipv6, __u
 		tuple->protocol = ip4.protocol;
 		*ports_off = off + ip4.ihl * 4;
 	}
-	if ((tuple->protocol != IPPROTO_TCP && tuple->protocol != IPPROTO_UDP) ||
+	if ((tuple->protocol != IPPROTO_TCP && tuple->protocol != IPPROTO_UDP &&
+	     tuple->protocol != IPPROTO_SCTP) ||
 	    bpf_skb_load_bytes(skb, *ports_off, ports, sizeof(ports)))
 		return false;
 	tuple->sport = ports[0];

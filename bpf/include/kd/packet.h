@@ -2,8 +2,8 @@
 /*
  * A packet, parsed once.
  *
- * kd_parse() decides whether a packet at a tc hook is one that services can concern: unfragmented TCP, UDP or
- * ICMP over IPv4 or IPv6, addressed to this node, or a fragment of such. Everything else passes.
+ * kd_parse() decides whether a packet at a tc hook is one that services can concern: unfragmented TCP, UDP,
+ * SCTP or ICMP over IPv4 or IPv6, addressed to this node, or a fragment of such. Everything else passes.
  * Later stages read struct kd_pkt only and never look at headers again.
  *
  * It assumes an Ethernet device. IP options and IPv6 extension headers are stepped over. Lengths are
@@ -37,7 +37,7 @@ struct kd_pkt {
 	__u32 l4_off; /* of the TCP, UDP or ICMP header */
 	__u32 end; /* of the IP packet: what the link has added may follow */
 	__u8 ttl; /* or hop limit */
-	__u8 tcp_flags; /* KD_TCP_*; 0 for UDP and for fragments */
+	__u8 tcp_flags; /* KD_TCP_*; 0 for UDP and for fragments, of SCTP what is like them */
 	bool ipv6;
 	bool fragment; /* of several */
 	bool later; /* and not the first: what it has of TCP or UDP is remembered */
@@ -56,6 +56,22 @@ struct kd_icmp {
 #define KD_ICMP_UNREACHABLE_PORT 3
 #define KD_ICMPV6_UNREACHABLE 1
 #define KD_ICMPV6_UNREACHABLE_PORT 4
+
+/* How a packet of SCTP begins: the header, and the first of the chunks that follow. */
+struct kd_sctp {
+	__be16 source;
+	__be16 dest;
+	__be32 tag;
+	__le32 checksum; /* CRC32c of all but the IP header: other addresses leave it right, other ports do not */
+	__u8 chunk;
+	__u8 flags;
+	__be16 length;
+};
+
+#define KD_SCTP_INIT 1
+#define KD_SCTP_INIT_ACK 2
+#define KD_SCTP_ABORT 6
+#define KD_SCTP_SHUTDOWN_COMPLETE 14
 
 #define KD_TCP_FIN 0x01
 #define KD_TCP_SYN 0x02
@@ -216,6 +232,24 @@ KD_SUBPROGRAM bool kd_fragment_find(struct kd_pkt *pkt)
 	return ports;
 }
 
+/* SCTP is TCP's kin: its first chunk says what flags say there. Others bundled behind it are not looked at. */
+KD_SUBPROGRAM int kd_parse_sctp(struct __sk_buff *skb, struct kd_pkt *pkt)
+{
+	struct kd_sctp sctp;
+
+	if (bpf_skb_load_bytes(skb, pkt->l4_off, &sctp, sizeof(sctp)))
+		return KD_DROP_MALFORMED;
+	if (sctp.chunk == KD_SCTP_INIT)
+		pkt->tcp_flags = KD_TCP_SYN;
+	else if (sctp.chunk == KD_SCTP_INIT_ACK)
+		pkt->tcp_flags = KD_TCP_SYN | KD_TCP_ACK;
+	else if (sctp.chunk == KD_SCTP_ABORT || sctp.chunk == KD_SCTP_SHUTDOWN_COMPLETE)
+		pkt->tcp_flags = KD_TCP_RST;
+	else
+		pkt->tcp_flags = KD_TCP_ACK;
+	return KD_CONTINUE;
+}
+
 static __always_inline int kd_parse_ports(struct __sk_buff *skb, struct kd_pkt *pkt,
 					  const struct kd_rest *rest)
 {
@@ -225,6 +259,8 @@ static __always_inline int kd_parse_ports(struct __sk_buff *skb, struct kd_pkt *
 
 	if (rest->protocol == (pkt->ipv6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP))
 		needed = sizeof(struct kd_icmp); /* which is no more: ports it has none */
+	else if (rest->protocol == IPPROTO_SCTP)
+		needed = sizeof(struct kd_sctp);
 	else if (rest->protocol != IPPROTO_TCP && rest->protocol != IPPROTO_UDP)
 		return KD_PASS;
 	if (rest->protocol == IPPROTO_TCP && !pkt->fragment)
@@ -241,11 +277,13 @@ static __always_inline int kd_parse_ports(struct __sk_buff *skb, struct kd_pkt *
 		return pkt->fragment ? KD_PASS : KD_CONTINUE;
 	if (pkt->later)
 		return KD_CONTINUE;
-	udp = kd_bytes(skb, rest->off, sizeof(*udp)); /* TCP has its ports in the same place */
+	udp = kd_bytes(skb, rest->off, sizeof(*udp)); /* TCP and SCTP have their ports in the same place */
 	if (!udp)
 		return KD_DROP_MALFORMED;
 	pkt->tuple.sport = udp->source;
 	pkt->tuple.dport = udp->dest;
+	if (needed == sizeof(struct kd_sctp))
+		return kd_parse_sctp(skb, pkt);
 	if (needed != sizeof(*tcp))
 		return KD_CONTINUE;
 

@@ -9,6 +9,8 @@
  * UDP any that is bound to the port and could receive from there: it may send there yet. Sockets that come
  * later find the flow in their way themselves, see kd/own.h.
  *
+ * SCTP keeps its port (see kd/packet.h) or is dropped.
+ *
  * A source that stays the client's keeps clear of the ports that the client's sockets choose by themselves.
  *
  * Reads and writes kd_conntrack; reads the sockets of the device's network namespace.
@@ -140,6 +142,7 @@ KD_FUNCTION int kd_ct_create(struct __sk_buff *skb, const struct kd_tuple *tuple
 			.flags = flags,
 		},
 	};
+	bool fixed;
 	__u16 port;
 
 	if (!tuple || !to)
@@ -150,9 +153,10 @@ KD_FUNCTION int kd_ct_create(struct __sk_buff *skb, const struct kd_tuple *tuple
 	ports.first = ports.ours ? port_min : KD_PORTS_OF_CLIENTS_END;
 	ports.count = (ports.ours ? port_max : 65535) - ports.first + 1;
 	ports.start = bpf_get_prandom_u32() >> 1;
-	ports.keep = !ports.ours || (port >= port_min && port <= port_max);
+	fixed = to->protocol == IPPROTO_SCTP;
+	ports.keep = fixed || !ports.ours || (port >= port_min && port <= port_max);
 	ports.result = KD_DROP_NO_PORT;
-	bpf_loop(1 + KD_PORT_PROBES + ports.count, kd_port_step, &ports, 0);
+	bpf_loop(fixed ? 1 : 1 + KD_PORT_PROBES + ports.count, kd_port_step, &ports, 0);
 	if (ports.result != KD_CONTINUE)
 		return ports.result;
 	if (kd_ct_put(tuple, &ports.original, BPF_ANY)) {

@@ -74,15 +74,17 @@ static __always_inline int kd_rewrite_addrs(struct __sk_buff *skb, const struct 
 static __always_inline int kd_rewrite(struct __sk_buff *skb, struct kd_pkt *pkt, const struct kd_tuple *to)
 {
 	__u32 diff = kd_addrs_diff(&pkt->tuple, to);
+	/* SCTP's checksum knows of no addresses, and it keeps its ports. */
+	bool l4 = !pkt->later && pkt->tuple.protocol != IPPROTO_SCTP;
 	__be32 ports = kd_ports(to);
 
 	/* The checksum first: what has none, or not in its right place, is not changed at all. */
-	if (!pkt->later && (kd_rewrite_l4_csum(skb, pkt, diff, kd_ports(&pkt->tuple), ports) ||
-			    bpf_skb_store_bytes(skb, pkt->l4_off, &ports, sizeof(ports), 0)))
+	if (l4 && (kd_rewrite_l4_csum(skb, pkt, diff, kd_ports(&pkt->tuple), ports) ||
+		   bpf_skb_store_bytes(skb, pkt->l4_off, &ports, sizeof(ports), 0)))
 		return KD_DROP_REWRITE;
 	if (kd_rewrite_addrs(skb, pkt, to, diff))
 		return KD_DROP_REWRITE;
-	if (pkt->later && pkt->ipv6) /* as in kd_rewrite_l4_csum(), whose checksum is in the first fragment */
+	if (!l4 && pkt->ipv6) /* as in kd_rewrite_l4_csum() */
 		bpf_csum_update(skb, diff);
 	pkt->tuple = *to;
 	return KD_CONTINUE;

@@ -38,7 +38,7 @@
 
 static __always_inline bool kd_can_begin(const struct kd_pkt *pkt)
 {
-	return pkt->tuple.protocol != IPPROTO_TCP || kd_is_syn(pkt) ||
+	return pkt->tuple.protocol == IPPROTO_UDP || kd_is_syn(pkt) ||
 	       (pkt->tcp_flags & (KD_TCP_SYN | KD_TCP_RST | KD_TCP_ACK)) == KD_TCP_ACK;
 }
 
@@ -76,6 +76,8 @@ static __always_inline int kd_flow_begin(struct __sk_buff *skb, const struct kd_
 	*to = pkt->tuple;
 	to->dst = backend->addr;
 	to->dport = backend->port;
+	if (to->protocol == IPPROTO_SCTP && to->dport != pkt->tuple.dport)
+		return KD_DROP_SCTP_PORT;
 	result = kd_source(skb, skb->ifindex, pkt, outside, to);
 	if (result == KD_CONTINUE)
 		result = kd_ct_create(skb, &pkt->tuple, to, backend->id, service);

@@ -39,7 +39,7 @@
 	X(KD_DROP_MALFORMED, -1, "its headers do not fit into its length")                          \
 	X(KD_DROP_FRAGMENT, -2, "a later fragment whose first, or whose flow, is not known")         \
 	X(KD_DROP_NOT_LOCAL, -3, "the service keeps it on this node, where it has no backend")      \
-	X(KD_DROP_NO_FLOW, -4, "a TCP segment of no flow that could be continued")                  \
+	X(KD_DROP_NO_FLOW, -4, "a segment of no flow that could be continued")                  \
 	X(KD_DROP_STALE_SLOT, -5, "a slot names a backend that is gone")                            \
 	X(KD_DROP_NO_SOURCE, -6, "the node has no address to ask the backend under")                \
 	X(KD_DROP_NO_PORT, -7, "no port is free for its source towards its destination")            \
@@ -49,6 +49,7 @@
 	X(KD_DROP_NO_SERVICE, -11, "its address has services, but none there")                      \
 	X(KD_DROP_REJECT, -12, "to be rejected, but the client was not told: one answer too many")  \
 	X(KD_DROP_NODE_PORT, -13, "a process of the node was to bind a node port, and was refused") \
+	X(KD_DROP_SCTP_PORT, -14, "SCTP to another port, which its checksum does not allow")        \
 	X(KD_DROP_NO_PEER, -20, "routed into the tunnel, but its destination is on no known node")  \
 	X(KD_DROP_UNKNOWN_PEER, -21, "it came through the tunnel from no known node")
 /* clang-format on */
