@@ -97,13 +97,19 @@ class Addresses:
         wanted = {address: self.wanted(address, moved) for address in touched}
         gone = tuple(a for a, kind in wanted.items() if kind is None and a in self._rows)
         come = {a: kind for a, kind in wanted.items() if kind is not None and self._rows.get(a) != kind}
-        count = len(self._rows) - len(gone) + len(come.keys() - self._rows.keys())
+        new = sum(address not in self._rows for address in come)  # views would be compared as a whole
+        count = len(self._rows) - len(gone) + new
         return AddressRows(gone, come, count, moved)
+
+    @property
+    def count(self) -> int:
+        """How many rows there will be if no service changes."""
+        return self.plan(()).count if self._amiss else len(self._rows)
 
     def needs(self, changes: Sequence[Change]) -> Needs:
         """What changes take, rows of whole addresses included."""
         need = Needs.of(changes)
-        rows = self.plan(changes).count - self.plan(()).count
+        rows = self.plan(changes).count - self.count
         return evolve(need, frontends=need.frontends + rows)
 
     def trial(self) -> Trial:

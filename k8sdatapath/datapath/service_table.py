@@ -312,7 +312,7 @@ class ServiceTable(Resource):
     @property
     def _frontend_rows(self) -> int:
         """How many there are when all rows of whole addresses are as they should be."""
-        return len(self._owners) + self._addresses.plan(()).count
+        return len(self._owners) + self._addresses.count
 
     def _room(self, need: Needs) -> Needs:
         """What can still be taken; source ranges are counted only if one is needed."""
