@@ -25,6 +25,7 @@ from k8sdatapath.tables.backends import BackendRow
 from k8sdatapath.tables.conntrack import ConntrackRow, Tuple
 from k8sdatapath.tables.counters import CounterRow, Outcome, outcomes, read_counters
 from k8sdatapath.tables.endpoints import EndpointRow
+from k8sdatapath.tables.peers import PeerKey, PeerRow
 from tests.packets.rig import HOST_MAC, POD_MAC, SIZES
 from tests.packets.world import V4, V6
 
@@ -48,18 +49,23 @@ class Station:
     pod: Object
     host: Object
     early: Object
+    overlay: Object
     services: ServiceTable
     inside: bool = False
 
     @property
     def entries(self) -> tuple[str, ...]:
-        return (*self.pod.spec.programs, *self.host.spec.programs, XDP_IN)
+        return (*(name for loaded in self._at_tc for name in loaded.spec.programs), XDP_IN)
+
+    @property
+    def _at_tc(self) -> tuple[Object, ...]:
+        return self.pod, self.host, self.overlay
 
     def run_many(self, entry: str, frames: Sequence[bytes]) -> list[tuple[int, bytes]]:
         if entry == XDP_IN:
             contexts = [struct.pack("=6I", 0, len(frame), 0, self.index, 0, 0) for frame in frames]
             return self._run(self.early.program(entry, XDP), frames, contexts)
-        loaded = self.pod if entry in self.pod.spec.programs else self.host
+        (loaded,) = (each for each in self._at_tc if entry in each.spec.programs)
         context = bytearray(192)
         struct.pack_into("=I", context, 40, self.index)
         return self._run(loaded.program(entry, TC), frames, [bytes(context)] * len(frames))
@@ -103,6 +109,11 @@ class Station:
         pods = self.host.map("kd_endpoints", maps.Hash[addr, EndpointRow])
         pods[ip_address(address)] = EndpointRow(1, 0, POD_MAC, HOST_MAC)
 
+    def add_peer(self, address: str, node: str) -> None:
+        """Make an address one of a pod of another node."""
+        peers = self.overlay.map("kd_peers", maps.LPMTrie[PeerKey, PeerRow])
+        peers[PeerKey.of(ip_network(address))] = PeerRow(ip_address(node))
+
     def read_counters(self) -> dict[str, int]:
         counters = read_counters(self._counters, self._outcomes)
         return {name: counter.packets for name, counter in counters.items()}
@@ -130,10 +141,11 @@ def station(**config: int) -> Iterator[Station]:
     with ExitStack() as own:
         netns = own.enter_context(NetNs.create(f"kdst-{os.getpid()}"))
         index = netns.call(_wire)
-        specs = {name: ObjectSpec.from_file(name) for name in ("pod", "host", "xdp")}
+        specs = {name: ObjectSpec.from_file(name) for name in ("pod", "host", "xdp", "overlay")}
         pod = own.enter_context(specs["pod"].with_config(**config).with_maps(**SIZES).load())
         host = own.enter_context(specs["host"].with_config(**config).load(reuse=pod.maps))
         early = own.enter_context(specs["xdp"].load(reuse=host.maps))
+        overlay = own.enter_context(specs["overlay"].load(reuse=host.maps))
         services = own.enter_context(ServiceTable.bind(host))
         own.enter_context(early.program(XDP_IN, XDP).attach("up0", netns=netns))
-        yield Station(netns, index, pod, host, early, services)
+        yield Station(netns, index, pod, host, early, overlay, services)
