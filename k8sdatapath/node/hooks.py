@@ -155,18 +155,11 @@ class Hooks(Resource):
             if error.errno not in _NO_XDP:
                 raise
 
-    def adopt(self, hooks: Iterable[Hook]) -> None:
-        """Take over the pinned links of these as they are; whose device is gone is dropped."""
+    def adopt(self, hooks: Iterable[Hook], objects: Mapping[str, Object]) -> None:
+        """Put programs into those pinned links that are to these; whose device is gone is dropped."""
         for hook in hooks:
-            if hook not in self._links and self._pins is not None and hook in self:
-                link = KernelLink.open_pinned(self._pins.link_path(hook.name))
-                self._links[hook] = link
-                try:
-                    here = hook.holds(link, self._netns)
-                except DeviceGoneError:
-                    here = False
-                if not here:
-                    self.drop(hook)
+            if hook in self:
+                self._update(hook, objects)
 
     def switch(self, old: Mapping[str, Object], new: Mapping[str, Object]) -> None:
         """Put new programs on every hook, or if one refuses the old ones on all. Of a device that is gone

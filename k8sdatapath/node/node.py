@@ -131,6 +131,8 @@ class Node(Resource):
                 _make_tunnel(config, config.tunnel, own)
                 for entry, direction in _TUNNEL_HOOKS.items():
                     hooks.put(TcHook("overlay", entry, config.tunnel.device, direction), objects)
+            pods = (place_of(name) for name in hooks.names if _is_of_pod(name))
+            hooks.adopt((hook for device in pods for hook in _pod_hooks(device)), objects)
             node = cls(config, objects, services, hooks, own)
             node._lock = lock
             try:
@@ -284,7 +286,6 @@ class Node(Resource):
                 self.config = config
                 return
             changed |= CONTRACT.keys()  # the service table goes to the new objects as a whole
-            self._hooks.adopt(hook for pod in self.pods for hook in _pod_hooks(pod.device))
             unpinned = evolve(config, pins=None)
             new = _load(unpinned, own, {name: each for name, each in there.items() if name not in changed})
             between = None

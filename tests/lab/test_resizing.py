@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -16,6 +19,7 @@ from k8sdatapath.lab import Host, Lab, Pod
 from k8sdatapath.model import Exposure, Service
 from k8sdatapath.node import Capacity, Node, NodeConfig
 from k8sdatapath.pins import PinDir
+from tests.api.graph import ROOT
 
 SMALL = Capacity(services=64, backends=256, slots=1024, flows=65536, clients=256, pods=16)
 VIP = "10.96.0.10"
@@ -142,6 +146,51 @@ def test_pinned_tables_get_the_sizes_that_are_configured(config: NodeConfig, lab
         with Node.open(evolve(config, capacity=evolve(larger, pods=2))) as node:
             assert node.capacity == larger
             assert "tables keep the sizes they are pinned with: 4 elements of kd_endpoints" in node.notes[0]
+
+
+#: A process that gives flows one table after another, until it is killed. Its output is its progress.
+RESIZE = """
+import sys
+from attrs import evolve
+from k8sdatapath.net.netns import NetNs
+from k8sdatapath.node import Node, NodeConfig
+from k8sdatapath.pins import PinDir
+from tests.api.graph import ROOT
+from tests.lab.test_resizing import SMALL
+config = NodeConfig(netns=NetNs.open(sys.argv[1]), uplinks="eth0", pins=PinDir(sys.argv[2]), capacity=SMALL)
+with Node.open(config) as node:
+    while True:
+        for flows in (131072, SMALL.flows):
+            print(".", flush=True)
+            node.resize(evolve(SMALL, flows=flows))
+"""
+
+
+@pytest.mark.timeout(180)
+def test_killed_at_any_instant_of_a_resize_no_flow_is_lost(config: NodeConfig, lab: Lab) -> None:
+    chance = random.Random(5)
+    assert config.netns is not None
+    with Node.open(config) as node:
+        client = attach(node, lab)
+    clients = Clients(client, VIP, 80)
+    try:
+        for _ in range(4):
+            command = [sys.executable, "-c", RESIZE, config.netns.name, str(config.pins)]
+            with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT) as resizing:
+                assert resizing.stdout is not None
+                for _ in range(3):
+                    resizing.stdout.readline()
+                time.sleep(chance.random() * 2)
+                resizing.kill()
+            with Node.open(config) as node:
+                assert node.capacity == SMALL
+                before, deadline = clients.requests, time.monotonic() + 10
+                while clients.requests < before + 20:
+                    assert time.monotonic() < deadline, clients.failures
+                    time.sleep(0.01)
+    finally:
+        clients.end()
+    assert clients.failures == []
 
 
 def test_a_device_that_is_gone_is_no_hindrance(config: NodeConfig, lab: Lab) -> None:
