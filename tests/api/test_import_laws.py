@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 
-from tests.api.graph import LAYERS, imports, modules, room
+from tests.api.graph import LAYERS, ROOT, imports, modules, room
 
 #: Third parties (and one of the standard library) -> the only rooms that may import them.
 CONFINED = {
@@ -77,3 +77,11 @@ def test_byte_order_exists_only_below_the_tables() -> None:
             names = {node.attr if isinstance(node, ast.Attribute) else node.id for node in nodes}
             assert names & BYTE_ORDER == EXEMPT.get(module, set()), module
             assert "struct" not in imports(module), module
+
+
+def test_programs_touch_the_flow_table_through_its_helpers_only() -> None:
+    """While it gets another size there are two of it, see kd/maps/conntrack.h."""
+    home = ROOT / "bpf" / "include" / "kd" / "maps" / "conntrack.h"
+    sources = [path for path in (ROOT / "bpf").rglob("*.[ch]") if path != home]
+    assert len(sources) > 10
+    assert [path.name for path in sources if "&kd_conntrack" in path.read_text()] == []
