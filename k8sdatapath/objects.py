@@ -165,7 +165,7 @@ class ObjectSpec:
                         shared[name] = borrowed.enter_context(pins.open_map(name))
             for name, definition in opened.maps.items():
                 if name in shared:
-                    _check_reuse(self.name, definition, shared[name])
+                    _check_reuse(self, definition, shared[name])
                     opened.reuse(name, shared[name].number)
             opened.load()
             loaded = _take(self, opened)
@@ -346,20 +346,29 @@ def _take(spec: ObjectSpec, opened: OpenObject) -> Object:
         return Object(spec, maps, programs)
 
 
-def _check_reuse(spec: str, declared: MapDef, fd: Fd) -> None:
+def _check_reuse(spec: ObjectSpec, declared: MapDef, fd: Fd) -> None:
+    """See whether a map is what an object declares, down to the members of keys and values."""
+    from k8sdatapath.layout.compare import compare, types_of_map
     from k8sdatapath.pybpf import maps
 
     info = maps.info(fd)
     want = (declared.type, declared.key_size, declared.value_size, declared.flags)
     have = (info.type, info.key_size, info.value_size, info.flags)
-    if want != have:
-        names = ("type", "key size", "value size", "flags")
-        apart = ", ".join(
-            f"{n} {h} instead of {w}" for n, w, h in zip(names, want, have, strict=True) if w != h
-        )
+    names = ("type", "key size", "value size", "flags")
+    apart = [f"{n} {h} instead of {w}" for n, w, h in zip(names, want, have, strict=True) if w != h]
+    tables = ""
+    known = _contents(spec.name, spec.image).btf
+    if info.btf_id and known is not None:
+        there, ours = maps.kernel_btf(info.btf_id), types_of_map(known, declared.name)
+        for what, its in (("key", info.btf_key_type_id), ("value", info.btf_value_type_id)):
+            if its and what in ours and (shown := compare(there, its, known, ours[what])):
+                apart.append(f"another layout of its {what}")
+                tables += "\n" + shown
+    if apart:
         raise LayoutError(
-            f"{fd.what} cannot serve as {declared.name!r} of {spec}: {apart}. "
-            "It was made by another version: remove its pin, or load into another pin directory."
+            f"{fd.what} cannot serve as {declared.name!r} of {spec.name}: {', '.join(apart)}. It was made by "
+            "another version: remove its pin, or load into another pin directory. Until then what is pinned "
+            f"runs on as it is.{tables}"
         )
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from k8sdatapath import maps
+from k8sdatapath import compile, maps
 from k8sdatapath.errors import BpffsError, LayoutError, PinsBusyError
 from k8sdatapath.layout import u32
 from k8sdatapath.links import KernelLink
@@ -177,3 +178,51 @@ def test_a_pin_that_is_something_else(kinds_spec: ObjectSpec, pins: PinDir, cgro
     pins.map_path("pairs").rmdir()
     with pytest.raises(BpffsError, match="nothing is pinned there"):
         pins.open_map("pairs")
+
+
+VERSION = """
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+char _license[] SEC("license") = "GPL";
+struct row { %s };
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 8);
+	__type(key, __u32);
+	__type(value, struct row);
+} kd_rows SEC(".maps");
+SEC("tc") int count(void *packet)
+{
+	__u32 key = 0;
+	return bpf_map_lookup_elem(&kd_rows, &key) ? 1 : 0;
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("members", "said"),
+    [
+        ("__u32 id; __u16 port; __u16 flags;", ""),
+        ("__u32 id; __u16 flags; __u16 port;", r"!    4 __u16 port +4 __u16 flags\n"),
+        ("__u32 id; __u32 flags;", r"!    6 __u16 flags$"),
+        (
+            "__u64 id; __u16 port; __u16 flags;",
+            r"value size 8 instead of 16, another layout of its value\. It",
+        ),
+    ],
+)
+def test_a_map_of_another_version_is_refused_and_both_layouts_are_shown(
+    pins: PinDir, members: str, said: str
+) -> None:
+    old = compile(VERSION % "__u32 id; __u16 port; __u16 flags;", name="old")
+    new = compile(VERSION % members, name="new")
+    with old.load(pins=pins):
+        before = pins.maps
+        if not said:
+            new.load(pins=pins).close()
+            return
+        with pytest.raises(LayoutError, match=r"kd_rows.* cannot serve as 'kd_rows' of new") as refused:
+            new.load(pins=pins)
+    assert re.search(said, str(refused.value), re.MULTILINE), refused.value
+    assert "pinned: struct row (8 bytes)" in str(refused.value)
+    assert pins.maps == before  # nothing is lost

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from k8sdatapath import maps
 from k8sdatapath.datapath.service_table import ServiceTable
-from k8sdatapath.errors import PinsBusyError, StalePlanError
+from k8sdatapath.errors import LayoutError, PinsBusyError, StalePlanError
+from k8sdatapath.layout import u32
 from k8sdatapath.model import Backend, Service
+from k8sdatapath.node import Capacity, Node, NodeConfig
 from k8sdatapath.objects import ObjectSpec
 from k8sdatapath.pins import PinDir
 
@@ -47,3 +50,17 @@ def test_a_plan_that_somebody_else_has_overtaken_is_refused(pinned: PinDir) -> N
             early.upsert(ONE)
         with pytest.raises(StalePlanError):
             plan.apply()
+
+
+def test_a_node_refuses_maps_of_another_version_and_leaves_them_alone(pins: PinDir) -> None:
+    small = Capacity(services=16, backends=16, slots=64, flows=64)
+    config = NodeConfig(pins=pins, tc_lb=False, capacity=small)
+    with Node.open(config) as node:
+        node.services.upsert(Service("10.96.0.10", 80, backends=[Backend("10.244.1.1", 8080)]))
+    pins.map_path("kd_sets").unlink()
+    with maps.Array[u32].create("kd_sets", 48) as other:
+        pins.pin(other.fd, pins.map_path("kd_sets"))
+    before = pins.maps
+    with pytest.raises(LayoutError, match=r"kd_sets.* value size 4 instead of 8.*runs on as it is"):
+        Node.open(config)
+    assert pins.maps == before
