@@ -19,6 +19,7 @@ NAMES = (
     "xdp_lb",
     "conntrack",
     "overlay",
+    "restart",
 )
 
 

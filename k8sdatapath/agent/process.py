@@ -11,7 +11,7 @@ import k8sdatapath
 from k8sdatapath.agent import log
 from k8sdatapath.agent.agent import Agent
 from k8sdatapath.agent.config import AgentConfig
-from k8sdatapath.errors import ConfigError, DatapathError
+from k8sdatapath.errors import ConfigError, DatapathError, LayoutError
 from k8sdatapath.pins import BPFFS
 
 __all__ = ["Process"]
@@ -51,6 +51,11 @@ class Process:
                 _log.info("stopping; the datapath goes on", extra=about)
         except DatapathError as error:
             _log.critical("%s", error, extra=about)
+            if isinstance(error, LayoutError):
+                _log.critical(
+                    "what another version has pinned goes on as it is; k8sdatapath agent --cleanup removes it, and"
+                    " interrupts what it balances until the next start"
+                )
             raise
 
     def reload(self) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,6 +20,7 @@ from k8sdatapath.agent.options import OPTIONS
 from tests.api.graph import ROOT
 from tests.support.agents import Callers, NodeUnderTest, ask, in_cgroup, service, slices, write
 from tests.support.api_double import ApiDouble
+from tests.support.cni import config, environment
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -147,6 +151,69 @@ def test_a_second_agent_of_one_directory_is_refused(node: NodeUnderTest) -> None
         node.until(lambda: any(f"process {first.pid} has it" in each for each in node.messages()))
     finally:
         node.process = first
+
+
+def test_pins_of_another_version_are_refused_and_go_on(node: NodeUnderTest) -> None:
+    client = node.pod("client", 2)
+    node.pod("web", 3)
+    node.start()
+    node.stop()
+    node.pins.map_path("kd_counters").rename(node.pins.map_path("kd_affinity"))  # another value, as it were
+    pinned = node.pins.links, node.pins.maps
+    node.launch()
+    assert node.process is not None
+    assert node.process.wait(60) == 1
+    node.until(lambda: any("It was made by another version" in each for each in node.messages()))
+    assert any("--cleanup" in each for each in node.messages())
+    assert (node.pins.links, node.pins.maps) == pinned
+    assert ask(client, "10.96.0.10") == "web"
+    assert node.cleanup().returncode == 0
+    node.start()
+    assert ask(client, "10.96.0.10") == "web"
+
+
+def test_where_a_plugin_tells_of_pods_none_are_looked_for(node: NodeUnderTest) -> None:
+    client = node.pod("client", 2)
+    node.pod("web", 3)
+    socket_path = node.config.with_name("cni.sock")
+    node.arguments = [each for each in node.arguments if not each.startswith("--pod-device-pattern")]
+    node.start(f"--cni-socket={socket_path}")
+    assert not any(link.startswith("from_pod") for link in node.pins.links)
+    plugin(node, socket_path, "client", 2)
+    assert ask(client, "10.96.0.10") == "web"
+    node.stop(signal.SIGKILL)
+    assert ask(client, "10.96.0.10") == "web"
+    node.start(f"--cni-socket={socket_path}")
+    assert ask(client, "10.96.0.10") == "web"
+    node.stop()
+    done = node.cleanup(f"--cni-socket={socket_path}")
+    assert done.returncode == 0, done.stderr
+    assert list(socket_path.parent.iterdir()) == [node.config]
+
+
+def plugin(node: NodeUnderTest, socket_path: Path, name: str, last: int) -> None:
+    """Tell of a pod, as the runtime's plugins do."""
+    result = {
+        "cniVersion": "1.1.0",
+        "interfaces": [
+            {"name": f"v{name}", "mac": "ee:ee:ee:ee:ee:ee"},
+            {"name": "eth0", "mac": f"02:00:00:00:01:{last:02x}", "sandbox": f"/run/netns/{name}"},
+        ],
+        "ips": [
+            {"address": f"10.1.1.{last}/32", "interface": 1},
+            {"address": f"fd00:1:1::{last}/128", "interface": 1},
+        ],
+    }
+    told = config(socket=str(socket_path), prevResult=result)
+    done = subprocess.run(
+        [sys.executable, "-m", "k8sdatapath.cni"],
+        input=json.dumps(told),
+        env={**os.environ, **environment("ADD")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_what_is_wrong_is_told_and_what_was_right_goes_on(node: NodeUnderTest, manifests: Path) -> None:

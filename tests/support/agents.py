@@ -104,9 +104,13 @@ class NodeUnderTest:
         process.send_signal(number)
         return process.wait(60)
 
-    def cleanup(self) -> subprocess.CompletedProcess[str]:
+    def cleanup(self, *more: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [*AGENT, *self.arguments, "--cleanup"], capture_output=True, text=True, check=False, timeout=60
+            [*AGENT, *self.arguments, *more, "--cleanup"],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
         )
 
     def messages(self) -> list[str]:
