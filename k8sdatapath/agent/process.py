@@ -53,8 +53,8 @@ class Process:
             _log.critical("%s", error, extra=about)
             if isinstance(error, LayoutError):
                 _log.critical(
-                    "what another version has pinned goes on as it is; k8sdatapath agent --cleanup removes it,"
-                    " and interrupts what it balances until the next start"
+                    "what another version has pinned goes on as it is; k8sdatapath agent --cleanup removes"
+                    " it, and interrupts what it balances until the next start"
                 )
             raise
 
