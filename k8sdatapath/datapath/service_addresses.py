@@ -14,8 +14,8 @@ address shut to others that no service is dialled at.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from operator import add
 from typing import TypeAlias
 
 from attrs import define, evolve, field, frozen
@@ -26,9 +26,12 @@ from k8sdatapath.tables.frontends import NO_SERVICE, FrontendKey, FrontendRow
 
 __all__ = ["AddressRows", "Addresses", "Trial", "address_key"]
 
-#: How often each address is dialled, by kind of frontend.
-Places: TypeAlias = Counter[tuple[IPAddress, FrontendKind]]
+#: How often each address is dialled, by number of the kind of frontend.
+Places: TypeAlias = dict[IPAddress, tuple[int, ...]]
 
+_NEVER = (0,) * len(FrontendKind)
+
+_KINDS = tuple(FrontendKind)
 _OF_NODE = {FrontendKind.NODE_PORT, FrontendKind.HOST_PORT}
 
 
@@ -72,13 +75,15 @@ class Addresses:
 
     networks: tuple[IPNetwork, ...] = ()
     own: frozenset[IPAddress] = frozenset()
-    _dialled: Places = field(factory=Counter, init=False)
+    _dialled: Places = field(factory=dict, init=False)
     _rows: dict[IPAddress, FrontendKind] = field(factory=dict, init=False)
     _amiss: set[IPAddress] = field(factory=set, init=False)
 
     def adopt(self, services: Iterable[Service], rows: Mapping[IPAddress, FrontendKind]) -> None:
         """Begin with these services and rows. What is amiss with the rows is for the first change to mend."""
-        self._dialled = Counter(place for service in services for place in self._places(service))
+        self._dialled = {}
+        for service in services:
+            self._count(self._dialled, service, 1)
         self._rows = dict(rows)
         self._look_again()
 
@@ -90,10 +95,10 @@ class Addresses:
 
     def plan(self, changes: Iterable[Change]) -> AddressRows:
         """What to do about rows when services change."""
-        moved: Places = Counter()
+        moved: Places = {}
         for change in changes:
             self.move(moved, change)
-        touched = self._amiss.union(address for (address, _), by in moved.items() if by)
+        touched = self._amiss.union(address for address, by in moved.items() if any(by))
         wanted = {address: self.wanted(address, moved) for address in touched}
         gone = tuple(a for a, kind in wanted.items() if kind is None and a in self._rows)
         come = {a: kind for a, kind in wanted.items() if kind is not None and self._rows.get(a) != kind}
@@ -123,34 +128,41 @@ class Addresses:
             return set()
         touched = set()
         for service, by in ((before, -1), (after, 1)):
-            for place in self._places(service) if service is not None else ():
-                moved[place] += by
-                touched.add(place[0])
+            if service is not None:
+                touched |= self._count(moved, service, by)
         return touched
 
     def done(self, plan: AddressRows) -> None:
         """It has been carried out."""
-        for place, by in plan.moved.items():
-            self._dialled[place] += by
-            if not self._dialled[place]:
-                del self._dialled[place]
+        for address, by in plan.moved.items():
+            self._dialled[address] = counts = _sum(self._dialled.get(address, _NEVER), by)
+            if not any(counts):
+                del self._dialled[address]
         for address in plan.gone:
             del self._rows[address]
         self._rows |= plan.come
         self._amiss.clear()
 
     def _look_again(self) -> None:
-        addresses = {address for address, _ in self._dialled}.union(self._rows)
-        self._amiss = {a for a in addresses if self.wanted(a, Counter()) != self._rows.get(a)}
+        addresses = self._dialled.keys() | self._rows.keys()
+        self._amiss = {a for a in addresses if self.wanted(a, {}) != self._rows.get(a)}
 
-    def _places(self, service: Service) -> Iterator[tuple[IPAddress, FrontendKind]]:
+    def _count(self, places: Places, service: Service, by: int) -> set[IPAddress]:
+        """Count where a service is dialled; returns the addresses."""
+        touched = set()
         for frontend, kind in zip(service.frontends, service.kinds, strict=True):
-            if not any(frontend.address in network for network in self.networks):
-                yield frontend.address, kind
+            address = frontend.address
+            if not any(address in network for network in self.networks):
+                counts = list(places.get(address, _NEVER))
+                counts[kind] += by
+                places[address] = tuple(counts)
+                touched.add(address)
+        return touched
 
     def wanted(self, address: IPAddress, moved: Places) -> FrontendKind | None:
         """The kind of its row; the first of those dialled there, so a cluster IP is one before all."""
-        kinds = [kind for kind in FrontendKind if self._dialled[address, kind] + moved[address, kind]]
+        counts = _sum(self._dialled.get(address, _NEVER), moved.get(address, _NEVER))
+        kinds = [kind for kind, count in zip(_KINDS, counts, strict=True) if count]
         if not kinds or address in self.own or not _OF_NODE.isdisjoint(kinds):
             return None
         return kinds[0]
@@ -161,7 +173,7 @@ class Trial:
     """What changes would take, one after the other."""
 
     _addresses: Addresses
-    _moved: Places = field(factory=Counter, init=False)
+    _moved: Places = field(factory=dict, init=False)
 
     def take(self, change: Change) -> Needs:
         """What this one takes when those before it are made."""
@@ -173,12 +185,16 @@ class Trial:
         self._make(change, -1)
 
     def _make(self, change: Change, times: int) -> int:
-        moved: Places = Counter()
+        moved: Places = {}
         touched = self._addresses.move(moved, change)
         before = self._rows(touched)
-        for place, by in moved.items():
-            self._moved[place] += times * by
+        for address, by in moved.items():
+            self._moved[address] = _sum(self._moved.get(address, _NEVER), (times * each for each in by))
         return self._rows(touched) - before
 
     def _rows(self, touched: Iterable[IPAddress]) -> int:
         return sum(self._addresses.wanted(address, self._moved) is not None for address in touched)
+
+
+def _sum(one: Iterable[int], other: Iterable[int]) -> tuple[int, ...]:
+    return tuple(map(add, one, other))

@@ -59,7 +59,7 @@ def to_kind(value: FrontendKind | str | int) -> FrontendKind:
     return value if type(value) is FrontendKind else member(FrontendKind, value, "kind of frontend")
 
 
-@frozen
+@frozen(cache_hash=True)  # the hash of an address is slow, and this is what services are found by
 class Frontend:
     """What a client dials: address, port and protocol. Printed as ``10.96.0.10:80/TCP``."""
 

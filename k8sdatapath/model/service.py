@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import IntEnum
+from functools import cached_property
 from typing import Any, NoReturn
 
 from attrs import field, frozen
@@ -156,12 +157,12 @@ class Service:
     def _strange(self, what: str, version: int) -> NoReturn:
         raise ModelError(f"{what} is IPv{version}, its service {self.frontend} IPv{self.address.version}")
 
-    @property
+    @cached_property
     def frontend(self) -> Frontend:
         """The main one: what clients in the cluster dial."""
         return Frontend(self.address, self.port, self.protocol)
 
-    @property
+    @cached_property
     def frontends(self) -> tuple[Frontend, ...]:
         """All that clients can dial: the main one, then the exposed."""
         rest = (Frontend(each.address, each.port, self.protocol) for each in self.exposed)
