@@ -60,6 +60,7 @@ static __always_inline int kd_forward_to_pod(struct __sk_buff *skb, const struct
 		return KD_DROP_REWRITE;
 	if (skb->pkt_type != PACKET_HOST) /* heard on a bridge port: the pod would take it for somebody else's */
 		bpf_skb_change_type(skb, PACKET_HOST);
+	KD_TRACE(KD_STEP_POD, 0, pod->ifindex, NULL);
 	bpf_redirect_peer(pod->ifindex, 0);
 	return KD_TO_POD;
 }
@@ -104,6 +105,7 @@ KD_SUBPROGRAM int kd_forward_by_route(struct __sk_buff *skb, const struct kd_pkt
 	long found = kd_route(skb, skb->ifindex, pkt, &fib);
 	struct kd_macs macs;
 
+	KD_TRACE(KD_STEP_ROUTE, found, fib.ifindex, NULL);
 	if (found == BPF_FIB_LKUP_RET_NO_NEIGH)
 		return kd_forward_to_neighbour(skb, pkt, &fib);
 	if (found != BPF_FIB_LKUP_RET_SUCCESS)

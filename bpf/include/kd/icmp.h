@@ -114,6 +114,7 @@ KD_FUNCTION int kd_icmp_error(struct __sk_buff *skb, struct kd_pkt *pkt)
 	if (!answer)
 		return KD_PASS;
 	to = kd_reversed(&answer->to);
+	KD_TRACE(KD_STEP_ICMP, 0, 0, &to);
 	diff = kd_addrs_diff(&quoted, &to);
 	ports = kd_ports(&to);
 	if (kd_icmp_write_addrs(skb, pkt->ipv6, quote_off, &to, diff) ||

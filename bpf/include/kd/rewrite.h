@@ -86,6 +86,7 @@ static __always_inline int kd_rewrite(struct __sk_buff *skb, struct kd_pkt *pkt,
 		return KD_DROP_REWRITE;
 	if (!l4 && pkt->ipv6) /* as in kd_rewrite_l4_csum() */
 		bpf_csum_update(skb, diff);
+	KD_TRACE(KD_STEP_REWRITE, 0, 0, to);
 	pkt->tuple = *to;
 	return KD_CONTINUE;
 }

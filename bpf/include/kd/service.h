@@ -16,6 +16,7 @@
 #include <bpf/bpf_helpers.h>
 #include <kd/addr.h>
 #include <kd/config.h>
+#include <kd/trace.h>
 #include <kd/types.h>
 #include <kd/verdict.h>
 #include <kd/maps/affinity.h>
@@ -169,7 +170,8 @@ static __always_inline int kd_backend_pick(struct kd_frontend *frontend, enum kd
 	if (!run.count) /* kube-proxy's difference: somebody else may serve, which a load balancer finds out */
 		return frontend->flags & KD_FRONTEND_HAS_ENDPOINTS ? KD_DROP_NOT_LOCAL : KD_REJECT_NO_BACKEND;
 	if (frontend->selection == KD_SELECT_ROUND_ROBIN)
-		number = __sync_fetch_and_add(&frontend->turn, 1);
+		number = KD_EXPLAINING ? frontend->turn : __sync_fetch_and_add(&frontend->turn, 1);
+	KD_TRACE(KD_STEP_SLOT, number % run.count, run.count, NULL);
 	slot = run.offset + number % run.count;
 	block = slot / KD_SLOTS_PER_BLOCK;
 	slots = bpf_map_lookup_elem(&kd_slots, &block);
@@ -215,6 +217,7 @@ static __always_inline int kd_backend_choose(struct kd_frontend *frontend, enum 
 	client->service = frontend->service;
 	pin = bpf_map_lookup_elem(&kd_affinity, client);
 	*chosen = pin ? kd_backend_pinned(frontend, scope, fresh.last_seen, pin) : NULL;
+	KD_TRACE(KD_STEP_AFFINITY, *chosen != NULL, frontend->service, NULL);
 	if (*chosen)
 		return KD_CONTINUE;
 	result = kd_backend_pick(frontend, scope, number, chosen);
@@ -227,7 +230,8 @@ static __always_inline int kd_backend_choose(struct kd_frontend *frontend, enum 
 
 static __always_inline void kd_backend_count(struct kd_backend *backend)
 {
-	__sync_fetch_and_add(&backend->flows, 1);
+	if (!KD_EXPLAINING)
+		__sync_fetch_and_add(&backend->flows, 1);
 }
 
 #endif /* KD_SERVICE_H */

@@ -51,15 +51,21 @@ KD_SUBPROGRAM int kd_flow_choose(const struct kd_pkt *pkt, bool outside, struct 
 	struct kd_affinity_key client = { .client = tuple.src };
 	__u32 number;
 
-	if (!frontend || frontend->flags & KD_FRONTEND_LOOPBACK) /* which no honest packet on a wire is for */
+	if (!frontend || frontend->flags & KD_FRONTEND_LOOPBACK) { /* which no honest packet on a wire is for */
+		KD_TRACE(KD_STEP_NO_FRONTEND, 0, 0, &tuple);
 		return kd_frontend_missing(&tuple.dst);
-	if (!kd_lets_in(frontend, &tuple.src))
+	}
+	KD_TRACE(KD_STEP_FRONTEND, frontend->kind | frontend->selection << 8, frontend->service, &tuple);
+	if (!kd_lets_in(frontend, &tuple.src)) {
+		KD_TRACE(KD_STEP_SOURCE, false, 0, &tuple);
 		return KD_DROP_SOURCE;
+	}
 	if (!kd_can_begin(pkt))
 		return KD_DROP_NO_FLOW;
 	*service = frontend->service;
 	if (frontend->affinity_timeout)
 		tuple.sport = 0;
+	KD_TRACE(KD_STEP_SCOPE, kd_scope_of(frontend, outside), outside, NULL);
 	number = frontend->selection == KD_SELECT_MAGLEV ? kd_flow_hash(&tuple) : bpf_get_prandom_u32();
 	return kd_backend_choose(frontend, kd_scope_of(frontend, outside), &client, number, backend);
 }
@@ -69,18 +75,24 @@ static __always_inline int kd_flow_begin(struct __sk_buff *skb, const struct kd_
 {
 	struct kd_backend *backend = NULL;
 	__u32 service = KD_NO_SERVICE;
-	int result = kd_flow_choose(pkt, outside, &backend, &service);
+	int result;
 
+	KD_TRACE(KD_STEP_NO_FLOW, 0, 0, NULL);
+	result = kd_flow_choose(pkt, outside, &backend, &service);
 	if (result != KD_CONTINUE)
 		return result;
 	*to = pkt->tuple;
 	to->dst = backend->addr;
 	to->dport = backend->port;
+	KD_TRACE(KD_STEP_BACKEND, 0, backend->id, to);
 	if (to->protocol == IPPROTO_SCTP && to->dport != pkt->tuple.dport)
 		return KD_DROP_SCTP_PORT;
 	result = kd_source(skb, skb->ifindex, pkt, outside, to);
-	if (result == KD_CONTINUE)
+	if (result == KD_CONTINUE) {
+		KD_TRACE(KD_STEP_NAME, 0, 0, to);
 		result = kd_ct_create(skb, &pkt->tuple, to, backend->id, service);
+		KD_TRACE(KD_STEP_NEW_FLOW, result, 0, to);
+	}
 	if (result == KD_CONTINUE)
 		kd_backend_count(backend);
 	return result;
@@ -90,6 +102,7 @@ static __always_inline int kd_flow_begin(struct __sk_buff *skb, const struct kd_
 static __always_inline int kd_flow_follow(const struct kd_pkt *pkt, struct kd_ct *ct, struct kd_tuple *to)
 {
 	*to = ct->to;
+	KD_TRACE(KD_STEP_FLOW, ct->flags, ct->backend, to);
 	kd_ct_touch(pkt, ct);
 	return KD_CONTINUE;
 }
@@ -100,6 +113,7 @@ static __always_inline int kd_flow_find(struct __sk_buff *skb, const struct kd_p
 	struct kd_ct *ct = kd_ct_find(&pkt->tuple);
 
 	if (ct && kd_ct_over(pkt, ct)) {
+		KD_TRACE(KD_STEP_OVER, 0, 0, &ct->to);
 		kd_ct_forget(&pkt->tuple, ct);
 		ct = NULL;
 	}
@@ -140,6 +154,7 @@ static __always_inline int kd_translate(struct __sk_buff *skb, struct kd_pkt *pk
 	struct kd_tuple to;
 	int result;
 
+	KD_TRACE(KD_STEP_PACKET, pkt->tcp_flags, outside, &pkt->tuple);
 	if (kd_is_icmp(pkt))
 		return kd_icmp_translate(skb, pkt);
 	if (pkt->later && !kd_fragment_find(pkt))

@@ -243,6 +243,15 @@ struct kd_sock_reply {
 };
 KD_ASSERT_SIZE(struct kd_sock_reply, 20);
 
+/* Value of kd_trace: a step of a program, see kd/trace.h. */
+struct kd_traced {
+	struct kd_tuple tuple;
+	__u32 step; /* enum kd_step */
+	__s32 value;
+	__u32 more;
+};
+KD_ASSERT_SIZE(struct kd_traced, 52);
+
 /* Value of kd_counters, per CPU, see kd/maps/counters.h. */
 struct kd_counter {
 	__u64 packets;

@@ -19,6 +19,7 @@
 #include <linux/pkt_cls.h>
 #include <bpf/bpf_helpers.h>
 #include <kd/config.h>
+#include <kd/trace.h>
 #include <kd/types.h>
 #include <kd/maps/counters.h>
 
@@ -74,6 +75,7 @@ static __always_inline void kd_count(int result, __u32 bytes)
 	__u32 index = result >= 0 ? result : KD_COUNTERS / 2 - result;
 	struct kd_counter *counter = bpf_map_lookup_elem(&kd_counters, &index);
 
+	KD_TRACE(KD_STEP_RESULT, result, 0, NULL);
 	if (counter) {
 		counter->packets++;
 		counter->bytes += bytes;

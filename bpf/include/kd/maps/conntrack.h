@@ -6,6 +6,7 @@
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 #include <kd/config.h>
+#include <kd/trace.h>
 #include <kd/types.h>
 
 /*
@@ -37,6 +38,7 @@ static __always_inline struct kd_ct *kd_ct_find(const struct kd_tuple *tuple)
 {
 	struct kd_ct *ct = bpf_map_lookup_elem(&kd_conntrack, tuple);
 
+	KD_TRACE(KD_STEP_LOOKUP, 0, 0, tuple);
 	if (moving && !ct)
 		ct = bpf_map_lookup_elem(&kd_conntrack_to, tuple);
 	return ct;

@@ -1,0 +1,211 @@
+"""Explainer: what would become of a packet, by running the programs that decide, and nothing is changed.
+
+The programs of pods and uplinks are loaded once more, from the same source but telling their steps. They
+share the live maps that they only read: services, backends, pods. Flows and affinity, which they write, are
+their own, and begin empty. Whatever a run asks for and the live tables have is copied, and the packet is run
+again, until nothing that it asks for is missing: then the answer is that of the live tables.
+
+What chance decides (random selection, a port when the client's own is taken) may come out otherwise for the
+next packet. Rejections are explained as if there were no limit to them, and later fragments as if their first
+had not been seen.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from contextlib import ExitStack
+from threading import Lock
+from typing import Any
+
+from attrs import frozen
+
+from k8sdatapath import maps, programs
+from k8sdatapath.datapath.contract import Bindable, bind_maps
+from k8sdatapath.datapath.explanation import Explanation, Place, told
+from k8sdatapath.datapath.service_table import CONTRACT as SERVICES
+from k8sdatapath.layout import addr, u32
+from k8sdatapath.model import IPAddress
+from k8sdatapath.net.netns import NetNs
+from k8sdatapath.net.packet import parse
+from k8sdatapath.objects import ConfigValue, ObjectSpec
+from k8sdatapath.programs.base import in_netns
+from k8sdatapath.resource import Resource
+from k8sdatapath.tables.affinity import AffinityKey, AffinityRow
+from k8sdatapath.tables.conntrack import ConntrackRow, Tuple
+from k8sdatapath.tables.counters import outcomes
+from k8sdatapath.tables.endpoints import EndpointRow
+from k8sdatapath.tables.trace import StepKind, TracedRow
+
+__all__ = ["CONTRACT", "Device", "Explainer"]
+
+#: The maps that an explainer reads.
+CONTRACT: Mapping[str, Any] = {
+    **SERVICES,
+    "kd_endpoints": maps.Hash[addr, EndpointRow],
+    "kd_conntrack": maps.LRUHash[Tuple, ConntrackRow],
+    "kd_affinity": maps.LRUHash[AffinityKey, AffinityRow],
+}
+
+_SHARED = (*SERVICES, "kd_endpoints")
+_ENTRIES = {Place.POD: "from_pod", Place.UPLINK: "from_uplink", Place.SOCKET: "from_socket"}
+_SHOT = 2
+_RUNS = 16
+_SMALL = 1024
+
+
+@frozen
+class Device:
+    """What a packet comes in through.
+
+    :ivar index: its number in its namespace.
+    :ivar mac: its link address, which packets to it have.
+    """
+
+    index: int
+    mac: str
+
+
+class Explainer(Resource):
+    """Says what becomes of packets. Make one with :meth:`bind`; its methods may be called from any thread."""
+
+    def __init__(
+        self, live: Mapping[str, Any], spec: ObjectSpec, netns: NetNs | None, own: ExitStack
+    ) -> None:
+        loaded = own.enter_context(spec.load(reuse={name: live[name] for name in _SHARED}))
+        self._live = live
+        self._netns = netns
+        self._own = own
+        self._lock = Lock()
+        self._flows = loaded.map("kd_conntrack", CONTRACT["kd_conntrack"])
+        self._affinity = loaded.map("kd_affinity", CONTRACT["kd_affinity"])
+        self._fragments = loaded.map("kd_fragments", maps.LRUHash)
+        self._trace = loaded.map("kd_trace", maps.Array[TracedRow])
+        self._count = loaded.map("kd_trace_count", maps.Array[u32])
+        self._programs = {at: loaded.program(entry, programs.TC) for at, entry in _ENTRIES.items()}
+        self._outcomes = {outcome.number: outcome for outcome in outcomes(spec.btf)}
+
+    @classmethod
+    def bind(
+        cls,
+        source: Bindable,
+        *,
+        netns: NetNs | None = None,
+        config: Mapping[str, ConfigValue] | None = None,
+    ) -> Explainer:
+        """An explainer of the datapath whose maps an object, a pin directory or a mapping has.
+
+        :param netns: of the node; None is that of the calling thread.
+        :param config: constants that the live programs were loaded with.
+        :raises ContractError: a map is missing.
+        :raises LayoutError: a map holds something else.
+        """
+        live, owned = bind_maps(source, CONTRACT, "an explainer")
+        with ExitStack() as undo:
+            undo.enter_context(owned)
+            spec = ObjectSpec.from_file("explain")
+            known = {name: value for name, value in (config or {}).items() if name in spec.config}
+            sizes = {name: live[name].info.max_entries for name in _SHARED}
+            private = dict.fromkeys(("kd_conntrack", "kd_affinity", "kd_fragments"), _SMALL)
+            spec = spec.with_config(**known).with_maps(**sizes, **private)
+            return cls(live, spec, netns, undo.pop_all())
+
+    def explain(
+        self, frame: bytes, at: Place = Place.POD, *, device: Device | None = None, cookie: int = 0
+    ) -> Explanation:
+        """What becomes of a packet.
+
+        :param frame: from its Ethernet header on; it is taken to be addressed to the device.
+        :param device: that it comes in through. By default that of the pod which has its source, if there is
+            one; else it comes in through none, and only routes know the difference.
+        :param cookie: of the network namespace of the process that dials, for ``Place.SOCKET``.
+        """
+        packet = parse(frame)
+        if device is None and at is Place.POD:
+            pod = self._live["kd_endpoints"].get(packet.src)
+            device = None if pod is None else Device(pod.ifindex, pod.host_mac)
+        if device is not None:
+            frame = bytes.fromhex(device.mac.replace(":", "")) + frame[6:]
+        else:
+            frame = bytes(6) + frame[6:]
+        context = _context(device.index if device else 0, cookie)
+        with self._lock:
+            retval, left, rows = self._run(self._programs[at], frame, context, packet.src, cookie, at)
+        steps = tuple(told(rows, at, self._outcomes))
+        outcome = self._outcomes[rows[-1].value]
+        return Explanation(at, steps, outcome, packet, None if retval == _SHOT else parse(left))
+
+    def _run(
+        self, program: programs.TC, frame: bytes, context: bytes, client: IPAddress, cookie: int, at: Place
+    ) -> tuple[int, bytes, list[TracedRow]]:
+        """Run it until it has asked for nothing more that the live tables have."""
+        flows: dict[Tuple, ConntrackRow] = {}
+        pins: dict[AffinityKey, AffinityRow] = {}
+        asked: set[Tuple | AffinityKey] = set()
+        for _ in range(_RUNS):
+            self._fill(flows, pins)
+            result = in_netns(self._netns, lambda: program.run(frame, ctx=context))
+            rows = [self._trace[index] for index in range(self._count[0])]
+            news = _asked_for(rows, _client(client, cookie, at)) - asked
+            asked |= news
+            copied = len(flows) + len(pins)
+            for key in news:
+                if isinstance(key, AffinityKey):
+                    if (pin := self._live["kd_affinity"].get(key)) is not None:
+                        pins[key] = pin
+                else:
+                    flows |= self._flow(key)
+            if len(flows) + len(pins) == copied:
+                break
+        return result.retval, result.data, rows
+
+    def _flow(self, key: Tuple) -> dict[Tuple, ConntrackRow]:
+        """The live flow that has this tuple: both its halves, as far as they are there."""
+        live = self._live["kd_conntrack"]
+        found: dict[Tuple, ConntrackRow] = {}
+        while key not in found and (row := live.get(key)) is not None:
+            found[key] = row
+            key = Tuple(row.to.dst, row.to.src, row.to.dport, row.to.sport, row.to.protocol)
+        return found
+
+    def _fill(self, flows: Mapping[Tuple, ConntrackRow], pins: Mapping[AffinityKey, AffinityRow]) -> None:
+        self._flows.clear()
+        self._affinity.clear()
+        self._fragments.clear()
+        self._flows.update_many(flows)
+        self._affinity.update_many(pins)
+        self._count[0] = 0
+
+    def close(self) -> None:
+        """Let go of the programs and maps."""
+        self._own.close()
+
+    def __repr__(self) -> str:
+        return f"<Explainer {self._live['kd_frontends']!r}>"
+
+
+def _client(source: IPAddress, cookie: int, at: Place) -> AffinityKey:
+    """Who a client of a service with affinity is, with the service still to be filled in."""
+    if at is not Place.SOCKET:
+        return AffinityKey(source, 0, 0)
+    from ipaddress import IPv6Address
+
+    return AffinityKey(IPv6Address(struct.pack("=Q", cookie) + bytes(8)), 0, 1)
+
+
+def _asked_for(rows: list[TracedRow], client: AffinityKey) -> set[Tuple | AffinityKey]:
+    found: set[Tuple | AffinityKey] = set()
+    for row in rows:
+        if row.step == StepKind.LOOKUP:
+            found.add(row.tuple)
+        elif row.step == StepKind.AFFINITY:
+            found.add(AffinityKey(client.client, row.more, client.netns))
+    return found
+
+
+def _context(ifindex: int, cookie: int) -> bytes:
+    """A ``struct __sk_buff``: the device, and the cookie in ``cb``."""
+    context = bytearray(192)
+    struct.pack_into("=I", context, 40, ifindex)
+    struct.pack_into("=Q", context, 48, cookie)
+    return bytes(context)
