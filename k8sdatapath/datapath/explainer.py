@@ -25,11 +25,12 @@ from k8sdatapath.datapath.contract import Bindable, bind_maps
 from k8sdatapath.datapath.explanation import Explanation, Place, told
 from k8sdatapath.datapath.service_table import CONTRACT as SERVICES
 from k8sdatapath.layout import addr, u32
-from k8sdatapath.model import IPAddress
+from k8sdatapath.model import Frontend, IPAddress, Protocol
 from k8sdatapath.net.netns import NetNs
-from k8sdatapath.net.packet import parse
+from k8sdatapath.net.packet import parse, tcp, udp
+from k8sdatapath.net.rtnetlink import Rtnetlink
 from k8sdatapath.objects import ConfigValue, ObjectSpec
-from k8sdatapath.programs.base import in_netns
+from k8sdatapath.programs.base import device_index, in_netns
 from k8sdatapath.resource import Resource
 from k8sdatapath.tables.affinity import AffinityKey, AffinityRow
 from k8sdatapath.tables.conntrack import ConntrackRow, Tuple
@@ -64,6 +65,16 @@ class Device:
 
     index: int
     mac: str
+
+    @classmethod
+    def find(cls, name: str) -> Device:
+        """The device of this name in the calling thread's namespace.
+
+        :raises DeviceGoneError: there is none.
+        """
+        index = device_index(name)
+        with Rtnetlink() as net:
+            return next(cls(link.index, link.mac) for link in net.links() if link.index == index)
 
 
 class Explainer(Resource):
@@ -135,6 +146,25 @@ class Explainer(Resource):
         outcome = self._outcomes[rows[-1].value]
         return Explanation(at, steps, outcome, packet, None if retval == _SHOT else parse(left))
 
+    def dial(
+        self,
+        dialled: Frontend,
+        source: IPAddress,
+        at: Place = Place.POD,
+        *,
+        port: int = 40000,
+        device: Device | None = None,
+        cookie: int = 0,
+    ) -> Explanation:
+        """What becomes of the first packet to ``dialled``: a SYN, or a datagram. The rest as :meth:`explain`.
+
+        :param port: of the source.
+        :raises ModelError: the two are not of one family.
+        """
+        ends = source, dialled.address, port, dialled.port
+        frame = udp(*ends, b"?") if dialled.protocol is Protocol.UDP else tcp(*ends)
+        return self.explain(frame, at, device=device, cookie=cookie)
+
     def _run(
         self, program: programs.TC, frame: bytes, context: bytes, client: IPAddress, cookie: int, at: Place
     ) -> tuple[int, bytes, list[TracedRow]]:
@@ -196,8 +226,11 @@ def _client(source: IPAddress, cookie: int, at: Place) -> AffinityKey:
 def _asked_for(rows: list[TracedRow], client: AffinityKey) -> set[Tuple | AffinityKey]:
     found: set[Tuple | AffinityKey] = set()
     for row in rows:
+        ends = row.tuple
         if row.step == StepKind.LOOKUP:
-            found.add(row.tuple)
+            found.add(ends)
+        elif row.step == StepKind.NEW_FLOW:
+            found.add(Tuple(ends.dst, ends.src, ends.dport, ends.sport, ends.protocol))
         elif row.step == StepKind.AFFINITY:
             found.add(AffinityKey(client.client, row.more, client.netns))
     return found

@@ -15,12 +15,15 @@ from attrs import evolve, frozen
 from k8sdatapath import maps
 from k8sdatapath.component import Pressure
 from k8sdatapath.datapath.conntrack_table import ConntrackTable, Sweep
+from k8sdatapath.datapath.explainer import CONTRACT as EXPLAINED
+from k8sdatapath.datapath.explainer import Device, Explainer
+from k8sdatapath.datapath.explanation import Explanation, Place
 from k8sdatapath.datapath.overlay import Overlay
 from k8sdatapath.datapath.service_table import CONTRACT, ServiceTable
 from k8sdatapath.datapath.socket_reaper import DestroyedSocket, SocketReaper
 from k8sdatapath.errors import AddressInUseError, BpffsError, CapacityError
 from k8sdatapath.layout import addr, layout_of
-from k8sdatapath.model import IPAddress, address
+from k8sdatapath.model import Frontend, IPAddress, address
 from k8sdatapath.net.netns import NetNs
 from k8sdatapath.net.rtnetlink import Rtnetlink
 from k8sdatapath.node.config import Capacity, NodeConfig
@@ -28,7 +31,7 @@ from k8sdatapath.node.hooks import CgroupHook, Hook, Hooks, TcHook, XdpHook, pla
 from k8sdatapath.node.resizing import Move
 from k8sdatapath.node.tunnel import Tunnel
 from k8sdatapath.node.upkeep import Upkeep
-from k8sdatapath.objects import Object, ObjectSpec
+from k8sdatapath.objects import ConfigValue, Object, ObjectSpec
 from k8sdatapath.pins import PinLock
 from k8sdatapath.programs import Direction
 from k8sdatapath.programs.base import device_index, in_netns
@@ -307,6 +310,30 @@ class Node(Resource):
         with self._maps_stay:
             return self.flows.sweep()
 
+    def explain(
+        self, dialled: Frontend, source: IPAddress, at: Place = Place.POD, *, port: int = 40000
+    ) -> Explanation:
+        """What would become of the first packet from ``source`` to ``dialled``, and why; nothing is changed.
+
+        See :class:`~k8sdatapath.datapath.explainer.Explainer`, which explains any packet.
+
+        :param at: whether it comes from a pod, or from outside through the first uplink; or a process of the
+            node dials.
+        :param port: of the source.
+        """
+        config, device = self.config, None
+        if at is Place.UPLINK and config.uplinks:
+            device = in_netns(config.netns, lambda: Device.find(config.uplinks[0]))
+        with self._maps_stay, self.explainer() as explainer:
+            cookie = _cookie(config.netns) if at is Place.SOCKET else 0
+            return explainer.dial(dialled, source, at, port=port, device=device, cookie=cookie)
+
+    def explainer(self) -> Explainer:
+        """An explainer of this node's packets, until it is resized. The caller closes it."""
+        live = {name: each for loaded in self._objects.values() for name, each in loaded.maps.items()}
+        bound = {name: maps.bind(kind, live[name].fd) for name, kind in EXPLAINED.items()}
+        return Explainer.bind(bound, netns=self.config.netns, config=_settings(self.config))
+
     def reap_sockets(self, *, tcp: bool = False) -> tuple[DestroyedSocket, ...]:
         """Destroy the UDP sockets of this machine that are connected to backends which are gone.
 
@@ -347,12 +374,7 @@ def _load(
     """The objects, sharing one set of maps: those given, and what they lack."""
     loaded: dict[str, Object] = {}
     shared = dict(given or {})
-    settings = {
-        **config.constants,
-        "moving": moving,
-        "node_netns": _cookie(config.netns),
-        "tunnel_ipv6": bool(config.tunnel and config.tunnel.ipv6),
-    }
+    settings = {**_settings(config), "moving": moving}
     optional = {"xdp": config.xdp, "overlay": config.tunnel is not None}
     for name in ("pod", "host", "socket", *(name for name, wanted in optional.items() if wanted)):
         spec = ObjectSpec.from_file(name)
@@ -361,6 +383,15 @@ def _load(
         loaded[name] = own.enter_context(spec.load(reuse=shared, pins=config.pins))
         shared |= loaded[name].maps
     return loaded
+
+
+def _settings(config: NodeConfig) -> dict[str, ConfigValue]:
+    """What the programs are told when they are loaded."""
+    return {
+        **config.constants,
+        "node_netns": _cookie(config.netns),
+        "tunnel_ipv6": bool(config.tunnel and config.tunnel.ipv6),
+    }
 
 
 def _cookie(netns: NetNs | None) -> int:

@@ -39,6 +39,13 @@ PROMISES = {
         r"destroyed: 10\.96\.0\.10:53/UDP at 10\.244\.1\.3:53",
         r"is told: Software caused connection abort\nand reaches two",
     ],
+    "explain": [
+        r"10\.96\.0\.10:80/TCP is a cluster IP of service number 0, selection maglev\.",
+        r"TO_POD: translated and put into a pod of this node\.",
+        r"A process dials 10\.96\.0\.10:80/TCP\.",
+        r"another port: REJECT_NO_SERVICE, ",
+        r"flows that explaining has made: 0",
+    ],
     "node_port": [
         r"from outside, any pod answers: \['far', 'near'\]",
         r"the client sees \('192\.0\.2\.11', 30080\)",

@@ -10,12 +10,13 @@ from ipaddress import ip_address, ip_network
 from typing import Any
 
 import pytest
+from attrs import evolve
 
 from k8sdatapath import maps
 from k8sdatapath.datapath.explainer import Explainer
 from k8sdatapath.datapath.explanation import Explanation, Place
 from k8sdatapath.model import Backend, Exposure, Selection, Service
-from k8sdatapath.net.packet import icmp_echo, icmp_error, tcp, udp
+from k8sdatapath.net.packet import Packet, icmp_echo, icmp_error, tcp, udp
 from k8sdatapath.objects import ObjectSpec
 from k8sdatapath.tables.affinity import AffinityKey, AffinityRow
 from k8sdatapath.tables.conntrack import Tuple
@@ -57,7 +58,14 @@ def equal(explanation: Explanation, datapath: Rig, frame: bytes) -> None:
     sent = datapath.send(frame)
     assert explanation.outcome.name == sent.outcome, str(explanation)
     if explanation.answer is not None:
-        assert explanation.answer == sent.packet, str(explanation)
+        assert known(explanation.answer, explanation) == known(sent.packet, explanation), str(explanation)
+
+
+def known(packet: Packet, explanation: Explanation) -> Packet:
+    """What chance does not decide: another port is found by chance."""
+    answer = explanation.answer
+    kept = answer is None or explanation.packet.sport in (answer.sport, answer.dport)
+    return packet if kept else evolve(packet, sport=None, checksum=None)
 
 
 def test_each_decision_is_told() -> None:

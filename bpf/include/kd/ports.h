@@ -97,7 +97,7 @@ static __always_inline int kd_port_claim(const struct kd_tuple *tuple, const str
 {
 	struct kd_tuple opposite = kd_reversed(&original->to);
 	struct kd_ct reply = kd_ct_answer(tuple, original);
-	struct kd_ct *held = kd_ct_find(&opposite);
+	struct kd_ct *held = kd_ct_find_untold(&opposite);
 	long failed;
 
 	if (held && !kd_ct_answers(held, tuple, original) && !kd_ct_evict(&opposite, held, original->last_seen))

@@ -32,7 +32,7 @@ enum kd_step {
 	KD_STEP_SLOT, /* value: which; more: of how many */
 	KD_STEP_BACKEND, /* the tuple leads to it. more: its id */
 	KD_STEP_NAME, /* the source is another now */
-	KD_STEP_NEW_FLOW, /* value: 0 or why not */
+	KD_STEP_NEW_FLOW, /* value: 0 or why not; what answers the tuple was looked up, too */
 	KD_STEP_REWRITE, /* the packet becomes the tuple */
 	KD_STEP_ICMP, /* an error about a flow; the tuple is what it quotes now */
 	KD_STEP_POD, /* more: its device */
@@ -47,21 +47,22 @@ enum kd_step {
 #define KD_EXPLAINING 1
 #define KD_TRACE(...) kd_tell(__VA_ARGS__)
 
+static const volatile __u32 kd_trace_first; /* a key that takes no room on the stack, which is scarce */
+
 /* Of steps that have no room the last one stays: how it ended. */
 KD_SUBPROGRAM void kd_tell(enum kd_step step, __s32 value, __u32 more, const struct kd_tuple *tuple)
 {
-	__u32 zero = 0;
-	__u32 *count = bpf_map_lookup_elem(&kd_trace_count, &zero);
+	__u32 *count = bpf_map_lookup_elem(&kd_trace_count, (const void *)&kd_trace_first);
 	struct kd_traced *traced;
-	__u32 index;
 
 	if (!count)
 		return;
-	index = *count < KD_TRACE_STEPS ? *count : KD_TRACE_STEPS - 1;
-	traced = bpf_map_lookup_elem(&kd_trace, &index);
+	if (*count >= KD_TRACE_STEPS)
+		*count = KD_TRACE_STEPS - 1;
+	traced = bpf_map_lookup_elem(&kd_trace, count);
 	if (!traced)
 		return;
-	*count = index + 1;
+	++*count;
 	traced->step = step;
 	traced->value = value;
 	traced->more = more;

@@ -34,14 +34,20 @@ struct {
 
 KD_CONFIG(bool, moving, "the flow table gets another size: flows are in kd_conntrack_to as well") = false;
 
-static __always_inline struct kd_ct *kd_ct_find(const struct kd_tuple *tuple)
+/* As kd_ct_find(), where there is no room on the stack to tell of it. */
+static __always_inline struct kd_ct *kd_ct_find_untold(const struct kd_tuple *tuple)
 {
 	struct kd_ct *ct = bpf_map_lookup_elem(&kd_conntrack, tuple);
 
-	KD_TRACE(KD_STEP_LOOKUP, 0, 0, tuple);
 	if (moving && !ct)
 		ct = bpf_map_lookup_elem(&kd_conntrack_to, tuple);
 	return ct;
+}
+
+static __always_inline struct kd_ct *kd_ct_find(const struct kd_tuple *tuple)
+{
+	KD_TRACE(KD_STEP_LOOKUP, 0, 0, tuple);
+	return kd_ct_find_untold(tuple);
 }
 
 static __always_inline long kd_ct_put(const struct kd_tuple *tuple, const struct kd_ct *ct, __u64 flags)

@@ -1,0 +1,78 @@
+"""``k8sdatapath explain``: what would become of a packet, beside whatever runs the datapath."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Annotated, Any
+
+import typer
+
+from k8sdatapath.cli.output import Output, OutputOption, show_value
+from k8sdatapath.cli.services import DEFAULT_PINS, PinsOption
+from k8sdatapath.datapath.explanation import Place
+from k8sdatapath.errors import ModelError
+from k8sdatapath.model import Frontend, IPAddress, Protocol, address, network
+from k8sdatapath.model.frontend import to_protocol
+from k8sdatapath.net.netns import NetNs
+from k8sdatapath.pins import PinDir
+
+__all__ = ["explain"]
+
+_A_CLIENT_PORT = 40000
+
+
+def sender(text: str) -> tuple[IPAddress, int]:
+    """Read ``ADDRESS[:PORT]``, IPv6 with a port in brackets."""
+    with suppress(ModelError):
+        return address(text), _A_CLIENT_PORT
+    frontend = Frontend.parse(text)
+    return frontend.address, frontend.port
+
+
+def explain(
+    source: Annotated[
+        Any, typer.Option("--from", parser=sender, metavar="ADDRESS[:PORT]", help="Who sends it.")
+    ],
+    dialled: Annotated[
+        Frontend, typer.Option("--to", parser=Frontend.parse, metavar="FRONTEND", help="10.96.0.10:80/TCP.")
+    ],
+    protocol: Annotated[
+        Protocol | None, typer.Option(parser=to_protocol, metavar="NAME", help="TCP or UDP.")
+    ] = None,
+    at: Annotated[Place, typer.Option(help="Where it is met.")] = Place.POD,
+    device: Annotated[
+        str, typer.Option(metavar="DEVICE", help="That it comes in through; a pod's is found by its address.")
+    ] = "",
+    service_network: Annotated[
+        list[Any] | None,
+        typer.Option(parser=network, metavar="NETWORK", help="As the datapath was told."),
+    ] = None,
+    redirect: Annotated[bool, typer.Option(help="As the datapath was told.")] = True,
+    pins: PinsOption = DEFAULT_PINS,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Tell what would become of the first packet to a frontend, and why. Nothing is changed.
+
+    The programs themselves are run on it, over the pinned tables.
+    """
+    from k8sdatapath.datapath.explainer import Device, Explainer
+
+    if protocol is not None:
+        dialled = Frontend(dialled.address, dialled.port, protocol)
+    with NetNs.current() as here:
+        cookie = here.cookie
+    config = {"redirect": redirect, "node_netns": cookie}
+    config |= {f"service_ipv{each.version}": each for each in service_network or ()}
+    with Explainer.bind(PinDir(pins), config=config) as explainer:
+        explanation = explainer.dial(
+            dialled,
+            source[0],
+            at,
+            port=source[1],
+            device=Device.find(device) if device else None,
+            cookie=cookie if at is Place.SOCKET else 0,
+        )
+    if output is Output.TABLE:
+        print(explanation)
+    else:
+        show_value(explanation.as_dict(), output)
