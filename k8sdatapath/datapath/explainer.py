@@ -12,9 +12,9 @@ had not been seen.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Mapping
 from contextlib import ExitStack
+from ipaddress import IPv6Address
 from threading import Lock
 from typing import Any
 
@@ -24,7 +24,8 @@ from k8sdatapath import maps, programs
 from k8sdatapath.datapath.contract import Bindable, bind_maps
 from k8sdatapath.datapath.explanation import Explanation, Place, told
 from k8sdatapath.datapath.service_table import CONTRACT as SERVICES
-from k8sdatapath.layout import addr, u32
+from k8sdatapath.errors import ModelError
+from k8sdatapath.layout import addr, layout_of, u32
 from k8sdatapath.model import Frontend, IPAddress, Protocol
 from k8sdatapath.net.netns import NetNs
 from k8sdatapath.net.packet import parse, tcp, udp
@@ -36,7 +37,7 @@ from k8sdatapath.tables.affinity import AffinityKey, AffinityRow
 from k8sdatapath.tables.conntrack import ConntrackRow, Tuple
 from k8sdatapath.tables.counters import outcomes
 from k8sdatapath.tables.endpoints import EndpointRow
-from k8sdatapath.tables.trace import StepKind, TracedRow
+from k8sdatapath.tables.trace import NetnsClient, SkbContext, StepKind, TracedRow
 
 __all__ = ["CONTRACT", "Device", "Explainer"]
 
@@ -139,7 +140,7 @@ class Explainer(Resource):
             frame = bytes.fromhex(device.mac.replace(":", "")) + frame[6:]
         else:
             frame = bytes(6) + frame[6:]
-        context = _context(device.index if device else 0, cookie)
+        context = layout_of(SkbContext).pack(SkbContext(device.index if device else 0, cookie))
         with self._lock:
             retval, left, rows = self._run(self._programs[at], frame, context, packet.src, cookie, at)
         steps = tuple(told(rows, at, self._outcomes))
@@ -159,8 +160,10 @@ class Explainer(Resource):
         """What becomes of the first packet to ``dialled``: a SYN, or a datagram. The rest as :meth:`explain`.
 
         :param port: of the source.
-        :raises ModelError: the two are not of one family.
+        :raises ModelError: the two are not of one family, or it is neither TCP nor UDP.
         """
+        if dialled.protocol not in (Protocol.TCP, Protocol.UDP):
+            raise ModelError(f"{dialled}: first packets are made of TCP and UDP; explain() takes any frame")
         ends = source, dialled.address, port, dialled.port
         frame = udp(*ends, b"?") if dialled.protocol is Protocol.UDP else tcp(*ends)
         return self.explain(frame, at, device=device, cookie=cookie)
@@ -218,9 +221,7 @@ def _client(source: IPAddress, cookie: int, at: Place) -> AffinityKey:
     """Who a client of a service with affinity is, with the service still to be filled in."""
     if at is not Place.SOCKET:
         return AffinityKey(source, 0, 0)
-    from ipaddress import IPv6Address
-
-    return AffinityKey(IPv6Address(struct.pack("=Q", cookie) + bytes(8)), 0, 1)
+    return AffinityKey(IPv6Address(layout_of(NetnsClient).pack(NetnsClient(cookie))), 0, 1)
 
 
 def _asked_for(rows: list[TracedRow], client: AffinityKey) -> set[Tuple | AffinityKey]:
@@ -234,11 +235,3 @@ def _asked_for(rows: list[TracedRow], client: AffinityKey) -> set[Tuple | Affini
         elif row.step == StepKind.AFFINITY:
             found.add(AffinityKey(client.client, row.more, client.netns))
     return found
-
-
-def _context(ifindex: int, cookie: int) -> bytes:
-    """A ``struct __sk_buff``: the device, and the cookie in ``cb``."""
-    context = bytearray(192)
-    struct.pack_into("=I", context, 40, ifindex)
-    struct.pack_into("=Q", context, 48, cookie)
-    return bytes(context)

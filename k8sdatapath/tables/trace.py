@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import ClassVar
 
-from k8sdatapath.layout import i32, struct, u32
+from k8sdatapath.layout import i32, struct, u32, u64, zeros
 from k8sdatapath.tables.conntrack import Tuple
 
-__all__ = ["StepKind", "TracedRow"]
+__all__ = ["NetnsClient", "SkbContext", "StepKind", "TracedRow"]
 
 
 class StepKind(IntEnum):
@@ -43,3 +44,22 @@ class TracedRow:
     step: u32
     value: i32
     more: u32
+
+
+@struct
+class SkbContext:
+    """What a test run takes of ``struct __sk_buff``: the device, and in ``cb`` the cookie of a namespace."""
+
+    before: ClassVar = zeros(40)
+    ifindex: u32
+    tc_index: ClassVar = zeros(4)
+    cookie: u64
+    rest: ClassVar = zeros(136)
+
+
+@struct
+class NetnsClient:
+    """A client in :class:`~k8sdatapath.tables.affinity.AffinityKey` that is a network namespace."""
+
+    cookie: u64
+    pad: ClassVar = zeros(8)
