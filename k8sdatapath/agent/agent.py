@@ -10,7 +10,7 @@ from ipaddress import ip_address
 from k8sdatapath.agent.config import AgentConfig
 from k8sdatapath.agent.health import Checks, Probe
 from k8sdatapath.agent.metrics import Metrics, NodeMetrics, PodMetrics, ReconcilerMetrics, WatchMetrics
-from k8sdatapath.agent.source import NodeSource, Pods, open_source
+from k8sdatapath.agent.source import Listener, Nodes, NodeSource, Pods, open_source
 from k8sdatapath.agent.values import Acceleration
 from k8sdatapath.agent.web import WebServer
 from k8sdatapath.cni.server import CniServer
@@ -19,10 +19,10 @@ from k8sdatapath.errors import DatapathError, MissingExtraError, NotSupportedErr
 from k8sdatapath.kube import KubeWatch, NodeView, ObjectSource
 from k8sdatapath.kube.health import HealthServer
 from k8sdatapath.kube.local import node_local
+from k8sdatapath.kube.peers import peers_of
 from k8sdatapath.kube.replay import Recorder
 from k8sdatapath.kube.translator import NodeDelta
 from k8sdatapath.model import IPAddress
-from k8sdatapath.net.netlink import link_index
 from k8sdatapath.net.pod_devices import DevicePattern
 from k8sdatapath.net.rtnetlink import Rtnetlink
 from k8sdatapath.node import Node, NodeConfig, PodTracker
@@ -51,6 +51,8 @@ class Agent(Resource):
         self.checks = Checks()
         self._stopping = False
         self._backends_went = False
+        self._overlay_problem = ""
+        self._own_addresses: frozenset[IPAddress] = frozenset()
         self._view: NodeView | None = None
         self._health: HealthServer | None = None
         self._notes: frozenset[str] = frozenset()
@@ -58,19 +60,16 @@ class Agent(Resource):
             self.metrics = _metrics()
             self.web = own.enter_context(self._listen()) if config.listen is not None else None
             self.node = own.enter_context(Node.open(_node_config(config), prune=False))
+            for note in self.node.notes:
+                _log.warning("note: %s", note)
             self._check_acceleration()
             self.pods = None if config.cni_socket is not None else own.enter_context(self._track())
             if config.cni_socket is not None:
                 own.enter_context(_cni_server(self.node, config))
             own.callback(self._close_health)
             objects = open_source(config)
-            source = NodeSource(
-                objects,
-                config.node_name,
-                config.node_addresses or _own_addresses(config.uplinks),
-                self._on_pods,
-                selection=config.selection,
-            )
+            listener = Listener(pods=self._on_pods, nodes=self._on_nodes, addresses=self._on_addresses)
+            source = NodeSource(objects, config.node_name, listener, config.selection)
             self.source = own.enter_context(source)
             self.reconciler = own.enter_context(
                 Reconciler(
@@ -124,6 +123,39 @@ class Agent(Resource):
         if self.pods is not None:
             self.pods.update(pods, complete=complete)
 
+    def _on_nodes(self, nodes: Nodes) -> None:
+        """Reach the pods of the other nodes where these are now."""
+        if self.node.overlay is None:
+            return
+        wanted = peers_of(nodes, self.config.node_name, ipv6=self.config.tunnel_ipv6)
+        try:
+            plan = self.node.overlay.plan(wanted)
+            if not plan.empty:
+                _log.info("nodes: %s", plan.apply())
+        except DatapathError as error:
+            self._overlay_problem = str(error)
+            _log.error("not all nodes are reached: %s", error)
+        else:
+            self._overlay_problem = ""
+
+    def _on_addresses(self) -> tuple[IPAddress, ...]:
+        """Take over what addresses the node has; returns those that clients may dial."""
+        with Rtnetlink() as kernel:
+            rows = tuple(kernel.addresses())
+            names = {link.index: link.name for link in kernel.links()}
+        own = frozenset(address for _, address in rows)
+        if own != self._own_addresses:
+            try:
+                self.node.services.set_node_addresses(own)
+            except DatapathError as error:  # tried again at the next look
+                _log.error("the node's addresses are not taken over: %s", error)
+            else:
+                self._own_addresses = own
+        if self.config.node_addresses:
+            return self.config.node_addresses
+        found = (address for index, address in rows if names.get(index) in self.config.uplinks)
+        return tuple(each for each in found if not each.is_link_local)
+
     def _answer_health_checks(self, applied: Applied) -> None:
         """Answer load balancers, at the node's addresses as they are now."""
         delta = applied.delta
@@ -170,6 +202,7 @@ class Agent(Resource):
     def _add_checks(self) -> None:
         self.checks.add("reconciler", self._not_reconciling, Probe.LIVE)
         self.checks.add("pins", self._unpinned, Probe.HEALTHY)
+        self.checks.add("nodes", lambda: self._overlay_problem, Probe.HEALTHY)
         if self.pods is not None:
             pods = self.pods
             told = "not all pods have been looked for yet"
@@ -243,7 +276,9 @@ def _node_config(config: AgentConfig) -> NodeConfig:
         pins=PinDir(config.pins),
         socket_lb=config.socket_lb,
         protect_node_ports=config.protect_node_ports,
+        service_networks=config.service_networks,
         xdp=config.acceleration is not Acceleration.DISABLED,
+        tunnel=config.tunnel,
         capacity=config.capacity,
     )
 
@@ -259,14 +294,6 @@ def _metrics() -> Metrics | None:
     except MissingExtraError as error:
         _log.warning("%s", error)
         return None
-
-
-def _own_addresses(uplinks: tuple[str, ...]) -> tuple[IPAddress, ...]:
-    """Those of the uplinks that others can reach."""
-    indices = {link_index(name) for name in uplinks}
-    with Rtnetlink() as kernel:
-        found = (address for index, address in kernel.addresses() if index in indices)
-        return tuple(each for each in found if not each.is_link_local)
 
 
 def _places(view: NodeView) -> tuple[IPAddress, ...]:

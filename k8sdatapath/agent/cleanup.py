@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 
 from k8sdatapath.agent.config import AgentConfig
+from k8sdatapath.errors import DeviceGoneError
 from k8sdatapath.pins import PinDir
 
 __all__ = ["clean_up"]
@@ -13,6 +15,8 @@ __all__ = ["clean_up"]
 
 def clean_up(config: AgentConfig) -> tuple[str, ...]:
     """Remove the pins of an agent with this configuration, and with them its programs, maps and links.
+
+    To be called in the agent's network namespace: its tunnel device goes too.
 
     What is pinned elsewhere, such as another agent's, is not looked at.
 
@@ -31,6 +35,10 @@ def _clean_up(config: AgentConfig) -> Iterator[str]:
             yield from (str(pins.map_path(name)) for name in pins.maps)
             pins.remove()
         yield str(pins.path)
+    if config.tunnel is not None:
+        with suppress(DeviceGoneError):
+            config.tunnel.remove()
+            yield f"device {config.tunnel.device}"
     if config.cni_socket is not None:
         state = config.cni_socket.with_suffix(".pods")
         for path in (config.cni_socket, state):

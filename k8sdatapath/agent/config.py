@@ -11,11 +11,11 @@ from typing import Any
 from attrs import field, frozen
 
 from k8sdatapath.agent.options import IGNORED, OPTIONS
-from k8sdatapath.agent.values import UNSAID, Acceleration, Listen, LogFormat
+from k8sdatapath.agent.values import UNSAID, Acceleration, Listen, LogFormat, TunnelKind
 from k8sdatapath.errors import ConfigError, ManifestError, near_misses
 from k8sdatapath.kube.documents import parse_yaml
 from k8sdatapath.model import IPAddress, IPNetwork, Selection
-from k8sdatapath.node import Capacity
+from k8sdatapath.node import Capacity, Tunnel
 from k8sdatapath.pins import BPFFS
 
 __all__ = ["AgentConfig"]
@@ -54,10 +54,18 @@ class AgentConfig:
     socket_lb: bool = True
     selection: Selection = Selection.RANDOM
     acceleration: Acceleration = Acceleration.DISABLED
+    service_networks: tuple[IPNetwork, ...] = ()
+    tunneled: bool = False
+    tunnel_kind: TunnelKind = TunnelKind.VXLAN
+    tunnel_port: int = 0
+    tunnel_addresses: tuple[IPAddress, ...] = ()
+    tunnel_ipv6: bool = False
+    tunnel_mtu: int = 0
     services: int = Capacity().services
     backends: int = Capacity().backends
     slots: int = Capacity().slots
     flows: int = Capacity().flows
+    clients: int = Capacity().clients
     pods: int = Capacity().pods
     log_level: str = "info"
     log_format: LogFormat = LogFormat.JSON
@@ -90,7 +98,21 @@ class AgentConfig:
             backends=self.backends,
             slots=self.slots,
             flows=self.flows,
+            clients=self.clients,
             pods=self.pods,
+        )
+
+    @property
+    def tunnel(self) -> Tunnel | None:
+        """How packets to pods of other nodes travel; None: as the node's routes say."""
+        if not self.tunneled:
+            return None
+        return Tunnel(
+            kind=self.tunnel_kind.value,
+            addresses=self.tunnel_addresses,
+            port=self.tunnel_port,
+            ipv6=self.tunnel_ipv6,
+            mtu=self.tunnel_mtu,
         )
 
     @property
@@ -121,6 +143,8 @@ class AgentConfig:
             )
         if self.acceleration is not Acceleration.DISABLED and not self.uplinks:
             raise ConfigError("", "loadBalancer.acceleration", "there are no uplinks that it could be for")
+        if self.tunneled and not self.tunnel_addresses:
+            raise ConfigError("", "tunnelAddresses", "needed with routingMode: tunnel, one of each family")
 
 
 def _read(path: Path) -> Mapping[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any, Final
 from attrs import frozen
 
 from k8sdatapath.agent import values
-from k8sdatapath.agent.values import Acceleration, LogFormat
+from k8sdatapath.agent.values import Acceleration, LogFormat, TunnelKind
 
 __all__ = ["IGNORED", "OPTIONS", "Option"]
 
@@ -107,7 +107,13 @@ OPTIONS: Final[Mapping[str, Option]] = {
     ),
     "loadBalancer.mode": Option("", _word("snat", "there is no other way to other nodes yet"), "snat"),
     "loadBalancer.serviceTopology": Option("", _either("hints are always followed"), "true"),
-    "routingMode": Option("", _word("native", "pods of other nodes are reached by routes"), "native"),
+    "serviceNetworks": Option("service_networks", values.networks, "whose addresses are all cluster IPs"),
+    "routingMode": Option("tunneled", values.either("tunnel", "native"), "how pods elsewhere are reached"),
+    "tunnelProtocol": Option("tunnel_kind", values.one_of(TunnelKind), "what packets are wrapped in"),
+    "tunnelPort": Option("tunnel_port", values.count, "UDP port"),
+    "tunnelAddresses": Option("tunnel_addresses", values.addresses, "the node's, among those of its pods"),
+    "underlayProtocol": Option("tunnel_ipv6", values.either("ipv6", "ipv4"), "between nodes"),
+    "MTU": Option("tunnel_mtu", values.count, "of the tunnel's device"),
     "bpf.masquerade": Option("", _must(False, "this agent does not masquerade"), "false"),
     "enableIPv4Masquerade": Option("", _must(False, "this agent does not masquerade"), "false"),
     "enableIPv6Masquerade": Option("", _must(False, "this agent does not masquerade"), "false"),
@@ -118,6 +124,7 @@ OPTIONS: Final[Mapping[str, Option]] = {
     "capacity.backends": Option("backends", values.count, "endpoints in services"),
     "capacity.slots": Option("slots", values.count, "places in backend sets"),
     "capacity.flows": Option("flows", values.count, "directions of flows"),
+    "capacity.clients": Option("clients", values.count, "clients with session affinity"),
     "capacity.pods": Option("pods", values.count, "addresses of local pods"),
     "bpf.lbServiceMapMax": Option("services", values.count, "frontends"),
     "bpf.lbBackendMapMax": Option("backends", values.count, "endpoints in services"),
@@ -145,8 +152,8 @@ livenessProbe localRedirectPolicy logSystemLoad maglev monitor nodeinit nodeSele
 operator pmtuDiscovery podAnnotations podLabels podSecurityContext policyAuditMode policyEnforcementMode
 preflight priorityClassName prometheus proxy rbac readinessProbe remoteNodeIdentity resourceQuotas resources
 rollOutCiliumPods sctp securityContext serviceAccounts serviceNoBackendResponse sleepAfterInit startupProbe
-svcSourceRangeCheck synchronizeK8sNodes sysctlfix terminationGracePeriodSeconds tls tolerations tunnelPort
-tunnelProtocol updateStrategy upgradeCompatibility vtep waitForKubeProxy wellKnownIdentities
+svcSourceRangeCheck synchronizeK8sNodes sysctlfix terminationGracePeriodSeconds tls tolerations
+updateStrategy upgradeCompatibility vtep waitForKubeProxy wellKnownIdentities
 """
 
 IGNORED: Final = frozenset(_CILIUM.split()) | {name.partition(".")[0] for name in OPTIONS if "." in name}

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Self
 
-from attrs import evolve
+from attrs import define, evolve
 
 from k8sdatapath.agent.config import AgentConfig
 from k8sdatapath.component import ObjectKey
@@ -19,12 +19,16 @@ from k8sdatapath.kube.static_source import StaticSource
 from k8sdatapath.kube.watch import KubeWatch
 from k8sdatapath.model import IPAddress, Selection
 
-__all__ = ["RESOURCES", "NodeSource", "open_source"]
+__all__ = ["RESOURCES", "Listener", "NodeSource", "open_source"]
 
 RESOURCES = ("services", "endpointslices", "nodes", "pods")
 """What is asked of an API server. The role in ``deploy/`` allows just this."""
 
+_LOOK = 1.0
+"""Seconds between looks at the node's addresses."""
+
 Pods = Mapping[str, tuple[IPAddress, ...]]
+Nodes = tuple[KubeNode, ...]
 
 
 def open_source(config: AgentConfig) -> ObjectSource:
@@ -49,77 +53,97 @@ def _open(config: AgentConfig) -> ObjectSource:
     return KubeWatch.in_cluster(RESOURCES, node=config.node_name)
 
 
+@define(kw_only=True)
+class Listener:
+    """Who is told what a node's source has read.
+
+    :ivar pods: of the node, by name; and whether these are all.
+    :ivar nodes: all nodes of the cluster; only when all are known.
+    :ivar addresses: that the node's own have changed. Returns those that clients may dial.
+    """
+
+    pods: Callable[[Pods, bool], object]
+    nodes: Callable[[Nodes], object]
+    addresses: Callable[[], tuple[IPAddress, ...]]
+
+
 class NodeSource:
     """A source as it is, but for what a node knows better than the cluster.
 
-    The addresses of the node's devices are added to those of its Node object; if there is none, one is made
-    of them, so that node ports are somewhere. Services that ask for no selection get ``selection``.
+    The addresses of the node's devices are added to those of its Node object, also when they change; if there
+    is no such object, one is made, so that node ports are somewhere. Services that ask for no selection get
+    ``selection``.
 
     :param name: the node's.
-    :param own: the addresses of its devices.
-    :param on_pods: told of the node's pods, by name, when they have changed; and whether these are all.
     """
 
     def __init__(
-        self,
-        source: ObjectSource,
-        name: str,
-        own: Iterable[IPAddress],
-        on_pods: Callable[[Pods, bool], object],
-        *,
-        selection: Selection = Selection.RANDOM,
+        self, source: ObjectSource, name: str, listener: Listener, selection: Selection = Selection.RANDOM
     ) -> None:
         self._source = source
         self._name = name
-        self._own = tuple(own)
-        self._on_pods = on_pods
+        self._listener = listener
         self._selection = selection
+        self._own: tuple[IPAddress, ...] = ()
+        self._looked = 0.0
         self._pods: dict[ObjectKey, KubePod] = {}
-        self._node_seen = False
-        self.synced = False
-        self.last_batch = time.monotonic()
-        """When the source last gave a sign of life, by ``time.monotonic()``."""
+        self._nodes: dict[ObjectKey, KubeNode] = {}
+        self._synced = False
 
     def batches(self, timeout: float | None = None) -> Iterator[Batch]:
         """The source's, so changed."""
         for batch in self._source.batches(timeout):
-            self.last_batch = time.monotonic()
-            if batch.events or batch.synced != self.synced:
-                batch = self._taken(batch)
+            now = time.monotonic()
+            moved = now - self._looked >= _LOOK and self._look(now)
+            if moved or batch.events or batch.synced != self._synced:
+                batch = self._taken(batch, moved, now)
             yield batch
 
-    def _taken(self, batch: Batch) -> Batch:
-        events = [self._event(each) for each in batch.events]
-        if batch.synced and not self._node_seen:
-            self._node_seen = True
-            made = KubeNode(self._name, addresses=self._own)
-            events.append(ObjectEvent("Node", "", self._name, made, time.monotonic()))
-        self._take_pods(batch)
-        self.synced = batch.synced
+    def _look(self, now: float) -> bool:
+        """Whether the node's addresses have changed."""
+        before, self._looked = self._own, now
+        self._own = self._listener.addresses()
+        return self._own != before
+
+    def _taken(self, batch: Batch, moved: bool, now: float) -> Batch:
+        nodes, pods = dict(self._nodes), dict(self._pods)
+        events = []
+        own = "Node", "", self._name
+        for event in batch.events:
+            self._note(event)
+            if event.key != own:
+                events.append(self._selected(event))
+        first = batch.synced and not self._synced
+        if moved or first or self._nodes.get(own) != nodes.get(own):
+            known = self._nodes.get(own, KubeNode(self._name))
+            addresses = tuple(dict.fromkeys((*known.addresses, *self._own)))
+            if batch.synced or own in self._nodes:
+                events.append(ObjectEvent(*own, evolve(known, addresses=addresses), now))
+        if first or self._pods != pods:
+            named = {f"{pod.namespace}/{pod.name}": pod.addresses for pod in self._pods.values()}
+            self._listener.pods(named, batch.synced)
+        if batch.synced and (first or self._nodes != nodes):
+            self._listener.nodes(tuple(self._nodes.values()))
+        self._synced = batch.synced
         return Batch(tuple(events), batch.synced)
 
-    def _event(self, event: ObjectEvent) -> ObjectEvent:
+    def _note(self, event: ObjectEvent) -> None:
+        """Remember pods of this node, and nodes; one that cannot be read is as it was."""
+        if event.error is not None:
+            return
         known = event.object
-        if isinstance(known, KubeNode) and known.name == self._name:
-            self._node_seen = True
-            addresses = tuple(dict.fromkeys((*known.addresses, *self._own)))
-            return evolve(event, object=evolve(known, addresses=addresses))
+        self._pods.pop(event.key, None)
+        self._nodes.pop(event.key, None)
+        if isinstance(known, KubePod) and known.node == self._name:
+            self._pods[event.key] = known
+        elif isinstance(known, KubeNode):
+            self._nodes[event.key] = known
+
+    def _selected(self, event: ObjectEvent) -> ObjectEvent:
+        known = event.object
         if isinstance(known, KubeService) and known.selection is Selection.RANDOM:
             return evolve(event, object=evolve(known, selection=self._selection))
         return event
-
-    def _take_pods(self, batch: Batch) -> None:
-        before = dict(self._pods)
-        for event in batch.events:
-            if event.kind != "Pod" or event.error is not None:
-                continue
-            if isinstance(event.object, KubePod) and event.object.node == self._name:
-                self._pods[event.key] = event.object
-            else:
-                self._pods.pop(event.key, None)
-        if self._pods != before or batch.synced != self.synced:
-            pods = {f"{pod.namespace}/{pod.name}": pod.addresses for pod in self._pods.values()}
-            self._on_pods(pods, batch.synced)
 
     def close(self) -> None:
         """Close the source."""

@@ -12,7 +12,7 @@ from attrs import frozen
 from k8sdatapath.model import IPAddress, IPNetwork, Selection, address, network, port
 from k8sdatapath.model.address import shown
 
-__all__ = ["Acceleration", "Listen", "LogFormat"]
+__all__ = ["UNSAID", "Acceleration", "Listen", "LogFormat", "TunnelKind"]
 
 UNSAID: Final = object()
 """What a value comes to that leaves things as they are."""
@@ -27,6 +27,13 @@ class Acceleration(Enum):
     DISABLED = "disabled"
     NATIVE = "native"
     BEST_EFFORT = "best-effort"
+
+
+class TunnelKind(Enum):
+    """What packets to other nodes are wrapped in."""
+
+    VXLAN = "vxlan"
+    GENEVE = "geneve"
 
 
 class LogFormat(Enum):
@@ -101,6 +108,17 @@ def one_of(kind: type[E]) -> Callable[[Any], E]:
         if found is None:
             raise ValueError(f"{shown(value)} is none of {', '.join(words)}")
         return found
+
+    return convert
+
+
+def either(one: str, other: str) -> Callable[[Any], bool]:
+    """Whether it is the one word, and not the other."""
+
+    def convert(value: Any) -> bool:
+        if str(value).lower() not in (one, other):
+            raise ValueError(f"{shown(value)} is neither {one} nor {other}")
+        return str(value).lower() == one
 
     return convert
 

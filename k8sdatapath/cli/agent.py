@@ -6,7 +6,7 @@ import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
 
 import typer
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 __all__ = ["agent"]
 
 Text = str | None
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 def agent(
@@ -84,9 +86,20 @@ def agent(
     if cleanup:
         from k8sdatapath.agent.cleanup import clean_up
 
-        show([{"removed": what} for what in clean_up(told)], output)
+        removed = inside(told, clean_up, told)
+        show([{"removed": what} for what in removed], output)
     else:
         serve(told, lambda: load(config, flags))
+
+
+def inside(config: AgentConfig, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call in the agent's network namespace."""
+    from k8sdatapath.net.netns import NetNs
+
+    if not config.netns:
+        return function(*args, **kwargs)
+    with NetNs.open(config.netns) as netns:
+        return netns.call(function, *args, **kwargs)
 
 
 def load(path: Path | None, flags: dict[str, Any]) -> AgentConfig:
@@ -109,14 +122,10 @@ def serve(config: AgentConfig, again: Callable[[], AgentConfig]) -> None:
     :param again: reads the configuration anew.
     """
     from k8sdatapath.agent.process import Process
-    from k8sdatapath.net.netns import NetNs
 
     process = Process(config, again)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     signal.signal(signal.SIGHUP, lambda *_: process.reload())
-    if not config.netns:
-        return process.run(stop)
-    with NetNs.open(config.netns) as netns:
-        return netns.call(process.run, stop)
+    inside(config, process.run, stop)

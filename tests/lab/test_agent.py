@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ import pytest
 import yaml
 
 from k8sdatapath.agent.options import OPTIONS
+from k8sdatapath.net.netns import NetNs
 from tests.api.graph import ROOT
 from tests.support.agents import Callers, NodeUnderTest, ask, in_cgroup, service, slices, write
 from tests.support.api_double import ApiDouble
@@ -46,7 +48,7 @@ def test_pods_the_node_and_the_outside_reach_services(node: NodeUnderTest, manif
     node.pod("web", 3)
     node.start()
     assert {ask(client, address) for address in ("10.96.0.10", "fd00:96::10")} == {"web"}
-    assert {ask(node.outside, address, 30080) for address in ("192.0.2.11", "2001:db8::11")} == {"web"}
+    assert {ask(node.outside, address, 30080) for address in node.addresses} == {"web"}
     with in_cgroup(node) as dial:
         assert [dial("10.96.0.10"), dial("fd00:96::10")] == ["web", "web"]
     assert json.loads(node.probe("healthz")[1])["status"] == "ok"
@@ -104,7 +106,7 @@ def test_a_graceful_stop_leaves_it_and_cleanup_takes_all_of_it(node: NodeUnderTe
     assert done.returncode == 0, done.stderr
     assert "from_uplink-eth0" in done.stdout
     assert not node.pins.path.exists()
-    with pytest.raises(OSError, match=r"timed out|unreachable|refused"):
+    with pytest.raises(OSError, match=r"timed out|route|unreachable|refused"):
         ask(client, "10.96.0.10", timeout=0.5)
     again = node.cleanup()
     assert (again.returncode, again.stdout) == (0, "none\n")
@@ -139,6 +141,59 @@ def test_two_agents_side_by_side_do_not_disturb_each_other(tmp_path: Path) -> No
         assert (two.pins.links, two.pins.maps) == pinned
         assert two.probe("healthz")[0] == 200
         assert ask(two.outside, "192.0.2.11", 30080) == "web2"
+
+
+def test_pods_of_other_nodes_are_reached_through_a_tunnel(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        nodes: list[NodeUnderTest] = []
+        for number in (1, 2):
+            options = {
+                "routingMode": "tunnel",
+                "tunnelAddresses": [f"10.1.{number}.1", f"fd00:1:{number}::1"],
+            }
+            outside = nodes[0].outside if nodes else None
+            made = NodeUnderTest([f"--source={tmp_path}"], number=number, outside=outside, **options)
+            nodes.append(stack.enter_context(made))
+        one, two = nodes
+        client = one.pod("client", 2)
+        two.pod("far", 3)
+        write(tmp_path, "all", [WEB, *slices("web", [(2, 3)], node="node-2"), *map(kube_node, nodes)])
+        for node in nodes:
+            node.start()
+        assert {ask(client, address) for address in ("10.96.0.10", "fd00:96::10")} == {"far"}
+        assert ask(client, "10.1.2.3", 8080) == "far"
+        assert ask(one.outside, one.addresses[0], 30080) == "far"
+        for node in nodes:
+            assert node.stop() == 0
+        assert ask(client, "10.96.0.10") == "far"
+        for node in nodes:
+            done = node.cleanup()
+            assert "device kdtunnel" in done.stdout
+            assert "kdtunnel" not in dict(node.wires.node.call(socket.if_nameindex)).values()
+
+
+def kube_node(node: NodeUnderTest) -> dict[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {"name": node.name},
+        "spec": {"podCIDRs": [f"10.1.{node.number}.0/24", f"fd00:1:{node.number}::/64"]},
+        "status": {"addresses": [{"type": "InternalIP", "address": each} for each in node.addresses]},
+    }
+
+
+def test_node_ports_are_at_addresses_that_come_later(node: NodeUnderTest) -> None:
+    node.pod("web", 3)
+    node.start()
+    node.wires.address("eth0", "192.0.2.12/24")
+    node.until(lambda: answers(node.outside, "192.0.2.12", 30080))
+
+
+def answers(client: NetNs, address: str, port: int) -> bool:
+    try:
+        return bool(ask(client, address, port, timeout=1))
+    except OSError:
+        return False
 
 
 def test_a_second_agent_of_one_directory_is_refused(node: NodeUnderTest) -> None:
@@ -314,7 +369,7 @@ def test_a_cluster_is_followed(served: tuple[NodeUnderTest, ApiDouble]) -> None:
     assert ask(client, "10.96.0.10") == "other"  # nobody knows yet that it has gone
     node.start()
     assert ask(client, "10.96.0.12") == "web"
-    with pytest.raises(OSError, match=r"timed out|unreachable|refused"):
+    with pytest.raises(OSError, match=r"timed out|route|unreachable|refused"):
         ask(client, "10.96.0.10", timeout=0.5)
 
 

@@ -33,7 +33,9 @@ class NodeUnderTest:
     Everything the agent may touch has the node's name in it.
     """
 
-    def __init__(self, source: Sequence[str], *, number: int = 1) -> None:
+    def __init__(
+        self, source: Sequence[str], *, number: int = 1, outside: NetNs | None = None, **options: Any
+    ) -> None:
         self._own = ExitStack()
         self.wires = self._own.enter_context(Wires())
         self.name = f"node-{number}"
@@ -43,17 +45,19 @@ class NodeUnderTest:
         self.cgroup = Cgroup.create(self.wires.name)
         self._own.callback(self.cgroup.remove)
         self._own.callback(self.cgroup.kill)
-        self.outside = self.wires.namespace("out")
+        self.outside = outside or self.wires.namespace("out", router=True)
+        net = 2 if outside is None else number + 1
+        self.addresses = f"192.0.{net}.11", f"2001:db8:{net}::11"
         self.wires.uplink(
             "eth0",
             self.outside,
-            "192.0.2.11/24",
-            "2001:db8::11/64",
-            out=("192.0.2.101/24", "2001:db8::101/64"),
+            *map("{}/{}".format, self.addresses, (24, 64)),
+            out=(f"192.0.{net}.101/24", f"2001:db8:{net}::101/64"),
+            end="eth0" if outside is None else f"eth{number}",
         )
         directory = self._own.enter_context(tempfile.TemporaryDirectory(prefix=self.wires.name))
         self.config = Path(directory) / "agent.yaml"
-        self.config.write_text(json.dumps({"capacity": SMALL}))
+        self.config.write_text(json.dumps({"capacity": SMALL, **options}))
         self.arguments = [
             f"--config={self.config}",
             f"--node-name={self.name}",

@@ -25,9 +25,12 @@ class Wires:
         self.node = self._namespace("node")
         self.node.call(_prepare_node)
 
-    def namespace(self, name: str) -> NetNs:
+    def namespace(self, name: str, *, router: bool = False) -> NetNs:
         """Another one, with nothing but loopback."""
-        return self._namespace(name)
+        netns = self._namespace(name)
+        if router:
+            netns.call(_prepare_node)
+        return netns
 
     def routed(self, device: str, pod: NetNs, *addresses: str, mac: str) -> None:
         """A veth with a host route to each address: no bridge, no neighbour entries."""
@@ -44,15 +47,21 @@ class Wires:
     def bridge(self, name: str, *addresses: str) -> None:
         self.node.call(_bridge, name, addresses)
 
-    def uplink(self, device: str, outside: NetNs, *addresses: str, out: tuple[str, ...]) -> None:
-        """A veth to a host outside, which reaches the rest through the node."""
-        self.node.call(_veth, device, outside, "")
-        outside.call(_addresses, "eth0", out)
+    def uplink(
+        self, device: str, outside: NetNs, *addresses: str, out: tuple[str, ...], end: str = "eth0"
+    ) -> None:
+        """A veth to a host outside, called ``end`` there. The first of several is its way to the rest."""
+        self.node.call(_veth, device, outside, "", "", end)
+        outside.call(_addresses, end, out)
         self.node.call(_addresses, device, addresses)
-        outside.call(_default_routes, tuple(each.partition("/")[0] for each in addresses))
+        if end == "eth0":
+            outside.call(_default_routes, tuple(each.partition("/")[0] for each in addresses))
         self.node.call(_default_routes, tuple(each.partition("/")[0] for each in out))
-        for netns, end in ((self.node, device), (outside, "eth0")):
-            netns.call(_wait_up, end)
+        for netns, name in ((self.node, device), (outside, end)):
+            netns.call(_wait_up, name)
+
+    def address(self, device: str, address: str) -> None:
+        self.node.call(_addresses, device, (address,))
 
     def dress(self, pod: NetNs, *addresses: str) -> None:
         """Give a pod addresses that no route of the node leads to."""
@@ -100,9 +109,9 @@ def _prepare_node() -> None:
         net.set_up("lo")
 
 
-def _veth(device: str, pod: NetNs, mac: str, host_mac: str = GATEWAY_MAC) -> None:
+def _veth(device: str, pod: NetNs, mac: str, host_mac: str = GATEWAY_MAC, end: str = "eth0") -> None:
     with Netlink() as net:
-        net.create_veth(device, "eth0", peer_netns=pod, mac=host_mac, peer_mac=mac)
+        net.create_veth(device, end, peer_netns=pod, mac=host_mac, peer_mac=mac)
 
 
 def _routes(device: str, addresses: tuple[str, ...]) -> None:
