@@ -59,7 +59,7 @@ def copy_flows(old: maps.LRUHash[Tuple, ConntrackRow], new: maps.LRUHash[Tuple, 
 
 
 def copy_ends(old: maps.LRUHash[Tuple, ConntrackRow], new: maps.LRUHash[Tuple, ConntrackRow]) -> None:
-    """What a flow did while both tables had it was written to the old one: that it ended, or was answered."""
+    """That a flow ended while both tables had it was written to the old one."""
     keys, rows, _ = old.items_packed()
     more = ahead(rows, *new.lookup_packed(keys))
     key_layout, row_layout = layout_of(Tuple), layout_of(ConntrackRow)

@@ -274,7 +274,8 @@ class Node(Resource):
         New maps are filled with what is in the old ones, then every hook gets programs over the new maps,
         each in one step; where flows get another table, by way of programs that know both. A client with
         affinity whose first connection comes during the last of these steps may get another backend next
-        time. A table shrinks to the highest place in use, which may be more than are in use.
+        time, and a few flows that end in that moment are kept until they were silent for long. A table
+        shrinks to the highest place in use, which may be more than are in use.
 
         :raises CapacityError: what is there would not fit; nothing was changed.
         """

@@ -147,9 +147,10 @@ def differing(rows: bytearray, others: bytearray, found: bytearray) -> list[int]
 
 
 def ahead(rows: bytearray, others: bytearray, found: bytearray) -> list[int]:
-    """Which rows know more of how their flow goes than the others in their places."""
+    """Which rows know of an end of their flow that the others in their places do not know of."""
+    ends = int(FlowFlags.FIN | FlowFlags.RST)
     columns = zip(rows[_FLAGS :: _ROW.size], others[_FLAGS :: _ROW.size], found, strict=True)
-    return [index for index, (flags, known, there) in enumerate(columns) if there and flags & ~known]
+    return [index for index, (flags, known, there) in enumerate(columns) if there and flags & ~known & ends]
 
 
 def opposites(rows: Buffer) -> bytes:

@@ -273,7 +273,7 @@ def place() -> Iterator[Place]:
             uplinks="eth0",
             pins=pins,
             capacity=CAPACITY,
-            timeouts=Timeouts(closed=1, one_way=2, answered=2, opening=10),
+            timeouts=Timeouts(closed=1, one_way=2, answered=2, opening=10, established=20),
         )
         yield Place(lab, config, pods, packets, sockets, visitor)
 
