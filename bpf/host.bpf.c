@@ -5,6 +5,7 @@
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 #include <kd/forward.h>
+#include <kd/masquerade.h>
 #include <kd/own.h>
 #include <kd/packet.h>
 #include <kd/translate.h>
@@ -27,20 +28,23 @@ int from_uplink(struct __sk_buff *skb)
 }
 
 /*
- * tc egress: what the node sends itself. What it forwards, translated or not, has been seen where it came in,
- * and is not counted again.
+ * tc egress: what the node sends itself, and what pods send to the world. Of that which the node forwards, only what is
+ * changed here is counted: all has been where it came in.
  */
 SEC("tc")
 int to_uplink(struct __sk_buff *skb)
 {
+	bool own = !skb->ingress_ifindex;
 	struct kd_pkt pkt = {};
 	int result;
 
-	if (skb->ingress_ifindex)
+	if (!own && !masquerade)
 		return TC_ACT_UNSPEC;
 	result = kd_parse(skb, &pkt);
 	if (result == KD_CONTINUE)
-		result = kd_translate_out(skb, &pkt);
+		result = own ? kd_translate_out(skb, &pkt) : kd_masquerade(skb, &pkt);
+	if (!own && result == KD_PASS)
+		return TC_ACT_UNSPEC;
 	if (result == KD_CONTINUE)
 		result = KD_TO_STACK;
 	return kd_finish(skb, result);

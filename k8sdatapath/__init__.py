@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time __getattr__ does
     from k8sdatapath import programs as programs
     from k8sdatapath.compiler import compile as compile
     from k8sdatapath.compiler import include_dir as include_dir
+    from k8sdatapath.datapath.masquerader import Masquerader as Masquerader
     from k8sdatapath.datapath.service_table import ServiceTable as ServiceTable
     from k8sdatapath.errors import DatapathError as DatapathError
     from k8sdatapath.kube import KubeWatch as KubeWatch
@@ -48,6 +49,7 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time __getattr__ does
     from k8sdatapath.model import Exposure as Exposure
     from k8sdatapath.model import Frontend as Frontend
     from k8sdatapath.model import FrontendKind as FrontendKind
+    from k8sdatapath.model import Masquerade as Masquerade
     from k8sdatapath.model import Protocol as Protocol
     from k8sdatapath.model import Scope as Scope
     from k8sdatapath.model import Selection as Selection
@@ -83,6 +85,8 @@ _HOMES = {
     "Lab": "k8sdatapath.lab",
     "Last": "k8sdatapath.links",
     "Link": "k8sdatapath.links",
+    "Masquerade": "k8sdatapath.model",
+    "Masquerader": "k8sdatapath.datapath.masquerader",
     "NetNs": "k8sdatapath.net.netns",
     "Node": "k8sdatapath.node",
     "NodeView": "k8sdatapath.kube",
@@ -124,6 +128,8 @@ __all__ = [
     "Lab",
     "Last",
     "Link",
+    "Masquerade",
+    "Masquerader",
     "NetNs",
     "Node",
     "NodeConfig",

@@ -225,6 +225,7 @@ def _flow(pair: Pair, now: int) -> Flow:
         _state(pair),
         max(now - pair.last_seen, 0),
         pair.packets,
+        Peer(translated.src, translated.sport),
     )
 
 

@@ -70,6 +70,7 @@ class Flow:
     :ivar protocol: a :class:`~k8sdatapath.model.Protocol`, or the number of another.
     :ivar age: seconds since the last packet.
     :ivar packets: of both directions.
+    :ivar seen_as: the client, as the backend sees it.
     """
 
     client: Peer
@@ -79,6 +80,7 @@ class Flow:
     state: FlowState
     age: int
     packets: int
+    seen_as: Peer
 
     @property
     def protocol_name(self) -> str:

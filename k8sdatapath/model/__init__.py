@@ -7,6 +7,7 @@ when it is built, with a :class:`~k8sdatapath.errors.ModelError`.
 from k8sdatapath.model.address import IPAddress, IPNetwork, address, network, port
 from k8sdatapath.model.backend import Backend, BackendState, Scope
 from k8sdatapath.model.frontend import Exposure, Frontend, FrontendKind, Protocol
+from k8sdatapath.model.masquerade import Masquerade
 from k8sdatapath.model.peer import Peer
 from k8sdatapath.model.service import Selection, Service
 
@@ -18,6 +19,7 @@ __all__ = [
     "FrontendKind",
     "IPAddress",
     "IPNetwork",
+    "Masquerade",
     "Peer",
     "Protocol",
     "Scope",

@@ -27,6 +27,7 @@ from k8sdatapath.resource import Resource
 _IFA_F_NODAD = 0x02
 _RTNH_F_ONLINK = 0x04
 _RT_SCOPE_UNIVERSE = 0
+_IFA_UNUSABLE = 0x08 | 0x20 | 0x40  # duplicate, deprecated, tentative
 _NUD_PERMANENT = 0x80
 _ADDR_GEN_NONE = 1
 
@@ -159,6 +160,13 @@ class Netlink(Resource):
             rows = [*self._route.get_addr(scope=_RT_SCOPE_UNIVERSE)]
         found = (row.get("IFA_LOCAL") or row.get("IFA_ADDRESS") for row in rows)
         return tuple(dict.fromkeys(ip_address(each) for each in found))
+
+    def source_addresses(self, name: str) -> tuple[IPv4Address | IPv6Address, ...]:
+        """Global addresses of a device that new flows may have, in the kernel's order: primary ones first."""
+        with self._errors("list addresses", name):
+            rows = [*self._route.get_addr(index=link_index(name), scope=_RT_SCOPE_UNIVERSE)]
+        usable = (row for row in rows if not row.get("IFA_FLAGS", row["flags"]) & _IFA_UNUSABLE)
+        return tuple(ip_address(row.get("IFA_LOCAL") or row.get("IFA_ADDRESS")) for row in usable)
 
     def add_route(
         self,

@@ -11,7 +11,7 @@ from attrs import Attribute, field, frozen
 
 from k8sdatapath.datapath.flow import Timeouts
 from k8sdatapath.errors import ModelError
-from k8sdatapath.model import IPNetwork, network
+from k8sdatapath.model import IPNetwork, Masquerade, network
 from k8sdatapath.net.netns import NetNs
 from k8sdatapath.node.tunnel import Tunnel, to_tunnel
 from k8sdatapath.objects import ConfigValue
@@ -121,6 +121,8 @@ class NodeConfig:
     :ivar capacity: how much the tables hold.
     :ivar tunnel: how packets to pods of other nodes travel, ``"vxlan"`` or a :class:`Tunnel`; None: as the
         node's routes say.
+    :ivar masquerade: what pods send to the world leaves under an address of the node; see
+        :attr:`Node.masquerade`.
     """
 
     name: str = ""
@@ -137,10 +139,11 @@ class NodeConfig:
     collect: bool = True
     timeouts: Timeouts = field(factory=Timeouts)
     tunnel: Tunnel | None = field(default=None, converter=to_tunnel)
+    masquerade: Masquerade | None = None
     capacity: Capacity = Capacity()
 
     @property
     def constants(self) -> dict[str, ConfigValue]:
         """What the programs are told when they are loaded."""
         networks = {f"service_ipv{each.version}": each for each in self.service_networks}
-        return {"redirect": self.redirect, **networks}
+        return {"redirect": self.redirect, "masquerade": self.masquerade is not None, **networks}

@@ -18,6 +18,7 @@ from k8sdatapath.datapath.conntrack_table import ConntrackTable, Sweep
 from k8sdatapath.datapath.explainer import CONTRACT as EXPLAINED
 from k8sdatapath.datapath.explainer import Device, Explainer
 from k8sdatapath.datapath.explanation import Explanation, Place
+from k8sdatapath.datapath.masquerader import Masquerader
 from k8sdatapath.datapath.overlay import Overlay
 from k8sdatapath.datapath.service_table import CONTRACT, ServiceTable
 from k8sdatapath.datapath.socket_reaper import DestroyedSocket, SocketReaper
@@ -66,6 +67,7 @@ class Node(Resource):
     :ivar notes: what is otherwise than configured, in sentences.
     :ivar upkeep: collects those that are over; None if the configuration has it so.
     :ivar overlay: the other nodes, if there is a tunnel to them.
+    :ivar masquerade: under which addresses pods leave, if the configuration has them do so.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class Node(Resource):
         self._maps_stay = RLock()  # held while maps are in use that a resize may close
         self.notes: tuple[str, ...] = ()
         self.overlay: Overlay | None = None
+        self.masquerade: Masquerader | None = None
         self._use(objects)
         self.upkeep = own.enter_context(Upkeep(self._sweep)) if config.collect else None
 
@@ -98,6 +101,9 @@ class Node(Resource):
             self.overlay = Overlay.bind(
                 objects["overlay"], device=tunnel.device, ipv6=tunnel.ipv6, netns=self.config.netns
             )
+
+        if self.config.masquerade is not None:
+            self.masquerade = Masquerader.bind(objects["host"], netns=self.config.netns)
 
     @classmethod
     def open(cls, config: NodeConfig, *, prune: bool = True) -> Node:
@@ -125,6 +131,9 @@ class Node(Resource):
                 for hook in CgroupHook.all(objects["socket"], config.cgroup):
                     if config.protect_node_ports or hook.entry not in _BIND:
                         hooks.put(hook, objects)
+            for device in _masquerade(config, objects["host"]):
+                for entry, direction in _UPLINK_HOOKS.items():
+                    hooks.put(TcHook("host", entry, device, direction), objects)
             for device in config.uplinks if config.tc_lb else ():
                 for entry, direction in _UPLINK_HOOKS.items():
                     hooks.put(TcHook("host", entry, device, direction), objects)
@@ -393,6 +402,16 @@ def _settings(config: NodeConfig) -> dict[str, ConfigValue]:
         "node_netns": _cookie(config.netns),
         "tunnel_ipv6": bool(config.tunnel and config.tunnel.ipv6),
     }
+
+
+def _masquerade(config: NodeConfig, host: Object) -> tuple[str, ...]:
+    """Write what the configuration has to say, before a program looks; returns the devices."""
+    if config.masquerade is None:
+        return ()
+    wanted = evolve(config.masquerade, devices=config.masquerade.devices or config.uplinks)
+    with Masquerader.bind(host, netns=config.netns) as masquerader:
+        masquerader.plan(wanted).apply()
+    return wanted.devices
 
 
 def _cookie(netns: NetNs | None) -> int:

@@ -145,7 +145,8 @@ KD_SUBPROGRAM void kd_ct_visit_opposite(const struct kd_tuple *tuple, const stru
 		__sync_fetch_and_or(&other->flags, answer.flags);
 }
 
-static __always_inline void kd_ct_touch(const struct kd_pkt *pkt, struct kd_ct *ct)
+/* A packet of the entry of `tuple`: its own, or what that has become already. */
+static __always_inline void kd_ct_touch(const struct kd_pkt *pkt, const struct kd_tuple *tuple, struct kd_ct *ct)
 {
 	__u32 now = kd_now();
 	__u32 closing = 0;
@@ -161,7 +162,7 @@ static __always_inline void kd_ct_touch(const struct kd_pkt *pkt, struct kd_ct *
 	if (ct->last_seen == now)
 		return;
 	ct->last_seen = now;
-	kd_ct_visit_opposite(&pkt->tuple, ct);
+	kd_ct_visit_opposite(tuple, ct);
 }
 
 /* Signed: another CPU may have seen the flow in a second that has not begun here. */
@@ -183,7 +184,7 @@ static __always_inline bool kd_ct_evict(const struct kd_tuple *tuple, const stru
 	if (!other || !kd_ct_answers(other, tuple, held))
 		return true;
 	over = (held->flags | other->flags) & KD_CT_CLOSED;
-	if (tuple->protocol == IPPROTO_UDP)
+	if (tuple->protocol != IPPROTO_TCP)
 		over = kd_idle(held, now) && kd_idle(other, now);
 	if (over)
 		kd_ct_remove(&opposite);

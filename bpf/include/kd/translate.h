@@ -27,6 +27,7 @@
 #include <kd/config.h>
 #include <kd/conntrack.h>
 #include <kd/icmp.h>
+#include <kd/masq_rules.h>
 #include <kd/packet.h>
 #include <kd/ports.h>
 #include <kd/reject.h>
@@ -35,6 +36,8 @@
 #include <kd/source.h>
 #include <kd/types.h>
 #include <kd/verdict.h>
+
+#define KD_LEAVES KD_TO_DEVICE /* of kd_flow_find(): on its way out, where it may be translated */
 
 static __always_inline bool kd_can_begin(const struct kd_pkt *pkt)
 {
@@ -103,7 +106,33 @@ static __always_inline int kd_flow_follow(const struct kd_pkt *pkt, struct kd_ct
 {
 	*to = ct->to;
 	KD_TRACE(KD_STEP_FLOW, ct->flags, ct->backend, to);
-	kd_ct_touch(pkt, ct);
+	kd_ct_touch(pkt, &pkt->tuple, ct);
+	return KD_CONTINUE;
+}
+
+/*
+ * The packet belongs to a flow of which only the source is translated, where it leaves: until then it goes on as it
+ * is, from a pod directly. What comes back may be an answer through a service as well.
+ */
+static __always_inline int kd_flow_follow_source(const struct kd_pkt *pkt, struct kd_ct *ct, bool outside,
+						 struct kd_tuple *to)
+{
+	struct kd_ct *answer = NULL;
+
+	if (!(ct->flags & KD_CT_REPLY)) {
+		if (!outside)
+			return KD_LEAVES;
+		kd_ct_touch(pkt, &pkt->tuple, ct);
+		return KD_PASS;
+	}
+	kd_flow_follow(pkt, ct, to);
+	if (!kd_addr_equal(&to->dst, &pkt->tuple.dst)) /* a pod's: a socket of the node has no service any more */
+		answer = kd_ct_find(to);
+	if (answer && (answer->flags & (KD_CT_REPLY | KD_CT_SOURCE)) == KD_CT_REPLY) {
+		kd_ct_touch(pkt, to, answer);
+		*to = answer->to;
+		KD_TRACE(KD_STEP_FLOW, answer->flags, answer->backend, to);
+	}
 	return KD_CONTINUE;
 }
 
@@ -119,6 +148,8 @@ static __always_inline int kd_flow_find(struct __sk_buff *skb, const struct kd_p
 	}
 	if (!ct && pkt->later)
 		return KD_DROP_FRAGMENT;
+	if (ct && ct->flags & KD_CT_SOURCE)
+		return kd_flow_follow_source(pkt, ct, outside, to);
 	return ct ? kd_flow_follow(pkt, ct, to) : kd_flow_begin(skb, pkt, outside, to);
 }
 
@@ -160,6 +191,10 @@ static __always_inline int kd_translate(struct __sk_buff *skb, struct kd_pkt *pk
 	if (pkt->later && !kd_fragment_find(pkt))
 		return kd_fragment_alone(pkt);
 	result = kd_flow_find(skb, pkt, outside, &to);
+	if (result == KD_LEAVES)
+		return KD_CONTINUE;
+	if (masquerade && outside && result == KD_PASS)
+		return kd_masq_note(skb, pkt);
 	if (kd_is_reject(result))
 		return kd_reject(skb, pkt, result);
 	return result == KD_CONTINUE ? kd_become(skb, pkt, &to) : result;

@@ -252,6 +252,31 @@ struct kd_traced {
 };
 KD_ASSERT_SIZE(struct kd_traced, 52);
 
+/* The addresses under which pods leave through a device; all zero: none of this family. Value of kd_masq_devices. */
+struct kd_masq_device {
+	struct kd_addr ipv4;
+	struct kd_addr ipv6;
+};
+KD_ASSERT_SIZE(struct kd_masq_device, 32);
+
+enum kd_masq_side {
+	KD_MASQ_DESTINATION = 0, /* it knows pods by their own addresses */
+	KD_MASQ_SOURCE = 1, /* a pod, or several */
+};
+
+/* Key of kd_masq_rules. */
+struct kd_masq_key {
+	__u32 prefixlen; /* 32 for the side, then those of the address: an IPv4 /8 has 32 + 96 + 8 */
+	__u32 side; /* enum kd_masq_side */
+	struct kd_addr addr;
+};
+KD_ASSERT_SIZE(struct kd_masq_key, 24);
+
+struct kd_masq_rule {
+	struct kd_addr leaves_as; /* of a source; all zero: as itself */
+};
+KD_ASSERT_SIZE(struct kd_masq_rule, 16);
+
 /* Value of kd_counters, per CPU, see kd/maps/counters.h. */
 struct kd_counter {
 	__u64 packets;

@@ -227,7 +227,7 @@ static __always_inline int kd_xdp_continue(struct xdp_md *ctx)
 	to = ct->to;
 	if (bpf_map_lookup_elem(&kd_endpoints, &to.dst) || !kd_xdp_route(ctx, &pkt, length, &to, &fib))
 		return KD_PASS;
-	kd_ct_touch(&pkt, ct);
+	kd_ct_touch(&pkt, &pkt.tuple, ct);
 	return kd_xdp_rewrite(ctx, &pkt, &to, &fib);
 }
 

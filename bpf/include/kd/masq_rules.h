@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * Who knows pods by their own addresses: destinations that have a rule, and whoever dials a pod directly. To others a
+ * pod is the node (kd/masquerade.h), so flows that come in from there are noted, for their answers to be known.
+ *
+ * Reads kd_masq_devices, kd_masq_rules and kd_endpoints; writes kd_conntrack.
+ */
+#ifndef KD_MASQ_RULES_H
+#define KD_MASQ_RULES_H
+
+#include <stdbool.h>
+#include <linux/bpf.h>
+#include <linux/in.h>
+#include <bpf/bpf_helpers.h>
+#include <kd/addr.h>
+#include <kd/config.h>
+#include <kd/conntrack.h>
+#include <kd/packet.h>
+#include <kd/ports.h>
+#include <kd/types.h>
+#include <kd/verdict.h>
+#include <kd/maps/conntrack.h>
+#include <kd/maps/endpoints.h>
+#include <kd/maps/masquerade.h>
+
+KD_CONFIG(bool, masquerade, "what pods send to the world leaves under an address of the node") = false;
+
+static __always_inline struct kd_masq_rule *kd_masq_rule(enum kd_masq_side side, const struct kd_addr *addr)
+{
+	struct kd_masq_key key = { .prefixlen = 8 * (sizeof(key) - sizeof(key.prefixlen)), .side = side };
+
+	key.addr = *addr;
+	return bpf_map_lookup_elem(&kd_masq_rules, &key);
+}
+
+/* A flow from the world to a pod by the pod's own address: both its halves are as they are. */
+KD_FUNCTION int kd_masq_note(struct __sk_buff *skb, const struct kd_pkt *pkt)
+{
+	__u32 ifindex = skb->ifindex;
+	struct kd_ct original = { .packets = 1, .flags = KD_CT_SOURCE, .service = KD_NO_SERVICE };
+	struct kd_tuple tuple;
+
+	if (!pkt || (pkt->tuple.protocol == IPPROTO_TCP && !kd_is_syn(pkt)) ||
+	    !bpf_map_lookup_elem(&kd_masq_devices, &ifindex) ||
+	    !bpf_map_lookup_elem(&kd_endpoints, &pkt->tuple.dst) ||
+	    kd_masq_rule(KD_MASQ_DESTINATION, &pkt->tuple.src))
+		return KD_PASS;
+	tuple = pkt->tuple;
+	original.to = tuple;
+	original.last_seen = kd_now();
+	if (kd_port_claim(&tuple, &original) == KD_CONTINUE)
+		kd_ct_put(&tuple, &original, BPF_ANY);
+	return KD_PASS;
+}
+
+#endif /* KD_MASQ_RULES_H */

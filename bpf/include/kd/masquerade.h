@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * Pods that talk to the world: who does not know the pods' addresses sees one of the node's.
+ *
+ * Decided on the way out of an uplink, where the route has been chosen, for what a pod of this node sends through
+ * a device in kd_masq_devices:
+ *
+ *  1. A destination in kd_masq_rules knows pods: other pods, nodes, networks with routes to them.
+ *  2. An answer to who has dialled the pod by its own address goes on as it is. Such flows are noted as they come in.
+ *  3. A source in kd_masq_rules keeps its address, or has one of its own.
+ *  4. All else gets the device's address of its family, and a port as kd/ports.h finds one. Where there is no
+ *     address, or no port, the packet is dropped: it never leaves as it is.
+ *
+ * Such a flow is in kd_conntrack as every other, with KD_CT_SOURCE. What comes back is translated as it comes in; of a
+ * flow that a service has led out, for the service as well. Flows whose entries are lost are taken up in the middle
+ * under the ports they had, if these are free. Protocols other than TCP, UDP and echo are left to netfilter.
+ *
+ * Reads kd_masq_devices, kd_masq_rules and kd_endpoints; reads and writes kd_conntrack.
+ */
+#ifndef KD_MASQUERADE_H
+#define KD_MASQUERADE_H
+
+#include <stdbool.h>
+#include <linux/bpf.h>
+#include <linux/in.h>
+#include <bpf/bpf_helpers.h>
+#include <kd/addr.h>
+#include <kd/config.h>
+#include <kd/conntrack.h>
+#include <kd/masq_rules.h>
+#include <kd/packet.h>
+#include <kd/ports.h>
+#include <kd/translate.h>
+#include <kd/types.h>
+#include <kd/verdict.h>
+#include <kd/maps/conntrack.h>
+#include <kd/maps/endpoints.h>
+#include <kd/maps/masquerade.h>
+
+static __always_inline bool kd_is_unset(const struct kd_addr *addr)
+{
+	return !(addr->w[0] | addr->w[1] | addr->w[2] | addr->w[3]);
+}
+
+/* Under which address a new flow leaves: KD_PASS, its own; KD_CONTINUE, that which `to` has then. */
+KD_SUBPROGRAM int kd_masq_choose(const struct kd_pkt *pkt, const struct kd_masq_device *device, struct kd_tuple *to)
+{
+	const struct kd_addr *found = pkt->ipv6 ? &device->ipv6 : &device->ipv4;
+	struct kd_masq_rule *rule;
+
+	if (kd_masq_rule(KD_MASQ_DESTINATION, &pkt->tuple.dst))
+		return KD_PASS;
+	rule = kd_masq_rule(KD_MASQ_SOURCE, &pkt->tuple.src);
+	if (rule) {
+		if (kd_is_unset(&rule->leaves_as))
+			return KD_PASS;
+		found = &rule->leaves_as;
+	}
+	if (kd_is_unset(found))
+		return KD_DROP_NO_SOURCE;
+	*to = pkt->tuple;
+	to->src = *found;
+	return KD_CONTINUE;
+}
+
+static __always_inline int kd_masq_begin(struct __sk_buff *skb, const struct kd_pkt *pkt,
+					 const struct kd_masq_device *device, struct kd_tuple *to)
+{
+	int result = kd_masq_choose(pkt, device, to);
+
+	if (result != KD_CONTINUE)
+		return result;
+	if (pkt->later)
+		return KD_DROP_FRAGMENT;
+	if (!kd_can_begin(pkt))
+		return KD_DROP_NO_FLOW;
+	return kd_ct_create(skb, &pkt->tuple, to, 0, KD_NO_SERVICE);
+}
+
+/* What the node forwards out of an uplink. */
+static __always_inline int kd_masquerade(struct __sk_buff *skb, struct kd_pkt *pkt)
+{
+	__u32 ifindex = skb->ifindex;
+	struct kd_masq_device *device = bpf_map_lookup_elem(&kd_masq_devices, &ifindex);
+	struct kd_ct *ct = NULL;
+	struct kd_tuple to;
+	int result;
+
+	if (!device || !bpf_map_lookup_elem(&kd_endpoints, &pkt->tuple.src) || kd_is_icmp(pkt))
+		return KD_PASS;
+	if (!pkt->later || kd_fragment_find(pkt))
+		ct = kd_ct_find(&pkt->tuple);
+	if (ct && (ct->flags & (KD_CT_REPLY | KD_CT_SOURCE)) != KD_CT_SOURCE)
+		return KD_PASS;
+	if (ct && kd_ct_over(pkt, ct)) {
+		kd_ct_forget(&pkt->tuple, ct);
+		ct = NULL;
+	}
+	result = ct ? kd_flow_follow(pkt, ct, &to) : kd_masq_begin(skb, pkt, device, &to);
+	return result == KD_CONTINUE ? kd_become(skb, pkt, &to) : result;
+}
+
+#endif /* KD_MASQUERADE_H */

@@ -1,0 +1,231 @@
+"""Masquerader: what pods send to the world leaves under an address of the node."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from ipaddress import ip_network
+from typing import TypeVar
+
+from attrs import frozen
+
+from k8sdatapath import maps
+from k8sdatapath.component import Report
+from k8sdatapath.datapath.conntrack_table import ConntrackTable
+from k8sdatapath.datapath.contract import Bindable, bind_maps
+from k8sdatapath.datapath.flow import FlowState, Peer
+from k8sdatapath.errors import CapacityError, ModelError, StalePlanError
+from k8sdatapath.layout import u32
+from k8sdatapath.model import IPAddress, Masquerade
+from k8sdatapath.net.netlink import Netlink
+from k8sdatapath.net.netns import NetNs
+from k8sdatapath.programs.base import device_index
+from k8sdatapath.resource import Resource
+from k8sdatapath.tables.masquerade import NONE, MasqDeviceRow, MasqKey, MasqRule, MasqSide
+
+__all__ = ["Mapping", "MasqueradePlan", "Masquerader"]
+
+CONTRACT = {
+    "kd_masq_devices": maps.Hash[u32, MasqDeviceRow],
+    "kd_masq_rules": maps.LPMTrie[MasqKey, MasqRule],
+}
+
+#: Good for one link only, and groups: never masqueraded.
+_ALWAYS = tuple(
+    map(ip_network, ("169.254.0.0/16", "224.0.0.0/4", "255.255.255.255/32", "fe80::/10", "ff00::/8"))
+)
+
+T = TypeVar("T")
+
+
+@frozen
+class Mapping:
+    """A flow that leaves under another address: ``TCP 10.244.1.2:40000 as 192.0.2.1:40000 -> ...``.
+
+    :ivar pod: the end that the pod has; of an echo the port is its number, as everywhere here.
+    :ivar leaves_as: what the remote end sees.
+    :ivar protocol: its number.
+    :ivar age: seconds since the last packet.
+    :ivar packets: of both directions.
+    """
+
+    pod: Peer
+    leaves_as: Peer
+    remote: Peer
+    protocol: int
+    protocol_name: str
+    state: FlowState
+    age: int
+    packets: int
+
+    def __str__(self) -> str:
+        return f"{self.protocol_name} {self.pod} as {self.leaves_as} -> {self.remote} {self.state}"
+
+
+@frozen
+class MasqueradePlan:
+    """What would change."""
+
+    masquerader: Masquerader
+    rules: dict[MasqKey, MasqRule]
+    """Rules that are new or different; likewise ``devices``, by index."""
+    dropped_rules: tuple[MasqKey, ...]
+    devices: dict[int, MasqDeviceRow]
+    dropped_devices: tuple[int, ...]
+    names: dict[int, str]
+    revision: int
+
+    @property
+    def empty(self) -> bool:
+        """Whether everything is as wanted already."""
+        return not (self.rules or self.dropped_rules or self.devices or self.dropped_devices)
+
+    def __str__(self) -> str:
+        if self.empty:
+            return "nothing to change"
+        said = [f"{_said(key)}: {_leaves_as(rule)}" for key, rule in self.rules.items()]
+        said += [f"- {_said(key)}" for key in self.dropped_rules]
+        for index, row in self.devices.items():
+            addresses = ", ".join(map(str, row.addresses)) or "dropped, for want of an address"
+            said.append(f"pods leave {self.names[index]} as {addresses}")
+        said += [f"- device {self.names.get(index, index)}" for index in self.dropped_devices]
+        return "\n".join(said)
+
+    def apply(self) -> Report:
+        """Carry it out: what is excluded is known before anything is masqueraded.
+
+        Flows that have begun keep the address that they have.
+
+        :raises StalePlanError: something has changed since; nothing was changed.
+        """
+        return self.masquerader._apply(self)
+
+
+class Masquerader(Resource):
+    """What pods send to the world leaves under an address of the node, and comes back to them.
+
+    ::
+
+        masquerader.plan(Masquerade(devices="eth0", exclude=["10.0.0.0/8"])).apply()
+        for mapping in masquerader.mappings():
+            print(mapping)
+
+    For programs that were loaded with ``masquerade=True``. Needs no services.
+    """
+
+    def __init__(
+        self, tables: dict[str, maps.Map], flows: ConntrackTable, own: ExitStack, netns: NetNs | None
+    ) -> None:
+        self._own = own
+        self._flows = flows
+        self._netns = netns
+        self._devices: maps.Hash[int, MasqDeviceRow] = tables["kd_masq_devices"]  # type: ignore[assignment]
+        self._rules: maps.LPMTrie[MasqKey, MasqRule] = tables["kd_masq_rules"]  # type: ignore[assignment]
+        self._revision = 0
+
+    @classmethod
+    def bind(cls, source: Bindable, *, netns: NetNs | None = None) -> Masquerader:
+        """Take over what a loaded object, pins or maps hold.
+
+        :param netns: where the devices are; None is the namespace of the calling thread.
+        :raises ContractError: the maps are not there.
+        """
+        tables, own = bind_maps(source, CONTRACT, cls.__name__)
+        with ExitStack() as undo:
+            undo.push(own)
+            flows = undo.enter_context(ConntrackTable.bind(source))
+            return cls(tables, flows, undo.pop_all(), netns)
+
+    def plan(self, wanted: Masquerade) -> MasqueradePlan:
+        """What to do so that exactly this is so.
+
+        :raises ModelError: no device is named.
+        :raises DeviceGoneError: there is no such device.
+        :raises CapacityError: there is not enough room.
+        """
+        if not wanted.devices:
+            raise ModelError("masquerade on which devices? None is named")
+        strange = wanted.sources.keys() - set(wanted.devices)
+        if strange:
+            raise ModelError(
+                f"source addresses for {', '.join(sorted(strange))}, where nothing is masqueraded"
+            )
+        rules = {
+            MasqKey.of(MasqSide.DESTINATION, each): MasqRule(NONE) for each in (*_ALWAYS, *wanted.exclude)
+        }
+        rules |= {MasqKey.of(MasqSide.SOURCE, each): MasqRule(NONE) for each in wanted.routable}
+        rules |= {MasqKey.of(MasqSide.SOURCE, each): MasqRule(to) for each, to in wanted.egress.items()}
+        found = self._call(lambda: _look_up(wanted))
+        names = {index: name for name, (index, _) in found.items()}
+        devices = {index: MasqDeviceRow.of(addresses) for index, addresses in found.values()}
+        for table, needed in (self._rules, len(rules)), (self._devices, len(devices)):
+            if needed > table.info.max_entries:
+                raise CapacityError(table.name, needed, table.info.max_entries)
+        has_rules, has_devices = dict(self._rules.items()), dict(self._devices.items())
+        return MasqueradePlan(
+            self,
+            {key: rule for key, rule in rules.items() if has_rules.get(key) != rule},
+            tuple(has_rules.keys() - rules.keys()),
+            {index: row for index, row in devices.items() if has_devices.get(index) != row},
+            tuple(has_devices.keys() - devices.keys()),
+            names,
+            self._revision,
+        )
+
+    def _apply(self, plan: MasqueradePlan) -> Report:
+        if plan.revision != self._revision:
+            raise StalePlanError("what is masqueraded has changed since this was planned: plan again")
+        self._revision += 1
+        started = time.perf_counter()
+        held = set(self._rules) | set(self._devices)
+        changed = sum(key in held for key in (*plan.rules, *plan.devices))
+        self._rules.update_many(plan.rules)
+        self._devices.delete_many(plan.dropped_devices)
+        self._devices.update_many(plan.devices)
+        self._rules.delete_many(plan.dropped_rules)
+        added = len(plan.rules) + len(plan.devices) - changed
+        removed = len(plan.dropped_rules) + len(plan.dropped_devices)
+        return Report(added, changed, removed, time.perf_counter() - started)
+
+    def mappings(self) -> Iterator[Mapping]:
+        """The flows that leave under another address, each once."""
+        for flow in self._flows.flows():
+            if flow.frontend == flow.backend and flow.seen_as != flow.client:
+                yield Mapping(
+                    flow.client,
+                    flow.seen_as,
+                    flow.backend,
+                    flow.protocol,
+                    flow.protocol_name,
+                    flow.state,
+                    flow.age,
+                    flow.packets,
+                )
+
+    def _call(self, function: Callable[[], T]) -> T:
+        return function() if self._netns is None else self._netns.call(function)
+
+    def close(self) -> None:
+        """Let go of the maps; packets go on as they do."""
+        self._own.close()
+
+    def __repr__(self) -> str:
+        return f"<Masquerader {len(self._devices)} devices, {len(self._rules)} rules>"
+
+
+def _look_up(wanted: Masquerade) -> dict[str, tuple[int, tuple[IPAddress, ...]]]:
+    """Each device's index, and the addresses to leave it under."""
+    with Netlink() as net:
+        return {
+            name: (device_index(name), wanted.sources.get(name) or net.source_addresses(name))
+            for name in wanted.devices
+        }
+
+
+def _said(key: MasqKey) -> str:
+    return f"{'to' if key.side == MasqSide.DESTINATION else 'from'} {key.network}"
+
+
+def _leaves_as(rule: MasqRule) -> str:
+    return "as itself" if rule.leaves_as == NONE else f"as {rule.leaves_as}"

@@ -1,0 +1,71 @@
+"""kd_masq_devices and kd_masq_rules: which flows of pods leave under another address."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from ipaddress import IPv4Address, IPv6Address
+
+from k8sdatapath.layout import addr, struct, u32
+from k8sdatapath.model import IPAddress, IPNetwork, network
+
+__all__ = ["NONE", "MasqDeviceRow", "MasqKey", "MasqRule", "MasqSide"]
+
+#: How the lack of an address is written.
+NONE = IPv6Address(0)
+
+_SIDE_BITS = 32
+_MAPPED_BITS = 96
+
+
+class MasqSide(IntEnum):
+    """``enum kd_masq_side``: what a rule is about."""
+
+    DESTINATION = 0
+    SOURCE = 1
+
+
+@struct
+class MasqDeviceRow:
+    """``struct kd_masq_device``: the addresses under which pods leave through a device."""
+
+    ipv4: addr
+    ipv6: addr
+
+    @classmethod
+    def of(cls, addresses: tuple[IPAddress, ...]) -> MasqDeviceRow:
+        """The first address of each family."""
+        first = {each.version: each for each in reversed(addresses)}
+        return cls(first.get(4, NONE), first.get(6, NONE))
+
+    @property
+    def addresses(self) -> tuple[IPAddress, ...]:
+        """Those that there are."""
+        return tuple(each for each in (self.ipv4, self.ipv6) if each != NONE)
+
+
+@struct
+class MasqKey:
+    """``struct kd_masq_key``: the prefix counts the side's bits and those of the mapped address."""
+
+    prefixlen: u32
+    side: u32
+    addr: addr
+
+    @classmethod
+    def of(cls, side: MasqSide, about: IPNetwork) -> MasqKey:
+        """The key of a rule about these addresses."""
+        mapped = _MAPPED_BITS if about.version == 4 else 0
+        return cls(_SIDE_BITS + mapped + about.prefixlen, side, about.network_address)
+
+    @property
+    def network(self) -> IPNetwork:
+        """The addresses that this rule is about."""
+        mapped = _MAPPED_BITS if isinstance(self.addr, IPv4Address) else 0
+        return network(f"{self.addr}/{self.prefixlen - _SIDE_BITS - mapped}")
+
+
+@struct
+class MasqRule:
+    """``struct kd_masq_rule``: the address under which a source leaves."""
+
+    leaves_as: addr

@@ -1,0 +1,216 @@
+"""Pods talk to the world under the node's address: real sockets, and no netfilter."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from k8sdatapath.lab import Lab, Pod
+from k8sdatapath.lab.addressing import pod_networks
+from k8sdatapath.lab.host import Host
+from k8sdatapath.model import Backend, Exposure, FrontendKind, Masquerade, Service
+from k8sdatapath.node import Capacity
+
+SMALL = Capacity(services=64, backends=256, slots=1024, flows=16384, pods=16)
+EXCLUDED = [str(each) for number in (1, 2) for each in pod_networks(number)]
+FAMILIES = pytest.mark.parametrize("family", [4, 6], ids=["IPv4", "IPv6"])
+BIG = bytes(range(256)) * 20
+
+
+class Site:
+    """Two nodes of which the first masquerades, a pod on each, a server in the world."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        self.node, self.far_node = lab.nodes
+        self.pod, self.other = lab.pod("pod"), lab.pod("other")
+        self.far = lab.pod("far", self.far_node)
+        self.world = lab.external("world")
+        for host in (self.pod, self.far, self.world):
+            host.serve_http(8080, host.name)
+            host.serve_udp(5353)
+
+    def sees(self, client: Host, server: Host, family: int, port: int = 8080) -> str:
+        """As whom a server sees a client."""
+        address = server.addresses[family == 6]
+        answer = client.get(f"http://{address}:{port}/" if family == 4 else f"http://[{address}]:{port}/")
+        assert answer.text == server.name
+        return answer.headers["x-peer"].rpartition(":")[0].strip("[]")
+
+    def plan(self, **options: object) -> None:
+        wanted = Masquerade(devices="eth0", **({"exclude": EXCLUDED} | options))  # type: ignore[arg-type]
+        assert self.node.datapath.masquerade is not None
+        self.node.datapath.masquerade.plan(wanted).apply()
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[Site]:
+    masquerade = Masquerade(exclude=EXCLUDED)
+    with Lab.start(nodes=2, capacity=SMALL, socket_lb=False, masquerade=masquerade) as lab:
+        yield Site(lab)
+
+
+@pytest.fixture(autouse=True)
+def as_at_first(site: Site) -> Iterator[None]:
+    yield
+    site.plan()
+    site.node.services.plan([]).apply()
+
+
+def own(host: Host, family: int) -> str:
+    return str(host.addresses[family == 6])
+
+
+@FAMILIES
+def test_the_world_sees_the_node(site: Site, family: int) -> None:
+    for _ in range(5):
+        assert site.sees(site.pod, site.world, family) == own(site.node, family)
+
+
+@FAMILIES
+def test_pods_elsewhere_see_the_pod(site: Site, family: int) -> None:
+    assert site.sees(site.pod, site.far, family) == own(site.pod, family)
+
+
+@FAMILIES
+@pytest.mark.parametrize("protocol", ["TCP", "UDP"])
+def test_who_dials_the_pod_itself_is_answered_by_the_pod_itself(
+    site: Site, family: int, protocol: str
+) -> None:
+    if protocol == "TCP":
+        assert site.sees(site.world, site.pod, family) == own(site.world, family)
+    else:
+        answer = site.world.udp(own(site.pod, family), 5353, "hello")
+        assert answer.source == (own(site.pod, family), 5353)
+
+
+@FAMILIES
+def test_datagrams_short_and_long_with_and_without_checksums(site: Site, family: int) -> None:
+    kind = socket.AF_INET if family == 4 else socket.AF_INET6
+    with site.pod.socket(kind, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(5)
+        sock.connect((own(site.world, family), 5353))
+        for payload in (b"short", BIG, b"again"):
+            sock.send(payload)
+            assert sock.recv(65536) == payload
+        if family == 4:
+            sock.setsockopt(socket.SOL_SOCKET, 11, 1)  # SO_NO_CHECK
+            for payload in (b"unsummed", BIG):
+                sock.send(payload)
+                assert sock.recv(65536) == payload
+
+
+@FAMILIES
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM], ids=["TCP", "UDP"])
+def test_two_pods_with_one_port_and_the_node_with_it_too(site: Site, family: int, kind: int) -> None:
+    target = (own(site.world, family), 8080 if kind == socket.SOCK_STREAM else 5353)
+    with ExitStack() as held:
+        socks = []
+        for host in (site.pod, site.other, site.node):
+            sock = held.enter_context(host.socket(socket.AF_INET if family == 4 else socket.AF_INET6, kind))
+            sock.settimeout(0.9)  # nobody waits for a segment that is sent again
+            sock.bind((own(host, family), 41999))
+            sock.connect(target)
+            socks.append(sock)
+        for number, sock in enumerate(socks):
+            sock.send(b"GET / HTTP/1.0\r\n\r\n" if kind == socket.SOCK_STREAM else b"%d" % number)
+        for number, sock in enumerate(socks):
+            answer = sock.recv(4096)
+            assert answer.startswith(b"HTTP") if kind == socket.SOCK_STREAM else answer == b"%d" % number
+        assert site.node.datapath.masquerade is not None
+        ends = (own(site.world, family), target[1])
+        told = [
+            mapping
+            for mapping in site.node.datapath.masquerade.mappings()
+            if mapping.pod.port == 41999 and (str(mapping.remote.address), mapping.remote.port) == ends
+        ]
+        assert len({mapping.leaves_as for mapping in told}) == len(told) >= 2  # the node's own may need none
+        assert {str(mapping.leaves_as.address) for mapping in told} == {own(site.node, family)}
+
+
+@FAMILIES
+def test_a_port_where_nobody_is_refuses_at_once(site: Site, family: int) -> None:
+    kind = socket.AF_INET if family == 4 else socket.AF_INET6
+    with pytest.raises(ConnectionRefusedError):
+        site.pod.tcp(own(site.world, family), 1, timeout=5)
+    with site.pod.socket(kind, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(5)
+        sock.connect((own(site.world, family), 1))
+        sock.send(b"?")
+        with pytest.raises(ConnectionRefusedError):  # told by an ICMP error, translated back
+            sock.recv(1)
+
+
+@FAMILIES
+def test_through_a_service_whose_backend_is_in_the_world(site: Site, family: int) -> None:
+    vip = "10.96.0.10" if family == 4 else "fd00:10:96::10"
+    backend = Backend(site.world.addresses[family == 6], 8080, cluster=True)
+    site.node.services.upsert(Service(vip, 80, backends=[backend]))
+    for _ in range(3):
+        answer = site.pod.get(f"http://{vip}/" if family == 4 else f"http://[{vip}]/")
+        assert (answer.text, answer.peer) == ("world", (vip, 80))
+        assert answer.headers["x-peer"].rpartition(":")[0].strip("[]") == own(site.node, family)
+
+
+@FAMILIES
+def test_from_the_world_through_a_node_port_to_a_pod(site: Site, family: int) -> None:
+    vip = "10.96.0.10" if family == 4 else "fd00:10:96::10"
+    exposed = [Exposure(FrontendKind.NODE_PORT, own(site.node, family), 30080)]
+    for pod in (site.pod, site.far):
+        backend = pod.at(8080, family)
+        site.node.services.plan([Service(vip, 80, backends=[backend], exposed=exposed)]).apply()
+        where = own(site.node, family)
+        answer = site.world.get(f"http://{where}:30080/" if family == 4 else f"http://[{where}]:30080/")
+        assert answer.text == pod.name
+
+
+@FAMILIES
+def test_what_is_excluded_and_what_is_not_changes_for_new_flows(site: Site, family: int) -> None:
+    target = (own(site.world, family), 8080)
+    with site.pod.tcp(*target) as old:
+        site.plan(exclude=[*EXCLUDED, *[f"{each}/{each.max_prefixlen}" for each in site.world.addresses]])
+        assert site.sees(site.pod, site.world, family) == own(site.pod, family)
+        old.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        answer = b""
+        while chunk := old.recv(4096):
+            answer += chunk
+        assert own(site.node, family).encode() in answer
+    site.plan()
+    assert site.sees(site.pod, site.world, family) == own(site.node, family)
+
+
+@FAMILIES
+def test_pods_with_an_address_to_leave_under_and_pods_that_keep_theirs(site: Site, family: int) -> None:
+    extra = "192.0.2.240" if family == 4 else "2001:db8::240"
+    mask = "24" if family == 4 else "64"
+    site.node.exec(["ip", "addr", "add", f"{extra}/{mask}", "dev", "eth0", *(["nodad"] * (family == 6))])
+    try:
+        site.plan(egress={own(site.pod, family): extra}, routable=[own(site.other, family)])
+        assert site.sees(site.pod, site.world, family) == extra
+        assert site.sees(site.other, site.world, family) == own(site.other, family)
+        site.plan(sources={"eth0": [extra]})
+        assert site.sees(site.other, site.world, family) == extra
+    finally:
+        site.node.exec(["ip", "addr", "del", f"{extra}/{mask}", "dev", "eth0"])
+
+
+def test_a_pod_never_leaves_as_itself_for_want_of_an_address(site: Site) -> None:
+    site.plan(sources={"eth0": [own(site.node, 4)]})  # and none of IPv6
+    with pytest.raises(TimeoutError):
+        site.pod.tcp(own(site.world, 6), 8080, timeout=0.5)
+    assert site.node.datapath.counters()["DROP_NO_SOURCE"].packets
+    assert site.sees(site.pod, site.world, 4) == own(site.node, 4)
+
+
+def test_a_plan_says_what_it_does(site: Site) -> None:
+    masquerade = site.node.datapath.masquerade
+    assert masquerade is not None
+    wanted = Masquerade(devices="eth0", exclude=[*EXCLUDED, "203.0.113.0/24"])
+    plan = masquerade.plan(wanted)
+    assert str(plan) == "to 203.0.113.0/24: as itself"
+    assert str(plan.apply()).startswith("1 added, 0 changed, 0 removed")
+    assert masquerade.plan(wanted).empty
+    assert isinstance(site.pod, Pod)
