@@ -21,6 +21,7 @@
     ├── ModelError(ValueError)            a value of the model that cannot be: bad address, port, protocol
     ├── MissingExtraError(ImportError)    which extra to install
     ├── AddressInUseError                 .address .device: another pod, which is still there, has it
+    ├── NotProgrammedError(TimeoutError)  .key .status; an object is not in the kernel in time
     ├── StalePlanError                    the table has changed since the plan was made
     ├── ConfigError(ValueError)           .path into a configuration, and what is wrong there
     ├── SourceError                       a source of desired state cannot be read
@@ -56,6 +57,7 @@ __all__ = [
     "MapFullError",
     "MissingExtraError",
     "ModelError",
+    "NotProgrammedError",
     "NotSupportedError",
     "ObjectError",
     "PermissionDeniedError",
@@ -249,6 +251,26 @@ class AddressInUseError(DatapathError):
 
     def __reduce__(self) -> tuple[object, ...]:
         return type(self), (self.address, self.device)
+
+
+class NotProgrammedError(DatapathError, TimeoutError):
+    """An object was not in the kernel in time; the message says how far it is.
+
+    :ivar key: its kind, namespace and name.
+    :ivar status: the ``Status`` that a reconciler has of it.
+    """
+
+    def __init__(self, key: tuple[str, str, str], status: object, seconds: float | None = None) -> None:
+        super().__init__(key, status, seconds)
+        self.key = key
+        self.status = status
+        self.seconds = seconds
+
+    def __str__(self) -> str:
+        kind, namespace, name = self.key
+        who = f"{kind} {namespace}/{name}" if namespace else f"{kind} {name}"
+        when = "" if self.seconds is None else f" after {self.seconds:g} s"
+        return f"{who} is not programmed{when}: {self.status}"
 
 
 class StalePlanError(DatapathError):

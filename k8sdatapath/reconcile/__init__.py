@@ -7,14 +7,13 @@ far each object is. ``metrics``: how long it takes. ``feed``: desired services f
 from k8sdatapath.reconcile.feed import Feed
 from k8sdatapath.reconcile.metrics import Histogram, Metrics
 from k8sdatapath.reconcile.reconciler import Applied, Reconciler, Retry
-from k8sdatapath.reconcile.status import NotProgrammedError, State, Status
+from k8sdatapath.reconcile.status import State, Status
 
 __all__ = [
     "Applied",
     "Feed",
     "Histogram",
     "Metrics",
-    "NotProgrammedError",
     "Reconciler",
     "Retry",
     "State",

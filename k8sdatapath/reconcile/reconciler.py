@@ -13,13 +13,13 @@ from typing import Self, TypeAlias
 from attrs import define, field, frozen
 
 from k8sdatapath.component import Delta, DeltaSource, ObjectKey, Report, Services, Told
-from k8sdatapath.errors import BpffsError, ClosedError, PermissionDeniedError
+from k8sdatapath.errors import BpffsError, ClosedError, NotProgrammedError, PermissionDeniedError
 from k8sdatapath.kube.events import key_of
 from k8sdatapath.kube.objects import KubeObject
 from k8sdatapath.model import Frontend, Service
 from k8sdatapath.reconcile.ledger import Failed, Ledger, Work
 from k8sdatapath.reconcile.metrics import Metrics
-from k8sdatapath.reconcile.status import NotProgrammedError, Status
+from k8sdatapath.reconcile.status import Status
 from k8sdatapath.resource import Resource
 
 __all__ = ["Applied", "Follower", "Reconciler", "Retry"]

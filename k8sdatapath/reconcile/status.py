@@ -6,10 +6,7 @@ from enum import StrEnum
 
 from attrs import frozen
 
-from k8sdatapath.component import ObjectKey
-from k8sdatapath.errors import DatapathError
-
-__all__ = ["NotProgrammedError", "State", "Status"]
+__all__ = ["State", "Status"]
 
 
 class State(StrEnum):
@@ -41,18 +38,3 @@ class Status:
 
     def __str__(self) -> str:
         return f"{self.state}: {self.reason}" if self.reason else str(self.state)
-
-
-class NotProgrammedError(DatapathError, TimeoutError):
-    """An object was not in the kernel in time; the message says how far it is.
-
-    :ivar status: the same for programs.
-    """
-
-    def __init__(self, key: ObjectKey, status: Status, seconds: float | None) -> None:
-        kind, namespace, name = key
-        who = f"{kind} {namespace}/{name}" if namespace else f"{kind} {name}"
-        when = "" if seconds is None else f" after {seconds:g} s"
-        super().__init__(f"{who} is not programmed{when}: {status}")
-        self.key = key
-        self.status = status

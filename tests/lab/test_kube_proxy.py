@@ -26,7 +26,7 @@ from k8sdatapath.node import Capacity, Node, NodeConfig
 from k8sdatapath.pins import PinDir
 from k8sdatapath.reconcile import Reconciler, Retry
 from tests.support.api_double import ApiDouble, Refusal
-from tests.support.watching import HASTY, client, part, service, wait
+from tests.support.watching import HASTY, KUBECONFIG, client, part, service, wait
 
 pytestmark = pytest.mark.lab
 
@@ -34,14 +34,6 @@ ROOT = Path(__file__).parents[2]
 VIEW = NodeView("n1", addresses=["192.0.2.11"])
 SMALL = Capacity(services=4096, backends=16384, slots=65536, flows=65536, pods=64)
 WEB = Frontend("10.96.0.1", 80)
-KUBECONFIG = """
-apiVersion: v1
-kind: Config
-current-context: double
-clusters: [{name: double, cluster: {server: "%s"}}]
-users: [{name: nobody, user: {}}]
-contexts: [{name: double, context: {cluster: double, user: nobody}}]
-"""
 AGENT = """
 import sys
 from k8sdatapath import NetNs, PinDir

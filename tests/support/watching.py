@@ -18,6 +18,16 @@ from tests.support.api_double import ApiDouble, Object
 #: Makes watches of the double: of some resources, with options of ``KubeWatch``.
 Watch = Callable[..., KubeWatch]
 
+#: Of a server without authentication, whose URL is to be filled in.
+KUBECONFIG = """
+apiVersion: v1
+kind: Config
+current-context: double
+clusters: [{name: double, cluster: {server: "%s"}}]
+users: [{name: nobody, user: {}}]
+contexts: [{name: double, context: {cluster: double, user: nobody}}]
+"""
+
 #: So that tests need not wait long for what takes minutes in life.
 HASTY = Patience(connect=0.5, answer=2.0, watch=2.0, silence=1.0, first=0.02, most=0.2, steady=1.0)
 

@@ -13,10 +13,17 @@ from attrs import evolve
 
 from k8sdatapath.component import Delta, ObjectKey, Report
 from k8sdatapath.datapath.service_table import ServiceTable
-from k8sdatapath.errors import CapacityError, ClosedError, KernelError, ManifestError, SourceError
+from k8sdatapath.errors import (
+    CapacityError,
+    ClosedError,
+    KernelError,
+    ManifestError,
+    NotProgrammedError,
+    SourceError,
+)
 from k8sdatapath.model import Backend, Exposure, Frontend, Service
 from k8sdatapath.pins import PinsBusyError
-from k8sdatapath.reconcile import Applied, Feed, NotProgrammedError, Reconciler, Retry, State, Status
+from k8sdatapath.reconcile import Applied, Feed, Reconciler, Retry, State, Status
 from tests.unit.test_service_table import memory
 
 SOON = 10.0
