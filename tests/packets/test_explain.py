@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import ip_address, ip_network
@@ -15,7 +16,7 @@ from attrs import evolve
 from k8sdatapath import maps
 from k8sdatapath.datapath.explainer import Explainer
 from k8sdatapath.datapath.explanation import Explanation, Place
-from k8sdatapath.model import Backend, Exposure, Selection, Service
+from k8sdatapath.model import Backend, Exposure, Frontend, Selection, Service
 from k8sdatapath.net.packet import Packet, icmp_echo, icmp_error, tcp, udp
 from k8sdatapath.objects import ObjectSpec
 from k8sdatapath.tables.affinity import AffinityKey, AffinityRow
@@ -124,6 +125,41 @@ def test_the_oracle_says_the_same_slot(world: World) -> None:
             flow = Tuple(ip_address(source), ip_address(dialled), sport, port, TCP)
             explanation = explainer.explain(tcp(source, dialled, sport, port))
             assert f"Slot {maglev_slot(flow, 251)} of 251 is chosen." in str(explanation)
+
+
+@FAMILIES
+@pytest.mark.parametrize("entry", ENTRIES)
+@pytest.mark.parametrize("selection", Selection, ids=lambda selection: selection.name)
+def test_resolve_names_those_that_the_programs_choose_from(
+    world: World, entry: str, selection: Selection
+) -> None:
+    with explained(entry) as (datapath, explainer):
+        one, two = Backend(*world["one"], local=True, weight=3), Backend(*world["two"])
+        exposed = [Exposure("node_port", *world["node"])]
+        datapath.services.upsert(
+            Service(
+                *world["service"],
+                backends=[one, two],
+                exposed=exposed,
+                selection=selection,
+                external_local=True,
+            )
+        )
+        for dialled in "service", "node":
+            address, port = world[dialled]
+            resolution = datapath.services.resolve(
+                Frontend(address, port, TCP), outside=entry == "from_uplink"
+            )
+            frames = [tcp(world.address("client"), address, sport, port) for sport in range(1024, 1224)]
+            counted = Counter(str(explainer.explain(f, ENTRIES[entry]).backend) for f in frames)
+            shares = {str(backend): share for backend, share in resolution.shares.items()}
+            if selection is Selection.ROUND_ROBIN:  # explaining takes no turn: it is always the same one's
+                assert len(counted) == 1
+                assert counted.keys() <= shares.keys()
+                continue
+            assert counted.keys() == shares.keys()
+            for backend, share in shares.items():  # 200 tries: within 4 sigma
+                assert abs(counted[backend] / 200 - share) < 4 * (share * (1 - share) / 200) ** 0.5 + 0.01
 
 
 @FAMILIES
