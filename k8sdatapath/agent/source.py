@@ -6,14 +6,14 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from attrs import define, evolve
 
 from k8sdatapath.agent.config import AgentConfig
 from k8sdatapath.component import ObjectKey
 from k8sdatapath.kube.events import Batch, ObjectEvent, ObjectSource
-from k8sdatapath.kube.objects import KubeNode, KubePod, KubeService
+from k8sdatapath.kube.objects import EndpointSlice, KubeNode, KubePod, KubeService
 from k8sdatapath.kube.replay import Recorder, Replay
 from k8sdatapath.kube.static_source import StaticSource
 from k8sdatapath.kube.watch import KubeWatch
@@ -86,8 +86,12 @@ class NodeSource:
         self._selection = selection
         self._own: tuple[IPAddress, ...] = ()
         self._looked = 0.0
+        self._key: ObjectKey = ("Node", "", name)
         self._pods: dict[ObjectKey, KubePod] = {}
+        self._slices: dict[ObjectKey, frozenset[IPAddress]] = {}
         self._nodes: dict[ObjectKey, KubeNode] = {}
+        self._news: set[ObjectKey] = set()
+        """What of these the last batch has changed."""
         self._synced = False
 
     def batches(self, timeout: float | None = None) -> Iterator[Batch]:
@@ -106,44 +110,69 @@ class NodeSource:
         return self._own != before
 
     def _taken(self, batch: Batch, moved: bool, now: float) -> Batch:
-        nodes, pods = dict(self._nodes), dict(self._pods)
-        events = []
-        own = "Node", "", self._name
+        self._news = set()
         for event in batch.events:
             self._note(event)
-            if event.key != own:
-                events.append(self._selected(event))
+        events = [self._selected(event) for event in batch.events if event.key != self._key or event.error]
         first = batch.synced and not self._synced
-        if moved or first or self._nodes.get(own) != nodes.get(own):
-            known = self._nodes.get(own, KubeNode(self._name))
+        if (moved or first or self._key in self._news) and (batch.synced or self._key in self._nodes):
+            known = self._nodes.get(self._key, KubeNode(self._name))
             addresses = tuple(dict.fromkeys((*known.addresses, *self._own)))
-            if batch.synced or own in self._nodes:
-                events.append(ObjectEvent(*own, evolve(known, addresses=addresses), now))
-        if first or self._pods != pods:
-            named = {f"{pod.namespace}/{pod.name}": pod.addresses for pod in self._pods.values()}
-            self._listener.pods(named, batch.synced)
-        if batch.synced and (first or self._nodes != nodes):
+            events.append(ObjectEvent(*self._key, evolve(known, addresses=addresses), now))
+        kinds = {kind for kind, _, _ in self._news}
+        if first or moved or kinds & {"Pod", "EndpointSlice"}:
+            self._listener.pods(self._all_pods(), batch.synced)
+        if batch.synced and (first or "Node" in kinds):
             self._listener.nodes(tuple(self._nodes.values()))
         self._synced = batch.synced
         return Batch(tuple(events), batch.synced)
 
     def _note(self, event: ObjectEvent) -> None:
-        """Remember pods of this node, and nodes; one that cannot be read is as it was."""
+        """Remember what is of this node, and nodes; an object that cannot be read is as it was."""
         if event.error is not None:
             return
         known = event.object
-        self._pods.pop(event.key, None)
-        self._nodes.pop(event.key, None)
-        if isinstance(known, KubePod) and known.node == self._name:
-            self._pods[event.key] = known
-        elif isinstance(known, KubeNode):
-            self._nodes[event.key] = known
+        if event.kind == "EndpointSlice":
+            local = self._local(known) if isinstance(known, EndpointSlice) else frozenset()
+            self._put(self._slices, event.key, local or None)
+        elif event.kind == "Pod":
+            ours = isinstance(known, KubePod) and known.node == self._name
+            self._put(self._pods, event.key, known if ours else None)
+        elif event.kind == "Node":
+            self._put(self._nodes, event.key, known)
+
+    def _local(self, known: EndpointSlice) -> frozenset[IPAddress]:
+        return frozenset(each.address for each in known.endpoints if each.node == self._name)
+
+    def _put(self, where: dict[ObjectKey, Any], key: ObjectKey, value: Any) -> None:
+        if where.get(key) == value:
+            return
+        self._news.add(key)
+        if value is None:
+            del where[key]
+        else:
+            where[key] = value
+
+    def _all_pods(self) -> Pods:
+        """Those with an object, and those only known as endpoints, but for the node itself among these."""
+        found: dict[str, tuple[IPAddress, ...]] = {}
+        node = self._nodes.get(self._key)
+        seen = {*self._own, *(node.addresses if node is not None else ())}
+        for pod in self._pods.values():
+            found[f"{pod.namespace}/{pod.name}"] = pod.addresses
+            seen.update(pod.addresses)
+        for (_, namespace, name), addresses in self._slices.items():
+            for address in addresses - seen:
+                found[f"{namespace}/{name} {address}"] = (address,)
+        return found
 
     def _selected(self, event: ObjectEvent) -> ObjectEvent:
         known = event.object
-        if isinstance(known, KubeService) and known.selection is Selection.RANDOM:
-            return evolve(event, object=evolve(known, selection=self._selection))
-        return event
+        if self._selection is Selection.RANDOM or not isinstance(known, KubeService):
+            return event
+        if known.selection is not Selection.RANDOM:
+            return event
+        return evolve(event, object=evolve(known, selection=self._selection))
 
     def close(self) -> None:
         """Close the source."""

@@ -125,9 +125,10 @@ def either(one: str, other: str) -> Callable[[Any], bool]:
 
 def selection(value: Any) -> Selection:
     """How backends are chosen."""
-    found = {"random": Selection.RANDOM, "maglev": Selection.MAGLEV}.get(str(value).lower())
+    words = {each.name.lower().replace("_", "-"): each for each in Selection}
+    found = words.get(str(value).lower())
     if found is None:
-        raise ValueError(f"{shown(value)} is neither random nor maglev")
+        raise ValueError(f"{shown(value)} is none of {', '.join(words)}")
     return found
 
 

@@ -355,6 +355,11 @@ def test_a_cluster_is_followed(served: tuple[NodeUnderTest, ApiDouble]) -> None:
         api.put("endpointslices", each)
     node.until(lambda: ask(client, "fd00:96::10") == "other")
 
+    reference = (ROOT / "docs/reference/agent.md").read_text()
+    families = re.findall(r"^# TYPE ((?:k8sdatapath|kubeproxy)_\w+)", node.probe("metrics")[1], re.MULTILINE)
+    assert len(families) > 15
+    assert [name for name in families if f"| `{name.removesuffix('_created')}" not in reference] == []
+
     api.put("pods", pod("lost", "10.1.1.99"))
     node.until(lambda: any("not in the datapath: no route leads to it" in each for each in node.messages()))
     assert 'k8sdatapath_pod_addresses{state="not_found"} 1.0' in node.probe("metrics")[1]
@@ -371,6 +376,25 @@ def test_a_cluster_is_followed(served: tuple[NodeUnderTest, ApiDouble]) -> None:
     assert ask(client, "10.96.0.12") == "web"
     with pytest.raises(OSError, match=r"timed out|route|unreachable|refused"):
         ask(client, "10.96.0.10", timeout=0.5)
+
+
+def test_what_was_recorded_can_be_played_back(
+    served: tuple[NodeUnderTest, ApiDouble], tmp_path: Path
+) -> None:
+    node, api = served
+    client = node.pod("client", 2)
+    node.pod("web", 3)
+    api.put("services", WEB)
+    for each in slices("web", [(1, 3)]):
+        api.put("endpointslices", each)
+    recording = tmp_path / "cluster.jsonl"
+    node.start(f"--record={recording}")
+    node.stop()
+    assert node.cleanup().returncode == 0
+    api.down()
+    node.arguments = [each for each in node.arguments if not each.startswith("--kubeconfig")]
+    node.start(f"--replay={recording}")
+    assert ask(client, "10.96.0.10") == "web"
 
 
 def test_a_server_that_is_away_changes_nothing(served: tuple[NodeUnderTest, ApiDouble]) -> None:

@@ -84,7 +84,7 @@ def test_flags_are_stronger_than_the_file(write) -> None:
         ("bpf: {masquarade: true}", "bpf.masquarade: unknown; did you mean 'bpf.masquerade'?"),
         ("frobnicate: 1", "frobnicate: unknown"),
         ("kubeProxyReplacement: false", "kubeProxyReplacement: cannot be false"),
-        ("loadBalancer: {algorithm: rr}", "loadBalancer.algorithm: 'rr' is neither random nor maglev"),
+        ("loadBalancer: {algorithm: rr}", "loadBalancer.algorithm: 'rr' is none of random, maglev"),
         ("loadBalancer: {mode: dsr}", "loadBalancer.mode: must be snat"),
         ("routingMode: bridged", "routingMode: 'bridged' is neither tunnel nor native"),
         ("routingMode: tunnel", "tunnelAddresses: needed with routingMode: tunnel"),
