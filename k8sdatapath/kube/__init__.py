@@ -8,8 +8,10 @@ Live: ``events`` is what sources tell. ``watch`` is an API server as a source: a
 ``resources``, over a ``connection``, with ``patience``; ``wire`` and ``fast`` read what it sends.
 ``replay`` records sources, and plays them back.
 ``translator`` is ``translate`` for changes, ``local`` joins a source and that.
+``event_writer`` tells the cluster what is wrong.
 """
 
+from k8sdatapath.kube.event_writer import EventWriter
 from k8sdatapath.kube.events import Batch, ObjectEvent, ObjectSource, in_asyncio
 from k8sdatapath.kube.local import NodeLocal, node_local
 from k8sdatapath.kube.patience import Patience
@@ -23,6 +25,7 @@ from k8sdatapath.kube.watch import KubeWatch
 
 __all__ = [
     "Batch",
+    "EventWriter",
     "HealthCheck",
     "KubeWatch",
     "NodeDelta",

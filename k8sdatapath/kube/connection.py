@@ -5,6 +5,7 @@ What it lacks is here: a request that another thread can end, whatever it waits 
 
 from __future__ import annotations
 
+import json
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -66,24 +67,39 @@ class ApiServer:
         """Ask.
 
         :param silence: seconds without a byte, after which the connection counts as dead.
-        :raises RefusedError: the answer is another than 200.
+        :raises RefusedError: the answer is that it will not.
         :raises UnreachableError: there is none.
         """
-        patience = self._patience
+        return self._request("GET", f"{path}?{urlencode(query)}", silence or self._patience.answer)
+
+    def send(self, method: str, path: str, value: dict[str, Any]) -> None:
+        """Create an object (``POST``) or merge into one (``PATCH``).
+
+        :raises RefusedError: the answer is that it will not.
+        :raises UnreachableError: there is none.
+        """
+        kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
+        with self._request(method, path, self._patience.answer, json.dumps(value), kind) as answer:
+            answer.body()
+
+    def _request(
+        self, method: str, path: str, silence: float, body: str | None = None, kind: str = ""
+    ) -> Answer:
         try:
             response = self._rest.pool_manager.request(
-                "GET",
-                f"{self._client.configuration.host.rstrip('/')}{path}?{urlencode(query)}",
-                headers=self._headers(),
+                method,
+                f"{self._client.configuration.host.rstrip('/')}{path}",
+                body=body,
+                headers=self._headers() | ({"Content-Type": kind} if kind else {}),
                 preload_content=False,
                 retries=False,
-                timeout=urllib3.Timeout(connect=patience.connect, read=silence or patience.answer),
+                timeout=urllib3.Timeout(connect=self._patience.connect, read=silence),
             )
         except (HTTPError, OSError, ConfigException) as error:
             self.clear()
             raise UnreachableError(_sentence(error)) from error
         answer = Answer(response, self.clear)
-        if response.status != 200:
+        if not 200 <= response.status < 300:
             with answer:
                 raise RefusedError(_refusal(response))
         return answer
@@ -108,7 +124,7 @@ class ApiServer:
 
 
 class Answer:
-    """An answer of 200 whose body is still coming. Close it, or read it to its end."""
+    """An answer whose body is still coming. Close it, or read it to its end."""
 
     def __init__(self, response: Any, clear: Callable[[], None]) -> None:
         self._response = response

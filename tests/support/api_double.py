@@ -107,7 +107,9 @@ class ApiDouble:
     :ivar spoil: may change what a watch sends: a line into any number of lines.
     :ivar refuse: may raise :class:`Refusal` for a request, or anything else to drop its connection.
     :ivar gone_as_event: an expired watch is told so by an ERROR event rather than by HTTP.
-    :ivar requests: all there have been.
+    :ivar requests: all there have been, to read.
+    :ivar written: method, path and body of all that were to write; they change nothing. ``refuse_write`` may
+        raise :class:`Refusal` for one.
     """
 
     def __init__(self, *, tls: Path | None = None, token: str = "", bookmarks: float = 0.05) -> None:
@@ -116,6 +118,8 @@ class ApiDouble:
         self.refuse: Callable[[Query], None] = lambda query: None
         self.gone_as_event = True
         self.requests: list[Query] = []
+        self.written: list[tuple[str, str, Object]] = []
+        self.refuse_write: Callable[[str, str], None] = lambda method, path: None
         self.stalled = False
         self._objects: dict[str, dict[Key, Object]] = {}
         self._history: list[Change] = []
@@ -399,6 +403,20 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(refusal.code, refusal.status, more)
         except (ConnectionError, ssl.SSLError):
             self.close_connection = True
+
+    def do_POST(self) -> None:
+        double = self.server.double
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        try:
+            double.refuse_write(self.command, self.path)
+        except Refusal as refusal:
+            self._answer(refusal.code, refusal.status)
+        else:
+            with double._changed:
+                double.written.append((self.command, self.path, body))
+            self._answer(200, body)
+
+    do_PATCH = do_POST
 
     def _stopped(self) -> bool:
         return self.server.double._server is not self.server
