@@ -18,6 +18,7 @@ NAMES = (
     "packet_cost",
     "xdp_lb",
     "conntrack",
+    "kube_sync",
     "overlay",
     "restart",
 )

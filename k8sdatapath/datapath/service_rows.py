@@ -9,6 +9,7 @@ from math import gcd
 from typing import Any
 
 from k8sdatapath.datapath.maglev import maglev_slots, table_size
+from k8sdatapath.datapath.service_steps import Entry
 from k8sdatapath.model import (
     Backend,
     BackendState,
@@ -31,6 +32,7 @@ __all__ = [
     "frontend_rows",
     "members_of_sets",
     "read_service",
+    "same_rows",
     "scope_of",
     "slot_count",
     "slots",
@@ -47,7 +49,7 @@ def frontend_rows(service: Service, number: int) -> dict[FrontendKey, FrontendRo
         flags |= FrontendFlags.EXTERNAL_LOCAL
     if service.source_ranges:
         flags |= FrontendFlags.SOURCE_RANGES
-    if any(backend.weight and (backend.cluster or backend.local) for backend in service.backends):
+    if _has_endpoints(service):
         flags |= FrontendFlags.HAS_ENDPOINTS
     return {
         frontend_key(frontend): FrontendRow(
@@ -60,6 +62,26 @@ def frontend_rows(service: Service, number: int) -> dict[FrontendKey, FrontendRo
         )
         for frontend, kind in zip(service.frontends, service.kinds, strict=True)
     }
+
+
+def same_rows(before: Entry, after: Entry) -> bool:
+    """Whether all that :func:`frontend_rows` looks at is the same of both."""
+    one, other = before.service, after.service
+    return (
+        before.number == after.number
+        and one.internal_local == other.internal_local
+        and one.external_local == other.external_local
+        and one.affinity_timeout == other.affinity_timeout
+        and one.selection == other.selection
+        and bool(one.source_ranges) == bool(other.source_ranges)
+        and one.kinds == other.kinds
+        and _has_endpoints(one) == _has_endpoints(other)
+        and one.frontends == other.frontends
+    )
+
+
+def _has_endpoints(service: Service) -> bool:
+    return any(backend.weight and (backend.cluster or backend.local) for backend in service.backends)
 
 
 def frontend_key(frontend: Frontend) -> FrontendKey:

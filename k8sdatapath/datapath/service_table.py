@@ -36,6 +36,7 @@ from k8sdatapath.datapath.service_rows import (
     frontend_rows,
     members_of_sets,
     read_service,
+    same_rows,
     scope_of,
     source_keys,
 )
@@ -395,8 +396,9 @@ class ServiceTable(Resource):
         if entry is None:
             return [None] * len(change.after.backends)
         have = zip(entry.service.backends, entry.ids, strict=True)
-        rows = {(backend.address, backend.port): id for backend, id in have}
-        return [rows.get((backend.address, backend.port)) for backend in change.after.backends]
+        # as ints: to hash an address is slow
+        rows = {(int(backend.address), backend.port): id for backend, id in have}
+        return [rows.get((int(backend.address), backend.port)) for backend in change.after.backends]
 
     def _commit(self, steps: list[Step], changes: Sequence[Change]) -> tuple[int, int, int]:
         kept = [(step, step.after) for step in steps if step.after is not None]
@@ -435,6 +437,8 @@ class ServiceTable(Resource):
         had: dict[FrontendKey, FrontendRow] = {}
         have: dict[FrontendKey, FrontendRow] = {}
         for step in steps:
+            if step.before is not None and step.after is not None and same_rows(step.before, step.after):
+                continue
             if step.before is not None:
                 had |= frontend_rows(step.before.service, step.before.number)
             if step.after is not None:

@@ -29,6 +29,7 @@ def choose(
     *,
     local: bool = False,
     protocol: Protocol = Protocol.TCP,
+    before: Iterable[Backend] = (),
 ) -> tuple[Backend, ...]:
     """The backends that endpoints make, each told in which of the two sets it is.
 
@@ -43,6 +44,7 @@ def choose(
         things of one of them, the copy on this node counts, then the ready one.
     :param node: None: nothing is local, and hints do not count.
     :param local: whether anybody uses the local set.
+    :param before: backends that there were. Those that stay as they are, are given again.
     """
     name = node.name if node is not None else ""
     found: dict[_Place, Endpoint] = {}
@@ -56,17 +58,18 @@ def choose(
     here = {place for place, each in found.items() if each.node == name} if local and name else set()
     cluster = _meant(ready, node) or leaving
     own = here & ready.keys() or here & leaving
-    return tuple(
-        Backend(
-            each.address,
-            place[1],
-            state=BackendState.ACTIVE if each.ready else BackendState.TERMINATING,
-            cluster=place in cluster or place in leaving,  # who leaves is asked only while nobody is active
-            local=place in own,
-        )
-        for place, each in found.items()
-        if each.ready or each.serving or protocol is not Protocol.UDP
-    )
+    old = {(int(each.address), each.port): each for each in before}
+    made = []
+    for place, each in found.items():
+        if each.ready or each.serving or protocol is not Protocol.UDP:
+            state = BackendState.ACTIVE if each.ready else BackendState.TERMINATING
+            shared = place in cluster or place in leaving  # who leaves is asked only while nobody is active
+            mine = place in own
+            same = old.get(place)
+            if same is None or (same.state, same.cluster, same.local) != (state, shared, mine):
+                same = Backend(each.address, place[1], state=state, cluster=shared, local=mine)
+            made.append(same)
+    return tuple(made)
 
 
 def _meant(ready: Mapping[_Place, Endpoint], node: NodeView | None) -> Collection[_Place]:

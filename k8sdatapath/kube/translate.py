@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from types import MappingProxyType
 
 from attrs import Factory, frozen
 
@@ -12,7 +13,7 @@ from k8sdatapath.kube.endpoints import choose
 from k8sdatapath.kube.frontends import Claim, Won, claims_of_pod, claims_of_service, keeping_port, settle
 from k8sdatapath.kube.objects import Endpoint, EndpointSlice, KubeNode, KubeObject, KubePod, KubeService, Port
 from k8sdatapath.kube.view import NodeView
-from k8sdatapath.model import Backend, Exposure, FrontendKind, Protocol, Service
+from k8sdatapath.model import Backend, Exposure, Frontend, FrontendKind, Protocol, Service
 
 __all__ = ["HealthCheck", "Translation", "health_check", "host_ports_of", "services_of", "translate"]
 
@@ -115,8 +116,12 @@ def services_of(
     slices: Collection[EndpointSlice],
     node: NodeView | None,
     notes: list[str],
+    before: Mapping[Frontend, Service] = MappingProxyType({}),
 ) -> Iterator[Service]:
-    """One for each port and family. Who has not even got the cluster IP, has nothing there."""
+    """One for each port and family. Who has not even got the cluster IP, has nothing there.
+
+    :param before: services that there were; of their backends those that stay are given again.
+    """
     for index, port in enumerate(service.ports):
         for address in service.addresses:
             mine = won.get((index, address.version))
@@ -124,7 +129,8 @@ def services_of(
                 targets = {number for _, number in _copies(port, address.version, slices)}
                 mine = keeping_port(mine, targets, notes)
             if mine and mine[0].kind is FrontendKind.CLUSTER_IP:
-                yield _service(service, port, mine, slices, node, notes)
+                was = before.get(mine[0].frontend)
+                yield _service(service, port, mine, slices, node, notes, () if was is None else was.backends)
 
 
 def _service(
@@ -134,6 +140,7 @@ def _service(
     slices: Collection[EndpointSlice],
     node: NodeView | None,
     notes: list[str],
+    before: tuple[Backend, ...],
 ) -> Service:
     """One port in one family. The first that it has won is its cluster IP."""
     main, *others = won
@@ -152,7 +159,11 @@ def _service(
         main.frontend.port,
         main.frontend.protocol,
         backends=choose(
-            _copies(port, version, slices), node, local=internal or external, protocol=port.protocol
+            _copies(port, version, slices),
+            node,
+            local=internal or external,
+            protocol=port.protocol,
+            before=before,
         ),
         name=f"{name}:{port.name}" if port.name else name,
         selection=service.selection,

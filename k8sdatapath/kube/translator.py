@@ -280,7 +280,7 @@ class ServiceTranslator:
         services: Iterator[Service] = iter(())
         if isinstance(owner.object, KubeService):
             parts = self._parts.get(key[1:], {}).values()
-            services = services_of(owner.object, won, parts, self._view, notes)
+            services = services_of(owner.object, won, parts, self._view, notes, owner.services)
             check = health_check(owner.object, parts, self._view)
         elif owner.object is not None:
             services = host_ports_of(owner.object, won, notes)

@@ -145,9 +145,12 @@ def _status(backend: Backend) -> int:
     """``kd_backend.status``: clients with affinity return to a backend that is in the set they ask."""
     if not backend.weight:
         return backend.state
-    return backend.state | backend.cluster * _in(Scope.CLUSTER) | backend.local * _in(Scope.LOCAL)
+    return backend.state | (_IN_CLUSTER if backend.cluster else 0) | (_IN_LOCAL if backend.local else 0)
 
 
 def _in(scope: Scope) -> int:
     """``KD_BACKEND_IN(scope)``."""
     return 0x10 << scope
+
+
+_IN_CLUSTER, _IN_LOCAL = _in(Scope.CLUSTER), _in(Scope.LOCAL)
