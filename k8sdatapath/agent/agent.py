@@ -6,6 +6,7 @@ import logging
 import threading
 from contextlib import ExitStack
 from ipaddress import ip_address
+from pathlib import Path
 
 from k8sdatapath.agent.config import AgentConfig
 from k8sdatapath.agent.health import Checks, Probe
@@ -56,21 +57,21 @@ class Agent(Resource):
         self._view: NodeView | None = None
         self._health: HealthServer | None = None
         self._notes: frozenset[str] = frozenset()
+        pins = PinDir(config.pins)
         with ExitStack() as own:
             self.metrics = _metrics()
             self.web = own.enter_context(self._listen()) if config.listen is not None else None
-            self.node = own.enter_context(Node.open(_node_config(config), prune=False))
+            objects = open_source(config)
+            self.source = own.enter_context(self._node_source(objects))
+            with pins.restored_on_error():  # while the node still has the lock
+                self.node = own.enter_context(Node.open(_node_config(config, pins), prune=False))
+                self._check_acceleration()
             for note in self.node.notes:
                 _log.warning("note: %s", note)
-            self._check_acceleration()
-            self.pods = None if config.cni_socket is not None else own.enter_context(self._track())
+            self.pods = own.enter_context(self._track()) if config.cni_socket is None else None
             if config.cni_socket is not None:
-                own.enter_context(_cni_server(self.node, config))
+                own.enter_context(_cni_server(self.node, config.cni_socket))
             own.callback(self._close_health)
-            objects = open_source(config)
-            listener = Listener(pods=self._on_pods, nodes=self._on_nodes, addresses=self._on_addresses)
-            source = NodeSource(objects, config.node_name, listener, config.selection)
-            self.source = own.enter_context(source)
             self.reconciler = own.enter_context(
                 Reconciler(
                     node_local(self.source, self._given_view()),
@@ -95,6 +96,10 @@ class Agent(Resource):
         web = WebServer(self.config.listen, self.checks, self.metrics.text if self.metrics else lambda: None)
         _log.info("listening", extra={"address": str(web.where)})
         return web
+
+    def _node_source(self, objects: ObjectSource) -> NodeSource:
+        listener = Listener(pods=self._on_pods, nodes=self._on_nodes, addresses=self._on_addresses)
+        return NodeSource(objects, self.config.node_name, listener, self.config.selection)
 
     def _track(self) -> PodTracker:
         pattern = DevicePattern(self.config.pod_devices, uplinks=self.config.uplinks)
@@ -268,12 +273,12 @@ class Agent(Resource):
         return f"<Agent {self.config.node_name} {self.node!r}>"
 
 
-def _node_config(config: AgentConfig) -> NodeConfig:
+def _node_config(config: AgentConfig, pins: PinDir) -> NodeConfig:
     return NodeConfig(
         name=config.node_name,
         uplinks=config.uplinks,
         cgroup=config.cgroup,
-        pins=PinDir(config.pins),
+        pins=pins,
         socket_lb=config.socket_lb,
         protect_node_ports=config.protect_node_ports,
         service_networks=config.service_networks,
@@ -283,9 +288,8 @@ def _node_config(config: AgentConfig) -> NodeConfig:
     )
 
 
-def _cni_server(node: Node, config: AgentConfig) -> CniServer:
-    assert config.cni_socket is not None
-    return CniServer(node, socket=config.cni_socket, state=config.cni_socket.with_suffix(".pods"))
+def _cni_server(node: Node, path: Path) -> CniServer:
+    return CniServer(node, socket=path, state=path.with_suffix(".pods"))
 
 
 def _metrics() -> Metrics | None:

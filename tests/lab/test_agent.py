@@ -285,6 +285,28 @@ def test_what_is_wrong_is_told_and_what_was_right_goes_on(node: NodeUnderTest, m
     node.until(lambda: 'objects_wrong{kind="File"}' not in node.probe("metrics")[1])
 
 
+@pytest.mark.parametrize(
+    ("source", "options", "message"),
+    [
+        ([], {}, "not in a cluster"),
+        (["--kubeconfig=/nonexistent"], {}, "/nonexistent"),
+        (["--source=/tmp"], {"uplinks": ["nosuch"]}, "nosuch"),
+        (["--source=/tmp"], {"uplinks": ["lo"], "loadBalancer": {"acceleration": "native"}}, "native XDP"),
+    ],
+)
+def test_an_agent_that_cannot_start_leaves_nothing(
+    source: list[str], options: dict[str, Any], message: str
+) -> None:
+    with NodeUnderTest(source, **options) as node:
+        if "uplinks" in options:
+            node.arguments.remove("--uplink=eth0")
+        node.launch()
+        assert node.process is not None
+        assert node.process.wait(60) == 1
+        node.until(lambda: any(message in each for each in node.messages()))
+        assert not node.pins.path.exists()
+
+
 def test_a_hangup_changes_how_much_is_told(node: NodeUnderTest) -> None:
     node.start()
     assert node.process is not None
