@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import socket
+import struct
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import pytest
 
@@ -18,6 +20,11 @@ SMALL = Capacity(services=64, backends=256, slots=1024, flows=16384, pods=16)
 EXCLUDED = [str(each) for number in (1, 2) for each in pod_networks(number)]
 FAMILIES = pytest.mark.parametrize("family", [4, 6], ids=["IPv4", "IPv6"])
 BIG = bytes(range(256)) * 20
+PING = {
+    4: (socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_ICMP),
+    6: (socket.AF_INET6, socket.SOCK_DGRAM, socket.IPPROTO_ICMPV6),
+}
+RAW = {family: (kind[0], socket.SOCK_RAW, kind[2]) for family, kind in PING.items()}
 
 
 class Site:
@@ -29,6 +36,8 @@ class Site:
         self.pod, self.other = lab.pod("pod"), lab.pod("other")
         self.far = lab.pod("far", self.far_node)
         self.world = lab.external("world")
+        for pod in (self.pod, self.other):
+            pod.exec(["sh", "-c", "echo 0 2147483647 > /proc/sys/net/ipv4/ping_group_range"], check=True)
         for host in (self.pod, self.far, self.world):
             host.serve_http(8080, host.name)
             host.serve_udp(5353)
@@ -129,6 +138,54 @@ def test_two_pods_with_one_port_and_the_node_with_it_too(site: Site, family: int
         ]
         assert len({mapping.leaves_as for mapping in told}) == len(told) >= 2  # the node's own may need none
         assert {str(mapping.leaves_as.address) for mapping in told} == {own(site.node, family)}
+
+
+@FAMILIES
+@pytest.mark.parametrize("size", [56, 4000], ids=["short", "in fragments"])
+def test_pings_of_two_pods_are_answered_and_the_world_sees_the_node(
+    site: Site, family: int, size: int
+) -> None:
+    with site.world.socket(*RAW[family]) as listening:
+        listening.settimeout(5)
+        for host in (site.pod, site.other):
+            with host.socket(*PING[family]) as sock:
+                sock.settimeout(5)
+                sock.bind((own(host, family), 4242))  # the number of the echo
+                for sequence in range(3):
+                    request = struct.pack("!BBHHH", (8, 128)[family == 6], 0, 0, 0, sequence) + bytes(size)
+                    sock.sendto(request, (own(site.world, family), 0))
+                    answer, source = sock.recvfrom(65536)
+                    assert source[0] == own(site.world, family)
+                    assert (answer[6:8], answer[8:]) == (struct.pack("!H", sequence), bytes(size))
+        heard = [listening.recvfrom(65536)]
+        listening.setblocking(False)
+        with suppress(BlockingIOError):
+            while True:
+                heard.append(listening.recvfrom(65536))
+    requests = [
+        source[0] for data, source in heard if data[20 if family == 4 else 0] == (8, 128)[family == 6]
+    ]
+    assert requests == [own(site.node, family)] * 6
+
+
+@FAMILIES
+def test_the_way_to_the_world_can_be_traced(site: Site, family: int) -> None:
+    """A packet that dies on the way is told of by the node itself, and by who is behind it."""
+    hops = []
+    level, option = (socket.IPPROTO_IP, 11) if family == 4 else (socket.IPPROTO_IPV6, 25)  # RECVERR
+    ttl = socket.IP_TTL if family == 4 else socket.IPV6_UNICAST_HOPS
+    kind = socket.AF_INET if family == 4 else socket.AF_INET6
+    for limit in (1, 2):
+        with site.pod.socket(kind, socket.SOCK_DGRAM) as sock:
+            sock.settimeout(5)
+            sock.setsockopt(level, option, 1)
+            sock.setsockopt(level, ttl, limit)
+            sock.connect((own(site.world, family), 33434))
+            sock.send(b"probe")
+            with pytest.raises(OSError) as told:  # noqa: PT011 - which one is asserted below
+                sock.recv(1)
+            hops.append(told.value.errno)
+    assert hops == [errno.EHOSTUNREACH, errno.ECONNREFUSED]
 
 
 @FAMILIES

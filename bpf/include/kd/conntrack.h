@@ -184,7 +184,7 @@ static __always_inline bool kd_ct_evict(const struct kd_tuple *tuple, const stru
 	if (!other || !kd_ct_answers(other, tuple, held))
 		return true;
 	over = (held->flags | other->flags) & KD_CT_CLOSED;
-	if (tuple->protocol != IPPROTO_TCP)
+	if (tuple->protocol != IPPROTO_TCP && tuple->protocol != IPPROTO_SCTP)
 		over = kd_idle(held, now) && kd_idle(other, now);
 	if (over)
 		kd_ct_remove(&opposite);

@@ -48,13 +48,17 @@ static __always_inline bool kd_icmp_is_error(bool ipv6, __u8 type)
 	return type == KD_ICMP_UNREACHABLE || type == KD_ICMP_TIME_EXCEEDED || type == KD_ICMP_PARAMETER_PROBLEM;
 }
 
-/* The tuple of the packet quoted at `off`; its ports are at `*ports_off`. False: not one that has any. */
+/*
+ * The tuple of the packet quoted at `off`; its ports are at `*ports_off`. False: not one that has any. An echo request
+ * has its number for a port (kd/echo.h), behind which stands `*sequence`.
+ */
 static __always_inline bool kd_icmp_quoted(struct __sk_buff *skb, bool ipv6, __u32 off, struct kd_tuple *tuple,
-					   __u32 *ports_off)
+					   __u32 *ports_off, __be16 *sequence)
 {
 	struct ipv6hdr ip6;
 	struct iphdr ip4;
 	__be16 ports[2];
+	__u8 type;
 
 	if (ipv6) {
 		if (bpf_skb_load_bytes(skb, off, &ip6, sizeof(ip6)) || ip6.version != 6)
@@ -72,12 +76,23 @@ static __always_inline bool kd_icmp_quoted(struct __sk_buff *skb, bool ipv6, __u
 		tuple->protocol = ip4.protocol;
 		*ports_off = off + ip4.ihl * 4;
 	}
-	if ((tuple->protocol != IPPROTO_TCP && tuple->protocol != IPPROTO_UDP &&
-	     tuple->protocol != IPPROTO_SCTP) ||
-	    bpf_skb_load_bytes(skb, *ports_off, ports, sizeof(ports)))
+	if (tuple->protocol == (ipv6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP)) {
+		if (bpf_skb_load_bytes(skb, *ports_off, &type, sizeof(type)) ||
+		    type != (ipv6 ? KD_ICMPV6_ECHO : KD_ICMP_ECHO))
+			return false;
+		*ports_off += offsetof(struct kd_icmp, rest);
+	} else if (tuple->protocol != IPPROTO_TCP && tuple->protocol != IPPROTO_UDP &&
+		   tuple->protocol != IPPROTO_SCTP) {
+		return false;
+	}
+	if (bpf_skb_load_bytes(skb, *ports_off, ports, sizeof(ports)))
 		return false;
 	tuple->sport = ports[0];
 	tuple->dport = ports[1];
+	if (tuple->protocol == IPPROTO_ICMP || tuple->protocol == IPPROTO_ICMPV6) {
+		tuple->dport = 0;
+		*sequence = ports[1];
+	}
 	return true;
 }
 
@@ -100,13 +115,14 @@ KD_FUNCTION int kd_icmp_error(struct __sk_buff *skb, struct kd_pkt *pkt)
 	struct kd_tuple quoted = {}, to;
 	__u32 check_off, quote_off, ports_off, diff, outer;
 	struct kd_ct *answer;
+	__be16 sequence = 0;
 	__be32 ports;
 
 	if (!pkt)
 		return KD_DROP_MALFORMED;
 	check_off = pkt->l4_off + offsetof(struct kd_icmp, checksum);
 	quote_off = pkt->l4_off + sizeof(struct kd_icmp);
-	if (!kd_icmp_quoted(skb, pkt->ipv6, quote_off, &quoted, &ports_off) ||
+	if (!kd_icmp_quoted(skb, pkt->ipv6, quote_off, &quoted, &ports_off, &sequence) ||
 	    ports_off + sizeof(ports) > pkt->end || !kd_addr_equal(&pkt->tuple.dst, &quoted.src))
 		return KD_PASS;
 	to = kd_reversed(&quoted);
@@ -116,6 +132,8 @@ KD_FUNCTION int kd_icmp_error(struct __sk_buff *skb, struct kd_pkt *pkt)
 	to = kd_reversed(&answer->to);
 	KD_TRACE(KD_STEP_ICMP, 0, 0, &to);
 	diff = kd_addrs_diff(&quoted, &to);
+	quoted.dport |= sequence;
+	to.dport |= sequence;
 	ports = kd_ports(&to);
 	if (kd_icmp_write_addrs(skb, pkt->ipv6, quote_off, &to, diff) ||
 	    bpf_skb_store_bytes(skb, ports_off, &ports, sizeof(ports), 0) ||
@@ -164,6 +182,8 @@ static __always_inline int kd_icmp_translate_error(struct __sk_buff *skb, struct
 {
 	__u8 type;
 
+	if (pkt->fragment)
+		return KD_PASS;
 	if (bpf_skb_load_bytes(skb, pkt->l4_off, &type, sizeof(type)))
 		return KD_DROP_MALFORMED;
 	return kd_icmp_is_error(pkt->ipv6, type) ? kd_icmp_error(skb, pkt) : KD_PASS;
@@ -174,6 +194,8 @@ static __always_inline int kd_icmp_translate(struct __sk_buff *skb, struct kd_pk
 {
 	__u8 type;
 
+	if (pkt->fragment)
+		return KD_PASS;
 	if (bpf_skb_load_bytes(skb, pkt->l4_off, &type, sizeof(type)))
 		return KD_DROP_MALFORMED;
 	if (kd_icmp_is_error(pkt->ipv6, type))

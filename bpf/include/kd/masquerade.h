@@ -13,7 +13,7 @@
  *
  * Such a flow is in kd_conntrack as every other, with KD_CT_SOURCE. What comes back is translated as it comes in; of a
  * flow that a service has led out, for the service as well. Flows whose entries are lost are taken up in the middle
- * under the ports they had, if these are free. Protocols other than TCP, UDP and echo are left to netfilter.
+ * under the ports they had, if these are free. Protocols other than TCP, UDP, SCTP and echo are left to netfilter.
  *
  * Reads kd_masq_devices, kd_masq_rules and kd_endpoints; reads and writes kd_conntrack.
  */
@@ -27,6 +27,7 @@
 #include <kd/addr.h>
 #include <kd/config.h>
 #include <kd/conntrack.h>
+#include <kd/echo.h>
 #include <kd/masq_rules.h>
 #include <kd/packet.h>
 #include <kd/ports.h>
@@ -72,7 +73,7 @@ static __always_inline int kd_masq_begin(struct __sk_buff *skb, const struct kd_
 		return result;
 	if (pkt->later)
 		return KD_DROP_FRAGMENT;
-	if (!kd_can_begin(pkt))
+	if (!kd_is_icmp(pkt) && !kd_can_begin(pkt))
 		return KD_DROP_NO_FLOW;
 	return kd_ct_create(skb, &pkt->tuple, to, 0, KD_NO_SERVICE);
 }
@@ -86,9 +87,11 @@ static __always_inline int kd_masquerade(struct __sk_buff *skb, struct kd_pkt *p
 	struct kd_tuple to;
 	int result;
 
-	if (!device || !bpf_map_lookup_elem(&kd_endpoints, &pkt->tuple.src) || kd_is_icmp(pkt))
+	if (!device || !bpf_map_lookup_elem(&kd_endpoints, &pkt->tuple.src))
 		return KD_PASS;
-	if (!pkt->later || kd_fragment_find(pkt))
+	if (kd_is_icmp(pkt) && !kd_echo_parse(skb, pkt, true))
+		return KD_PASS;
+	if (!pkt->later || kd_is_icmp(pkt) || kd_fragment_find(pkt))
 		ct = kd_ct_find(&pkt->tuple);
 	if (ct && (ct->flags & (KD_CT_REPLY | KD_CT_SOURCE)) != KD_CT_SOURCE)
 		return KD_PASS;
@@ -97,7 +100,9 @@ static __always_inline int kd_masquerade(struct __sk_buff *skb, struct kd_pkt *p
 		ct = NULL;
 	}
 	result = ct ? kd_flow_follow(pkt, ct, &to) : kd_masq_begin(skb, pkt, device, &to);
-	return result == KD_CONTINUE ? kd_become(skb, pkt, &to) : result;
+	if (result != KD_CONTINUE)
+		return result;
+	return kd_is_icmp(pkt) ? kd_echo_become(skb, pkt, &to) : kd_become(skb, pkt, &to);
 }
 
 #endif /* KD_MASQUERADE_H */

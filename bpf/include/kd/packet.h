@@ -273,9 +273,7 @@ static __always_inline int kd_parse_ports(struct __sk_buff *skb, struct kd_pkt *
 	pkt->tuple.protocol = rest->protocol;
 	pkt->l4_off = rest->off;
 	pkt->end = rest->end;
-	if (kd_is_icmp(pkt))
-		return pkt->fragment ? KD_PASS : KD_CONTINUE;
-	if (pkt->later)
+	if (kd_is_icmp(pkt) || pkt->later)
 		return KD_CONTINUE;
 	udp = kd_bytes(skb, rest->off, sizeof(*udp)); /* TCP and SCTP have their ports in the same place */
 	if (!udp)

@@ -26,6 +26,7 @@
 #include <bpf/bpf_helpers.h>
 #include <kd/config.h>
 #include <kd/conntrack.h>
+#include <kd/echo.h>
 #include <kd/icmp.h>
 #include <kd/masq_rules.h>
 #include <kd/packet.h>
@@ -176,6 +177,21 @@ static __always_inline int kd_become(struct __sk_buff *skb, struct kd_pkt *pkt, 
 	return kd_rewrite(skb, pkt, to);
 }
 
+/* The answer to an echo request that has left under another address. */
+KD_FUNCTION int kd_masq_echoed(struct __sk_buff *skb, struct kd_pkt *pkt)
+{
+	struct kd_tuple to;
+	struct kd_ct *ct;
+
+	if (!pkt || !kd_echo_parse(skb, pkt, false))
+		return KD_PASS;
+	ct = kd_ct_find(&pkt->tuple);
+	if (!ct || !(ct->flags & KD_CT_REPLY))
+		return KD_PASS;
+	kd_flow_follow(pkt, ct, &to);
+	return kd_echo_become(skb, pkt, &to);
+}
+
 /*
  * A packet that comes in: whatever its flow or its destination asks for. `outside`: it is from no pod of this
  * node.
@@ -186,8 +202,10 @@ static __always_inline int kd_translate(struct __sk_buff *skb, struct kd_pkt *pk
 	int result;
 
 	KD_TRACE(KD_STEP_PACKET, pkt->tcp_flags, outside, &pkt->tuple);
-	if (kd_is_icmp(pkt))
-		return kd_icmp_translate(skb, pkt);
+	if (kd_is_icmp(pkt)) {
+		result = kd_icmp_translate(skb, pkt);
+		return masquerade && outside && result == KD_PASS ? kd_masq_echoed(skb, pkt) : result;
+	}
 	if (pkt->later && !kd_fragment_find(pkt))
 		return kd_fragment_alone(pkt);
 	result = kd_flow_find(skb, pkt, outside, &to);
