@@ -13,7 +13,8 @@ from tests.api.graph import ROOT
 
 pytestmark = pytest.mark.lab
 
-IN_A_CLUSTER = [ROOT / "examples/kube_proxy.py"]  # test_kube_proxy runs it
+#: test_kube_proxy and test_kube_docs run them
+IN_A_CLUSTER = [ROOT / "examples/kube_proxy.py", ROOT / "examples/watch_services.py"]
 EXAMPLES = sorted({*(ROOT / "examples").glob("*.py")} - {*IN_A_CLUSTER})
 
 #: Example -> what it prints, line by line or in part.
