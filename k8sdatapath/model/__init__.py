@@ -7,6 +7,8 @@ when it is built, with a :class:`~k8sdatapath.errors.ModelError`.
 from k8sdatapath.model.address import IPAddress, IPNetwork, address, network, port
 from k8sdatapath.model.backend import Backend, BackendState, Scope
 from k8sdatapath.model.frontend import Exposure, Frontend, FrontendKind, Protocol
+from k8sdatapath.model.identity import Identity, Reserved
+from k8sdatapath.model.labels import Label, LabelFilter, Labels, pod_labels
 from k8sdatapath.model.masquerade import Masquerade
 from k8sdatapath.model.peer import Peer
 from k8sdatapath.model.service import Selection, Service
@@ -19,13 +21,19 @@ __all__ = [
     "FrontendKind",
     "IPAddress",
     "IPNetwork",
+    "Identity",
+    "Label",
+    "LabelFilter",
+    "Labels",
     "Masquerade",
     "Peer",
     "Protocol",
+    "Reserved",
     "Scope",
     "Selection",
     "Service",
     "address",
     "network",
+    "pod_labels",
     "port",
 ]
