@@ -18,6 +18,7 @@ from k8sdatapath.cni.server import CniServer
 from k8sdatapath.component import ObjectKey
 from k8sdatapath.errors import DatapathError, MissingExtraError, NotSupportedError
 from k8sdatapath.kube import KubeWatch, NodeView, ObjectSource
+from k8sdatapath.kube.event_writer import EventWriter
 from k8sdatapath.kube.health import HealthServer
 from k8sdatapath.kube.local import node_local
 from k8sdatapath.kube.peers import peers_of
@@ -72,13 +73,14 @@ class Agent(Resource):
             if config.cni_socket is not None:
                 own.enter_context(_cni_server(self.node, config.cni_socket))
             own.callback(self._close_health)
+            self._events = own.enter_context(events) if (events := self._event_writer(objects)) else None
             self.reconciler = own.enter_context(
                 Reconciler(
                     node_local(self.source, self._given_view()),
                     self.node.services,
                     self._answer_health_checks,
                     self._take_note,
-                    on_status=_tell,
+                    on_status=self._tell,
                 )
             )
             self._add_checks()
@@ -100,6 +102,12 @@ class Agent(Resource):
     def _node_source(self, objects: ObjectSource) -> NodeSource:
         listener = Listener(pods=self._on_pods, nodes=self._on_nodes, addresses=self._on_addresses)
         return NodeSource(objects, self.config.node_name, listener, self.config.selection)
+
+    def _event_writer(self, objects: ObjectSource) -> EventWriter | None:
+        watch = _watch(objects)
+        if not self.config.write_events or watch is None:
+            return None
+        return EventWriter(watch.client, self.config.node_name)
 
     def _track(self) -> PodTracker:
         pattern = DevicePattern(self.config.pod_devices, uplinks=self.config.uplinks)
@@ -202,6 +210,16 @@ class Agent(Resource):
         if self._health is not None:
             self._health.close()
 
+    def _tell(self, key: ObjectKey, status: Status) -> None:
+        """Tell of an object that has an error, or has it no more."""
+        about = dict(zip(("object_kind", "object_namespace", "object_name"), key, strict=True))
+        if status.state is State.ERROR:
+            _log.error("not programmed: %s", status.reason, extra=about)
+        else:
+            _log.info("programmed again", extra=about)
+        if self._events is not None:
+            self._events.tell(key, status)
+
     # -- how it is --
 
     def _add_checks(self) -> None:
@@ -221,8 +239,7 @@ class Agent(Resource):
         self.metrics.add(ReconcilerMetrics(self.reconciler))
         if self.pods is not None:
             self.metrics.add(PodMetrics(self.pods))
-        watch = objects.source if isinstance(objects, Recorder) else objects
-        if isinstance(watch, KubeWatch):
+        if (watch := _watch(objects)) is not None:
             self.metrics.add(WatchMetrics(watch))
 
     def _not_reconciling(self) -> str:
@@ -304,10 +321,7 @@ def _places(view: NodeView) -> tuple[IPAddress, ...]:
     return tuple(ip_address(each) for each in view.node_port_addresses)
 
 
-def _tell(key: ObjectKey, status: Status) -> None:
-    kind, namespace, name = key
-    about = {"kind": kind, "namespace": namespace, "name": name}
-    if status.state is State.ERROR:
-        _log.error("not programmed: %s", status.reason, extra={f"object_{k}": v for k, v in about.items()})
-    else:
-        _log.info("programmed again", extra={f"object_{k}": v for k, v in about.items()})
+def _watch(objects: ObjectSource) -> KubeWatch | None:
+    """The API server, if objects come from one."""
+    watch = objects.source if isinstance(objects, Recorder) else objects
+    return watch if isinstance(watch, KubeWatch) else None

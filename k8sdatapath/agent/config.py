@@ -51,6 +51,7 @@ class AgentConfig:
     node_port_range: tuple[int, int] = (30000, 32767)
     protect_node_ports: bool = True
     health_checks: bool = True
+    write_events: bool = False
     socket_lb: bool = True
     selection: Selection = Selection.RANDOM
     acceleration: Acceleration = Acceleration.DISABLED

@@ -119,6 +119,7 @@ OPTIONS: Final[Mapping[str, Option]] = {
     "enableIPv6Masquerade": Option("", _must(False, "this agent does not masquerade"), "false"),
     "ipv4.enabled": Option("", _either("both families are always served"), "true"),
     "ipv6.enabled": Option("", _either("both families are always served"), "true"),
+    "writeEvents": Option("write_events", values.flag, "write Events about objects with errors"),
     # how much
     "capacity.services": Option("services", values.count, "frontends"),
     "capacity.backends": Option("backends", values.count, "endpoints in services"),

@@ -60,6 +60,7 @@ class KubeWatch:
         from k8sdatapath.kube.follower import Follower
 
         self.resources = tuple(resource(each, node) for each in resources)
+        self.client = client
         self.server = str(client.configuration.host)
         kinds = [each.kind for each in self.resources]
         if not kinds or len(set(kinds)) < len(kinds):

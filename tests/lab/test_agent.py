@@ -419,6 +419,21 @@ def test_what_was_recorded_can_be_played_back(
     assert ask(client, "10.96.0.10") == "web"
 
 
+def test_events_tell_what_is_wrong_with_objects(served: tuple[NodeUnderTest, ApiDouble]) -> None:
+    node, api = served
+    node.config.write_text(json.dumps({**json.loads(node.config.read_text()), "writeEvents": True}))
+    node.start()
+    bad = service("bad", "10.96.0.11", "fd00:96::11")
+    bad["spec"]["ports"][0]["port"] = 70000
+    api.put("services", bad)
+    node.until(lambda: api.written)
+    (method, path, told), *_ = api.written
+    assert (method, path) == ("POST", "/api/v1/namespaces/shop/events")
+    assert "70000 is not a port" in told["message"]
+    assert told["involvedObject"]["name"] == "bad"
+    assert node.stop() == 0
+
+
 def test_a_server_that_is_away_changes_nothing(served: tuple[NodeUnderTest, ApiDouble]) -> None:
     node, api = served
     client = node.pod("client", 2)
