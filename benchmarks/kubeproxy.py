@@ -12,7 +12,7 @@ import hashlib
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 
 from attrs import evolve, frozen
 
@@ -20,7 +20,8 @@ from benchmarks.topology import NODE_IP, POD_CIDR, inside
 
 SERVICE_CIDR = "10.96.0.0/12"
 SERVICE_PORT = 80
-_VIPS = int(IPv4Address("10.96.0.0"))
+SERVICE_NETWORK = IPv4Network("10.96.0.0/12")
+_VIPS = int(SERVICE_NETWORK.network_address)
 _ENDPOINTS = int(IPv4Address("10.128.0.0"))  # nobody's: only the tested service is ever dialled
 _LARGE = 1000
 _MARK = "0x4000"

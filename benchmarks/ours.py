@@ -35,14 +35,20 @@ def capacity(services: int, endpoints: int) -> Capacity:
 def service_table(services: int, endpoints: int) -> Iterator[ServiceTable]:
     """An empty table over the maps of a freshly loaded object."""
     spec = ObjectSpec.from_file("pod").with_maps(**capacity(services, endpoints).max_entries)
-    with spec.load() as loaded, ServiceTable.bind(loaded) as table:
+    networks = [kubeproxy.SERVICE_NETWORK]
+    with spec.load() as loaded, ServiceTable.bind(loaded, service_networks=networks) as table:
         yield table
 
 
 def open_node(running: ExitStack, wire: Wire, wanted: Sequence[kubeproxy.Service]) -> float:
     """A stock node between the wire's client and server, its table filled; seconds that the fill took."""
     netns = running.enter_context(NetNs.open(wire.node))
-    config = NodeConfig(name=wire.name, netns=netns, capacity=capacity(len(wanted), 3))
+    config = NodeConfig(
+        name=wire.name,
+        netns=netns,
+        service_networks=[kubeproxy.SERVICE_NETWORK],
+        capacity=capacity(len(wanted), 3),
+    )
     node = running.enter_context(Node.open(config))
     node.attach_pod("c0", [ip_address(CLIENT)], pod_mac=wire.client_mac)
     node.attach_pod("s0", [ip_address(ip) for ip in SERVERS], pod_mac=wire.server_mac)

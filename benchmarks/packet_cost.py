@@ -195,7 +195,12 @@ def open_node(number: int, count: int, backends: tuple[str, ...], room: int) -> 
         run("ip", "-n", name, "-batch", "-", stdin="\n".join(_DEVICES))
         netns.call(_forward)
         config = NodeConfig(
-            name=name, netns=netns, uplinks=["up0"], xdp=True, capacity=evolve(capacity(count, 3), flows=room)
+            name=name,
+            netns=netns,
+            uplinks=["up0"],
+            xdp=True,
+            service_networks=[kubeproxy.SERVICE_NETWORK],
+            capacity=evolve(capacity(count, 3), flows=room),
         )
         with Node.open(config) as node:
             node.attach_pod("pod0", map(IPv4Address, [CLIENT, *PODS]), pod_mac=PEER_MAC)

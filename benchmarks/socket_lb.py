@@ -58,7 +58,12 @@ def balance_sockets(nodes: ExitStack, wire: Wire, cgroup: Cgroup, wanted: list[k
     """Put the wire's client into the cgroup, whose sockets a node balances."""
     netns = nodes.enter_context(NetNs.open(wire.node))
     config = NodeConfig(
-        name=wire.name, netns=netns, cgroup=cgroup.path, tc_lb=False, capacity=capacity(len(wanted), 3)
+        name=wire.name,
+        netns=netns,
+        cgroup=cgroup.path,
+        tc_lb=False,
+        service_networks=[kubeproxy.SERVICE_NETWORK],
+        capacity=capacity(len(wanted), 3),
     )
     nodes.enter_context(Node.open(config)).services.plan(map(model, wanted)).apply()
     cgroup.add(wire.client_pid)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from ipaddress import ip_network
 from pathlib import Path
 
 from benchmarks import harness, kubeproxy
@@ -21,7 +20,7 @@ SLOTS = 4  # of a service: runs of slots come in powers of two
 MAPS = ("kd_frontends", "kd_sets", "kd_slots", "kd_backends")  # those whose size follows from the services
 
 
-NETWORKS = (ip_network("10.96.0.0/12"),)  # of all cluster IPs; and so programs need no row for each
+NETWORKS = (kubeproxy.SERVICE_NETWORK,)  # of all cluster IPs; and so programs need no row for each
 
 
 def main() -> None:
