@@ -4,7 +4,8 @@
  * back as they were, gives them another flow, and tail-calls the program.
  *
  * A flow is one client port (and, past 32,768 flows, another client address) and one of the services, whose
- * addresses follow each other. Checksums are not brought into line: programs change them by difference, at
+ * addresses follow each other; what a client's port has to do with the service differs from client to client, or
+ * all would want the same ports of the same backends. Checksums are not brought into line: programs change them by difference, at
  * the same cost whether they were right or wrong.
  */
 #include <linux/bpf.h>
@@ -62,10 +63,10 @@ struct {
 static __always_inline void set_flow(struct headers *headers, __u32 number)
 {
 	__u32 flow = (number * 40503) & ((flows ? flows : FLOWS) - 1); /* in no order that a cache foresees */
-	__u32 service = ((__u64)flow * services) / FLOWS;
+	__u32 client = flows ? 0 : number / FLOWS;
+	__u32 service = ((__u64)((flow ^ client * 26083) & (FLOWS - 1)) * services) / FLOWS;
 
-	if (!flows)
-		headers->ip.saddr = bpf_htonl(bpf_ntohl(headers->ip.saddr) + number / FLOWS);
+	headers->ip.saddr = bpf_htonl(bpf_ntohl(headers->ip.saddr) + client);
 	headers->ip.daddr = bpf_htonl(bpf_ntohl(headers->ip.daddr) + service);
 	headers->tcp.source = bpf_htons(FIRST_PORT + flow);
 }

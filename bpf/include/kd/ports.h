@@ -92,19 +92,24 @@ KD_SUBPROGRAM bool kd_socket_uses(struct __sk_buff *skb, const struct kd_tuple *
 	return uses;
 }
 
-/* Make the entry of the reply direction, unless another flow holds its tuple. */
+/*
+ * Make the entry of the reply direction, unless another flow holds its tuple. Most often none does: that is tried
+ * first, as every look at a table of this size is a wait for memory.
+ */
 static __always_inline int kd_port_claim(const struct kd_tuple *tuple, const struct kd_ct *original)
 {
 	struct kd_tuple opposite = kd_reversed(&original->to);
 	struct kd_ct reply = kd_ct_answer(tuple, original);
-	struct kd_ct *held = kd_ct_find_untold(&opposite);
-	long failed;
+	long failed = kd_ct_put(&opposite, &reply, BPF_NOEXIST);
+	struct kd_ct *held;
 
-	if (held && !kd_ct_answers(held, tuple, original) && !kd_ct_evict(&opposite, held, original->last_seen))
-		return KD_DROP_NO_PORT;
-	failed = kd_ct_put(&opposite, &reply, held ? BPF_ANY : BPF_NOEXIST);
-	if (failed == -KD_EEXIST) /* another CPU was faster */
-		return KD_DROP_NO_PORT;
+	if (failed == -KD_EEXIST) {
+		held = kd_ct_find_untold(&opposite);
+		if (held && !kd_ct_answers(held, tuple, original) &&
+		    !kd_ct_evict(&opposite, held, original->last_seen))
+			return KD_DROP_NO_PORT;
+		failed = kd_ct_put(&opposite, &reply, BPF_ANY);
+	}
 	return failed ? KD_DROP_NO_MEMORY : KD_CONTINUE;
 }
 
