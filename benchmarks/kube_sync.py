@@ -23,7 +23,7 @@ from k8sdatapath.kube import KubeWatch, node_local
 from k8sdatapath.reconcile import Applied, Reconciler
 
 BENCH = "kube_sync"
-ROUNDS = 5
+ROUNDS = 3
 SERVICES, ENDPOINTS = 10_000, 10
 FEW = 10
 CHANGES, GAP_US = 2000, 1500  # one after the other

@@ -160,5 +160,5 @@ def _new_backends(change: Change) -> int:
         return 0
     if change.before is None:
         return len(change.after.backends)
-    have = {(int(backend.address), backend.port) for backend in change.before.backends}
-    return sum((int(backend.address), backend.port) not in have for backend in change.after.backends)
+    have = {backend.key for backend in change.before.backends}
+    return sum(backend.key not in have for backend in change.after.backends)

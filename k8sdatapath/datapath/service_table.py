@@ -396,9 +396,8 @@ class ServiceTable(Resource):
         if entry is None:
             return [None] * len(change.after.backends)
         have = zip(entry.service.backends, entry.ids, strict=True)
-        # as ints: to hash an address is slow
-        rows = {(int(backend.address), backend.port): id for backend, id in have}
-        return [rows.get((int(backend.address), backend.port)) for backend in change.after.backends]
+        rows = {backend.key: id for backend, id in have}
+        return [rows.get(backend.key) for backend in change.after.backends]
 
     def _commit(self, steps: list[Step], changes: Sequence[Change]) -> tuple[int, int, int]:
         kept = [(step, step.after) for step in steps if step.after is not None]

@@ -53,23 +53,43 @@ def choose(
         known = found.setdefault(place, endpoint)
         if known is not endpoint and _merit(endpoint, name) > _merit(known, name):
             found[place] = endpoint
+    old = {each.key: each for each in before}
+    if all(each.ready and not each.node_hints and not each.zone_hints for each in found.values()):
+        return tuple(  # as nearly always; what follows would come to the same
+            _backend(old, place, each, BackendState.ACTIVE, True, local and bool(name) and each.node == name)
+            for place, each in found.items()
+        )
     ready = {place: each for place, each in found.items() if each.ready}
     leaving = {place for place, each in found.items() if not each.ready and each.serving and each.terminating}
     here = {place for place, each in found.items() if each.node == name} if local and name else set()
     cluster = _meant(ready, node) or leaving
     own = here & ready.keys() or here & leaving
-    old = {(int(each.address), each.port): each for each in before}
-    made = []
-    for place, each in found.items():
-        if each.ready or each.serving or protocol is not Protocol.UDP:
-            state = BackendState.ACTIVE if each.ready else BackendState.TERMINATING
-            shared = place in cluster or place in leaving  # who leaves is asked only while nobody is active
-            mine = place in own
-            same = old.get(place)
-            if same is None or (same.state, same.cluster, same.local) != (state, shared, mine):
-                same = Backend(each.address, place[1], state=state, cluster=shared, local=mine)
-            made.append(same)
-    return tuple(made)
+    return tuple(
+        _backend(
+            old,
+            place,
+            each,
+            BackendState.ACTIVE if each.ready else BackendState.TERMINATING,
+            place in cluster or place in leaving,  # who leaves is asked only while nobody is active
+            place in own,
+        )
+        for place, each in found.items()
+        if each.ready or each.serving or protocol is not Protocol.UDP
+    )
+
+
+def _backend(
+    old: Mapping[_Place, Backend],
+    place: _Place,
+    endpoint: Endpoint,
+    state: BackendState,
+    cluster: bool,
+    local: bool,
+) -> Backend:
+    same = old.get(place)
+    if same is not None and (same.state, same.cluster, same.local) == (state, cluster, local):
+        return same
+    return Backend(endpoint.address, place[1], state=state, cluster=cluster, local=local)
 
 
 def _meant(ready: Mapping[_Place, Endpoint], node: NodeView | None) -> Collection[_Place]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import IntEnum
+from functools import cached_property
 
 from attrs import field, frozen
 
@@ -64,6 +65,11 @@ class Backend:
     weight: int = field(default=1, converter=_to_weight, kw_only=True)
     cluster: bool = field(default=True, converter=flag, kw_only=True)
     local: bool = field(default=False, converter=flag, kw_only=True)
+
+    @cached_property
+    def key(self) -> tuple[int, int]:
+        """Address and port, by which it is looked up: an int is hashed far quicker than an address."""
+        return int(self.address), self.port
 
     def __str__(self) -> str:
         return place(self.address, self.port)

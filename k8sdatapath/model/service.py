@@ -63,7 +63,7 @@ def _to_backends(backends: Iterable[Backend]) -> tuple[Backend, ...]:
     for count, backend in enumerate(backends, 1):
         if type(backend) is not Backend:
             raise ModelError(f"{shown(backend)} is not a Backend")
-        places[int(backend.address), backend.port] = backend
+        places[backend.key] = backend
         if len(places) < count:
             raise ModelError(f"backend {backend} is given twice")
     return tuple(places[place] for place in sorted(places))
