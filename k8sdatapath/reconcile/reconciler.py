@@ -134,13 +134,16 @@ class Reconciler(Resource):
     # -- life --
 
     def run(self) -> None:
-        """Reconcile until it is closed from elsewhere.
+        """Reconcile until it is closed from elsewhere, or interrupted; then the source is closed too.
 
         :raises SourceError: the source has ended and will not recover.
         :raises ClosedError: it runs already, or has.
         """
         self._begin()
-        self._run()
+        try:
+            self._run()
+        finally:
+            self.close()
         if self.error is not None:
             raise self.error
 
@@ -265,7 +268,8 @@ class Reconciler(Resource):
         except BaseException as error:
             if not self._closed:
                 self.error = error
-                _log.exception("the reconciler has ended")
+                if isinstance(error, Exception):
+                    _log.exception("the reconciler has ended")
         finally:
             with self._changed:
                 self._ended = True

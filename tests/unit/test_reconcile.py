@@ -328,6 +328,20 @@ class TestLife:
         assert isinstance(reconciler.error, SourceError)
         assert here(table) == {service(80, 1)}
 
+    def test_an_interrupt_ends_it_and_closes_the_source(self, table: Flaky) -> None:
+        feed = Feed()
+
+        def interrupt(_: Applied) -> None:
+            raise KeyboardInterrupt
+
+        reconciler = Reconciler(feed, table, interrupt)
+        feed.replace([service(80, 1)])
+        with pytest.raises(KeyboardInterrupt):
+            reconciler.run()
+        with pytest.raises(ClosedError):
+            feed.replace([])
+        assert here(table) == {service(80, 1)}
+
     def test_beside_an_event_loop(self, feed: Feed, table: Flaky) -> None:
         async def main() -> None:
             reconciler = Reconciler(feed, table)
