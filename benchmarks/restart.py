@@ -75,24 +75,22 @@ class Place:
         fresh.write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": items}))
         fresh.rename(self._manifests / "all.json")
 
-    def start(self) -> subprocess.Popen[bytes]:
+    def start(self) -> subprocess.Popen[str]:
         """An agent."""
         command = [sys.executable, "-m", "k8sdatapath.cli", "agent", f"--source={self._manifests}"]
         where = [f"--netns={self.wire.node}", f"--bpffs={self.pins}", "--listen=none", "--node-name=node"]
-        return subprocess.Popen([*command, *where, "--log-level=warning"])
+        return subprocess.Popen([*command, *where], stderr=subprocess.PIPE, text=True)
 
-    def wait(self, agent: subprocess.Popen[bytes], servers: tuple[str, ...]) -> None:
-        """Until the kernel has what is wanted."""
-        deadline = time.monotonic() + PATIENCE
-        while not self.pins.maps or not self._has(servers):
-            if agent.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError("the agent did not program what is wanted")
-            time.sleep(0.005)
+    def wait(self, agent: subprocess.Popen[str], servers: tuple[str, ...]) -> None:
+        """Until the kernel has what is wanted: the agent says so, and it is so."""
+        assert agent.stderr is not None
+        told = any('"message": "ready"' in line for line in iter(agent.stderr.readline, ""))
+        if not told or not self._has(servers):
+            raise RuntimeError("the agent did not program what is wanted")
 
     def _has(self, servers: tuple[str, ...]) -> bool:
         with ServiceTable.bind(self.pins) as table:
-            found = {each.frontend: each for each in table}.get(self.front)
-            return found is not None and {str(each.address) for each in found.backends} == set(servers)
+            return {str(each.address) for each in table.get(self.front).backends} == set(servers)
 
 
 def measure(place: Place) -> tuple[list[float], Traffic]:
@@ -106,8 +104,7 @@ def measure(place: Place) -> tuple[list[float], Traffic]:
         with traffic_through(place) as traffic:
             for number in range(ROUNDS):
                 time.sleep(0.3)
-                agent.kill()
-                agent.wait()
+                kill(agent)
                 servers = SERVERS[: 1 + number % (len(SERVERS) - 1)]
                 place.want(servers)
                 time.sleep(0.3)
@@ -116,9 +113,13 @@ def measure(place: Place) -> tuple[list[float], Traffic]:
                 place.wait(agent, servers)
                 seconds.append(time.perf_counter() - began)
     finally:
-        agent.kill()
-        agent.wait()
+        kill(agent)
     return seconds, traffic
+
+
+def kill(agent: subprocess.Popen[str]) -> None:
+    with agent:
+        agent.kill()
 
 
 def pods_attached(place: Place) -> None:

@@ -8,6 +8,8 @@ from contextlib import ExitStack
 from ipaddress import ip_address
 from pathlib import Path
 
+from attrs import evolve
+
 from k8sdatapath.agent.config import AgentConfig
 from k8sdatapath.agent.health import Checks, Probe
 from k8sdatapath.agent.metrics import Metrics, NodeMetrics, PodMetrics, ReconcilerMetrics, WatchMetrics
@@ -15,7 +17,7 @@ from k8sdatapath.agent.source import Listener, Nodes, NodeSource, Pods, open_sou
 from k8sdatapath.agent.values import Acceleration
 from k8sdatapath.agent.web import WebServer
 from k8sdatapath.cni.server import CniServer
-from k8sdatapath.component import ObjectKey
+from k8sdatapath.component import ObjectKey, Plan
 from k8sdatapath.errors import DatapathError, MissingExtraError, NotSupportedError
 from k8sdatapath.kube import KubeWatch, NodeView, ObjectSource
 from k8sdatapath.kube.event_writer import EventWriter
@@ -24,7 +26,7 @@ from k8sdatapath.kube.local import node_local
 from k8sdatapath.kube.peers import peers_of
 from k8sdatapath.kube.replay import Recorder
 from k8sdatapath.kube.translator import NodeDelta
-from k8sdatapath.model import IPAddress
+from k8sdatapath.model import IPAddress, network
 from k8sdatapath.net.pod_devices import DevicePattern
 from k8sdatapath.net.rtnetlink import Rtnetlink
 from k8sdatapath.node import Node, NodeConfig, PodTracker
@@ -53,8 +55,9 @@ class Agent(Resource):
         self.checks = Checks()
         self._stopping = False
         self._backends_went = False
-        self._overlay_problem = ""
+        self._nodes_problem = ""
         self._own_addresses: frozenset[IPAddress] = frozenset()
+        self._nodes: Nodes | None = None
         self._view: NodeView | None = None
         self._health: HealthServer | None = None
         self._notes: frozenset[str] = frozenset()
@@ -137,19 +140,30 @@ class Agent(Resource):
             self.pods.update(pods, complete=complete)
 
     def _on_nodes(self, nodes: Nodes) -> None:
-        """Reach the pods of the other nodes where these are now."""
+        """Reach the pods of the other nodes where these are now, under pods' own addresses."""
+        self._nodes = nodes
+        problems = []
+        for what in (self._plan_overlay, self._plan_masquerade):
+            try:
+                plan = what(nodes)
+                if plan is not None and not plan.empty:
+                    _log.info("nodes: %s", plan.apply())
+            except DatapathError as error:
+                problems.append(str(error))
+                _log.error("not all nodes are reached as they should be: %s", error)
+        self._nodes_problem = "; ".join(problems)
+
+    def _plan_overlay(self, nodes: Nodes) -> Plan | None:
         if self.node.overlay is None:
-            return
-        wanted = peers_of(nodes, self.config.node_name, ipv6=self.config.tunnel_ipv6)
-        try:
-            plan = self.node.overlay.plan(wanted)
-            if not plan.empty:
-                _log.info("nodes: %s", plan.apply())
-        except DatapathError as error:
-            self._overlay_problem = str(error)
-            _log.error("not all nodes are reached: %s", error)
-        else:
-            self._overlay_problem = ""
+            return None
+        return self.node.overlay.plan(peers_of(nodes, self.config.node_name, ipv6=self.config.tunnel_ipv6))
+
+    def _plan_masquerade(self, nodes: Nodes) -> Plan | None:
+        wanted = self.config.masquerading
+        if self.node.masquerade is None or wanted is None:
+            return None
+        inside = {each for node in nodes for each in (*node.pod_networks, *map(network, node.addresses))}
+        return self.node.masquerade.plan(evolve(wanted, exclude=(*wanted.exclude, *inside)))
 
     def _on_addresses(self) -> tuple[IPAddress, ...]:
         """Take over what addresses the node has; returns those that clients may dial."""
@@ -164,6 +178,8 @@ class Agent(Resource):
                 _log.error("the node's addresses are not taken over: %s", error)
             else:
                 self._own_addresses = own
+                if self._nodes is not None:  # the node may leave under another
+                    self._on_nodes(self._nodes)
         if self.config.node_addresses:
             return self.config.node_addresses
         found = (address for index, address in rows if names.get(index) in self.config.uplinks)
@@ -225,7 +241,7 @@ class Agent(Resource):
     def _add_checks(self) -> None:
         self.checks.add("reconciler", self._not_reconciling, Probe.LIVE)
         self.checks.add("pins", self._unpinned, Probe.HEALTHY)
-        self.checks.add("nodes", lambda: self._overlay_problem, Probe.HEALTHY)
+        self.checks.add("nodes", lambda: self._nodes_problem, Probe.HEALTHY)
         if self.pods is not None:
             pods = self.pods
             told = "not all pods have been looked for yet"
@@ -301,6 +317,7 @@ def _node_config(config: AgentConfig, pins: PinDir) -> NodeConfig:
         service_networks=config.service_networks,
         xdp=config.acceleration is not Acceleration.DISABLED,
         tunnel=config.tunnel,
+        masquerade=config.masquerading,
         capacity=config.capacity,
     )
 

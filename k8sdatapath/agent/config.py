@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,17 @@ from k8sdatapath.agent.options import IGNORED, OPTIONS
 from k8sdatapath.agent.values import UNSAID, Acceleration, Listen, LogFormat, TunnelKind
 from k8sdatapath.errors import ConfigError, ManifestError, near_misses
 from k8sdatapath.kube.documents import parse_yaml
-from k8sdatapath.model import IPAddress, IPNetwork, Selection
+from k8sdatapath.model import IPAddress, IPNetwork, Masquerade, Selection
 from k8sdatapath.node import Capacity, Tunnel
 from k8sdatapath.pins import BPFFS
 
 __all__ = ["AgentConfig"]
 
+_ALL: Mapping[int, list[IPNetwork]] = {
+    4: [IPv4Network("0.0.0.0/0")],
+    # but for those that stand for IPv4 addresses, which are looked up in the same table
+    6: [*IPv6Network("::/0").address_exclude(IPv6Network("::/16"))],
+}
 _LARGEST = 1 << 20
 _TYPO = 0.88
 """How much a word must be like a known one to be a mistake rather than a word of somebody else's."""
@@ -55,6 +61,12 @@ class AgentConfig:
     socket_lb: bool = True
     selection: Selection = Selection.RANDOM
     acceleration: Acceleration = Acceleration.DISABLED
+    masquerade: bool = False
+    masquerade_ipv4: bool | None = None
+    masquerade_ipv6: bool | None = None
+    native_ipv4: tuple[IPNetwork, ...] = ()
+    native_ipv6: tuple[IPNetwork, ...] = ()
+    not_masqueraded: tuple[IPNetwork, ...] = ()
     service_networks: tuple[IPNetwork, ...] = ()
     tunneled: bool = False
     tunnel_kind: TunnelKind = TunnelKind.VXLAN
@@ -104,6 +116,17 @@ class AgentConfig:
         )
 
     @property
+    def masquerading(self) -> Masquerade | None:
+        """What pods leave under; None: their own addresses. Of the cluster's nodes nothing is known here."""
+        families = {4: self.masquerade_ipv4, 6: self.masquerade_ipv6}
+        done = {version: self.masquerade if said is None else said for version, said in families.items()}
+        if not any(done.values()):
+            return None
+        left = [each for version in done if not done[version] for each in _ALL[version]]
+        exclude = (*left, *self.native_ipv4, *self.native_ipv6, *self.not_masqueraded)
+        return Masquerade(devices=self.uplinks, exclude=exclude)
+
+    @property
     def tunnel(self) -> Tunnel | None:
         """How packets to pods of other nodes travel; None: as the node's routes say."""
         if not self.tunneled:
@@ -144,6 +167,15 @@ class AgentConfig:
             )
         if self.acceleration is not Acceleration.DISABLED and not self.uplinks:
             raise ConfigError("", "loadBalancer.acceleration", "there are no uplinks that it could be for")
+        if (wanted := self.masquerading) is not None:
+            if not self.uplinks:
+                raise ConfigError("", "bpf.masquerade", "there are no uplinks that pods could leave by")
+            for version, said in ((4, self.native_ipv4), (6, self.native_ipv6)):
+                if not self.tunneled and not said and _ALL[version][0] not in wanted.exclude:
+                    word = f"ipv{version}NativeRoutingCIDR"
+                    raise ConfigError(
+                        "", word, "needed to masquerade: where pods are known by their addresses"
+                    )
         if self.tunneled and not self.tunnel_addresses:
             raise ConfigError("", "tunnelAddresses", "needed with routingMode: tunnel, one of each family")
 

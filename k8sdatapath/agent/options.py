@@ -114,9 +114,13 @@ OPTIONS: Final[Mapping[str, Option]] = {
     "tunnelAddresses": Option("tunnel_addresses", values.addresses, "the node's, among those of its pods"),
     "underlayProtocol": Option("tunnel_ipv6", values.either("ipv6", "ipv4"), "between nodes"),
     "MTU": Option("tunnel_mtu", values.count, "of the tunnel's device"),
-    "bpf.masquerade": Option("", _must(False, "this agent does not masquerade"), "false"),
-    "enableIPv4Masquerade": Option("", _must(False, "this agent does not masquerade"), "false"),
-    "enableIPv6Masquerade": Option("", _must(False, "this agent does not masquerade"), "false"),
+    "bpf.masquerade": Option("masquerade", values.flag, "pods leave the uplinks under the node's addresses"),
+    "enableIPv4Masquerade": Option("masquerade_ipv4", values.flag, "for one family; else as the former"),
+    "enableIPv6Masquerade": Option("masquerade_ipv6", values.flag, "likewise"),
+    "ipv4NativeRoutingCIDR": Option("native_ipv4", values.networks, "destinations that know pods' addresses"),
+    "ipv6NativeRoutingCIDR": Option("native_ipv6", values.networks, "likewise"),
+    "ipMasqAgent.config.nonMasqueradeCIDRs": Option("not_masqueraded", values.networks, "others that do"),
+    "ipMasqAgent.enabled": Option("", _either("what is in its config counts all the same"), "true"),
     "ipv4.enabled": Option("", _either("both families are always served"), "true"),
     "ipv6.enabled": Option("", _either("both families are always served"), "true"),
     "writeEvents": Option("write_events", values.flag, "write Events about objects with errors"),
@@ -146,8 +150,8 @@ enableInternalTrafficPolicy enableK8sEndpointSlice enableLBIPAM enableXTSocketFa
 endpointHealthChecking endpointRoutes eni envoy envoyConfig etcd extraArgs extraConfig extraContainers
 extraEnv extraHostPathMounts extraVolumeMounts extraVolumes forceDeviceDetection gatewayAPI gke
 healthChecking healthPort hostFirewall hubble identityAllocationMode identityChangeGracePeriod image
-imagePullSecrets ingressController initResources installNoConntrackIptablesRules ipam ipMasqAgent
-iptablesRandomFully ipv4NativeRoutingCIDR ipv6NativeRoutingCIDR k8sClientRateLimit k8sNetworkPolicy
+imagePullSecrets ingressController initResources installNoConntrackIptablesRules ipam
+iptablesRandomFully k8sClientRateLimit k8sNetworkPolicy
 keepDeprecatedLabels keepDeprecatedProbes l2announcements l2NeighDiscovery l2podAnnouncements l7Proxy
 livenessProbe localRedirectPolicy logSystemLoad maglev monitor nodeinit nodeSelector nodeSelectorLabels
 operator pmtuDiscovery podAnnotations podLabels podSecurityContext policyAuditMode policyEnforcementMode

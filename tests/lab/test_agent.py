@@ -182,6 +182,30 @@ def kube_node(node: NodeUnderTest) -> dict[str, Any]:
     }
 
 
+def test_pods_leave_under_the_addresses_of_the_node(manifests: Path) -> None:
+    options = {
+        "bpf": {"masquerade": True},
+        "enableIPv6Masquerade": False,
+        "ipv4NativeRoutingCIDR": "10.0.0.0/8",
+    }
+    with NodeUnderTest([f"--source={manifests}"], **options) as node:
+        client = node.pod("client", 2)
+        node.start()
+        assert seen_by(node.outside, client, "192.0.2.101") == "192.0.2.11"
+        assert seen_by(node.outside, client, "2001:db8:2::101") == "fd00:1:1::2"
+
+
+def seen_by(server: NetNs, client: NetNs, address: str) -> str:
+    """As whom a server sees a client that dials it at an address."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with server.call(socket.create_server, (address, 0), family=family) as listener:
+        listener.settimeout(5)
+        with client.call(socket.create_connection, listener.getsockname()[:2], 5):
+            connection, peer = listener.accept()
+            connection.close()
+            return str(peer[0])
+
+
 def test_node_ports_are_at_addresses_that_come_later(node: NodeUnderTest) -> None:
     node.pod("web", 3)
     node.start()

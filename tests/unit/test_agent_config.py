@@ -67,6 +67,20 @@ def test_helm_values_of_cilium_mean_what_they_mean_there(write) -> None:
     assert len(config.ignored) == 4
 
 
+def test_masquerading_is_said_by_family(write) -> None:
+    assert AgentConfig.load().masquerading is None
+    both = AgentConfig.load(write("bpf: {masquerade: true}\nuplinks: eth0\n" + NATIVE)).masquerading
+    assert both is not None
+    assert [str(each) for each in both.exclude] == ["10.0.0.0/8", "fd00::/8"]
+    one = AgentConfig.load(write("enableIPv4Masquerade: true\nuplinks: eth0\n" + NATIVE)).masquerading
+    assert one is not None
+    assert any(ip_network("2001:db8::/32").subnet_of(each) for each in one.exclude if each.version == 6)
+    assert [str(each) for each in one.exclude if each.version == 4] == ["10.0.0.0/8"]
+
+
+NATIVE = "ipv4NativeRoutingCIDR: 10.0.0.0/8\nipv6NativeRoutingCIDR: fd00::/8"
+
+
 def test_flags_are_stronger_than_the_file(write) -> None:
     path = write("nodeName: n1\nuplinks: [eth0]\nlisten: '[::1]:9000'\nlog: {level: error}")
     config = AgentConfig.load(path, {"nodeName": "n2", "uplinks": ["eth1", "eth2"]})
@@ -88,6 +102,8 @@ def test_flags_are_stronger_than_the_file(write) -> None:
         ("loadBalancer: {mode: dsr}", "loadBalancer.mode: must be snat"),
         ("routingMode: bridged", "routingMode: 'bridged' is neither tunnel nor native"),
         ("routingMode: tunnel", "tunnelAddresses: needed with routingMode: tunnel"),
+        ("bpf: {masquerade: true}", "there are no uplinks that pods could leave by"),
+        ("bpf: {masquerade: true}\nuplinks: eth0", "ipv4NativeRoutingCIDR: needed to masquerade"),
         ("tunnelProtocol: gre", "tunnelProtocol: 'gre' is none of vxlan, geneve"),
         ("loadBalancer: {acceleration: native}", "there are no uplinks that it could be for"),
         ("listen: localhost", "listen: 'localhost' is not an address and a port"),
