@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 
-from attrs import frozen
+from attrs import asdict, frozen
 
 from benchmarks import harness, kubeproxy
 from benchmarks.harness import Figure, Helper, median, say
@@ -32,13 +32,14 @@ FLOOD = 20_000  # as fast as they come
 
 @frozen
 class Round:
-    """What one process measured: seconds, MB, and microseconds of each change."""
+    """What one process measured: seconds, MB, and microseconds of each change; and of many at once."""
 
     cpu: float
     wall: float
     rss: float
     changes: tuple[float, ...]
     per_second: float
+    flood_cpu: float
 
     def quantile(self, share: float) -> float:
         every = sorted(self.changes)
@@ -119,17 +120,19 @@ def agent(services: int) -> None:
             changes = latencies[:]
             api.ask("prepare", FLOOD)
             before, start = watch.status["endpointslices"].events, time.monotonic()
+            flood_cpu = time.process_time()
             api.ask("send", 0)
             while watch.status["endpointslices"].events < before + FLOOD:
                 time.sleep(0.01)
             quiet = reconciler.metrics.batches
             while time.sleep(0.3) or quiet != (quiet := reconciler.metrics.batches):
                 pass
+            flood_cpu = (time.process_time() - flood_cpu) / FLOOD * 1e6
             assert not reconciler.errors()
     rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     per_second = FLOOD / (last - start)
-    result = {"cpu": cpu, "wall": wall, "rss": rss, "changes": changes, "per_second": per_second}
-    print(json.dumps(result))
+    result = Round(cpu, wall, rss, tuple(changes), per_second, flood_cpu)
+    print(json.dumps(asdict(result)))
 
 
 def figures(many: list[Round], few: list[Round], rules: dict[str, float]) -> dict[str, Figure]:
@@ -152,6 +155,13 @@ def figures(many: list[Round], few: list[Round], rules: dict[str, float]) -> dic
         "change_p99_us": Figure(p99, "us", change, none, at_most=2000),
         "change_p99_10k_over_10": Figure(
             growth, "ratio", f"{SERVICES:,} services over {FEW}", "", at_most=2.0
+        ),
+        "change_cpu_us": Figure(
+            tuple(each.flood_cpu for each in many),
+            "us CPU",
+            "of all threads, for each of many changes that come as fast as they can",
+            none,
+            at_most=100,
         ),
         "changes_per_s": Figure(
             tuple(each.per_second for each in many),

@@ -29,6 +29,7 @@ __all__ = ["Answer", "ApiServer", "RefusedError", "UnreachableError"]
 
 _KEEPALIVE = (socket.TCP_KEEPIDLE, 20), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 4)
 _CHUNK = 1 << 16
+_BUFFER = 1 << 18
 _MAX_LINE = 32 << 20  # etcd takes objects of up to 1.5 MiB
 
 
@@ -230,7 +231,17 @@ class _Handle:
 def _telling(pool: type[Any], handle: _Handle) -> type[Any]:
     """A class of pools whose connections hand over their sockets before they wait for anything."""
 
+    class Response(pool.ConnectionCls.response_class):  # type: ignore[misc,name-defined]
+        """Takes many events at once: after each read the thread waits for its turn among the others."""
+
+        def __init__(self, sock: socket.socket, *given: Any, **named: Any) -> None:
+            super().__init__(sock, *given, **named)
+            self.fp.close()  # type: ignore[has-type]
+            self.fp = sock.makefile("rb", _BUFFER)
+
     class Connection(pool.ConnectionCls):  # type: ignore[misc,name-defined]
+        response_class = Response
+
         def _new_conn(self) -> socket.socket:
             sock: socket.socket = super()._new_conn()
             handle.take(sock)
