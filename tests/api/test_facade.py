@@ -15,7 +15,18 @@ import pytest
 import k8sdatapath
 from tests.api.graph import ROOT, modules
 
-FORBIDDEN = {"kubernetes", "pyroute2", "netaddr", "rich", "typer", "numpy", "yaml", "_cffi_backend"}
+FORBIDDEN = {
+    "kubernetes",
+    "pyroute2",
+    "netaddr",
+    "rich",
+    "typer",
+    "numpy",
+    "yaml",
+    "_cffi_backend",
+    "msgspec",
+    "urllib3",
+}
 
 PROBE = """
 import json, sys, time
