@@ -1,0 +1,167 @@
+"""Which identities a peer of a rule selects, and which peers select an identity.
+
+Both are kept while either side changes: a new peer costs a few operations on bitsets, one bit per identity;
+a new identity is shown only to those peers that ask for a label it has.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from k8sdatapath.model import IPNetwork
+from k8sdatapath.model.policy import (
+    Block,
+    NetworkPeer,
+    Operator,
+    Requirement,
+    attributes,
+)
+from k8sdatapath.model.workload import Party
+
+__all__ = ["PeerIndex"]
+
+_Label = tuple[str, str | None]
+"""Key and value; None for the key alone."""
+
+
+class PeerIndex:
+    """The selections of all peers in use."""
+
+    def __init__(self) -> None:
+        self.parties: dict[int, Party] = {}
+        """The identities, by number."""
+        self._places: dict[int, int] = {}  # the bit of each
+        self._numbers: dict[int, int] = {}
+        self._free: list[int] = []
+        self._all = 0
+        self._postings: dict[_Label, int] = {}
+        self._addressed = 0  # those that have a network
+        self._uses: Counter[NetworkPeer] = Counter()
+        self._selected: dict[NetworkPeer, int] = {}
+        self._filed: dict[_Label | IPNetwork | None, dict[NetworkPeer, None]] = {}
+
+    def use(self, peer: NetworkPeer) -> None:
+        """Keep the selection of a peer, until as many calls of :meth:`drop` as of this."""
+        self._uses[peer] += 1
+        if peer not in self._selected:
+            self._selected[peer] = self._evaluate(peer)
+            for label in _filed_under(peer):
+                self._filed.setdefault(label, {})[peer] = None
+
+    def drop(self, peer: NetworkPeer) -> None:
+        """Undo one :meth:`use`."""
+        self._uses[peer] -= 1
+        if not self._uses[peer]:
+            del self._uses[peer], self._selected[peer]
+            for label in _filed_under(peer):
+                del self._filed[label][peer]
+                if not self._filed[label]:
+                    del self._filed[label]
+
+    def selected(self, peer: NetworkPeer) -> Iterator[int]:
+        """The numbers of the identities that a peer in use selects."""
+        bits = self._selected[peer]
+        while bits:
+            lowest = bits & -bits
+            yield self._numbers[lowest.bit_length() - 1]
+            bits ^= lowest
+
+    def selecting(self, number: int) -> list[NetworkPeer]:
+        """The peers in use that select an identity."""
+        bit = 1 << self._places[number]
+        return [peer for peer in self._candidates(self.parties[number]) if self._selected[peer] & bit]
+
+    def add(self, number: int, party: Party) -> list[NetworkPeer]:
+        """Take in an identity; returns the peers that select it."""
+        place = self._free.pop() if self._free else len(self._places)
+        self.parties[number], self._places[number], self._numbers[place] = party, place, number
+        bit = 1 << place
+        self._all |= bit
+        if party.network is not None:
+            self._addressed |= bit
+        for label in _labels(party):
+            self._postings[label] = self._postings.get(label, 0) | bit
+        found = [peer for peer in self._candidates(party) if _matches(peer, party)]
+        for peer in found:
+            self._selected[peer] |= bit
+        return found
+
+    def remove(self, number: int) -> list[NetworkPeer]:
+        """Forget an identity; returns the peers that selected it."""
+        party, place = self.parties.pop(number), self._places.pop(number)
+        del self._numbers[place]
+        self._free.append(place)
+        bit = 1 << place
+        self._all ^= bit
+        self._addressed &= ~bit
+        for label in _labels(party):
+            self._postings[label] ^= bit
+            if not self._postings[label]:
+                del self._postings[label]
+        found = [peer for peer in self._candidates(party) if self._selected[peer] & bit]
+        for peer in found:
+            self._selected[peer] ^= bit
+        return found
+
+    def _candidates(self, party: Party) -> Iterator[NetworkPeer]:
+        """Each once, as each is filed under labels of which a party has at most one."""
+        yield from self._filed.get(None, ())
+        for label in _labels(party):
+            yield from self._filed.get(label, ())
+        if party.network is not None:
+            for length in range(party.network.prefixlen + 1):
+                yield from self._filed.get(party.network.supernet(new_prefix=length), ())
+
+    def _evaluate(self, peer: NetworkPeer) -> int:
+        if isinstance(peer, Block):
+            found = 0
+            bits = self._addressed
+            while bits:
+                lowest = bits & -bits
+                if _matches(peer, self.parties[self._numbers[lowest.bit_length() - 1]]):
+                    found |= lowest
+                bits ^= lowest
+            return found
+        found = self._all
+        for each in sorted(peer.requirements, key=lambda each: each.operator in _NEGATIVE):
+            found &= self._meeting(each)
+            if not found:
+                break
+        return found
+
+    def _meeting(self, requirement: Requirement) -> int:
+        values: set[str | None] = {None} if not requirement.values else set(requirement.values)
+        found = 0
+        for value in values:
+            found |= self._postings.get((requirement.key, value), 0)
+        return self._all & ~found if requirement.operator in _NEGATIVE else found
+
+
+_NEGATIVE = (Operator.NOT_IN, Operator.ABSENT)
+
+
+def _labels(party: Party) -> Iterator[_Label]:
+    for key, values in attributes(party.labels).items():
+        yield key, None
+        for value in values:
+            yield key, value
+
+
+def _filed_under(peer: NetworkPeer) -> list[_Label | IPNetwork | None]:
+    """Labels of which it asks for one, so that whoever has none of them is not selected."""
+    if isinstance(peer, Block):
+        return [peer.network]
+    asked = [each for each in peer.requirements if each.operator is Operator.IN]
+    if asked:
+        rarest = min(asked, key=lambda each: (len(each.values), "namespace" in each.key))
+        if not rarest.key.startswith("any:") or len(rarest.values) == 1:
+            return [(rarest.key, value) for value in rarest.values]
+    present = [each for each in peer.requirements if each.operator is Operator.EXISTS]
+    return [(present[0].key, None)] if present else [None]
+
+
+def _matches(peer: NetworkPeer, party: Party) -> bool:
+    if isinstance(peer, Block):
+        return peer.matches(party.labels, party.network)
+    return peer.matches(party.labels)

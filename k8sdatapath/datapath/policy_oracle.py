@@ -1,0 +1,134 @@
+"""What policies say of one connection, read off the rules one after the other: the other answer.
+
+It shares nothing with the compiler but the values that policies are. Tests hold both together, and the
+policy maps of the kernel to them; so nothing here may be clever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from k8sdatapath.model import IPAddress
+from k8sdatapath.model.policy import Action, Block, Policy, PortMatch, Rule, Tier, Toward
+from k8sdatapath.model.workload import Workload
+
+__all__ = ["allows"]
+
+
+def allows(
+    policies: Iterable[Policy],
+    source: Workload | IPAddress,
+    destination: Workload | IPAddress,
+    port: int,
+    protocol: int,
+    *,
+    version: int = 4,
+    allow_host: bool = True,
+) -> bool:
+    """Whether a new connection is allowed.
+
+    :param protocol: of IP, by number.
+    :param version: of IP: which addresses of the two it is between.
+    """
+    if source == destination:
+        return True
+    found = list(policies)
+    for own, peer, toward in (
+        (source, destination, Toward.EGRESS),
+        (destination, source, Toward.INGRESS),
+    ):
+        if not isinstance(own, Workload) or all(label.startswith("reserved:") for label in own.labels):
+            continue  # policies are for pods
+        if allow_host and toward is Toward.INGRESS and "reserved:host" in _labels(peer, version):
+            continue
+        selecting = [policy for policy in found if policy.subject.matches(own.labels)]
+        matching = _Connection(peer, destination, toward, port, protocol, version)
+        if not _one_side(selecting, matching):
+            return False
+    return True
+
+
+def _one_side(policies: list[Policy], connection: _Connection) -> bool:
+    verdict = _first(policies, Tier.ADMIN, connection)
+    if verdict in (Action.ALLOW, Action.DENY):
+        return verdict is Action.ALLOW
+    rules = [
+        rule
+        for policy in policies
+        if policy.tier is Tier.DEFAULT
+        for rule in policy.rules
+        if connection.matches(rule)
+    ]
+    if any(rule.action is Action.DENY for rule in rules):
+        return False
+    if any(rule.action is Action.ALLOW for rule in rules):
+        return True
+    if any(connection.toward in policy.isolates for policy in policies):
+        return False
+    return _first(policies, Tier.BASELINE, connection) is not Action.DENY
+
+
+def _first(policies: list[Policy], tier: Tier, connection: _Connection) -> Action | None:
+    """What the first rule of a tier says that matches."""
+    inside = [policy for policy in policies if policy.tier is tier]
+    for policy in sorted(inside, key=lambda each: (each.priority, each.name)):
+        for rule in policy.rules:
+            if connection.matches(rule):
+                return rule.action
+    return None
+
+
+class _Connection:
+    def __init__(
+        self,
+        peer: Workload | IPAddress,
+        destination: Workload | IPAddress,
+        toward: Toward,
+        port: int,
+        protocol: int,
+        version: int,
+    ) -> None:
+        self.toward = toward
+        self._port = port
+        self._protocol = protocol
+        self._labels = _labels(peer, version)
+        self._address = _address(peer, version)
+        self._named = destination.ports if isinstance(destination, Workload) else ()
+
+    def matches(self, rule: Rule) -> bool:
+        return (
+            rule.toward is self.toward
+            and any(self._is_port(each) for each in rule.ports)
+            and any(
+                self._in(each) if isinstance(each, Block) else each.matches(self._labels)
+                for each in rule.peers
+            )
+        )
+
+    def _in(self, block: Block) -> bool:
+        ip = self._address
+        if ip is None or ip not in block.network or any(ip in each for each in block.excepts):
+            return False
+        return block.pods or self._labels[0] == "reserved:world"
+
+    def _is_port(self, wanted: PortMatch) -> bool:
+        if wanted.protocol is not None and wanted.protocol != self._protocol:
+            return False
+        if wanted.name:
+            return any(
+                (each.name, each.number, each.protocol) == (wanted.name, self._port, self._protocol)
+                for each in self._named
+            )
+        return wanted.first <= self._port <= wanted.last
+
+
+def _labels(side: Workload | IPAddress, version: int) -> tuple[str, ...]:
+    if isinstance(side, Workload):
+        return side.labels
+    return "reserved:world", f"reserved:world-ipv{version}"
+
+
+def _address(side: Workload | IPAddress, version: int) -> IPAddress | None:
+    if isinstance(side, Workload):
+        return next((each for each in side.addresses if each.version == version), None)
+    return side

@@ -1,0 +1,265 @@
+"""What the policies of one pod say of one peer: ports, as prefixes, and the verdict of each.
+
+All that applies to a pod in one direction stands in one order, strongest first::
+
+    its own node | admin rules, one by one | denies | allows | default deny, if anything isolates
+                                                             | else baseline rules, one by one, then allow
+
+The place in it becomes one number, the precedence. A packet is looked up twice, for the identity of its peer
+and for identity 0, which is everybody: the longest prefix of each, and of these two the one of greater
+precedence. So that the longest prefix of an identity is the right one, what a wider and no weaker entry
+covers is left out. A pass leads past the rest of its tier: where it matches, all that comes after that is
+entered a second time, right below the place of the pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from enum import IntEnum
+from typing import TypeAlias
+
+from attrs import frozen
+
+from k8sdatapath.model.policy import (
+    EVERYBODY,
+    Action,
+    NetworkPeer,
+    Policy,
+    PortMatch,
+    Requirement,
+    Rule,
+    Selector,
+    Tier,
+    Toward,
+)
+from k8sdatapath.model.workload import NamedPort
+
+__all__ = ["HOST", "Because", "Cause", "Entry", "PortKey", "Row", "Stages", "covers", "port_keys", "prefixes"]
+
+HOST = Selector([Requirement("reserved:host")])
+"""A pod's own node: probes of the kubelet come from there."""
+
+PortKey: TypeAlias = tuple[int, int, int]
+"""Protocol (0: any), port, and the number of leading bits of the port that count."""
+
+ANY: PortKey = (0, 0, 0)
+
+
+class Because(IntEnum):
+    """Why a verdict is what it is."""
+
+    RULE = 0
+    DEFAULT_DENY = 1
+    """A policy isolates the pod, and no rule allows it."""
+    NOT_ISOLATED = 2
+    """No policy isolates the pod, and no rule denies it."""
+    OWN_NODE = 3
+    ITSELF = 4
+    """Nobody is kept from itself."""
+
+
+@frozen(order=True)
+class Cause:
+    """A rule of a policy, or (without a rule) a policy that isolates."""
+
+    policy: str
+    rule: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.policy} {self.rule}".rstrip()
+
+
+@frozen
+class Entry:
+    """What one key of a policy map leads to.
+
+    :param causes: the rules, or policies, that it is for.
+    """
+
+    action: Action
+    precedence: int
+    because: Because
+    causes: tuple[Cause, ...]
+
+
+Row: TypeAlias = Mapping[PortKey, Entry]
+
+
+@frozen
+class _Stage:
+    action: Action
+    because: Because
+    causes: tuple[Cause, ...] = ()  # of the last one, which has no rules
+
+
+@frozen
+class Placed:
+    """A rule at its place in the order."""
+
+    stage: int
+    cause: Cause
+    rule: Rule
+
+
+class Stages:
+    """The order of all that applies to a pod in one direction.
+
+    :param policies: those that select it.
+    """
+
+    def __init__(self, policies: Iterable[Policy], toward: Toward, *, allow_host: bool = True) -> None:
+        ordered = sorted(policies, key=lambda each: (each.tier, each.priority, each.name))
+        self.toward = toward
+        self.placed: list[Placed] = []
+        self._stages: list[_Stage] = []
+        if toward is Toward.INGRESS and allow_host:
+            host = Rule("", toward, [HOST])
+            self.placed.append(Placed(0, Cause("own node"), host))
+        self._stages.append(_Stage(Action.ALLOW, Because.OWN_NODE))
+        self._one_by_one(ordered, Tier.ADMIN)
+        self.after_admin = len(self._stages)
+        for action in (Action.DENY, Action.ALLOW):
+            for policy, rule in self._rules(ordered, Tier.DEFAULT):
+                if rule.action is action:
+                    self.placed.append(Placed(len(self._stages), Cause(policy.name, rule.name), rule))
+            self._stages.append(_Stage(action, Because.RULE))
+        isolating = tuple(Cause(each.name) for each in ordered if toward in each.isolates)
+        if isolating:
+            self._stages.append(_Stage(Action.DENY, Because.DEFAULT_DENY, isolating))
+        else:
+            self._one_by_one(ordered, Tier.BASELINE)
+            self._stages.append(_Stage(Action.ALLOW, Because.NOT_ISOLATED))
+        self.peers = {peer for each in self.placed for peer in each.rule.peers}
+        self.naming = [
+            at for at, each in enumerate(self.placed) if any(port.name for port in each.rule.ports)
+        ]
+        """Rules that name ports, whose meaning depends on the destination."""
+        self._by_peer: dict[NetworkPeer, list[int]] = {}
+        for at, each in enumerate(self.placed):
+            for peer in each.rule.peers:
+                self._by_peer.setdefault(peer, []).append(at)
+
+    def _rules(self, policies: Iterable[Policy], tier: Tier) -> Iterator[tuple[Policy, Rule]]:
+        for policy in policies:
+            if policy.tier is tier:
+                for rule in policy.rules:
+                    if rule.toward is self.toward:
+                        yield policy, rule
+
+    def _one_by_one(self, policies: Iterable[Policy], tier: Tier) -> None:
+        for policy, rule in self._rules(policies, tier):
+            self.placed.append(Placed(len(self._stages), Cause(policy.name, rule.name), rule))
+            passing = rule.action is Action.PASS and tier is Tier.BASELINE
+            self._stages.append(_Stage(Action.ALLOW if passing else rule.action, Because.RULE))
+
+    @property
+    def of_everybody(self) -> list[int]:
+        """The rules, by their place in ``placed``, whose peer is everybody."""
+        return self._by_peer.get(EVERYBODY, [])
+
+    def of_peer(self, peer: NetworkPeer) -> list[int]:
+        """The rules that have a peer."""
+        return self._by_peer.get(peer, [])
+
+    def row(self, matching: Sequence[int], ports: tuple[NamedPort, ...], everybody: Row | None = None) -> Row:
+        """What applies where some rules match.
+
+        :param matching: the rules, in order, those of everybody among them.
+        :param ports: those of the destination that have names.
+        :param everybody: what is entered for everybody, and need not be once more.
+        """
+        found: dict[PortKey, dict[int, list[Cause]]] = {}  # ... precedence -> causes
+        stages: dict[int, int] = {}  # precedence -> stage
+        size = len(self._stages)
+        passes: list[tuple[int, set[PortKey]]] = []
+        plain: list[tuple[int, Cause | None, set[PortKey]]] = []
+        for at in matching:
+            placed = self.placed[at]
+            keys = port_keys(placed.rule.ports, ports)
+            if self._stages[placed.stage].action is Action.PASS:
+                passes.append((placed.stage, keys))
+            else:
+                plain.append((placed.stage, placed.cause, keys))
+        plain.append((size - 1, None, {ANY}))
+
+        def enter(key: PortKey, precedence: int, stage: int, cause: Cause | None) -> None:
+            stages[precedence] = stage
+            causes = found.setdefault(key, {}).setdefault(precedence, [])
+            if cause is not None and cause not in causes:
+                causes.append(cause)
+
+        for stage, cause, keys in plain:
+            for key in keys:
+                enter(key, (size - stage) * (size + 1), stage, cause)
+            for passed, regions in passes:
+                if stage >= self.after_admin:
+                    both = [_common(key, region) for key in keys for region in regions]
+                    for key in {key for each in both for key in each}:
+                        enter(key, (size - passed) * (size + 1) + size - stage, stage, cause)
+        row: dict[PortKey, Entry] = {}
+        for key in sorted(found, key=lambda key: (key[0] > 0, key[2])):  # the widest first
+            precedence = max(found[key])
+            wider = [row[each].precedence for each in _wider(key) if each in row]
+            if everybody is not None:
+                wider += [everybody[each].precedence for each in (*_wider(key), key) if each in everybody]
+            if not wider or max(wider) < precedence:
+                stage_of = self._stages[stages[precedence]]
+                causes = stage_of.causes or tuple(found[key][precedence])
+                row[key] = Entry(stage_of.action, precedence, stage_of.because, causes)
+        return row
+
+
+def port_keys(ports: Iterable[PortMatch], named: Iterable[NamedPort]) -> set[PortKey]:
+    """The keys that stand for some ports.
+
+    :param named: those of the destination that have names.
+    """
+    found: set[PortKey] = set()
+    for each in ports:
+        if each.name:
+            found |= {
+                (port.protocol, port.number, 16)
+                for port in named
+                if port.name == each.name and each.protocol in (None, port.protocol)
+            }
+        elif each.protocol is None:
+            found.add(ANY)
+        else:
+            found |= {(int(each.protocol), port, bits) for port, bits in prefixes(each.first, each.last)}
+    return found
+
+
+def prefixes(first: int, last: int) -> Iterator[tuple[int, int]]:
+    """The fewest prefixes that make up a range of ports: port and number of bits, at most 30.
+
+    >>> list(prefixes(8000, 8005))
+    [(8000, 14), (8004, 15)]
+    """
+    while first <= last:
+        size = min(first & -first or 65536, 1 << (last - first + 1).bit_length() - 1)
+        yield first, 17 - size.bit_length()
+        first += size
+
+
+def covers(outer: PortKey, inner: PortKey) -> bool:
+    """Whether all packets of one key are of another too."""
+    if outer == ANY:
+        return True
+    shift = 16 - outer[2]
+    return outer[0] == inner[0] and outer[2] <= inner[2] and outer[1] >> shift == inner[1] >> shift
+
+
+def _common(one: PortKey, other: PortKey) -> tuple[PortKey, ...]:
+    """The key of the packets that both keys are for, if there are any."""
+    if covers(one, other):
+        return (other,)
+    return (one,) if covers(other, one) else ()
+
+
+def _wider(key: PortKey) -> Iterator[PortKey]:
+    """All keys that cover it, but for itself."""
+    protocol, port, bits = key
+    if key != ANY:
+        yield ANY
+        for length in range(bits):
+            yield protocol, port >> 16 - length << 16 - length, length

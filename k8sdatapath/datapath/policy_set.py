@@ -1,0 +1,194 @@
+"""Policies tried out: who may reach whom, and which rule says so, without a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from ipaddress import IPv4Network, IPv6Network
+from typing import Any, TypeAlias
+
+from attrs import frozen
+
+from k8sdatapath.datapath.policy_compiler import EntryKey, PolicyCompiler
+from k8sdatapath.datapath.policy_rows import Because, Cause
+from k8sdatapath.errors import ModelError
+from k8sdatapath.model import IPAddress, IPNetwork, Protocol, address
+from k8sdatapath.model.address import shown
+from k8sdatapath.model.enums import member
+from k8sdatapath.model.policy import Action, Policy, Toward
+from k8sdatapath.model.workload import Party, Workload
+
+__all__ = ["ICMP", "Decision", "PolicySet", "Verdict"]
+
+Side: TypeAlias = Workload | IPAddress
+ICMP = {"ICMP": 1, "ICMPV6": 58}
+
+_FIRST = 1 << 24
+"""Where the numbers begin that mean something on one node only."""
+
+
+@frozen
+class Decision:
+    """What one side's policies say.
+
+    :ivar because: the kind of reason, :class:`~k8sdatapath.datapath.policy_rows.Because`.
+    :ivar causes: the rules, or the policies that isolate.
+    :ivar key: of the entry that decides, None if none is asked.
+    """
+
+    allowed: bool
+    toward: Toward
+    because: Because
+    causes: tuple[Cause, ...] = ()
+    key: EntryKey | None = None
+
+    def __str__(self) -> str:
+        what = f"{self.toward.name.lower()} {'allowed' if self.allowed else 'denied'}"
+        causes = ", ".join(map(str, self.causes))
+        why = {
+            Because.RULE: f"by {causes}",
+            Because.DEFAULT_DENY: f"by default: {causes} isolates, and no rule allows it",
+            Because.NOT_ISOLATED: "by default: no policy isolates",
+            Because.OWN_NODE: "from the pod's own node",
+            Because.ITSELF: "to itself",
+        }[self.because]
+        return f"{what} {why}"
+
+
+@frozen
+class Verdict:
+    """What becomes of a new connection: true if it is allowed.
+
+    :ivar decisions: of the source's egress and of the destination's ingress, as far as they are pods.
+    """
+
+    decisions: tuple[Decision, ...]
+
+    @property
+    def allowed(self) -> bool:
+        """Whether both sides agree."""
+        return all(each.allowed for each in self.decisions)
+
+    def __bool__(self) -> bool:
+        return self.allowed
+
+    def __str__(self) -> str:
+        return "; ".join(map(str, self.decisions)) or "allowed: neither side is a pod"
+
+
+class PolicySet:
+    """Policies and pods, and who of these may reach whom by them::
+
+        policies = PolicySet(read_policies("payments.yaml"), pods)
+        print(policies.verdict("frontend/checkout", "payments/api", 8080))
+
+    What answers are the entries that policy maps are made of, found as these are asked.
+
+    :param workloads: those that verdicts are asked for; others can be given with the question.
+    """
+
+    def __init__(self, policies: Iterable[Policy], workloads: Iterable[Workload] = ()) -> None:
+        self.workloads: dict[str, Workload] = {}
+        for each in workloads:
+            if self.workloads.setdefault(each.name, each) is not each:
+                raise ModelError(f"{shown(each.name)} is given twice")
+        self._compiler = PolicyCompiler()
+        self._compiler.update(policies)
+        self._networks = self._compiler.networks
+        self._lengths = sorted({(each.version, each.prefixlen) for each in self._networks}, reverse=True)
+        self._numbers: dict[Party, int] = {}
+        self._subjects: set[int] = set()
+
+    def verdict(
+        self,
+        source: Workload | str | IPAddress,
+        destination: Workload | str | IPAddress,
+        port: int,
+        protocol: Protocol | str | int = Protocol.TCP,
+        *,
+        version: int = 0,
+    ) -> Verdict:
+        """What becomes of a new connection.
+
+        :param source: a workload, the name of one, or an address: what no workload has is of the world.
+        :param port: of the destination, after any translation of a service; of ICMP the type.
+        :param protocol: also ``"ICMP"`` and ``"ICMPv6"``.
+        :param version: of IP, where both sides have addresses of both families; the first is taken.
+        """
+        number = _protocol(protocol)
+        if type(port) is not int or not 0 <= port <= 65535:
+            raise ModelError(f"{shown(port)} is not a port")
+        sides = self._side(source), self._side(destination)
+        version = version or next((each.version for each in sides if not isinstance(each, Workload)), 0)
+        if not version:
+            version = next((each.version for side in sides for each in _addresses(side)), 4)
+        same = sides[0] == sides[1]
+        found = []
+        for toward in (Toward.EGRESS, Toward.INGRESS):
+            own, peer = sides if toward is Toward.EGRESS else sides[::-1]
+            if not isinstance(own, Workload) or not _is_pod(own):
+                continue
+            if same:
+                found.append(Decision(True, toward, Because.ITSELF))
+                continue
+            subject, other = self._number(own, version), self._number(peer, version)
+            if subject not in self._subjects:
+                self._compiler.update(subjects=[subject])
+                self._subjects.add(subject)
+            key, entry = self._compiler.table(subject).find(toward, other, number, port)
+            allowed = entry.action is Action.ALLOW
+            found.append(Decision(allowed, toward, entry.because, entry.causes, key))
+        return Verdict(tuple(found))
+
+    def _side(self, side: Workload | str | IPAddress) -> Side:
+        if isinstance(side, Workload):
+            return side
+        if isinstance(side, str) and side in self.workloads:
+            return self.workloads[side]
+        try:
+            found = address(side)
+        except ModelError:
+            raise ModelError(f"{shown(side)} is neither a workload nor an address") from None
+        return next((each for each in self.workloads.values() if found in each.addresses), found)
+
+    def _number(self, side: Side, version: int) -> int:
+        """The identity that it has under an address of a family."""
+        found = next((each for each in _addresses(side) if each.version == version), None)
+        network = None if found is None else self._narrowest(found)
+        if isinstance(side, Workload):
+            party = Party(side.labels, network, side.ports)
+        else:
+            party = Party(world(side.version), network)
+        if party not in self._numbers:
+            self._numbers[party] = _FIRST + len(self._numbers)
+            self._compiler.update(identities={self._numbers[party]: party})
+        return self._numbers[party]
+
+    def _narrowest(self, ip: IPAddress) -> IPNetwork | None:
+        for version, length in self._lengths:
+            if version == ip.version:
+                kind = IPv4Network if version == 4 else IPv6Network
+                network = kind((int(ip), length), strict=False)
+                if network in self._networks:
+                    return network
+        return None
+
+
+def world(version: int) -> tuple[str, ...]:
+    """The labels of addresses outside of the cluster."""
+    return "reserved:world", f"reserved:world-ipv{version}"
+
+
+def _is_pod(workload: Workload) -> bool:
+    return not all(each.startswith("reserved:") for each in workload.labels)
+
+
+def _addresses(side: Side) -> tuple[IPAddress, ...]:
+    return side.addresses if isinstance(side, Workload) else (side,)
+
+
+def _protocol(value: Any) -> int:
+    if isinstance(value, str) and value.upper() in ICMP:
+        return ICMP[value.upper()]
+    if type(value) is int and 0 < value < 256:
+        return value
+    return member(Protocol, value, "protocol")

@@ -1,0 +1,163 @@
+"""What all languages of policies have in common: label selectors, ports, and fields that must be known.
+
+A field that is not known is refused: to skip a part of a policy could open what it closes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
+
+from k8sdatapath.errors import near_misses
+from k8sdatapath.kube.decode import NAME
+from k8sdatapath.kube.fields import Field
+from k8sdatapath.model import IPNetwork, network
+from k8sdatapath.model.address import shown
+from k8sdatapath.model.policy import (
+    NAMESPACE_LABELS,
+    POD_NAMESPACE,
+    Block,
+    Operator,
+    Requirement,
+    Selector,
+)
+
+__all__ = [
+    "PODS",
+    "cidr",
+    "known",
+    "label_selector",
+    "named",
+    "namespaces",
+    "only_one",
+    "pods",
+    "within_pods",
+]
+
+_KEY = re.compile(
+    r"(?:(?=.{1,253}/)[a-z0-9](?:[-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9](?:[-\w.]{0,61}[A-Za-z0-9])?", re.A
+)
+_VALUE = re.compile(r"(?:[A-Za-z0-9](?:[-\w.]{0,61}[A-Za-z0-9])?)?", re.A)
+_OPERATORS = {
+    "In": Operator.IN,
+    "NotIn": Operator.NOT_IN,
+    "Exists": Operator.EXISTS,
+    "DoesNotExist": Operator.ABSENT,
+}
+_CIDR = re.compile(r"[0-9a-fA-F.:]+/[0-9]{1,3}")
+
+OBJECT = ("apiVersion", "kind", "metadata", "spec", "status")
+PODS = Requirement(POD_NAMESPACE)
+"""Only pods: neither nodes nor the world."""
+
+
+def known(field: Field, fields: Collection[str], unable: Mapping[str, str] = {}) -> Field:
+    """The mapping here, if it has none but these fields.
+
+    :param unable: fields that there are, but that cannot be enforced, and why.
+    """
+    field["any"]  # refuses what is no mapping
+    for name, value in (field.value or {}).items():
+        if name not in fields and value is not None:
+            reason = unable.get(name)
+            field[name].refuse(reason or f"no such field: {near_misses(name, [*fields, *unable])}")
+    return field
+
+
+def only_one(field: Field, fields: Collection[str], unable: Mapping[str, str] = {}) -> str:
+    """The name of the one field that is set here."""
+    known(field, fields, unable)
+    found = [name for name in fields if field[name].value is not None]
+    if len(found) != 1:
+        given = " and ".join(found) if found else "none"
+        field.refuse(f"exactly one of {', '.join(fields)} is needed here, this has {given}")
+    return found[0]
+
+
+def named(root: Field, *, namespaced: bool) -> tuple[str, str]:
+    """Namespace and name of an object; the namespace is empty for what has none."""
+    metadata = root["metadata"].given()
+    found = []
+    for field, default in ((metadata["namespace"], "default"), (metadata["name"], None)):
+        if field is metadata["namespace"] and not namespaced:
+            continue
+        text = field.text(default)
+        if not NAME.fullmatch(text):
+            field.refuse(f"{shown(text)} is not a name (a-z, 0-9, - and .)")
+        found.append(text)
+    return (found[0], found[1]) if namespaced else ("", found[0])
+
+
+def label_selector(field: Field, key: Callable[[Field, str], str]) -> Iterator[Requirement]:
+    """The requirements of a LabelSelector.
+
+    :param key: the key of an identity's label, of one that the selector names.
+    """
+    known(field, ("matchLabels", "matchExpressions"))
+    labels = field["matchLabels"]
+    labels["any"]
+    for name in labels.value or {}:
+        if type(name) is not str:
+            labels.refuse(f"{shown(name)} is not the key of a label")
+        yield Requirement(key(labels[name], name), Operator.IN, [_value(labels[name])])
+    for each in field["matchExpressions"].items():
+        known(each, ("key", "operator", "values"))
+        name = key(each["key"], each["key"].text())
+        operator = _OPERATORS[each["operator"].choice(*_OPERATORS)]
+        values = [_value(value) for value in each["values"].items()]
+        wanted = operator in (Operator.IN, Operator.NOT_IN)
+        if wanted is not bool(values):
+            each["values"].refuse(f"{each['operator'].value} needs {'some' if wanted else 'none'}")
+        yield Requirement(name, operator, values)
+
+
+def _value(field: Field) -> str:
+    text = field.text()
+    if not _VALUE.fullmatch(text):
+        field.refuse(f"{shown(text)} is not the value of a label")
+    return text
+
+
+def kube_key(field: Field, name: str) -> str:
+    """The key of a pod's label."""
+    if not _KEY.fullmatch(name):
+        field.refuse(f"{shown(name)} is not the key of a label")
+    return f"k8s:{name}"
+
+
+def _namespace_key(field: Field, name: str) -> str:
+    return NAMESPACE_LABELS + kube_key(field, name).removeprefix("k8s:")
+
+
+def pods(field: Field) -> Iterator[Requirement]:
+    """What a selector of pods asks of their labels."""
+    yield PODS
+    yield from label_selector(field, kube_key)
+
+
+def namespaces(field: Field) -> Iterator[Requirement]:
+    """What a selector of namespaces asks of the pods in them."""
+    yield PODS
+    yield from label_selector(field, _namespace_key)
+
+
+def within_pods(namespace: str, requirements: Iterator[Requirement]) -> Selector:
+    """Pods of one namespace."""
+    return Selector([*requirements, Requirement(POD_NAMESPACE, Operator.IN, [namespace])])
+
+
+def cidr(field: Field) -> IPNetwork:
+    """A network; its length is not left out, as the API has it."""
+    if not _CIDR.fullmatch(field.text()):
+        field.refuse(f"{shown(field.value)} is not a network: write 10.0.0.0/8 or fd00::/8")
+    return field.made(network)
+
+
+def excepts(field: Field, outer: IPNetwork) -> list[IPNetwork]:
+    """Parts of a network that are left out of it."""
+    found = []
+    for each in field.items():
+        inner = cidr(each)
+        each.made(lambda value: Block(outer, [value]))
+        found.append(inner)
+    return found

@@ -1,0 +1,94 @@
+"""Workloads: pods, as policies see them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Self
+
+from attrs import field, frozen
+
+from k8sdatapath.errors import ModelError
+from k8sdatapath.model.address import IPAddress, IPNetwork, shown
+from k8sdatapath.model.address import address as to_address
+from k8sdatapath.model.address import port as to_port
+from k8sdatapath.model.frontend import Protocol, to_protocol
+from k8sdatapath.model.policy import NAMESPACE_LABELS, POD_NAMESPACE
+
+__all__ = ["NamedPort", "Party", "Workload"]
+
+
+def _to_number(protocol: Protocol | str | int) -> int:
+    return int(to_protocol(protocol))
+
+
+@frozen(order=True)
+class NamedPort:
+    """A port of a pod that has a name: ``NamedPort("http", 8080)``."""
+
+    name: str
+    number: int = field(converter=to_port)
+    protocol: int = field(default=6, converter=_to_number)
+
+
+def _sorted_labels(labels: Iterable[str]) -> tuple[str, ...]:
+    if isinstance(labels, str):
+        raise ModelError(f"labels is an iterable of source:key=value; {shown(labels)} is a single one")
+    return tuple(sorted(set(labels)))
+
+
+def _sorted_ports(ports: Iterable[NamedPort]) -> tuple[NamedPort, ...]:
+    return tuple(sorted(set(ports)))
+
+
+def _to_addresses(addresses: Iterable[Any]) -> tuple[IPAddress, ...]:
+    if isinstance(addresses, str):
+        raise ModelError(f"addresses is an iterable of addresses; {shown(addresses)} is a single one")
+    return tuple(to_address(each) for each in addresses)
+
+
+@frozen(cache_hash=True)
+class Party:
+    """All that policies can tell one side of a connection by: what an identity has a number for.
+
+    :param labels: ``source:key=value`` each.
+    :param network: the narrowest that any policy tells apart of those its address is in.
+    :param ports: those that have names.
+    """
+
+    labels: tuple[str, ...] = field(converter=_sorted_labels)
+    network: IPNetwork | None = None
+    ports: tuple[NamedPort, ...] = field(default=(), converter=_sorted_ports)
+
+
+@frozen
+class Workload:
+    """A pod, or what is like one: ``Workload.pod("shop/web", {"app": "web"}, addresses=["10.244.1.2"])``."""
+
+    name: str
+    labels: tuple[str, ...] = field(converter=_sorted_labels)
+    addresses: tuple[IPAddress, ...] = field(default=(), converter=_to_addresses, kw_only=True)
+    ports: tuple[NamedPort, ...] = field(default=(), converter=_sorted_ports, kw_only=True)
+
+    @classmethod
+    def pod(
+        cls,
+        name: str,
+        labels: Mapping[str, str] = {},
+        *,
+        namespace_labels: Mapping[str, str] = {},
+        addresses: Iterable[Any] = (),
+        ports: Iterable[NamedPort] = (),
+    ) -> Self:
+        """A pod by its Kubernetes labels.
+
+        :param name: ``namespace/name``.
+        :param namespace_labels: those of its namespace; ``kubernetes.io/metadata.name`` is there anyway.
+        """
+        namespace, slash, _ = name.partition("/")
+        if not slash:
+            raise ModelError(f"{shown(name)} is not the name of a pod: write namespace/name")
+        around = {"kubernetes.io/metadata.name": namespace, **namespace_labels}
+        found = [f"{POD_NAMESPACE}={namespace}"]
+        found += [f"k8s:{key}={value}" for key, value in labels.items()]
+        found += [f"{NAMESPACE_LABELS}{key}={value}" for key, value in around.items()]
+        return cls(name, found, addresses=addresses, ports=ports)

@@ -1,0 +1,198 @@
+"""Policies become entries: they say what the rules say, and a change leads to what a fresh start does."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from k8sdatapath.datapath.policy_compiler import EntryKey, PolicyCompiler
+from k8sdatapath.datapath.policy_oracle import allows
+from k8sdatapath.datapath.policy_rows import Entry, covers, port_keys, prefixes
+from k8sdatapath.datapath.policy_set import PolicySet, world
+from k8sdatapath.model.policy import (
+    EVERYBODY,
+    Action,
+    Block,
+    Operator,
+    Policy,
+    PortMatch,
+    Requirement,
+    Rule,
+    Selector,
+    Tier,
+    Toward,
+)
+from k8sdatapath.model.workload import NamedPort, Party, Workload
+from tests.support.policies import PORTS, policies, policy_lists, sides
+
+WEB, DB = Party(["k8s:app=web"]), Party(["k8s:app=db"])
+
+
+def app(name: str) -> Selector:
+    return Selector([Requirement("k8s:app", Operator.IN, [name])])
+
+
+@settings(max_examples=150, deadline=None)
+@given(policy_lists, st.lists(sides, min_size=2, max_size=4), st.sampled_from((4, 6)))
+def test_entries_say_what_the_rules_say(found, around, version):
+    asked = PolicySet(found)
+    for source in around:
+        for destination in around:
+            if {getattr(each, "version", version) for each in (source, destination)} != {version}:
+                continue
+            for port, protocol in (
+                *((port, 6) for port in PORTS),
+                (80, 17),
+                (53, 17),
+                (8, 1),
+                (0, 1),
+                (80, 132),
+            ):
+                verdict = asked.verdict(source, destination, port, protocol, version=version)
+                told = allows(found, source, destination, port, protocol, version=version)
+                assert verdict.allowed is told, (str(verdict), port, protocol)
+                assert all(each.causes or each.because != 0 for each in verdict.decisions)
+
+
+changes = st.lists(
+    st.one_of(
+        st.tuples(st.just("policy"), policies),
+        st.tuples(st.just("drop"), st.integers(0, 5)),
+        st.tuples(st.just("identity"), sides),
+        st.tuples(st.just("gone"), st.integers(0, 5)),
+        st.tuples(st.just("subject"), st.integers(0, 5)),
+    ),
+    max_size=14,
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(changes)
+def test_changes_lead_where_a_fresh_start_does(steps):
+    """The maps, as they are after all the changes that were told, are those of a new compiler."""
+    compiler = PolicyCompiler()
+    wanted: dict[str, Policy] = {}
+    identities: dict[int, Party] = {}
+    subjects: set[int] = set()
+    maps: dict[int, dict[EntryKey, Entry]] = {}
+    for number, (what, value) in enumerate(steps, 1000):
+        told = {}
+        if what == "policy":
+            wanted[value.name] = value
+            told = compiler.update([value])
+        elif what == "drop" and wanted:
+            name = sorted(wanted)[value % len(wanted)]
+            del wanted[name]
+            told = compiler.update(removed=[name])
+        elif what == "identity":
+            party = (
+                Party(value.labels, None, value.ports)
+                if isinstance(value, Workload)
+                else Party(world(value.version), Block(value).network)
+            )
+            identities[number] = party
+            told = compiler.update(identities={number: party})
+        elif what == "gone" and identities.keys() - subjects:
+            gone = sorted(identities.keys() - subjects)[0]
+            del identities[gone]
+            told = compiler.update(gone=[gone])
+        elif what == "subject" and identities:
+            subject = sorted(identities)[value % len(identities)]
+            if subject in subjects:
+                subjects.remove(subject)
+                del maps[subject]
+                told = compiler.update(no_subjects=[subject])
+            else:
+                subjects.add(subject)
+                told = compiler.update(subjects=[subject])
+        for subject, change in told.items():
+            there = maps.setdefault(subject, {})
+            assert not change.upserts.keys() & set(change.removed)
+            there.update(change.upserts)
+            for key in change.removed:
+                del there[key]
+    fresh = PolicyCompiler()
+    fresh.update(wanted.values(), identities=identities, subjects=subjects)
+    for subject in subjects:
+        assert maps[subject] == dict(compiler.table(subject).items()) == dict(fresh.table(subject).items())
+    assert maps.keys() == subjects
+    assert compiler.networks == fresh.networks
+
+
+@given(st.integers(0, 65535), st.integers(0, 65535))
+def test_a_range_is_few_prefixes_that_make_it_up(one, other):
+    first, last = sorted((one, other))
+    found = list(prefixes(first, last))
+    assert len(found) <= 30
+    sizes = [1 << 16 - bits for _, bits in found]
+    assert sum(sizes) == last - first + 1
+    assert all(port % size == 0 for (port, _), size in zip(found, sizes, strict=True))
+    assert [port for port, _ in found] == sorted(port for port, _ in found)
+
+
+def test_no_entry_is_covered_by_one_that_is_as_strong():
+    rule = Rule(
+        "r", Toward.INGRESS, [app("web")], [PortMatch(6, 80, 80), PortMatch(6), PortMatch(17, 53, 53)]
+    )
+    compiler = PolicyCompiler()
+    compiler.update(
+        [Policy("p", app("db"), [rule], [Toward.INGRESS])], identities={300: WEB, 301: DB}, subjects=[301]
+    )
+    keys = [key for key, _ in compiler.table(301).items() if key.identity == 300]
+    assert sorted(key[2:] for key in keys) == [(6, 0, 0), (17, 53, 16)]
+    assert covers((6, 0, 0), (6, 80, 16))
+
+
+def test_an_allow_with_two_owners_stays_while_one_is_left():
+    def allow(name: str) -> Policy:
+        return Policy(name, app("db"), [Rule("r", Toward.INGRESS, [app("web")])], [Toward.INGRESS])
+
+    compiler = PolicyCompiler()
+    compiler.update([allow("a"), allow("b")], identities={300: WEB, 301: DB}, subjects=[301])
+    [change] = compiler.update(removed=["a"]).values()
+    assert change.removed == ()
+    assert [str(cause) for cause in change.upserts[EntryKey(300, Toward.INGRESS, 0, 0, 0)].causes] == ["b r"]
+    [change] = compiler.update(removed=["b"]).values()
+    assert EntryKey(300, Toward.INGRESS, 0, 0, 0) in change.removed
+
+
+def test_an_identity_that_no_rule_selects_changes_no_map():
+    compiler = PolicyCompiler()
+    policy = Policy("p", app("db"), [Rule("r", Toward.INGRESS, [app("web")])], [Toward.INGRESS])
+    compiler.update([policy], identities={301: DB}, subjects=[301])
+    assert compiler.update(identities={302: Party(["k8s:app=other"])}) == {}
+    change = compiler.update(identities={300: WEB})[301]
+    assert [key.identity for key in change.upserts] == [300]
+    assert compiler.update(gone=[302]) == {}
+    assert compiler.update(gone=[300])[301].removed == tuple(change.upserts)
+
+
+def test_of_a_named_port_only_that_of_the_destination_counts():
+    assert port_keys([PortMatch(6, name="http")], [NamedPort("http", 8080)]) == {(6, 8080, 16)}
+    assert port_keys([PortMatch(17, name="http")], [NamedPort("http", 8080)]) == set()
+    assert port_keys([PortMatch(name="dns")], [NamedPort("dns", 53), NamedPort("dns", 53, "UDP")]) == {
+        (6, 53, 16),
+        (17, 53, 16),
+    }
+
+
+@pytest.mark.parametrize("isolated", [False, True])
+def test_a_pass_goes_to_the_next_tier(isolated):
+    admin = Policy(
+        "admin",
+        EVERYBODY,
+        [
+            Rule("pass", Toward.INGRESS, [app("web")], [PortMatch(6, 80, 80)], Action.PASS),
+            Rule("deny", Toward.INGRESS, [EVERYBODY], action=Action.DENY),
+        ],
+        tier=Tier.ADMIN,
+    )
+    isolating = Policy("np", EVERYBODY, isolates=[Toward.INGRESS])
+    asked = PolicySet([admin, isolating] if isolated else [admin])
+    web, db = Workload("web", WEB.labels), Workload("db", DB.labels)
+    verdict = asked.verdict(web, db, 80)
+    assert verdict.allowed is not isolated
+    expected = "np isolates, and no rule allows it" if isolated else "no policy isolates"
+    assert str(verdict).endswith(f"by default: {expected}")
+    assert str(asked.verdict(web, db, 81)).endswith("ingress denied by admin deny")
