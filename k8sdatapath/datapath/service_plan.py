@@ -70,7 +70,7 @@ class Needs:
             services=sum(change.before is None for change in changes),
             backends=sum(_new_backends(change) for change in changes),
             slots=sum(room(slot_count(service, scope)) for service in afters for scope in Scope),
-            sources=sum(len(service.source_ranges) for service in afters),
+            sources=sum(len(s.source_ranges) + 1 for s in afters if s.source_ranges),  # one for the node
         )
 
     def __add__(self, other: Needs) -> Needs:

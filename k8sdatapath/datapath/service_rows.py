@@ -25,7 +25,7 @@ from k8sdatapath.model import (
 from k8sdatapath.tables.backends import BackendRow
 from k8sdatapath.tables.frontends import FrontendFlags, FrontendKey, FrontendRow
 from k8sdatapath.tables.sets import SetKind
-from k8sdatapath.tables.sources import SourceKey
+from k8sdatapath.tables.sources import NODE, SourceKey
 
 __all__ = [
     "frontend_key",
@@ -89,9 +89,13 @@ def frontend_key(frontend: Frontend) -> FrontendKey:
     return FrontendKey(frontend.address, frontend.port, frontend.protocol)
 
 
-def source_keys(service: Service, number: int) -> list[SourceKey]:
-    """The entries of the trie that say who may use a service's load balancer addresses."""
-    return [SourceKey.of(number, network) for network in service.source_ranges]
+def source_keys(service: Service, number: int, *, node: bool) -> list[SourceKey]:
+    """The entries of the trie that say who may use a service's load balancer addresses.
+
+    :param node: whether the node itself may.
+    """
+    ranges = (*service.source_ranges, NODE) if node and service.source_ranges else service.source_ranges
+    return [SourceKey.of(number, network) for network in ranges]
 
 
 def slots(service: Service, ids: Sequence[int], scope: Scope) -> Sequence[int]:

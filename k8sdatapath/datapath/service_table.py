@@ -66,7 +66,7 @@ from k8sdatapath.tables.backends import BackendRow, BackendRows
 from k8sdatapath.tables.frontends import NO_SERVICE, FrontendKey, FrontendRow
 from k8sdatapath.tables.grace import Numbers
 from k8sdatapath.tables.sets import SetKind, SetRow, Sets, SlotsBlock
-from k8sdatapath.tables.sources import SourceKey
+from k8sdatapath.tables.sources import NODE, SourceKey
 
 __all__ = ["CONTRACT", "ServiceTable"]
 
@@ -269,12 +269,27 @@ class ServiceTable(Resource):
     def set_node_addresses(self, addresses: Collection[IPAddress]) -> None:
         """Say which addresses the node itself has, each time they change: their other ports are its own.
 
-        An address that services are dialled at, and nobody else, is shut at all other ports.
+        An address that services are dialled at, and nobody else, is shut at all other ports. Where only some
+        sources may use a service, the node may if one of its addresses is among them.
         """
         with self._in_use():
             self._become_writer()
+            moved = self._addresses.own != set(addresses)
             self._addresses.own_are(addresses)
+            if moved:
+                self._let_node_in()
             self._write_frontends((), self._addresses.plan(()))
+
+    def _let_node_in(self) -> None:
+        """Bring the entries for the node itself to what its addresses are now."""
+        limited = [entry for entry in self._entries.values() if entry.service.source_ranges]
+        keys = {entry.number: SourceKey.of(entry.number, NODE) for entry in limited}
+        may = {keys[entry.number] for entry in limited if self._lets_node_in(entry.service)}
+        self._sources.update_many((key, 1) for key in may)
+        self._sources.delete_many(key for key in keys.values() if key not in may)
+
+    def _lets_node_in(self, service: Service) -> bool:
+        return any(own in network for network in service.source_ranges for own in self._addresses.own)
 
     def _plan(self, desired: Mapping[Frontend, Service], gone: list[Change]) -> ServicePlan:
         changes = self._differences(desired)
@@ -406,12 +421,16 @@ class ServiceTable(Resource):
             for backend, id in zip(after.service.backends, step.known, strict=True):
                 if id is not None:
                     self._rows.update(id, backend)
-        wider = [key for _, after in kept for key in source_keys(after.service, after.number)]
+        wider = [
+            key
+            for _, after in kept
+            for key in source_keys(after.service, after.number, node=self._lets_node_in(after.service))
+        ]
         narrower = [
             key
             for step in steps
             if step.before
-            for key in source_keys(step.before.service, step.before.number)
+            for key in source_keys(step.before.service, step.before.number, node=True)
         ]
         self._sources.update_many((key, 1) for key in wider)
         self._sets.commit(
@@ -486,16 +505,14 @@ class ServiceTable(Resource):
                 self._entries[frontend] = before[frontend]  # they know names
             return tuple(dict.fromkeys([*wrong, *(f for f in self._entries if f not in before)]))
 
-    def _stands_as(
-        self, entry: Entry, rows: dict[FrontendKey, FrontendRow], ranges: Collection[SourceKey]
-    ) -> bool:
+    def _stands_as(self, entry: Entry, rows: dict[FrontendKey, FrontendRow], ranges: set[SourceKey]) -> bool:
         """Whether a service is in the maps as it was written; takes its own out of the rows of frontends."""
         service, ids = entry.service, entry.ids
         wanted = frontend_rows(service, entry.number)
         found = {key: rows.pop(key, None) for key in wanted}
         return (
             found == wanted
-            and all(key in ranges for key in source_keys(service, entry.number))
+            and ranges.issuperset(source_keys(service, entry.number, node=self._lets_node_in(service)))
             and all(self._rows.holds(id, each) for id, each in zip(ids, service.backends, strict=True))
             and all(
                 list(members) == self._sets.ids(entry.number, kind)
@@ -554,7 +571,8 @@ class ServiceTable(Resource):
         self._open_maps(found)
         sources: dict[int, list[IPNetwork]] = {}
         for source in self._sources:
-            sources.setdefault(source.service, []).append(source.network)
+            if source.network != NODE:
+                sources.setdefault(source.service, []).append(source.network)
         rows = {row.id: row for row in self._rows.all()}
         self._entries: dict[Frontend, Entry] = {}
         self._owners: dict[Frontend, Frontend] = {}

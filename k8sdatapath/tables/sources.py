@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
+from typing import Final
 
 from k8sdatapath.layout import addr, struct, u32
 
-__all__ = ["SourceKey"]
+__all__ = ["NODE", "SourceKey"]
+
+#: Stands for the node itself, whose sockets have no source yet when they ask: all nodes on a link, an address
+#: that nothing is sent from. With ``::/0`` among the sources the trie finds it by itself.
+NODE: Final = IPv6Network("ff02::1/128")
 
 _SERVICE_BITS = 32
 _MAPPED_BITS = 96

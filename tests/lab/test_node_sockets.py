@@ -116,6 +116,34 @@ def test_the_loopback_of_a_pod_is_its_own(lab: Lab, family: int) -> None:
 
 
 @FAMILIES
+def test_ranges_of_a_load_balancer_that_name_the_node_let_it_in(lab: Lab, family: int) -> None:
+    balancer = {4: "203.0.113.1", 6: "2001:db8:ff::1"}[family]
+    own = lab.node.addresses[family == 6]
+    elsewhere, everybody = {4: ("198.51.100.0/24", "0.0.0.0/0"), 6: ("2001:db8:fe::/64", "::/0")}[family]
+
+    def limit(*ranges: str) -> None:
+        exposed = [Exposure(FrontendKind.LOAD_BALANCER, balancer, NODE_PORT)]
+        expose(lab, family, exposed=exposed, source_ranges=ranges)
+        expose(lab, family, "UDP", exposed=exposed, source_ranges=ranges)
+
+    def dropped() -> int:
+        counter = lab.node.datapath.counters().get("DROP_SOURCE")
+        return counter.packets if counter is not None else 0
+
+    for ranges in ((everybody,), (elsewhere, f"{own}/{own.max_prefixlen}")):
+        limit(*ranges)
+        assert answer(lab.node, balancer) in {"here", "there"}
+        for connected in (False, True):
+            got = lab.node.udp(balancer, NODE_PORT, b"?", connected=connected)
+            assert (got.data, got.source) == (b"?", (balancer, NODE_PORT))
+    before = dropped()
+    limit(elsewhere)
+    with pytest.raises(OSError, match="No route to host"):  # at once, and no packet of it has left the node
+        answer(lab.node, balancer)
+    assert dropped() == before + 1
+
+
+@FAMILIES
 def test_without_loopback_there_is_nothing(lab: Lab, family: int) -> None:
     expose(lab, family, loopback=False)
     with pytest.raises(ConnectionRefusedError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Callable
+from ipaddress import ip_address
 from types import FrameType
 from typing import Any
 
@@ -368,6 +369,37 @@ def test_everything_about_a_service_is_taken_over() -> None:
         assert table.plan([wanted]).empty
         table.upsert(evolve(wanted, source_ranges=["198.51.100.7/32"]))
         assert len(kernel["kd_sources"]) == 1
+        table.plan([]).apply()
+        assert not kernel["kd_sources"]
+
+
+def test_the_node_is_let_in_where_one_of_its_addresses_is() -> None:
+    kernel = memory()
+    near, far = ip_address("203.0.113.9"), ip_address("192.0.2.9")
+    limited = exposed(1, source_ranges=["203.0.113.0/24"])
+    node_key = "ff02::1/128"
+
+    def said(table: ServiceTable) -> set[str]:
+        assert table.dump() == (limited,)  # it is no range of the service
+        assert table.verify() == ()
+        return {str(key.network) for key in kernel["kd_sources"]}
+
+    with ServiceTable.bind(kernel) as table:
+        table.upsert(limited)
+        assert node_key not in said(table)
+        table.set_node_addresses([far, near])
+        assert node_key in said(table)
+        table.upsert(limited := evolve(limited, source_ranges=["203.0.113.0/25"]))
+        assert said(table) == {"203.0.113.0/25", node_key}
+    with ServiceTable.bind(kernel) as table:
+        assert node_key in said(table)
+        table.set_node_addresses([far])  # it has lost the other one while nobody looked
+        assert node_key not in said(table)
+        table.set_node_addresses([near])
+        table.upsert(limited := evolve(limited, source_ranges=["198.51.100.0/24"]))
+        assert said(table) == {"198.51.100.0/24"}
+        table.set_node_addresses([ip_address("198.51.100.1")])
+    with ServiceTable.bind(kernel) as table:
         table.plan([]).apply()
         assert not kernel["kd_sources"]
 

@@ -12,8 +12,9 @@
  * Every network namespace has a loopback address of its own: a frontend there is the node's, for its processes
  * alone. Nor may they bind a port that is a node port at the same address, since nobody would reach them.
  *
- * Not settled here: frontends for some sources only, since a socket's source is chosen after its destination.
- * Their packets are, on their way through a pod's device.
+ * A socket's source is chosen after its destination. So frontends for some sources only are settled here for
+ * the node itself, as a whole: it is let in if one of its addresses is. Packets of all others are looked at on
+ * their way through a pod's device.
  *
  * Every function takes both families: an IPv4 address in an IPv6 socket is mapped, as all IPv4 is here. `v6`
  * tells which fields of the context the hook may touch and is a constant of the hook.
@@ -143,16 +144,32 @@ static __always_inline int kd_sock_choose(struct bpf_sock_addr *ctx, bool v6, st
 	return KD_AT_SOCKET;
 }
 
+/*
+ * Whether to choose a backend (KD_CONTINUE), as far as the frontend is for some sources only. In kd_sources the
+ * node goes by an address that nothing is sent from: that of all nodes on a link.
+ */
+static __always_inline int kd_sock_let_in(struct bpf_sock_addr *ctx, const struct kd_frontend *frontend)
+{
+	const struct kd_addr node = { .w = { bpf_htonl(0xff020000), 0, 0, bpf_htonl(1) } };
+
+	if (!kd_has_sources(frontend))
+		return KD_CONTINUE;
+	if (!kd_sock_of_node(ctx))
+		return KD_PASS;
+	return kd_lets_in(frontend, &node) ? KD_CONTINUE : KD_DROP_SOURCE;
+}
+
 static __always_inline int kd_sock_connect(struct bpf_sock_addr *ctx, bool v6)
 {
 	struct kd_addr addr = kd_sock_addr(ctx, v6);
 	struct kd_frontend *frontend = kd_sock_frontend(ctx, &addr, kd_sock_port(ctx));
+	int result = frontend ? kd_sock_let_in(ctx, frontend) : kd_frontend_missing(&addr);
 
-	if (frontend && !kd_has_sources(frontend))
+	if (frontend && result == KD_CONTINUE)
 		return kd_sock_choose(ctx, v6, frontend, false);
 	/* From here on its peer is what it dials, whatever it dialled before. */
 	bpf_sk_storage_delete(&kd_sock, ctx->sk);
-	return frontend ? KD_PASS : kd_frontend_missing(&addr);
+	return result;
 }
 
 static __always_inline int kd_sock_sendmsg(struct bpf_sock_addr *ctx, bool v6)
@@ -161,11 +178,13 @@ static __always_inline int kd_sock_sendmsg(struct bpf_sock_addr *ctx, bool v6)
 	__be16 port = kd_sock_port(ctx);
 	struct kd_frontend *frontend = kd_sock_frontend(ctx, &addr, port);
 	struct kd_sock *sock;
+	int result;
 
 	if (!frontend)
 		return kd_frontend_missing(&addr);
-	if (kd_has_sources(frontend))
-		return KD_PASS;
+	result = kd_sock_let_in(ctx, frontend);
+	if (result != KD_CONTINUE)
+		return result;
 	sock = bpf_sk_storage_get(&kd_sock, ctx->sk, NULL, 0);
 	if (!sock || !kd_sock_dialled(sock, &addr, port) || sock->service != frontend->service ||
 	    !kd_backend_stays(sock->backend))
