@@ -10,7 +10,7 @@ layer  modules                                                              know
 ====== ==================================================================== ==========================
 L6     ``node`` ``agent`` ``lab`` ``cli``                                   everything: the compositions
 L5     ``kube`` ``reconcile``                                               Kubernetes, and the model
-L4     ``datapath``                                                         services, from plan to applied
+L4     ``datapath`` ``identity``                                            services; who has which number
 L3     ``tables``                                                           what each map means
 L2     ``layout maps programs objects links pins features compiler net``    the kernel, in types
 L1     ``pybpf``                                                            libbpf, through the extension

@@ -6,7 +6,7 @@ printable, worked out without touching the kernel, checked for room, and applied
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 from attrs import field, frozen
@@ -24,6 +24,8 @@ __all__ = [
     "ObjectKey",
     "Plan",
     "Pressure",
+    "Record",
+    "RecordStore",
     "Report",
     "Services",
     "Source",
@@ -191,4 +193,57 @@ class DeltaSource(Protocol):
 
     def close(self) -> None:
         """End the iteration."""
+        ...
+
+
+@frozen
+class Record:
+    """Something that a store holds, as it was when it was read.
+
+    :ivar kind: what it is, a word.
+    :ivar name: by which the store has one of this kind at most.
+    :ivar value: plain values, as JSON has them.
+    :ivar version: another after every change, and never the same again, not even once it was deleted.
+    """
+
+    kind: str
+    name: str
+    value: Mapping[str, Any]
+    version: str
+
+
+class RecordStore(Protocol):
+    """A store that many write to at once, each change as a whole or not at all; from any thread.
+
+    Every call may raise :class:`~k8sdatapath.errors.StoreError`: there is no answer, and no telling whether a
+    change was made, or is yet to be made. Whoever reads sees all changes that were answered before.
+    """
+
+    def get(self, kind: str, name: str) -> Record | None:
+        """What is there now."""
+        ...
+
+    def list(self, kind: str) -> Sequence[Record]:
+        """All of a kind, as they were at one moment."""
+        ...
+
+    def create(self, kind: str, name: str, value: Mapping[str, Any]) -> Record:
+        """Make one.
+
+        :raises StoreConflictError: there is one already.
+        """
+        ...
+
+    def update(self, record: Record, value: Mapping[str, Any]) -> Record:
+        """Give a record another value.
+
+        :raises StoreConflictError: it is not what it was, or not there.
+        """
+        ...
+
+    def delete(self, record: Record) -> None:
+        """Remove a record.
+
+        :raises StoreConflictError: it is not what it was, or not there.
+        """
         ...

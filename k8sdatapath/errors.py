@@ -26,6 +26,8 @@
     ├── ConfigError(ValueError)           .path into a configuration, and what is wrong there
     ├── SourceError                       a source of desired state cannot be read
     │   └── ManifestError(ValueError)     .path into the YAML, and what is wrong there
+    ├── StoreError                        a shared store does not answer, or will not
+    │   └── StoreConflictError            .record was changed by somebody else
     └── LabError                          a pod or node of a lab did not come up
 
 Errors carry the next thing the reader would have asked for: the operation, what it was done to,
@@ -64,6 +66,8 @@ __all__ = [
     "PinsBusyError",
     "SourceError",
     "StalePlanError",
+    "StoreConflictError",
+    "StoreError",
     "VerifierError",
     "near_misses",
 ]
@@ -315,6 +319,24 @@ class ConfigError(DatapathError, ValueError):
 
     def __str__(self) -> str:
         return ": ".join(part for part in (self.where, self.path, self.reason) if part)
+
+
+class StoreError(DatapathError):
+    """A store that nodes share does not answer, or refuses. Whether a change was made is not known."""
+
+
+class StoreConflictError(StoreError):
+    """A record is not what it was, because somebody else was quicker. Nothing was changed.
+
+    :ivar record: its kind and name.
+    """
+
+    def __init__(self, record: str) -> None:
+        super().__init__(record)
+        self.record = record
+
+    def __str__(self) -> str:
+        return f"{self.record} was changed by somebody else"
 
 
 class LabError(DatapathError):
