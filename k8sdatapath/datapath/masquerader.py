@@ -22,13 +22,15 @@ from k8sdatapath.net.netlink import Netlink
 from k8sdatapath.net.netns import NetNs
 from k8sdatapath.programs.base import device_index
 from k8sdatapath.resource import Resource
-from k8sdatapath.tables.masquerade import NONE, MasqDeviceRow, MasqKey, MasqRule, MasqSide
+from k8sdatapath.tables.conntrack import Tuple
+from k8sdatapath.tables.masquerade import NONE, ExhaustedRow, MasqDeviceRow, MasqKey, MasqRule, MasqSide
 
-__all__ = ["Mapping", "MasqueradePlan", "Masquerader"]
+__all__ = ["Exhausted", "Mapping", "MasqueradePlan", "Masquerader"]
 
 CONTRACT = {
     "kd_masq_devices": maps.Hash[u32, MasqDeviceRow],
     "kd_masq_rules": maps.LPMTrie[MasqKey, MasqRule],
+    "kd_exhausted": maps.LRUHash[Tuple, ExhaustedRow],
 }
 
 #: Good for one link only, and groups: never masqueraded.
@@ -61,6 +63,20 @@ class Mapping:
 
     def __str__(self) -> str:
         return f"{self.protocol_name} {self.pod} as {self.leaves_as} -> {self.remote} {self.state}"
+
+
+@frozen
+class Exhausted:
+    """A remote end towards which there was no port for new flows; those that there were have gone on.
+
+    :ivar leaves_as: the address whose ports were all taken there.
+    :ivar packets: how many were dropped for it.
+    """
+
+    leaves_as: IPAddress
+    remote: Peer
+    protocol: int
+    packets: int
 
 
 @frozen
@@ -122,6 +138,7 @@ class Masquerader(Resource):
         self._netns = netns
         self._devices: maps.Hash[int, MasqDeviceRow] = tables["kd_masq_devices"]  # type: ignore[assignment]
         self._rules: maps.LPMTrie[MasqKey, MasqRule] = tables["kd_masq_rules"]  # type: ignore[assignment]
+        self._exhausted: maps.LRUHash[Tuple, ExhaustedRow] = tables["kd_exhausted"]  # type: ignore[assignment]
         self._revision = 0
 
     @classmethod
@@ -202,6 +219,18 @@ class Masquerader(Resource):
                     flow.age,
                     flow.packets,
                 )
+
+    def exhausted(self) -> tuple[Exhausted, ...]:
+        """Where ports have run out, the worst first; :meth:`forget_exhausted` begins anew."""
+        found = [
+            Exhausted(key.src, Peer(key.dst, key.dport), key.protocol, row.packets)
+            for key, row in self._exhausted.items()
+        ]
+        return tuple(sorted(found, key=lambda each: -each.packets))
+
+    def forget_exhausted(self) -> None:
+        """Count from nothing again."""
+        self._exhausted.delete_many(list(self._exhausted))
 
     def _call(self, function: Callable[[], T]) -> T:
         return function() if self._netns is None else self._netns.call(function)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from enum import IntEnum
 from ipaddress import IPv4Address, IPv6Address
 
-from k8sdatapath.layout import addr, struct, u32
+from k8sdatapath.layout import addr, struct, u32, u64
 from k8sdatapath.model import IPAddress, IPNetwork, network
 
-__all__ = ["NONE", "MasqDeviceRow", "MasqKey", "MasqRule", "MasqSide"]
+__all__ = ["NONE", "ExhaustedRow", "MasqDeviceRow", "MasqKey", "MasqRule", "MasqSide"]
 
 #: How the lack of an address is written.
 NONE = IPv6Address(0)
@@ -69,3 +69,11 @@ class MasqRule:
     """``struct kd_masq_rule``: the address under which a source leaves."""
 
     leaves_as: addr
+
+
+@struct
+class ExhaustedRow:
+    """``struct kd_exhausted``: until when no port is looked for, and how many packets found none."""
+
+    until: u64
+    packets: u64

@@ -11,14 +11,18 @@
  *
  * SCTP keeps its port (see kd/packet.h) or is dropped.
  *
+ * Looking at every port takes long, so when none was free, it is not done again for a microsecond a port; until then
+ * chance alone decides. So what is dropped costs little, and the CPU has time for others.
+ *
  * A source that stays the client's keeps clear of the ports that the client's sockets choose by themselves.
  *
- * Reads and writes kd_conntrack; reads the sockets of the device's network namespace.
+ * Reads and writes kd_conntrack and kd_exhausted; reads the sockets of the device's network namespace.
  */
 #ifndef KD_PORTS_H
 #define KD_PORTS_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <linux/bpf.h>
 #include <linux/in.h>
 #include <bpf/bpf_endian.h>
@@ -29,6 +33,7 @@
 #include <kd/types.h>
 #include <kd/verdict.h>
 #include <kd/maps/conntrack.h>
+#include <kd/maps/ports.h>
 
 #define KD_EEXIST 17
 #define KD_PORT_PROBES 16
@@ -42,12 +47,14 @@ struct kd_ports {
 	struct __sk_buff *skb;
 	const struct kd_tuple *tuple; /* what the packet is */
 	struct kd_ct original; /* what becomes of it, with the port that is tried */
-	__u32 first;
 	__u32 count;
-	__u32 start; /* where the search in turn begins */
 	int result; /* KD_DROP_NO_PORT: none yet */
-	bool ours; /* the source is an address of this node */
-	bool keep; /* the source's own port will do */
+	__u16 start; /* where the search of all ports begins */
+	__u16 stride; /* odd, so that it comes to every number up to `mask` before one comes again */
+	__u16 mask;
+	bool ours : 1; /* the source is an address of this node */
+	bool keep : 1; /* the source's own port will do */
+	bool tired : 1; /* that all are taken was found out a moment ago */
 };
 
 static __always_inline bool kd_is_v4(const struct kd_addr *addr)
@@ -55,36 +62,32 @@ static __always_inline bool kd_is_v4(const struct kd_addr *addr)
 	return !(addr->w[0] | addr->w[1]) && addr->w[2] == bpf_htonl(0xffff);
 }
 
-/* Whether a socket of this node has a claim to what is sent back to `to`. */
-KD_SUBPROGRAM bool kd_socket_uses(struct __sk_buff *skb, const struct kd_tuple *to)
+/* Whether a socket of this node has a claim to packets of this tuple, which the kernel's own has the form of. */
+KD_SUBPROGRAM bool kd_socket_uses(struct __sk_buff *skb, const struct kd_tuple *tuple)
 {
-	struct bpf_sock_tuple ends = {};
-	__u32 size = sizeof(ends.ipv6);
+	struct {
+		__be32 saddr, daddr;
+		__be32 ports;
+	} v4 = { tuple->src.w[3], tuple->dst.w[3], kd_ports(tuple) };
+	struct bpf_sock_tuple *ends = (void *)tuple;
+	__u32 size = sizeof(ends->ipv6);
 	struct bpf_sock *sock;
 	bool uses;
 
-	if (kd_is_v4(&to->src)) {
-		ends.ipv4.saddr = to->dst.w[3];
-		ends.ipv4.daddr = to->src.w[3];
-		ends.ipv4.sport = to->dport;
-		ends.ipv4.dport = to->sport;
-		size = sizeof(ends.ipv4);
-	} else {
-		__builtin_memcpy(ends.ipv6.saddr, &to->dst, sizeof(to->dst));
-		__builtin_memcpy(ends.ipv6.daddr, &to->src, sizeof(to->src));
-		ends.ipv6.sport = to->dport;
-		ends.ipv6.dport = to->sport;
+	if (kd_is_v4(&tuple->src)) {
+		ends = (void *)&v4;
+		size = sizeof(v4);
 	}
-	if (to->protocol == IPPROTO_UDP) {
-		sock = bpf_sk_lookup_udp(skb, &ends, size, BPF_F_CURRENT_NETNS, 0);
+	if (tuple->protocol == IPPROTO_UDP) {
+		sock = bpf_sk_lookup_udp(skb, ends, size, BPF_F_CURRENT_NETNS, 0);
 		if (!sock)
 			return false;
 		bpf_sk_release(sock);
 		return true;
 	}
-	if (to->protocol != IPPROTO_TCP)
+	if (tuple->protocol != IPPROTO_TCP)
 		return false;
-	sock = bpf_skc_lookup_tcp(skb, &ends, size, BPF_F_CURRENT_NETNS, 0);
+	sock = bpf_skc_lookup_tcp(skb, ends, size, BPF_F_CURRENT_NETNS, 0);
 	if (!sock)
 		return false;
 	uses = sock->state != BPF_TCP_LISTEN;
@@ -92,40 +95,101 @@ KD_SUBPROGRAM bool kd_socket_uses(struct __sk_buff *skb, const struct kd_tuple *
 	return uses;
 }
 
+_Static_assert(offsetof(struct kd_tuple, dport) == offsetof(struct bpf_sock_tuple, ipv6.dport), "as the kernel's");
+
 /*
- * Make the entry of the reply direction, unless another flow holds its tuple. Most often none does: that is tried
- * first, as every look at a table of this size is a wait for memory.
+ * Make the entry of the reply direction, unless another flow holds its tuple, or with `skb` a socket. At first most
+ * often none does: then it is tried without a look, as every look at a table of this size is a wait for memory.
  */
-static __always_inline int kd_port_claim(const struct kd_tuple *tuple, const struct kd_ct *original)
+static __always_inline int kd_port_claim(struct __sk_buff *skb, const struct kd_tuple *tuple,
+					 const struct kd_ct *original, bool first)
 {
 	struct kd_tuple opposite = kd_reversed(&original->to);
 	struct kd_ct reply = kd_ct_answer(tuple, original);
-	long failed = kd_ct_put(&opposite, &reply, BPF_NOEXIST);
+	long failed = -KD_EEXIST;
 	struct kd_ct *held;
 
+	if (skb && kd_socket_uses(skb, &opposite))
+		return KD_DROP_NO_PORT;
+	if (first)
+		failed = kd_ct_put(&opposite, &reply, BPF_NOEXIST);
 	if (failed == -KD_EEXIST) {
 		held = kd_ct_find_untold(&opposite);
 		if (held && !kd_ct_answers(held, tuple, original) &&
 		    !kd_ct_evict(&opposite, held, original->last_seen))
 			return KD_DROP_NO_PORT;
-		failed = kd_ct_put(&opposite, &reply, BPF_ANY);
+		failed = kd_ct_put(&opposite, &reply, held ? BPF_ANY : BPF_NOEXIST);
+		if (failed == -KD_EEXIST) /* another CPU was faster */
+			return KD_DROP_NO_PORT;
 	}
 	return failed ? KD_DROP_NO_MEMORY : KD_CONTINUE;
 }
 
-/* One port: the source's own, then some by chance, then one after the other. */
+/* Whether looking through all ports was in vain a moment ago. No port is chosen here, so its place is the key's. */
+static __always_inline bool kd_ports_tired(struct kd_ports *ports)
+{
+	struct kd_exhausted *found;
+
+	ports->original.to.sport = 0;
+	found = bpf_map_lookup_elem(&kd_exhausted, &ports->original.to);
+	return found && found->until > bpf_ktime_get_ns();
+}
+
+KD_SUBPROGRAM void kd_ports_gone(struct kd_ports *ports)
+{
+	struct kd_exhausted fresh = { .until = bpf_ktime_get_ns() + ports->count * 1000ULL, .packets = 1 };
+	struct kd_exhausted *found;
+
+	ports->original.to.sport = 0;
+	found = bpf_map_lookup_elem(&kd_exhausted, &ports->original.to);
+	if (!found) {
+		bpf_map_update_elem(&kd_exhausted, &ports->original.to, &fresh, BPF_NOEXIST);
+		return;
+	}
+	__sync_fetch_and_add(&found->packets, 1);
+	if (!ports->tired)
+		found->until = fresh.until;
+}
+
+static __always_inline __u32 kd_ports_first(bool ours)
+{
+	return ours ? port_min : KD_PORTS_OF_CLIENTS_END;
+}
+
+/*
+ * One port: the source's own, then some by chance, then all, each time in another order: neighbours of taken ports
+ * must not be the next to be taken, or searches grow long before ports run out.
+ */
 static long kd_port_step(__u64 step, struct kd_ports *ports)
 {
-	__u32 at = step > KD_PORT_PROBES ? ports->start + step : bpf_get_prandom_u32();
+	__u32 at = bpf_get_prandom_u32() % ports->count;
 
+	if (step == KD_PORT_PROBES + 1 && kd_ports_tired(ports)) {
+		ports->tired = true;
+		return 1;
+	}
+	if (step > KD_PORT_PROBES)
+		at = (ports->start + step * ports->stride) & ports->mask;
+	if (at >= ports->count)
+		return 0;
 	if (step)
-		ports->original.to.sport = bpf_htons(ports->first + at % ports->count);
+		ports->original.to.sport = bpf_htons(kd_ports_first(ports->ours) + at);
 	else if (!ports->keep)
 		return 0;
-	if (ports->ours && kd_socket_uses(ports->skb, &ports->original.to))
-		return 0;
-	ports->result = kd_port_claim(ports->tuple, &ports->original);
+	ports->result = kd_port_claim(ports->ours ? ports->skb : NULL, ports->tuple, &ports->original, !step);
 	return ports->result != KD_DROP_NO_PORT;
+}
+
+/* The least number of all ones that is not below any of `count`. */
+static __always_inline __u16 kd_ports_mask(__u32 count)
+{
+	__u32 mask = count - 1;
+
+	mask |= mask >> 1;
+	mask |= mask >> 2;
+	mask |= mask >> 4;
+	mask |= mask >> 8;
+	return mask;
 }
 
 /*
@@ -155,13 +219,16 @@ KD_FUNCTION int kd_ct_create(struct __sk_buff *skb, const struct kd_tuple *tuple
 	port = bpf_ntohs(to->sport);
 	ports.original.to = *to;
 	ports.ours = flags & KD_CT_SOURCE || !kd_addr_equal(&to->src, &tuple->src);
-	ports.first = ports.ours ? port_min : KD_PORTS_OF_CLIENTS_END;
-	ports.count = (ports.ours ? port_max : 65535) - ports.first + 1;
-	ports.start = bpf_get_prandom_u32() >> 1;
+	ports.count = (ports.ours ? port_max : 65535) - kd_ports_first(ports.ours) + 1;
+	ports.start = bpf_get_prandom_u32();
+	ports.stride = bpf_get_prandom_u32() | 1;
+	ports.mask = kd_ports_mask(ports.count);
 	fixed = to->protocol == IPPROTO_SCTP;
 	ports.keep = fixed || !ports.ours || (port >= port_min && port <= port_max);
 	ports.result = KD_DROP_NO_PORT;
-	bpf_loop(fixed ? 1 : 1 + KD_PORT_PROBES + ports.count, kd_port_step, &ports, 0);
+	bpf_loop(fixed ? 1 : 2 + KD_PORT_PROBES + ports.mask, kd_port_step, &ports, 0);
+	if (ports.result == KD_DROP_NO_PORT)
+		kd_ports_gone(&ports);
 	if (ports.result != KD_CONTINUE)
 		return ports.result;
 	if (kd_ct_put(tuple, &ports.original, BPF_ANY)) {

@@ -252,6 +252,13 @@ struct kd_traced {
 };
 KD_ASSERT_SIZE(struct kd_traced, 52);
 
+/* That every port towards a remote end was taken. Value of kd_exhausted. */
+struct kd_exhausted {
+	__u64 until; /* nanoseconds of CLOCK_MONOTONIC: not worth looking again before */
+	__u64 packets; /* that were dropped for it */
+};
+KD_ASSERT_SIZE(struct kd_exhausted, 16);
+
 /* The addresses under which pods leave through a device; all zero: none of this family. Value of kd_masq_devices. */
 struct kd_masq_device {
 	struct kd_addr ipv4;
