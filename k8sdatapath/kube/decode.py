@@ -89,7 +89,7 @@ def _service(root: Field, namespace: str, name: str, ignored: Counter[str]) -> K
             ports,
             Selection[selection.upper().replace("-", "_")],
             kind,
-            _load_balancer_ips(root["status"]["loadBalancer"]) if kind == "LoadBalancer" else (),
+            _load_balancer_ips(root["status"]["loadBalancer"], ignored) if kind == "LoadBalancer" else (),
             tuple(_usable_address(each) for each in spec["externalIPs"].items()),
             _local(spec["internalTrafficPolicy"]),
             _local(spec["externalTrafficPolicy"]),
@@ -101,13 +101,21 @@ def _service(root: Field, namespace: str, name: str, ignored: Counter[str]) -> K
     return None
 
 
-def _load_balancer_ips(status: Field) -> tuple[IPAddress, ...]:
-    """Without those of mode Proxy: there the load balancer dials node ports instead."""
-    return tuple(
-        _usable_address(each["ip"])
+def _load_balancer_ips(status: Field, ignored: Counter[str]) -> tuple[IPAddress, ...]:
+    """Without those of mode Proxy: there the load balancer dials node ports instead.
+
+    An API server lets any address in here. ``minikube tunnel``, for one, says 127.0.0.1, which is nobody's to
+    balance and no reason to refuse the Service.
+    """
+    found = [
+        each["ip"].made(address)
         for each in status["ingress"].items()
         if each["ipMode"].choice("VIP", "Proxy", default="VIP") == "VIP" and each["ip"].text("")
-    )
+    ]
+    usable = tuple(ip for ip in found if not _is_special(ip))
+    if len(usable) < len(found):
+        ignored["load balancer address that no Service can have"] += len(found) - len(usable)
+    return usable
 
 
 def _local(policy: Field) -> bool:
@@ -274,10 +282,14 @@ def _host_ports(spec: Field) -> Iterator[HostPort]:
                 yield HostPort(number, protocol, target, None if ip is None or ip.is_unspecified else ip)
 
 
+def _is_special(ip: IPAddress) -> bool:
+    return ip.is_unspecified or ip.is_loopback or ip.is_link_local or ip.is_multicast
+
+
 def _usable_address(field: Field) -> IPAddress:
     field.text()
     ip = field.made(address)
-    if ip.is_unspecified or ip.is_loopback or ip.is_link_local or ip.is_multicast:
+    if _is_special(ip):
         field.refuse(f"{ip} is unspecified, loopback, link-local or multicast: no pod or Service can have it")
     return ip
 

@@ -127,6 +127,10 @@ class TestLoadBalancer:
     def test_one_that_is_a_proxy_is_not_ours(self, mode: str | None, programmed: int):
         assert len(exposed(web(balanced({"ip": "203.0.113.1", "ipMode": mode}), node=N1))) == programmed
 
+    @pytest.mark.parametrize("strange", ["127.0.0.1", "169.254.1.1", "::1", "0.0.0.0"])
+    def test_an_address_that_is_nobodys_to_balance_is_left_out(self, strange: str):
+        assert exposed(web(balanced(strange, "203.0.113.2"), node=N1)) == ["203.0.113.2:80 (LOAD_BALANCER)"]
+
     def test_a_hostname_is_no_address(self):
         assert exposed(web(balanced({"hostname": "lb.example"}), node=N1)) == []
 
