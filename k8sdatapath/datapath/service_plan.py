@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from operator import add
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from attrs import astuple, field, frozen
 
 from k8sdatapath.component import Report
 from k8sdatapath.datapath.service_rows import slot_count
 from k8sdatapath.errors import ModelError
-from k8sdatapath.model import Frontend, Scope, Service
+from k8sdatapath.model import Frontend, FrontendKind, Scope, Service
+from k8sdatapath.model.address import shown
 from k8sdatapath.tables.grace import room
 
 if TYPE_CHECKING:
     from k8sdatapath.datapath.service_table import ServiceTable
 
-__all__ = ["Change", "Needs", "ServicePlan", "by_frontend", "claimed_twice"]
+__all__ = ["Change", "Needs", "ServicePlan", "by_frontend", "claimed_twice", "frontends_only"]
 
 
 @frozen
@@ -44,6 +45,13 @@ class Change:
         said += [f"~{new[place]}" for place in new.keys() & old.keys() if new[place] != old[place]]
         if before.selection != after.selection:
             said.append(f"selection {before.selection.name} -> {after.selection.name}")
+        for what in ("kind", "affinity_timeout", "internal_local", "external_local"):
+            one, other = getattr(before, what), getattr(after, what)
+            if one != other:
+                said.append(f"{what} {_word(one)} -> {_word(other)}")
+        for what in ("exposed", "source_ranges"):
+            gone, come = set(getattr(before, what)), set(getattr(after, what))
+            said += [f"+{what} {each}" for each in come - gone] + [f"-{what} {each}" for each in gone - come]
         return sorted(said)
 
 
@@ -129,6 +137,10 @@ class ServicePlan:
         return "\n".join([*lines, f"{len(lines)} to change, {self.unchanged} as wanted"])
 
 
+def _word(value: Any) -> str:
+    return value.name if isinstance(value, FrontendKind) else str(value)
+
+
 def _count(service: Service | None) -> str:
     count = len(service.backends) if service is not None else 0
     return f"{count} backend{'' if count == 1 else 's'}"
@@ -137,17 +149,34 @@ def _count(service: Service | None) -> str:
 def by_frontend(services: Iterable[Service]) -> dict[Frontend, Service]:
     """Services by their main frontends.
 
-    :raises ModelError: one claims a frontend of another.
+    :raises ModelError: one claims a frontend of another, or is no service.
     """
+    if isinstance(services, Service):
+        raise ModelError(f"an iterable of Service is wanted here; {services} is a single one")
     found: dict[Frontend, Service] = {}
     claims: dict[Frontend, Service] = {}
     for service in services:
+        if not isinstance(service, Service):
+            raise ModelError(f"{shown(service)} is not a Service")
         for frontend in service.frontends:
             if frontend in claims:
                 raise claimed_twice(frontend, claims[frontend], service)
             claims[frontend] = service
         found[service.frontend] = service
     return found
+
+
+def frontends_only(frontends: Iterable[Frontend]) -> tuple[Frontend, ...]:
+    """What services are removed by: of anything else there would be none, and nobody would be told.
+
+    :raises ModelError: one is something else.
+    """
+    given = tuple(frontends)
+    for each in given:
+        if not isinstance(each, Frontend):
+            hint = "" if not isinstance(each, Service) else ": give its .frontend"
+            raise ModelError(f"{shown(each)} is not a Frontend{hint}")
+    return given
 
 
 def claimed_twice(frontend: Frontend, one: Service, other: Service | None) -> ModelError:

@@ -30,7 +30,14 @@ from k8sdatapath.datapath.copying import copy_map
 from k8sdatapath.datapath.resolution import Resolution
 from k8sdatapath.datapath.service_addresses import Addresses, AddressRows
 from k8sdatapath.datapath.service_fit import conflicts, possible
-from k8sdatapath.datapath.service_plan import Change, Needs, ServicePlan, by_frontend, claimed_twice
+from k8sdatapath.datapath.service_plan import (
+    Change,
+    Needs,
+    ServicePlan,
+    by_frontend,
+    claimed_twice,
+    frontends_only,
+)
 from k8sdatapath.datapath.service_rows import (
     frontend_key,
     frontend_rows,
@@ -215,10 +222,14 @@ class ServiceTable(Resource):
             return self._plan(by_frontend(services), []).apply()
 
     def remove(self, *frontends: Frontend) -> Report:
-        """Remove the services that have these frontends; one that is not there is no error."""
+        """Remove the services that have these frontends; one that is not there is no error.
+
+        :raises ModelError: one is no frontend.
+        """
+        given = frontends_only(frontends)
         with self._in_use():
             self._become_writer()
-            owners = (self._owners[frontend] for frontend in frontends if frontend in self._owners)
+            owners = (self._owners[frontend] for frontend in given if frontend in self._owners)
             return self._plan({}, self._removals(owners)).apply()
 
     def change(self, upserts: Iterable[Service] = (), removed: Iterable[Frontend] = ()) -> Report:
@@ -229,14 +240,14 @@ class ServiceTable(Resource):
         again.
 
         :param removed: main frontends. One that nobody has is no error, nor is one of ``upserts``.
-        :raises ModelError: two of ``upserts`` have one frontend.
+        :raises ModelError: two of ``upserts`` have one frontend, or something is no service or frontend.
         :raises PinsBusyError: somebody else is writing here.
         """
-        desired = by_frontend(upserts)
+        desired, given = by_frontend(upserts), frontends_only(removed)
         total = Report()
         with self._in_use():
             self._become_writer()
-            gone = [frontend for frontend in removed if frontend not in desired]
+            gone = [frontend for frontend in given if frontend not in desired]
             while True:
                 refused: dict[Frontend, DatapathError] = {}
                 report = self._change(desired, gone, refused)

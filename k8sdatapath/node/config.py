@@ -12,6 +12,7 @@ from attrs import Attribute, field, frozen
 from k8sdatapath.datapath.flow import Timeouts
 from k8sdatapath.errors import ModelError
 from k8sdatapath.model import IPNetwork, Masquerade, network
+from k8sdatapath.model.address import shown
 from k8sdatapath.net.netns import NetNs
 from k8sdatapath.node.tunnel import Tunnel, to_tunnel
 from k8sdatapath.objects import ConfigValue
@@ -46,6 +47,20 @@ def _networks(given: Iterable[Any]) -> tuple[IPNetwork, ...]:
 
 def _path(path: str | os.PathLike[str] | None) -> Path | None:
     return None if path is None else Path(path)
+
+
+def _pins(given: PinDir | str | os.PathLike[str] | None) -> PinDir | None:
+    return given if given is None or isinstance(given, PinDir) else PinDir(given)
+
+
+def _a(kind: type, *, or_none: str = "") -> Any:
+    """A field of this type; ``or_none``: it may be None, and what to do instead of what was given."""
+
+    def check(_: object, attribute: Attribute[Any], value: object) -> None:
+        if not isinstance(value, kind) and not (or_none and value is None):
+            raise ModelError(f"{attribute.name} is a {kind.__name__}, not {shown(value)}{or_none}")
+
+    return check
 
 
 @frozen(kw_only=True)
@@ -126,10 +141,13 @@ class NodeConfig:
     """
 
     name: str = ""
-    netns: NetNs | None = None
+    netns: NetNs | None = field(
+        default=None,
+        validator=_a(NetNs, or_none=": open it with NetNs.open(name), and close it after the node"),
+    )
     uplinks: tuple[str, ...] = field(default=(), converter=_names)
     cgroup: Path | None = field(default=None, converter=_path)
-    pins: PinDir | None = None
+    pins: PinDir | None = field(default=None, converter=_pins)
     service_networks: tuple[IPNetwork, ...] = field(default=(), converter=_networks)
     tc_lb: bool = True
     socket_lb: bool = True
@@ -137,10 +155,10 @@ class NodeConfig:
     redirect: bool = True
     xdp: bool = False
     collect: bool = True
-    timeouts: Timeouts = field(factory=Timeouts)
+    timeouts: Timeouts = field(factory=Timeouts, validator=_a(Timeouts))
     tunnel: Tunnel | None = field(default=None, converter=to_tunnel)
     masquerade: Masquerade | None = None
-    capacity: Capacity = Capacity()
+    capacity: Capacity = field(default=Capacity(), validator=_a(Capacity))
 
     @property
     def constants(self) -> dict[str, ConfigValue]:

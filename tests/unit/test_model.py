@@ -7,6 +7,7 @@ import subprocess
 import sys
 from enum import IntEnum
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Network
+from pathlib import Path
 
 import attrs
 import netaddr
@@ -29,6 +30,7 @@ from k8sdatapath.model import (
     network,
     port,
 )
+from k8sdatapath.node import NodeConfig
 
 V4 = IPv4Address("10.96.0.10")
 V6 = IPv6Address("fd00:10:96::a")
@@ -331,3 +333,14 @@ def test_importing_the_model_imports_nothing_heavy():
     assert not {"netaddr", "kubernetes", "yaml", "cffi", "_cffi_backend", "numpy", "pyroute2"} & set(
         eval(loaded)
     )
+
+
+def test_a_node_says_what_its_configuration_cannot_be() -> None:
+    assert NodeConfig(pins="/sys/fs/bpf/blue").pins == NodeConfig(pins=Path("/sys/fs/bpf/blue")).pins
+    for wrong, said in (
+        ({"netns": "blue"}, r"netns is a NetNs, not 'blue': open it with NetNs\.open"),
+        ({"capacity": 5}, "capacity is a Capacity, not 5"),
+        ({"timeouts": None}, "timeouts is a Timeouts, not None"),
+    ):
+        with pytest.raises(ModelError, match=said):
+            NodeConfig(**wrong)

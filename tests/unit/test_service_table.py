@@ -755,3 +755,44 @@ TestTables.settings = settings(max_examples=40, stateful_step_count=25, deadline
 def test_the_oracle_reads_what_the_layout_says() -> None:
     assert layout_of(BackendRow).size == 32
     assert maps.Array[BackendRow].value_type is BackendRow
+
+
+def test_a_plan_says_what_else_changes_of_a_service() -> None:
+    with ServiceTable.bind(memory()) as table:
+        table.upsert(evolve(exposed(1), source_ranges=["192.0.2.0/24"]))
+        wanted = evolve(
+            exposed(1),
+            exposed=[LOAD_BALANCER],
+            source_ranges=["203.0.113.0/24"],
+            external_local=True,
+            affinity_timeout=60,
+        )
+        (line, _) = str(table.plan([wanted])).splitlines()
+    assert line.partition(": ")[2].split(", ") == [
+        "+source_ranges 203.0.113.0/24",
+        f"-exposed {NODE_PORT}",
+        "-source_ranges 192.0.2.0/24",
+        "affinity_timeout 0 -> 60",
+        "external_local False -> True",
+    ]
+
+
+def test_what_is_neither_service_nor_frontend_is_refused() -> None:
+    one = service(80, 1)
+    with ServiceTable.bind(memory()) as table:
+        table.upsert(one)
+        for wrong, said in (
+            (one, r"is not a Frontend: give its \.frontend"),
+            (str(one.frontend), "is not a Frontend"),
+        ):
+            with pytest.raises(ModelError, match=said):
+                table.remove(wrong)  # type: ignore[arg-type]
+            with pytest.raises(ModelError, match=said):
+                table.change([], [wrong])  # type: ignore[list-item]
+        with pytest.raises(ModelError, match="is not a Service"):
+            table.upsert([one])  # type: ignore[arg-type]
+        with pytest.raises(ModelError, match="is not a Service"):
+            table.plan("10.96.0.10")  # type: ignore[arg-type]
+        with pytest.raises(ModelError, match="is a single one"):
+            table.plan(one)  # type: ignore[arg-type]
+        assert table.dump() == (one,)
