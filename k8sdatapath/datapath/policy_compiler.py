@@ -13,6 +13,7 @@ from attrs import field, frozen
 
 from k8sdatapath.datapath.policy_index import PeerIndex
 from k8sdatapath.datapath.policy_rows import HOST, Entry, Row, Stages
+from k8sdatapath.errors import ModelError
 from k8sdatapath.model import IPNetwork
 from k8sdatapath.model.policy import EVERYBODY, Block, NetworkPeer, Policy, Toward
 from k8sdatapath.model.workload import NamedPort, Party
@@ -202,12 +203,17 @@ class PolicyCompiler:
         :param gone: identities that nobody has any more, and that are no subjects.
         :param subjects: identities whose pods are here, so that they need a table.
         :param no_subjects: those that need none any more.
+        :raises ModelError: a policy is given twice; nothing is changed.
         """
+        new: dict[str, Policy] = {}
+        for policy in policies:
+            if new.setdefault(policy.name, policy) is not policy:
+                raise ModelError(f"{policy.name} is given twice")
         for number in no_subjects:
             del self._applied[number], self._keys[number]
         changes = self._identities(identities or {}, gone)
         before = {number: self.table(number) for number in self._keys}
-        touched = self._change(policies, removed)
+        touched = self._change(new, removed)
         for number in subjects:
             selecting = [self._selecting.get(peer, ()) for peer in self._index.selecting(number)]
             self._applied[number] = frozenset().union(*selecting)
@@ -221,9 +227,8 @@ class PolicyCompiler:
             changes[number] = changes[number].then(change) if number in changes else change
         return {number: change for number, change in changes.items() if change.upserts or change.removed}
 
-    def _change(self, policies: Iterable[Policy], removed: Iterable[str]) -> set[int]:
+    def _change(self, new: Mapping[str, Policy], removed: Iterable[str]) -> set[int]:
         """Returns the subjects that are concerned."""
-        new = {policy.name: policy for policy in policies}
         old = {name: self._policies[name] for name in {*removed, *(new.keys() & self._policies.keys())}}
         touched: set[int] = set()
         for policy in new.values():

@@ -39,7 +39,7 @@ def allows(
     ):
         if not isinstance(own, Workload) or all(label.startswith("reserved:") for label in own.labels):
             continue  # policies are for pods
-        if allow_host and toward is Toward.INGRESS and "reserved:host" in _labels(peer, version):
+        if allow_host and toward is Toward.INGRESS and "reserved:host=" in _labels(peer, version):
             continue
         selecting = [policy for policy in found if policy.subject.matches(own.labels)]
         matching = _Connection(peer, destination, toward, port, protocol, version)
@@ -109,7 +109,7 @@ class _Connection:
         ip = self._address
         if ip is None or ip not in block.network or any(ip in each for each in block.excepts):
             return False
-        return block.pods or self._labels[0] == "reserved:world"
+        return block.pods or "reserved:world=" in self._labels
 
     def _is_port(self, wanted: PortMatch) -> bool:
         if wanted.protocol is not None and wanted.protocol != self._protocol:
@@ -125,7 +125,7 @@ class _Connection:
 def _labels(side: Workload | IPAddress, version: int) -> tuple[str, ...]:
     if isinstance(side, Workload):
         return side.labels
-    return "reserved:world", f"reserved:world-ipv{version}"
+    return "reserved:world=", f"reserved:world-ipv{version}="
 
 
 def _address(side: Workload | IPAddress, version: int) -> IPAddress | None:

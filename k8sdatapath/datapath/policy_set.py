@@ -14,6 +14,7 @@ from k8sdatapath.errors import ModelError
 from k8sdatapath.model import IPAddress, IPNetwork, Protocol, address
 from k8sdatapath.model.address import shown
 from k8sdatapath.model.enums import member
+from k8sdatapath.model.identity import LOCAL_NUMBERS
 from k8sdatapath.model.policy import Action, Policy, Toward
 from k8sdatapath.model.workload import Party, Workload
 
@@ -21,9 +22,6 @@ __all__ = ["ICMP", "Decision", "PolicySet", "Verdict"]
 
 Side: TypeAlias = Workload | IPAddress
 ICMP = {"ICMP": 1, "ICMPV6": 58}
-
-_FIRST = 1 << 24
-"""Where the numbers begin that mean something on one node only."""
 
 
 @frozen
@@ -159,7 +157,7 @@ class PolicySet:
         else:
             party = Party(world(side.version), network)
         if party not in self._numbers:
-            self._numbers[party] = _FIRST + len(self._numbers)
+            self._numbers[party] = LOCAL_NUMBERS[len(self._numbers)]
             self._compiler.update(identities={self._numbers[party]: party})
         return self._numbers[party]
 

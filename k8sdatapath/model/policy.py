@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 from attrs import field, frozen
 
 from k8sdatapath.errors import ModelError
+from k8sdatapath.model import labels
 from k8sdatapath.model.address import IPNetwork, shown
 from k8sdatapath.model.address import network as to_network
 
@@ -36,9 +37,9 @@ __all__ = [
     "attributes",
 ]
 
-POD_NAMESPACE = "k8s:io.kubernetes.pod.namespace"
+POD_NAMESPACE = f"k8s:{labels.NAMESPACE}"
 """Label of every pod, as part of its identity: its namespace."""
-NAMESPACE_LABELS = "k8s:io.cilium.k8s.namespace.labels."
+NAMESPACE_LABELS = f"k8s:{labels.NAMESPACE_LABELS}"
 """Before the keys of its namespace's labels, which are part of its identity too."""
 
 
@@ -129,9 +130,9 @@ class Selector:
 
     requirements: tuple[Requirement, ...] = field(default=(), converter=_to_requirements)
 
-    def matches(self, labels: tuple[str, ...]) -> bool:
-        """Whether it selects these labels, ``source:key=value`` each."""
-        found = attributes(labels)
+    def matches(self, known: tuple[str, ...]) -> bool:
+        """Whether it selects who is known by these labels, ``source:key=value`` each."""
+        found = attributes(known)
         return all(each.matches(found) for each in self.requirements)
 
     def __str__(self) -> str:
@@ -169,11 +170,11 @@ class Block:
         """All that are told apart by it."""
         return (self.network, *self.excepts)
 
-    def matches(self, labels: tuple[str, ...], network: IPNetwork | None) -> bool:
+    def matches(self, known: tuple[str, ...], network: IPNetwork | None) -> bool:
         """Whether it selects an address, given by the narrowest network that anybody tells apart."""
         if network is None or not within(network, self.network):
             return False
-        if not self.pods and not any(each.startswith("reserved:world") for each in labels):
+        if not self.pods and not any(each.startswith("reserved:world") for each in known):
             return False
         return not any(within(network, each) for each in self.excepts)
 
@@ -285,10 +286,10 @@ class Policy:
 
 
 @lru_cache(1 << 16)
-def attributes(labels: tuple[str, ...]) -> Mapping[str, frozenset[str]]:
+def attributes(known: tuple[str, ...]) -> Mapping[str, frozenset[str]]:
     """The values of each key of some labels, under the key with its source, and under ``any:`` as well."""
     found: dict[str, frozenset[str]] = {}
-    for label in labels:
+    for label in known:
         source, colon, rest = label.partition(":")
         if not colon:
             raise ModelError(f"{shown(label)} is not a label: write source:key=value")

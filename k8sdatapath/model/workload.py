@@ -12,7 +12,7 @@ from k8sdatapath.model.address import IPAddress, IPNetwork, shown
 from k8sdatapath.model.address import address as to_address
 from k8sdatapath.model.address import port as to_port
 from k8sdatapath.model.frontend import Protocol, to_protocol
-from k8sdatapath.model.policy import NAMESPACE_LABELS, POD_NAMESPACE
+from k8sdatapath.model.labels import Label, Labels, pod_labels
 
 __all__ = ["NamedPort", "Party", "Workload"]
 
@@ -30,10 +30,8 @@ class NamedPort:
     protocol: int = field(default=6, converter=_to_number)
 
 
-def _sorted_labels(labels: Iterable[str]) -> tuple[str, ...]:
-    if isinstance(labels, str):
-        raise ModelError(f"labels is an iterable of source:key=value; {shown(labels)} is a single one")
-    return tuple(sorted(set(labels)))
+def _sorted_labels(labels: Iterable[Label | str]) -> tuple[str, ...]:
+    return tuple(map(str, labels if isinstance(labels, Labels) else Labels(labels)))
 
 
 def _sorted_ports(ports: Iterable[NamedPort]) -> tuple[NamedPort, ...]:
@@ -50,7 +48,7 @@ def _to_addresses(addresses: Iterable[Any]) -> tuple[IPAddress, ...]:
 class Party:
     """All that policies can tell one side of a connection by: what an identity has a number for.
 
-    :param labels: ``source:key=value`` each.
+    :param labels: :class:`~k8sdatapath.model.labels.Labels`, or what these are made of.
     :param network: the narrowest that any policy tells apart of those its address is in.
     :param ports: those that have names.
     """
@@ -88,7 +86,5 @@ class Workload:
         if not slash:
             raise ModelError(f"{shown(name)} is not the name of a pod: write namespace/name")
         around = {"kubernetes.io/metadata.name": namespace, **namespace_labels}
-        found = [f"{POD_NAMESPACE}={namespace}"]
-        found += [f"k8s:{key}={value}" for key, value in labels.items()]
-        found += [f"{NAMESPACE_LABELS}{key}={value}" for key, value in around.items()]
+        found = pod_labels(labels, namespace=namespace, namespace_labels=around)
         return cls(name, found, addresses=addresses, ports=ports)

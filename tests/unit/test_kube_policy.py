@@ -86,6 +86,158 @@ def test_network_policy_is_refused(spec, said):
     assert refusal("networking.k8s.io/v1", "NetworkPolicy", spec) == said
 
 
+def rule(section: str = "ingress", **fields: Any) -> dict[str, Any]:
+    return {"endpointSelector": {}, section: [fields]}
+
+
+L7 = "rules of layer 7 are not enforced yet"
+FQDN = "policies by DNS name are not enforced yet"
+CILIUM = [
+    ({"ingress": [{}]}, "spec.endpointSelector: missing"),
+    (
+        {"endpointSelector": {}},
+        "spec: one of ingress, ingressDeny, egress, egressDeny is needed here",
+    ),
+    (
+        {"nodeSelector": {}, "ingress": [{}]},
+        "spec.nodeSelector: policies for nodes themselves are not enforced yet",
+    ),
+    (
+        {"endpointSelector": {"matchLabels": {"io.kubernetes.pod.namespace": "z"}}, "ingress": [{}]},
+        "spec.endpointSelector: a policy of namespace default cannot select pods of others: "
+        "k8s:io.kubernetes.pod.namespace=z",
+    ),
+    (rule("egress", toFQDNs=[{"matchName": "a.example"}]), f"spec.egress[0].toFQDNs: {FQDN}"),
+    (
+        rule("egress", toServices=[{}]),
+        "spec.egress[0].toServices: policies by Service are not enforced yet",
+    ),
+    (
+        rule(fromRequires=[{}]),
+        "spec.ingress[0].fromRequires: Cilium itself has it no more since 1.19",
+    ),
+    (
+        rule(authentication={"mode": "required"}),
+        "spec.ingress[0].authentication: mutual authentication is not enforced",
+    ),
+    (
+        rule(fromNodes=[{}]),
+        "spec.ingress[0].fromNodes: policies that tell nodes apart are not enforced yet",
+    ),
+    (
+        rule(fromEndpoints=[{}], fromCIDR=["10.0.0.0/8"]),
+        "spec.ingress[0]: fromEndpoints and fromCIDR cannot be in one rule: write two",
+    ),
+    (
+        rule(fromCIDRSet=[{"cidrGroupRef": "g"}]),
+        "spec.ingress[0].fromCIDRSet[0].cidrGroupRef: groups of networks are not enforced yet",
+    ),
+    (
+        rule(fromEndpoints=[{"matchLabels": {"fqdn:a": "b"}}]),
+        "spec.ingress[0].fromEndpoints[0].matchLabels.fqdn:a: "
+        "'fqdn' is not a source of labels: there is any, k8s, reserved",
+    ),
+    (
+        rule(toPorts=[{"ports": [{"port": "80"}], "rules": {"http": [{}]}}]),
+        f"spec.ingress[0].toPorts[0].rules: {L7}",
+    ),
+    (rule(toPorts=[{}]), "spec.ingress[0].toPorts[0].ports: missing"),
+    (
+        rule(toPorts=[{"ports": [{"port": 80}]}]),
+        "spec.ingress[0].toPorts[0].ports[0].port: 80 is a number, not text",
+    ),
+    (
+        rule(toPorts=[{"ports": [{"port": "99999"}]}]),
+        "spec.ingress[0].toPorts[0].ports[0].port: 99999 is not a port (1 to 65535)",
+    ),
+    (
+        rule(toPorts=[{"ports": [{"port": "9" * 5000}]}]),
+        "spec.ingress[0].toPorts[0].ports[0].port: '9999999999",
+    ),
+    (
+        rule(toPorts=[{"ports": [{"port": "80", "protocol": "ICMP"}]}]),
+        "spec.ingress[0].toPorts[0].ports[0].protocol: 'ICMP' is none of TCP, UDP, SCTP, ANY",
+    ),
+    (
+        rule(toPorts=[{"ports": [{"port": "80"}] * 41}]),
+        "spec.ingress[0].toPorts[0].ports: 41 ports: from 1 to 40 are expected",
+    ),
+    (
+        rule(toPorts=[{"ports": [{"port": "80"}]}], icmps=[{"fields": [{"type": 8}]}]),
+        "spec.ingress[0].icmps: icmps and toPorts cannot be in one rule: write two",
+    ),
+    (
+        rule(icmps=[{"fields": [{"type": "EchoReqest"}]}]),
+        "spec.ingress[0].icmps[0].fields[0].type: 'EchoReqest' is no type of ICMP of IPv4: "
+        "did you mean 'EchoRequest' or 'ExtendedEchoRequest' or 'EchoReply'?",
+    ),
+    (
+        rule(icmps=[{"fields": [{"type": 256}]}]),
+        "spec.ingress[0].icmps[0].fields[0].type: 256 is no type of ICMP of IPv4: there is",
+    ),
+    (rule(fromEntities=["World"]), "spec.ingress[0].fromEntities[0]: 'World' is none of all, none, "),
+]
+
+
+@pytest.mark.parametrize(("spec", "said"), CILIUM, ids=[said[:80] for _, said in CILIUM])
+def test_cilium_policy_is_refused(spec, said):
+    assert refusal("cilium.io/v2", "CiliumNetworkPolicy", spec).startswith(said)
+
+
+def tier(**fields: Any) -> dict[str, Any]:
+    return {"tier": "Admin", "priority": 1, "subject": {"namespaces": {}}} | fields
+
+
+def egress(*to: Any, **fields: Any) -> dict[str, Any]:
+    return tier(egress=[{"action": "Deny", "to": list(to)} | fields])
+
+
+EVERYWHERE = {"networks": ["0.0.0.0/0"]}
+TIERS = [
+    (tier(tier="Default"), "spec.tier: 'Default' is none of Admin, Baseline"),
+    (tier(priority=1001), "spec.priority: 1001 is not a priority (0 to 1000)"),
+    (
+        tier(subject={}),
+        "spec.subject: exactly one of namespaces, pods is needed here, this has none",
+    ),
+    (
+        tier(subject={"namespaces": {}, "pods": {"podSelector": {}}}),
+        "spec.subject: exactly one of namespaces, pods is needed here, this has namespaces and pods",
+    ),
+    (egress(), "spec.egress[0].to: 0 items: from 1 to 25 are expected"),
+    (egress(*[EVERYWHERE] * 26), "spec.egress[0].to: 26 items: from 1 to 25 are expected"),
+    (
+        egress({}),
+        "spec.egress[0].to[0]: exactly one of namespaces, pods, networks is needed here, this has none",
+    ),
+    (
+        egress({"nodes": {}}),
+        "spec.egress[0].to[0].nodes: policies that tell nodes apart are not enforced yet",
+    ),
+    (egress({"domainNames": ["a.example"]}), f"spec.egress[0].to[0].domainNames: {FQDN}"),
+    (egress(EVERYWHERE, action="Allow"), "spec.egress[0].action: 'Allow' is none of Accept, Deny, Pass"),
+    (
+        egress(EVERYWHERE, protocols=[]),
+        "spec.egress[0].protocols: 0 items: from 1 to 25 are expected",
+    ),
+    (
+        egress(EVERYWHERE, protocols=[{"destinationNamedPort": "http"}]),
+        "spec.egress[0].protocols[0].destinationNamedPort: networks have no ports with names",
+    ),
+    (
+        egress(EVERYWHERE, protocols=[{"tcp": {"destinationPort": {"range": {"start": 9, "end": 9}}}}]),
+        "spec.egress[0].protocols[0].tcp.destinationPort.range.end: "
+        "9 is not after the first port of the range, 9",
+    ),
+    (egress(EVERYWHERE, protocols=[{"tcp": {}}]), "spec.egress[0].protocols[0].tcp.destinationPort: missing"),
+]
+
+
+@pytest.mark.parametrize(("spec", "said"), TIERS, ids=[said for _, said in TIERS])
+def test_cluster_network_policy_is_refused(spec, said):
+    assert refusal("policy.networking.k8s.io/v1alpha2", "ClusterNetworkPolicy", spec) == said
+
+
 def test_another_version_is_refused_rather_than_passed_over():
     said = refusal("networking.k8s.io/v1beta1", "NetworkPolicy", {})
     assert said == "apiVersion: NetworkPolicy is read as networking.k8s.io/v1"

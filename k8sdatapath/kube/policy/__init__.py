@@ -1,6 +1,7 @@
 """Policies out of manifests, in the languages that Kubernetes has for them.
 
-``network_policy``: the API's own. ``reading``: what they have in common. All become values of
+``network_policy``: the API's own. ``cilium`` and ``cilium_ports``: Cilium's two. ``cluster_network_policy``:
+the tiers of an administrator. ``reading``: what they have in common. All become values of
 ``k8sdatapath.model.policy``, and whatever could not be enforced is refused by the name of its field.
 """
 
@@ -14,6 +15,8 @@ from typing import Any
 from k8sdatapath.errors import ManifestError
 from k8sdatapath.kube.documents import parse_json, parse_yaml
 from k8sdatapath.kube.fields import Field
+from k8sdatapath.kube.policy.cilium import cilium_clusterwide_policy, cilium_policy
+from k8sdatapath.kube.policy.cluster_network_policy import cluster_network_policy
 from k8sdatapath.kube.policy.network_policy import network_policy
 from k8sdatapath.model.policy import Policy
 
@@ -21,6 +24,9 @@ __all__ = ["decode_policies", "parse_policies", "read_policies"]
 
 _READERS: Mapping[tuple[str, str], Callable[[Field], Iterator[Policy]]] = {
     ("networking.k8s.io/v1", "NetworkPolicy"): network_policy,
+    ("cilium.io/v2", "CiliumNetworkPolicy"): cilium_policy,
+    ("cilium.io/v2", "CiliumClusterwideNetworkPolicy"): cilium_clusterwide_policy,
+    ("policy.networking.k8s.io/v1alpha2", "ClusterNetworkPolicy"): cluster_network_policy,
 }
 _KINDS = {kind for _, kind in _READERS}
 

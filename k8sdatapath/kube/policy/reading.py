@@ -77,15 +77,14 @@ def only_one(field: Field, fields: Collection[str], unable: Mapping[str, str] = 
 def named(root: Field, *, namespaced: bool) -> tuple[str, str]:
     """Namespace and name of an object; the namespace is empty for what has none."""
     metadata = root["metadata"].given()
-    found = []
-    for field, default in ((metadata["namespace"], "default"), (metadata["name"], None)):
-        if field is metadata["namespace"] and not namespaced:
-            continue
-        text = field.text(default)
-        if not NAME.fullmatch(text):
-            field.refuse(f"{shown(text)} is not a name (a-z, 0-9, - and .)")
-        found.append(text)
-    return (found[0], found[1]) if namespaced else ("", found[0])
+    return (_name(metadata["namespace"], "default") if namespaced else ""), _name(metadata["name"])
+
+
+def _name(field: Field, default: str | None = None) -> str:
+    text = field.text(default)
+    if not NAME.fullmatch(text):
+        field.refuse(f"{shown(text)} is not a name (a-z, 0-9, - and .)")
+    return text
 
 
 def label_selector(field: Field, key: Callable[[Field, str], str]) -> Iterator[Requirement]:

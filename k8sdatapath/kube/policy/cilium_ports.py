@@ -1,0 +1,137 @@
+"""``toPorts`` and ``icmps`` of Cilium's policies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from k8sdatapath.errors import near_misses
+from k8sdatapath.kube.decode import PORT_NAME
+from k8sdatapath.kube.fields import Field
+from k8sdatapath.kube.policy.reading import known
+from k8sdatapath.model import Protocol, port
+from k8sdatapath.model.address import shown
+from k8sdatapath.model.policy import ALL_PORTS, PortMatch
+
+__all__ = ["ports"]
+
+MAX_PORTS = 40
+"""In one list, as Cilium has it."""
+
+_L7 = "rules of layer 7 are not enforced yet"
+_UNABLE = {
+    "rules": _L7,
+    "listener": _L7,
+    "terminatingTLS": _L7,
+    "originatingTLS": _L7,
+    "serverNames": _L7,
+}
+_ICMP = {"IPv4": 1, "IPv6": 58}
+_TYPES: dict[str, dict[str, int]] = {
+    "IPv4": {
+        "EchoReply": 0,
+        "DestinationUnreachable": 3,
+        "Redirect": 5,
+        "Echo": 8,
+        "EchoRequest": 8,
+        "RouterAdvertisement": 9,
+        "RouterSelection": 10,
+        "TimeExceeded": 11,
+        "ParameterProblem": 12,
+        "Timestamp": 13,
+        "TimestampReply": 14,
+        "Photuris": 40,
+        "ExtendedEchoRequest": 42,
+        "ExtendedEchoReply": 43,
+    },
+    "IPv6": {
+        "DestinationUnreachable": 1,
+        "PacketTooBig": 2,
+        "TimeExceeded": 3,
+        "ParameterProblem": 4,
+        "EchoRequest": 128,
+        "EchoReply": 129,
+        "MulticastListenerQuery": 130,
+        "MulticastListenerReport": 131,
+        "MulticastListenerDone": 132,
+        "RouterSolicitation": 133,
+        "RouterAdvertisement": 134,
+        "NeighborSolicitation": 135,
+        "NeighborAdvertisement": 136,
+        "RedirectMessage": 137,
+    },
+}
+
+
+def ports(rule: Field) -> list[PortMatch] | None:
+    """What a rule says of ports; None: nothing at all."""
+    lists, types = rule["toPorts"].items(), rule["icmps"].items()
+    if lists and types:
+        rule["icmps"].refuse("icmps and toPorts cannot be in one rule: write two")
+    if not lists and not types:
+        return None
+    return [each for field in lists for each in _ports(field)] + [
+        each for field in types for each in _icmps(field)
+    ]
+
+
+def _ports(field: Field) -> Iterator[PortMatch]:
+    known(field, ("ports",), _UNABLE)
+    given = field["ports"].given().items()
+    if not given or len(given) > MAX_PORTS:
+        field["ports"].refuse(f"{len(given)} ports: from 1 to {MAX_PORTS} are expected")
+    for each in given:
+        yield from _port(each)
+
+
+def _port(field: Field) -> Iterator[PortMatch]:
+    known(field, ("port", "endPort", "protocol"))
+    word = field["protocol"].choice("TCP", "UDP", "SCTP", "ANY", default="ANY")
+    protocols = list(Protocol) if word == "ANY" else [Protocol[word]]
+    text, last = field["port"].text(), field["endPort"]
+    if not text.isdecimal():
+        if not text or not PORT_NAME.fullmatch(text):
+            field["port"].refuse(f"{shown(text)} is neither a port nor its name")
+        if last.value not in (None, 0):
+            last.refuse(f"a range begins with a number, not with {shown(text)}")
+        yield from (PortMatch(protocol, name=text) for protocol in protocols)
+        return
+    begin = field["port"].made(_number)
+    end = begin if last.value in (None, 0) else last.made(port)
+    if begin == 0:
+        if end:
+            last.refuse("a range needs its first port")
+        yield from [ALL_PORTS] if word == "ANY" else [PortMatch(protocols[0])]
+        return
+    if end < begin:
+        last.refuse(f"{end} is before the first port of the range, {begin}")
+    yield from (PortMatch(protocol, begin, end) for protocol in protocols)
+
+
+def _number(text: str) -> int:
+    """0 stands for all ports."""
+    value = int(text) if text.isascii() and len(text) < 6 else text
+    return 0 if value == 0 else port(value)  # type: ignore[arg-type]
+
+
+def _icmps(field: Field) -> Iterator[PortMatch]:
+    given = known(field, ("fields",))["fields"].given().items()
+    if len(given) > MAX_PORTS:
+        field["fields"].refuse(f"{len(given)} types: at most {MAX_PORTS} are expected")
+    for each in given:
+        known(each, ("family", "type"))
+        family = each["family"].choice("IPv4", "IPv6", default="IPv4")
+        number = _type(each["type"].given(), family)
+        yield PortMatch(_ICMP[family], number, number)
+
+
+def _type(field: Field, family: str) -> int:
+    value: Any = field.value
+    if type(value) is str and value.isascii() and value.isdecimal() and len(value) < 4:
+        value = int(value)
+    if type(value) is int and 0 <= value < 256:
+        return value
+    if type(value) is str and value in _TYPES[family]:
+        return _TYPES[family][value]
+    misses = near_misses(str(value)[:60], _TYPES[family])
+    return field.refuse(f"{shown(value)} is no type of ICMP of {family}: {misses}")
