@@ -83,6 +83,11 @@ class Flow:
     seen_as: Peer
 
     @property
+    def mapped(self) -> bool:
+        """Whether it is of no service: only the client is seen as somebody else."""
+        return self.frontend == self.backend and self.seen_as != self.client
+
+    @property
     def protocol_name(self) -> str:
         """``TCP``, or the number where there is no name."""
         return Protocol(self.protocol).name if self.protocol in set(Protocol) else str(self.protocol)
@@ -100,6 +105,7 @@ class FlowFilter:
     backend: IPAddress | None = None
     protocol: int | None = None
     state: FlowState | None = None
+    mapped: bool | None = None
 
     def matches(self, flow: Flow) -> bool:
         """Whether a flow is meant."""
@@ -109,6 +115,7 @@ class FlowFilter:
             and self.backend in (None, flow.backend.address)
             and self.protocol in (None, flow.protocol)
             and self.state in (None, flow.state)
+            and self.mapped in (None, flow.mapped)
             and (
                 dialled is None
                 or (dialled.address, dialled.port, dialled.protocol)

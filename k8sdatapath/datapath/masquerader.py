@@ -14,7 +14,7 @@ from k8sdatapath import maps
 from k8sdatapath.component import Report
 from k8sdatapath.datapath.conntrack_table import ConntrackTable
 from k8sdatapath.datapath.contract import Bindable, bind_maps
-from k8sdatapath.datapath.flow import FlowState, Peer
+from k8sdatapath.datapath.flow import FlowFilter, FlowState, Peer
 from k8sdatapath.errors import CapacityError, ModelError, StalePlanError
 from k8sdatapath.layout import u32
 from k8sdatapath.model import IPAddress, Masquerade
@@ -208,7 +208,7 @@ class Masquerader(Resource):
     def mappings(self) -> Iterator[Mapping]:
         """The flows that leave under another address, each once."""
         for flow in self._flows.flows():
-            if flow.frontend == flow.backend and flow.seen_as != flow.client:
+            if flow.mapped:
                 yield Mapping(
                     flow.client,
                     flow.seen_as,
@@ -231,6 +231,16 @@ class Masquerader(Resource):
     def forget_exhausted(self) -> None:
         """Count from nothing again."""
         self._exhausted.delete_many(list(self._exhausted))
+
+    def flush(self, pod: IPAddress | None = None) -> int:
+        """Forget mappings; returns how many.
+
+        What comes after begins new ones, under its own port if that is free.
+
+        :param pod: only those of this address.
+        """
+        pods = {mapping.pod.address for mapping in self.mappings() if pod in (None, mapping.pod.address)}
+        return sum(self._flows.flush(FlowFilter(client=each, mapped=True)) for each in pods)
 
     def _call(self, function: Callable[[], T]) -> T:
         return function() if self._netns is None else self._netns.call(function)

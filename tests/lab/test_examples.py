@@ -47,6 +47,10 @@ PROMISES = {
         r"another port: REJECT_NO_SERVICE, ",
         r"flows that explaining has made: 0",
     ],
+    "masquerade": [
+        r"the world saw 192\.0\.2\.11, which is node 192\.0\.2\.11",
+        r"10\.244\.1\.2 left as 192\.0\.2\.11 for 192\.0\.2\.101:8080",
+    ],
     "node_port": [
         r"from outside, any pod answers: \['far', 'near'\]",
         r"the client sees \('192\.0\.2\.11', 30080\)",

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import errno
+import json
+import os
 import socket
 import struct
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 
 import pytest
+from typer.testing import CliRunner
 
+from k8sdatapath.cli.app import app
 from k8sdatapath.lab import Lab, Pod
 from k8sdatapath.lab.addressing import pod_networks
 from k8sdatapath.lab.host import Host
 from k8sdatapath.model import Backend, Exposure, FrontendKind, Masquerade, Service
 from k8sdatapath.node import Capacity
+from k8sdatapath.pins import BPFFS, PinDir
 
 SMALL = Capacity(services=64, backends=256, slots=1024, flows=16384, pods=16)
 EXCLUDED = [str(each) for number in (1, 2) for each in pod_networks(number)]
@@ -271,3 +276,30 @@ def test_a_plan_says_what_it_does(site: Site) -> None:
     assert str(plan.apply()).startswith("1 added, 0 changed, 0 removed")
     assert masquerade.plan(wanted).empty
     assert isinstance(site.pod, Pod)
+
+
+def test_mappings_on_the_command_line() -> None:
+    pins = PinDir(BPFFS / f"kdnat-{os.getpid()}")
+
+    def run(*words: str) -> list[dict[str, object]]:
+        answer = CliRunner().invoke(app, ["nat", *words, "--pins", str(pins), "--output", "json"])
+        assert answer.exit_code == 0, answer.output
+        return json.loads(answer.stdout)  # type: ignore[no-any-return]
+
+    try:
+        with Lab.start(capacity=SMALL, masquerade=Masquerade(exclude=EXCLUDED), pins=pins) as lab:
+            pod, world = lab.pod("pod"), lab.external("world")
+            world.serve_http(8080, "world")
+            with pod.tcp(world.address, 8080):
+                remote = f"{world.address}:8080"
+                (row,) = run("list", "--pod", str(pod.address))
+                assert (row["remote"], row["state"]) == (remote, "established")
+                assert str(row["leaves_as"]).startswith(f"{lab.node.address}:")
+                (told,) = run("stats")
+                assert (told["remote"], told["mappings"], told["no_port"]) == (remote, 1, 0)
+                assert run("flush", "--pod", "10.244.1.99") == [{"flushed": 0}]
+                assert run("flush", "--all") == [{"flushed": 1}]
+                assert run("list") == []
+            assert CliRunner().invoke(app, ["nat", "flush", "--pins", str(pins)]).exit_code == 2
+    finally:
+        pins.remove()
