@@ -191,9 +191,15 @@ class CapacityError(DatapathError):
     def __str__(self) -> str:
         who = f"{self.subject}: " if self.subject else ""
         over = self.needed - self.capacity
+        # ranges are no part of a Capacity
+        hint = (
+            "fewer, wider ones do"
+            if self.resource == "source ranges"
+            else "Node.resize gives tables more room"
+        )
         return (
             f"{who}{self.needed} {self.resource} needed, {self.capacity} fit: {over} too many; "
-            "nothing was changed (Node.resize gives tables more room)"
+            f"nothing was changed ({hint})"
         )
 
 

@@ -107,6 +107,8 @@ def apply(
     if dry_run:
         with planning_table(PinDir(pins), service_network or ()) as table:
             printer.show(table.plan(source.read()))
+        for note in notes_of(source):
+            remark(note)
         return
     wanted = source.read()  # before anything is attached: bad manifests change nothing
     config = NodeConfig(
@@ -114,7 +116,7 @@ def apply(
     )
     with start(config, pod_device or (), wanted, printer) as node:
         end_sockets(node)
-        for note in source.notes:
+        for note in notes_of(source):
             remark(note)
         if watch:
             follow(source, node, view.node_port_addresses if view else (), printer)
@@ -126,7 +128,7 @@ def follow(source: StaticYaml, node: Node, health_at: Iterable[IPAddress], print
     """Apply every change of the manifests, and tell load balancers whether the node has endpoints."""
     from k8sdatapath.kube.health import HealthServer
 
-    said = set(source.notes)
+    said = set(notes_of(source))
     with HealthServer(health_at) as health:
         for services in source.watch(on_error=complain):
             node.check_pins()  # without them, what is applied ends with this process and nobody finds it
@@ -141,10 +143,20 @@ def follow(source: StaticYaml, node: Node, health_at: Iterable[IPAddress], print
             unheard = [
                 f"nobody can ask at {where}:{port}: {why}" for (where, port), why in health.failed.items()
             ]
-            for note in (*source.notes, *unheard):
+            notes = [*notes_of(source), *unheard]
+            for note in notes:
                 if note not in said:
                     remark(note)
-            said = {*source.notes, *unheard}
+            said = set(notes)
+
+
+def notes_of(source: StaticYaml) -> list[str]:
+    """What is otherwise than somebody may think who sees the files."""
+    notes = list(source.notes)
+    if source.ignored:
+        passed = ", ".join(f"{count} {what}" for what, count in sorted(source.ignored.items()))
+        notes.append(f"passed over: {passed}{'' if source.node else ' (--node-name has more programmed)'}")
+    return notes
 
 
 def view_of(

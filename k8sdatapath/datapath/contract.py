@@ -33,7 +33,8 @@ def bind_maps(source: Bindable, contract: Mapping[str, Any], who: str) -> tuple[
     missing = [name for name in contract if name not in have]
     if missing:
         present = ", ".join(sorted(have)) or "no maps"
-        raise ContractError(f"{who} needs {', '.join(missing)}; {where} has {present}")
+        lost = " (is what you mean pinned elsewhere, or not running?)" if isinstance(source, PinDir) else ""
+        raise ContractError(f"{who} needs {', '.join(missing)}; {where} has {present}{lost}")
     bound: dict[str, Any] = {}
     with ExitStack() as undo:
         for name, kind in contract.items():

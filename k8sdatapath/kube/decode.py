@@ -67,7 +67,13 @@ def decode(document: Any, where: str, ignored: Counter[str]) -> Iterator[KubeObj
         if found is not None:
             yield found
     else:
-        ignored[kind] += 1
+        ignored[f"{kind} of {version}" if _is_of_another_version(version, kind) else kind] += 1
+
+
+def _is_of_another_version(version: str, kind: str) -> bool:
+    """Whether it is read here at other versions. Without its slices, a Service refuses everybody."""
+    group = version.rpartition("/")[0]
+    return any(kind == known and group == read.rpartition("/")[0] for read, known in _READERS)
 
 
 def _service(root: Field, namespace: str, name: str, ignored: Counter[str]) -> KubeService | None:

@@ -102,6 +102,15 @@ def test_the_plan_is_printed_before_it_is_applied(
     assert err == "error: update: kd_frontends: Cannot allocate memory [ENOMEM]\n"
 
 
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+def test_what_is_passed_over_is_said(manifests: Path, table: ServiceTable, more: list[str]) -> None:
+    web = manifests / "web.yaml"
+    web.write_text(web.read_text().replace("discovery.k8s.io/v1\n", "discovery.k8s.io/v1beta1\n", 1))
+    code, _, err = run(manifests, *more)
+    assert (code, err.count("\n")) == (0, 1)
+    assert err.startswith("note: passed over: 1 EndpointSlice of discovery.k8s.io/v1beta1 (")
+
+
 def too_many(manifests: Path) -> None:
     web = (manifests / "web.yaml").read_text()
     more = web.replace("name: web", "name: more").replace("10.96.0.10", "10.96.0.11")

@@ -116,12 +116,18 @@ class TestRead:
             {"apiVersion": "apps/v1", "kind": "Deployment", "spec": 5},
             {"apiVersion": "apps/v1", "kind": "Deployment"},
             {"apiVersion": "serving.knative.dev/v1", "kind": "Service"},
+            {"apiVersion": "discovery.k8s.io/v1beta1", "kind": "EndpointSlice"},
             service("a", "None"),
             service("b", "10.96.0.1"),
         )
         source = StaticYaml(tmp_path)
         source.read()
-        assert source.ignored == {"Deployment": 2, "Service": 1, "Service without a cluster IP": 1}
+        assert source.ignored == {
+            "Deployment": 2,
+            "EndpointSlice of discovery.k8s.io/v1beta1": 1,
+            "Service": 1,
+            "Service without a cluster IP": 1,
+        }
 
     def test_reading_again_sees_what_is_new(self, tmp_path: Path):
         source = StaticYaml(tmp_path)
