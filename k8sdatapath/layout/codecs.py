@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from socket import htonl, htons
 from typing import TYPE_CHECKING, Annotated, Any
@@ -190,6 +190,7 @@ def cstr(size: int) -> Codec:
     return Text(f"cstr({size})", size, 1, f"{size}s", partial(_text_bytes, size), _text_from)
 
 
+@cache  # one object a size: layouts are kept by codec, and partials are equal to none but themselves
 def raw(size: int) -> Codec:
     """Exactly ``size`` bytes: ``Annotated[bytes, raw(8)]``."""
     return Raw(f"raw({size})" if size else "bytes", size, 1, f"{size}s", partial(_exact_bytes, size))

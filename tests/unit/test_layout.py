@@ -375,3 +375,8 @@ def test_a_trie_s_key_fits_a_prefix_and_an_address(btf: Btf) -> None:
 def test_an_address_is_no_two_numbers(btf: Btf) -> None:
     with pytest.raises(LayoutError, match="struct tally"):
         layout_of(addr).check(btf, type_id(btf, "tally"), "value")
+
+
+def test_a_layout_is_made_once_for_each_size() -> None:
+    assert layout_of(bytes, size=24) is layout_of(bytes, size=24)
+    assert layout_of(bytes, size=24) is not layout_of(bytes, size=16)
