@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time __getattr__ does
     from k8sdatapath.compiler import compile as compile
     from k8sdatapath.compiler import include_dir as include_dir
     from k8sdatapath.datapath.masquerader import Masquerader as Masquerader
+    from k8sdatapath.datapath.policy_set import PolicySet as PolicySet
     from k8sdatapath.datapath.service_table import ServiceTable as ServiceTable
     from k8sdatapath.errors import DatapathError as DatapathError
     from k8sdatapath.kube import KubeWatch as KubeWatch
@@ -54,6 +55,7 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time __getattr__ does
     from k8sdatapath.model import Scope as Scope
     from k8sdatapath.model import Selection as Selection
     from k8sdatapath.model import Service as Service
+    from k8sdatapath.model.workload import Workload as Workload
     from k8sdatapath.net.netns import NetNs as NetNs
     from k8sdatapath.node import Capacity as Capacity
     from k8sdatapath.node import Node as Node
@@ -94,6 +96,7 @@ _HOMES = {
     "Object": "k8sdatapath.objects",
     "ObjectSpec": "k8sdatapath.objects",
     "PinDir": "k8sdatapath.pins",
+    "PolicySet": "k8sdatapath.datapath.policy_set",
     "Protocol": "k8sdatapath.model",
     "Reconciler": "k8sdatapath.reconcile",
     "Scope": "k8sdatapath.model",
@@ -101,6 +104,7 @@ _HOMES = {
     "Service": "k8sdatapath.model",
     "ServiceTable": "k8sdatapath.datapath.service_table",
     "StaticYaml": "k8sdatapath.kube",
+    "Workload": "k8sdatapath.model.workload",
     "compile": "k8sdatapath.compiler",
     "errors": "k8sdatapath.errors",
     "features": "k8sdatapath.features",
@@ -137,6 +141,7 @@ __all__ = [
     "Object",
     "ObjectSpec",
     "PinDir",
+    "PolicySet",
     "Protocol",
     "Reconciler",
     "Scope",
@@ -144,6 +149,7 @@ __all__ = [
     "Service",
     "ServiceTable",
     "StaticYaml",
+    "Workload",
     "compile",
     "errors",
     "features",

@@ -165,6 +165,8 @@ class PolicyCompiler:
         self._selecting: dict[NetworkPeer, set[str]] = {}  # subject -> names of its policies
         self._applied: dict[int, frozenset[str]] = {}  # of each subject
         self._halves: dict[_HalfKey, _Half] = {}
+        self._using: dict[NetworkPeer, set[_HalfKey]] = {}  # the halves that have a rule for a peer
+        self._naming: set[_HalfKey] = set()  # those of egress with rules that name ports
         self._keys: dict[int, tuple[_HalfKey, _HalfKey]] = {}  # of each subject's halves
 
     @property
@@ -206,22 +208,23 @@ class PolicyCompiler:
         :raises ModelError: a policy is given twice; nothing is changed.
         """
         new: dict[str, Policy] = {}
+        removed = tuple(removed)
         for policy in policies:
             if new.setdefault(policy.name, policy) is not policy:
                 raise ModelError(f"{policy.name} is given twice")
         for number in no_subjects:
             del self._applied[number], self._keys[number]
         changes = self._identities(identities or {}, gone)
-        before = {number: self.table(number) for number in self._keys}
+        before = {number: self.table(number) for number in self._keys} if new or removed else {}
         touched = self._change(new, removed)
-        for number in subjects:
+        for number in set(subjects) - self._keys.keys():
             selecting = [self._selecting.get(peer, ()) for peer in self._index.selecting(number)]
             self._applied[number] = frozenset().union(*selecting)
             touched.add(number)
         for number in touched:
             self._keys[number] = self._build(number)
-        used = {key for keys in self._keys.values() for key in keys}
-        self._halves = {key: half for key, half in self._halves.items() if key in used}
+        for key in self._halves.keys() - {key for keys in self._keys.values() for key in keys}:
+            self._remove(key)
         for number in touched:
             change = self.table(number).change_from(before.get(number))
             changes[number] = changes[number].then(change) if number in changes else change
@@ -246,7 +249,8 @@ class PolicyCompiler:
             self._policies[name] = policy
             self._selecting.setdefault(policy.subject, set()).add(name)
             touched |= self._selects(policy, lambda applied, name=name: applied | {name})  # type: ignore[misc]
-        self._halves = {key: half for key, half in self._halves.items() if not key[1] & old.keys()}
+        for key in [key for key in self._halves if key[1] & old.keys()]:
+            self._remove(key)
         return touched
 
     def _selects(self, policy: Policy, change: Callable[[frozenset[str]], frozenset[str]]) -> set[int]:
@@ -259,25 +263,44 @@ class PolicyCompiler:
     def _identities(self, new: Mapping[int, Party], gone: Iterable[int]) -> dict[int, MapChange]:
         changed: dict[_HalfKey, MapChange] = {}
         for number in gone:
-            self._index.remove(number)
-            for key, half in self._halves.items():
-                row = half.rows.pop(number, None)
+            party = self._index.parties[number]
+            for key in self._concerned(self._index.remove(number), party):
+                row = self._halves[key].rows.pop(number, None)
                 if row:
                     keys = tuple(each for each, _ in _keyed(number, key[0], row))
                     changed[key] = changed.get(key, MapChange()).then(MapChange({}, keys))
         for number, party in new.items():
             peers = self._index.add(number, party)
-            for key, half in self._halves.items():
-                row = half.learn(number, peers)
+            for key in self._concerned(peers, party):
+                row = self._halves[key].learn(number, peers)
                 if row:
                     learned = MapChange(dict(_keyed(number, key[0], row)))
                     changed[key] = changed.get(key, MapChange()).then(learned)
         found: dict[int, MapChange] = {}
-        for number, halves in self._keys.items():
+        for number, halves in self._keys.items() if changed else ():
             for key in halves:
                 if key in changed:
                     found[number] = found.get(number, MapChange()).then(changed[key])
         return found
+
+    def _concerned(self, peers: Iterable[NetworkPeer], party: Party) -> set[_HalfKey]:
+        """The halves that may have a row for an identity that some peers select."""
+        found = {key for peer in peers if peer != EVERYBODY for key in self._using.get(peer, ())}
+        return found | self._naming if party.ports else found
+
+    def _add(self, key: _HalfKey, half: _Half) -> None:
+        self._halves[key] = half
+        for peer in half.stages.peers:
+            self._using.setdefault(peer, set()).add(key)
+        if half.stages.naming and key[0] is Toward.EGRESS:
+            self._naming.add(key)
+
+    def _remove(self, key: _HalfKey) -> None:
+        for peer in self._halves.pop(key).stages.peers:
+            self._using[peer].remove(key)
+            if not self._using[peer]:
+                del self._using[peer]
+        self._naming.discard(key)
 
     def _build(self, number: int) -> tuple[_HalfKey, _HalfKey]:
         """Make the halves of a subject that no other one has."""
@@ -289,7 +312,7 @@ class PolicyCompiler:
             key = toward, applied, own
             if key not in self._halves:
                 stages = Stages(policies, toward, allow_host=self._allow_host)
-                self._halves[key] = _Half(stages, self._index, own)
+                self._add(key, _Half(stages, self._index, own))
             keys.append(key)
         return keys[0], keys[1]
 

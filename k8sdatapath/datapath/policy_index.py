@@ -70,7 +70,9 @@ class PeerIndex:
     def selecting(self, number: int) -> list[NetworkPeer]:
         """The peers in use that select an identity."""
         bit = 1 << self._places[number]
-        return [peer for peer in self._candidates(self.parties[number]) if self._selected[peer] & bit]
+        party = self.parties[number]
+        candidates = self._candidates(party, list(_labels(party)))
+        return [peer for peer in candidates if self._selected[peer] & bit]
 
     def add(self, number: int, party: Party) -> list[NetworkPeer]:
         """Take in an identity; returns the peers that select it."""
@@ -80,9 +82,10 @@ class PeerIndex:
         self._all |= bit
         if party.network is not None:
             self._addressed |= bit
-        for label in _labels(party):
-            self._postings[label] = self._postings.get(label, 0) | bit
-        found = [peer for peer in self._candidates(party) if _matches(peer, party)]
+        labels, postings = list(_labels(party)), self._postings
+        for label in labels:
+            postings[label] = postings.get(label, 0) | bit
+        found = [peer for peer in self._candidates(party, labels) if _matches(peer, party)]
         for peer in found:
             self._selected[peer] |= bit
         return found
@@ -95,20 +98,22 @@ class PeerIndex:
         bit = 1 << place
         self._all ^= bit
         self._addressed &= ~bit
-        for label in _labels(party):
+        labels = list(_labels(party))
+        for label in labels:
             self._postings[label] ^= bit
             if not self._postings[label]:
                 del self._postings[label]
-        found = [peer for peer in self._candidates(party) if self._selected[peer] & bit]
+        found = [peer for peer in self._candidates(party, labels) if self._selected[peer] & bit]
         for peer in found:
             self._selected[peer] ^= bit
         return found
 
-    def _candidates(self, party: Party) -> Iterator[NetworkPeer]:
+    def _candidates(self, party: Party, labels: list[_Label]) -> Iterator[NetworkPeer]:
         """Each once, as each is filed under labels of which a party has at most one."""
         yield from self._filed.get(None, ())
-        for label in _labels(party):
-            yield from self._filed.get(label, ())
+        for label in labels:
+            if label in self._filed:
+                yield from self._filed[label]
         if party.network is not None:
             for length in range(party.network.prefixlen + 1):
                 yield from self._filed.get(party.network.supernet(new_prefix=length), ())

@@ -63,6 +63,14 @@ PROMISES = {
         r"[1-9]\d+ packets went through the tunnel",
     ],
     "own_program": [r"4 packets of protocol 0x0800", r"2 packets of protocol 0x86dd"],
+    "policy": [
+        r"checkout -> payments/api:8080: yes\n.*ingress allowed by NetworkPolicy payments/api",
+        r"checkout -> payments/api:9090: no\n.*NetworkPolicy payments/api isolates",
+        r"basket -> payments/api:8080: no\n.*NetworkPolicy payments/api isolates",
+        r"198\.51\.100\.7:443: yes\n    egress allowed by CiliumNetworkPolicy payments/bank",
+        r"198\.51\.100\.200:443: no",
+        r"169\.254\.169\.254:80: no\n    egress denied by ClusterNetworkPolicy metadata .*no metadata",
+    ],
     "restart": [
         r"first: 1 added",
         r"nobody runs; pinned are .*kd_backends",
