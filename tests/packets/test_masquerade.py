@@ -223,6 +223,7 @@ def test_ports_are_given_as_the_model_says(netns: NetNs, steps: list[tuple[str, 
             free = {at for at in ports if at not in taken or taken[at] in closed}
             if not free:
                 assert sent is None
+                uplink.masquerader.forget_exhausted()  # and with it when the next search is due
                 continue
             assert sent is not None
             assert sent.sport in free

@@ -11,8 +11,8 @@
  *
  * SCTP keeps its port (see kd/packet.h) or is dropped.
  *
- * Looking at every port takes long, so when none was free, it is not done again for a microsecond a port; until then
- * chance alone decides. So what is dropped costs little, and the CPU has time for others.
+ * Looking at every port takes long, a microsecond each where memory is slow. So when none was free, no other port than
+ * the source's own is tried for sixteen times as long: what is dropped costs little, and the CPU has time for others.
  *
  * A source that stays the client's keeps clear of the ports that the client's sockets choose by themselves.
  *
@@ -137,7 +137,7 @@ static __always_inline bool kd_ports_tired(struct kd_ports *ports)
 
 KD_SUBPROGRAM void kd_ports_gone(struct kd_ports *ports)
 {
-	struct kd_exhausted fresh = { .until = bpf_ktime_get_ns() + ports->count * 1000ULL, .packets = 1 };
+	struct kd_exhausted fresh = { .until = bpf_ktime_get_ns() + ports->count * 16000ULL, .packets = 1 };
 	struct kd_exhausted *found;
 
 	ports->original.to.sport = 0;
@@ -164,7 +164,7 @@ static long kd_port_step(__u64 step, struct kd_ports *ports)
 {
 	__u32 at = bpf_get_prandom_u32() % ports->count;
 
-	if (step == KD_PORT_PROBES + 1 && kd_ports_tired(ports)) {
+	if (step == 1 && kd_ports_tired(ports)) {
 		ports->tired = true;
 		return 1;
 	}
