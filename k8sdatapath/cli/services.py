@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from k8sdatapath.cli.output import Output, OutputOption, Row, show
-from k8sdatapath.model import Frontend
+from k8sdatapath.model import Frontend, FrontendKind, Service
 from k8sdatapath.pins import BPFFS, PinDir
 
 if TYPE_CHECKING:
@@ -41,6 +41,17 @@ def show_pinned(directory: Path, output: Output, rows: Callable[[ServiceTable], 
     show(made, output)
 
 
+def rules_at(service: Service, kind: FrontendKind) -> list[str]:
+    """What else decides about who gets which backend at its frontends of this kind."""
+    local = service.internal_local if kind is FrontendKind.CLUSTER_IP else service.external_local
+    rules = ["local"] if local else []
+    if service.affinity_timeout:
+        rules.append(f"affinity {service.affinity_timeout} s")
+    if kind is FrontendKind.LOAD_BALANCER:
+        rules += [f"from {each}" for each in service.source_ranges]
+    return rules
+
+
 @app.command("list")
 def list_(pins: PinsOption = DEFAULT_PINS, output: OutputOption = Output.TABLE) -> None:
     """List all frontends of all services, with their backends."""
@@ -52,6 +63,7 @@ def list_(pins: PinsOption = DEFAULT_PINS, output: OutputOption = Output.TABLE) 
                     "frontend": str(frontend),
                     "kind": kind.name.lower(),
                     "selection": service.selection.name.lower(),
+                    "rules": rules_at(service, kind),
                     "backends": [str(backend) for backend in service.backends],
                 }
 

@@ -12,10 +12,13 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from k8sdatapath.cli import doctor
+from k8sdatapath.cli import doctor, services
 from k8sdatapath.cli.app import app
 from k8sdatapath.cli.output import Output, show
+from k8sdatapath.datapath.service_table import ServiceTable
 from k8sdatapath.errors import KernelError
+from k8sdatapath.model import Backend, Exposure, Service
+from tests.unit.test_service_table import memory
 
 ROWS = [{"frontend": "10.96.0.10:80/TCP", "backends": ["10.244.1.2:8080", "10.244.1.3:8080"], "state": "ok"}]
 
@@ -86,3 +89,28 @@ def test_without_its_extra_the_command_says_what_to_install(extra: str) -> None:
     )
     assert ended.returncode == 2
     assert ended.stderr == "the command line needs an extra: pip install 'k8sdatapath[cli]'\n"
+
+
+def test_services_are_listed_with_what_rules_each_frontend(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = ServiceTable.bind(memory())
+    table.upsert(
+        Service(
+            "10.96.0.10",
+            80,
+            backends=[Backend("10.244.1.2", 8080)],
+            exposed=[
+                Exposure("node_port", "192.0.2.11", 30080),
+                Exposure("load_balancer", "203.0.113.1", 80),
+            ],
+            external_local=True,
+            affinity_timeout=60,
+            source_ranges=["198.51.100.0/24"],
+        )
+    )
+    monkeypatch.setattr(services, "pinned", lambda directory: table)
+    result = CliRunner().invoke(app, ["services", "list", "-o", "json"])
+    assert [(row["kind"], row["rules"]) for row in json.loads(result.stdout)] == [
+        ("cluster_ip", ["affinity 60 s"]),
+        ("node_port", ["local", "affinity 60 s"]),
+        ("load_balancer", ["local", "affinity 60 s", "from 198.51.100.0/24"]),
+    ]
