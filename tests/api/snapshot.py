@@ -10,7 +10,7 @@ import ast
 import importlib
 from collections import defaultdict
 from collections.abc import Iterator
-from inspect import isclass, isfunction, ismodule
+from inspect import isclass, isfunction, ismodule, unwrap
 from pathlib import Path
 
 from tests.api.graph import modules
@@ -38,6 +38,7 @@ def public_names() -> dict[str, set[str]]:
             imported = importlib.import_module(module)
             for name in getattr(imported, "__all__", []):
                 value = getattr(imported, name)
+                value = unwrap(value) if callable(value) else value  # one with a cache is a function still
                 if not ismodule(value):
                     found[value.__module__ if isclass(value) or isfunction(value) else module].add(name)
     return found
