@@ -284,8 +284,9 @@ def _port(name: str, number: int, protocol: Protocol, node: int) -> Port:
     return Port(name, number, protocol, node)
 
 
+@lru_cache(1 << 17)
 def _address(text: str) -> IPAddress | None:
-    """One that a pod or a Service can have."""
+    """One that a pod or a Service can have. Remembered: with one endpoint of a slice all are told again."""
     try:
         packed = inet_pton(AF_INET6 if ":" in text else AF_INET, text)
     except (OSError, ValueError):

@@ -35,6 +35,7 @@ _ADDRESS: Final = struct.Struct("=BBBBi")
 _ROUTE: Final = struct.Struct("=BBBBBBBBI")
 _NEIGHBOUR: Final = struct.Struct("=B3xiHBB")
 _U32: Final = struct.Struct("=I")
+_I32: Final = struct.Struct("=i")
 
 # uapi/linux/netlink.h, rtnetlink.h, if_link.h, if_addr.h, neighbour.h
 _REQUEST, _DUMP, _INTERRUPTED = 0x1, 0x300, 0x10
@@ -62,7 +63,8 @@ class LinkRow:
     :ivar kind: what it is made of, as in ``ip link add type``; empty for hardware.
     :ivar master: the index of the bridge that it is a port of, or 0.
     :ivar peer: the index of the other end of a veth, or 0.
-    :ivar peer_netns: the number of the namespace that the other end is in; None: it is in this one.
+    :ivar peer_netns: the number of the namespace that the other end is in; None: it is in this one; negative:
+        in one without a number, such as one that is being taken apart.
     """
 
     index: int
@@ -113,6 +115,8 @@ class Rtnetlink(Resource):
 
     def peer_of(self, link: LinkRow) -> LinkRow | None:
         """The other end of a veth, wherever it is; None if it has gone."""
+        if link.peer_netns is not None and link.peer_netns < 0:
+            return None
         where = b"" if link.peer_netns is None else _attribute(_IFLA_TARGET_NETNSID, link.peer_netns)
         body = _LINK.pack(0, 0, link.peer, 0, 0) + where
         try:
@@ -259,6 +263,10 @@ def _number(found: Attributes, kind: int) -> int:
     return int(_U32.unpack(found[kind])[0]) if kind in found else 0
 
 
+def _signed(value: bytes) -> int:
+    return int(_I32.unpack(value)[0])
+
+
 def _link(answer: bytes) -> LinkRow:
     index = _LINK.unpack_from(answer)[2]
     found = _attributes(answer, _LINK.size)
@@ -270,7 +278,7 @@ def _link(answer: bytes) -> LinkRow:
         found.get(_IFLA_ADDRESS, b"").hex(":"),
         _number(found, _IFLA_MASTER),
         _number(found, _IFLA_LINK) if _text(kind) in _PAIRS else 0,
-        _number(found, _IFLA_LINK_NETNSID) if _IFLA_LINK_NETNSID in found else None,
+        _signed(found[_IFLA_LINK_NETNSID]) if _IFLA_LINK_NETNSID in found else None,
     )
 
 

@@ -211,7 +211,7 @@ def test_without_root_the_error_says_so() -> None:
 def test_a_pod_that_fails_half_way_goes_with_its_lab(monkeypatch: pytest.MonkeyPatch) -> None:
     with Lab.start(datapath=False) as lab:
         with monkeypatch.context() as patch:
-            patch.setattr(wiring, "set_up_pod", lambda place: 1 / 0)
+            patch.setattr(wiring, "set_up_pod", lambda place, overhead: 1 / 0)
             with pytest.raises(ZeroDivisionError):
                 lab.pod("one")
         assert lab.node.pods == []
