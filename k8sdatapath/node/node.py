@@ -8,15 +8,13 @@ import socket
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from threading import RLock
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attrs import evolve, frozen
 
 from k8sdatapath import maps
 from k8sdatapath.component import Pressure
 from k8sdatapath.datapath.conntrack_table import ConntrackTable, Sweep
-from k8sdatapath.datapath.explainer import CONTRACT as EXPLAINED
-from k8sdatapath.datapath.explainer import Device, Explainer
 from k8sdatapath.datapath.explanation import Explanation, Place
 from k8sdatapath.datapath.masquerader import Masquerader
 from k8sdatapath.datapath.overlay import Overlay
@@ -39,6 +37,9 @@ from k8sdatapath.programs.base import device_index, in_netns
 from k8sdatapath.resource import Resource
 from k8sdatapath.tables.counters import Counter, CounterRow, outcomes, read_counters
 from k8sdatapath.tables.endpoints import EndpointRow
+
+if TYPE_CHECKING:
+    from k8sdatapath.datapath.explainer import Explainer
 
 __all__ = ["AttachedPod", "Node"]
 
@@ -331,6 +332,8 @@ class Node(Resource):
             node dials.
         :param port: of the source.
         """
+        from k8sdatapath.datapath.explainer import Device  # seldom asked for, and large
+
         config, device = self.config, None
         if at is Place.UPLINK and config.uplinks:
             device = in_netns(config.netns, lambda: Device.find(config.uplinks[0]))
@@ -340,8 +343,10 @@ class Node(Resource):
 
     def explainer(self) -> Explainer:
         """An explainer of this node's packets, until it is resized. The caller closes it."""
+        from k8sdatapath.datapath.explainer import CONTRACT, Explainer
+
         live = {name: each for loaded in self._objects.values() for name, each in loaded.maps.items()}
-        bound = {name: maps.bind(kind, live[name].fd) for name, kind in EXPLAINED.items()}
+        bound = {name: maps.bind(kind, live[name].fd) for name, kind in CONTRACT.items()}
         return Explainer.bind(bound, netns=self.config.netns, config=_settings(self.config))
 
     def reap_sockets(self, *, tcp: bool = False) -> tuple[DestroyedSocket, ...]:
