@@ -343,10 +343,11 @@ class Node(Resource):
 
     def explainer(self) -> Explainer:
         """An explainer of this node's packets, until it is resized. The caller closes it."""
-        from k8sdatapath.datapath.explainer import CONTRACT, Explainer
+        from k8sdatapath.datapath.explainer import CONTRACT as EXPLAINED
+        from k8sdatapath.datapath.explainer import Explainer
 
         live = {name: each for loaded in self._objects.values() for name, each in loaded.maps.items()}
-        bound = {name: maps.bind(kind, live[name].fd) for name, kind in CONTRACT.items()}
+        bound = {name: maps.bind(kind, live[name].fd) for name, kind in EXPLAINED.items()}
         return Explainer.bind(bound, netns=self.config.netns, config=_settings(self.config))
 
     def reap_sockets(self, *, tcp: bool = False) -> tuple[DestroyedSocket, ...]:
