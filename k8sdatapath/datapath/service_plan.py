@@ -167,7 +167,7 @@ def by_frontend(services: Iterable[Service]) -> dict[Frontend, Service]:
 
 
 def frontends_only(frontends: Iterable[Frontend]) -> tuple[Frontend, ...]:
-    """What services are removed by: of anything else there would be none, and nobody would be told.
+    """What services are found by: at anything else there would be none, and nobody would be told.
 
     :raises ModelError: one is something else.
     """

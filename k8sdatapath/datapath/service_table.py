@@ -151,6 +151,7 @@ class ServiceTable(Resource):
         """The service behind a frontend.
 
         :raises KeyNotFoundError: there is none.
+        :raises ModelError: this is no frontend.
         """
         with self._in_use():
             return self._entry(frontend).service
@@ -172,6 +173,7 @@ class ServiceTable(Resource):
         :param outside: whether the connection comes from outside of the node.
         :raises KeyNotFoundError: no service has this frontend.
         """
+        frontends_only([frontend])
         with self._in_use():
             row = self._frontends.get(frontend_key(frontend))
             if row is None:
@@ -602,7 +604,8 @@ class ServiceTable(Resource):
     def _entry(self, frontend: Frontend) -> Entry:
         try:
             return self._entries[self._owners[frontend]]
-        except KeyError:
+        except (KeyError, TypeError):  # TypeError: it has no hash
+            frontends_only([frontend])
             raise KeyNotFoundError(str(frontend)) from None
 
     @contextmanager

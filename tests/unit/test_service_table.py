@@ -789,6 +789,9 @@ def test_what_is_neither_service_nor_frontend_is_refused() -> None:
                 table.remove(wrong)  # type: ignore[arg-type]
             with pytest.raises(ModelError, match=said):
                 table.change([], [wrong])  # type: ignore[list-item]
+            for find in (table.get, table.flows, table.resolve):
+                with pytest.raises(ModelError, match=said):
+                    find(wrong)  # type: ignore[operator]
         with pytest.raises(ModelError, match="is not a Service"):
             table.upsert([one])  # type: ignore[arg-type]
         with pytest.raises(ModelError, match="is not a Service"):
