@@ -73,15 +73,17 @@ class ApiServer:
         """
         return self._request("GET", f"{path}?{urlencode(query)}", silence or self._patience.answer)
 
-    def send(self, method: str, path: str, value: dict[str, Any]) -> None:
-        """Create an object (``POST``) or merge into one (``PATCH``).
+    def send(self, method: str, path: str, value: dict[str, Any]) -> bytes:
+        """Create an object (``POST``), merge into one (``PATCH``), replace (``PUT``) or ``DELETE`` it.
+
+        Returns what the server has made of it.
 
         :raises RefusedError: the answer is that it will not.
         :raises UnreachableError: there is none.
         """
         kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
         with self._request(method, path, self._patience.answer, json.dumps(value), kind) as answer:
-            answer.body()
+            return answer.body()
 
     def _request(
         self, method: str, path: str, silence: float, body: str | None = None, kind: str = ""

@@ -35,6 +35,9 @@ PLURALS = {
     ("discovery.k8s.io/v1", "endpointslices"): "EndpointSlice",
     ("networking.k8s.io/v1", "networkpolicies"): "NetworkPolicy",
     ("example.com/v1", "things"): "Thing",
+    ("k8sdatapath.io/v1alpha1", "identities"): "Identity",
+    ("k8sdatapath.io/v1alpha1", "identitynumbers"): "IdentityNumber",
+    ("k8sdatapath.io/v1alpha1", "identityuses"): "IdentityUse",
 }
 
 
@@ -163,6 +166,31 @@ class ApiDouble:
             self._version += 1
             last = {**before, "metadata": {**before["metadata"], "resourceVersion": str(self._version)}}
             self._record(Change(self._version, plural, last, None))
+
+    def answer_one(self, plural: str, name: str) -> Object:
+        with self._changed:
+            found = self._objects.get(plural, {}).get(("", name))
+            if found is None:
+                raise Refusal(404, "NotFound", f"{plural} {name!r} not found")
+            return found
+
+    def answer_change(self, method: str, plural: str, name: str, value: Object) -> Object:
+        """Create, replace or delete an object that is of no namespace, as a real server would."""
+        with self._changed:
+            if method == "POST":
+                name = value["metadata"]["name"]
+                if ("", name) in self._objects.get(plural, {}):
+                    raise Refusal(409, "AlreadyExists", f"{plural} {name!r} already exists")
+                return self.put(plural, value)
+            known = self.answer_one(plural, name)["metadata"]
+            wanted = value.get("preconditions" if method == "DELETE" else "metadata", {})
+            for each in "uid", "resourceVersion":
+                if wanted.get(each, known[each]) != known[each]:
+                    raise Refusal(409, "Conflict", f"{plural} {name!r}: {each} is {known[each]}")
+            if method == "PUT":
+                return self.put(plural, value)
+            self.delete(plural, "", name)
+            return {"kind": "Status", "apiVersion": "v1", "status": "Success"}
 
     def objects(self, plural: str) -> dict[Key, Object]:
         with self._changed:
@@ -389,6 +417,9 @@ class _Handler(BaseHTTPRequestHandler):
                 f"bearer {double.token}",
             ):
                 raise Refusal(401, "Unauthorized")
+            if ("/".join(way[1:-1]), way[-1]) in PLURALS:
+                self._answer(200, double.answer_one(way[-1], plural))
+                return
             if (query.api, plural) not in PLURALS:
                 raise Refusal(404, "NotFound", "the server could not find the requested resource")
             double.refuse(query)
@@ -407,8 +438,13 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         double = self.server.double
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        _, group, _, *way = self.path.strip("/").split("/")
         try:
             double.refuse_write(self.command, self.path)
+            if group == "k8sdatapath.io":
+                plural, name = (*way, "")[:2]
+                self._answer(200, double.answer_change(self.command, plural, name, body))
+                return
         except Refusal as refusal:
             self._answer(refusal.code, refusal.status)
         else:
@@ -416,7 +452,7 @@ class _Handler(BaseHTTPRequestHandler):
                 double.written.append((self.command, self.path, body))
             self._answer(200, body)
 
-    do_PATCH = do_POST
+    do_PATCH = do_PUT = do_DELETE = do_POST
 
     def _stopped(self) -> bool:
         return self.server.double._server is not self.server
