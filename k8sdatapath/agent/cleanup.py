@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from contextlib import suppress
 
 from k8sdatapath.agent.config import AgentConfig
+from k8sdatapath.cni.attachment import AttachmentStore
 from k8sdatapath.errors import DeviceGoneError
 from k8sdatapath.pins import PinDir
 
@@ -40,8 +40,10 @@ def _clean_up(config: AgentConfig) -> Iterator[str]:
             config.tunnel.remove()
             yield f"device {config.tunnel.device}"
     if config.cni_socket is not None:
+        # a word too few in a path must not cost what is there: only what an agent makes goes
+        if config.cni_socket.is_socket():
+            config.cni_socket.unlink()
+            yield str(config.cni_socket)
         state = config.cni_socket.with_suffix(".pods")
-        for path in (config.cni_socket, state):
-            if path.exists():
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-                yield str(path)
+        if state.is_dir() and AttachmentStore(state).clear():
+            yield str(state)

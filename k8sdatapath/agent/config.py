@@ -16,6 +16,7 @@ from k8sdatapath.agent.values import UNSAID, Acceleration, Listen, LogFormat, Tu
 from k8sdatapath.errors import ConfigError, ManifestError, near_misses
 from k8sdatapath.kube.documents import parse_yaml
 from k8sdatapath.model import IPAddress, IPNetwork, Masquerade, Selection
+from k8sdatapath.model.address import shown
 from k8sdatapath.node import Capacity, Tunnel
 from k8sdatapath.pins import BPFFS
 
@@ -207,12 +208,18 @@ def _take(
         if isinstance(value, dict) and any(option.startswith(f"{name}.") for option in OPTIONS):
             _take(where, value, f"{name}.", values, ignored)
         elif name in OPTIONS:
-            if value is not None:  # as Helm has it: null is not to say anything
+            if value is not None and value != "":  # as Helm has it: neither is to say anything
                 _put(where, name, _converted(where, name, value), values, ignored)
+        elif value is not None and any(option.startswith(f"{name}.") for option in OPTIONS):
+            raise ConfigError(where, name, f"{shown(value)} is not a mapping; {_words_of(name)}")
         elif name.partition(".")[0] in IGNORED and not get_close_matches(name, OPTIONS, cutoff=_TYPO):
             ignored.append(f"{where}: {name} means nothing to this agent")
         else:
             raise ConfigError(where, name, f"unknown; {near_misses(name, OPTIONS)}")
+
+
+def _words_of(section: str) -> str:
+    return "there is " + ", ".join(name for name in OPTIONS if name.startswith(f"{section}."))
 
 
 def _put(where: str, name: str, value: Any, values: dict[str, Any], ignored: list[str]) -> None:

@@ -80,6 +80,17 @@ def count(value: Any) -> int:
     return int(value)
 
 
+def given_count(value: Any) -> Any:
+    """How many; 0, as Helm values have it, leaves it as it is."""
+    return UNSAID if str(value) == "0" else count(value)
+
+
+def given_port(value: Any) -> Any:
+    """A port; 0, as Helm values have it, leaves it as it is."""
+    found = given_count(value)
+    return found if found is UNSAID else port(found)
+
+
 def path(value: Any) -> Path:
     """A path."""
     return Path(text(value))

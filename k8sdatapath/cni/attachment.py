@@ -105,3 +105,14 @@ class AttachmentStore:
     def remove(self, key: AttachmentKey) -> None:
         """Forget an attachment, if it is known."""
         (self.directory / key.file).unlink(missing_ok=True)
+
+    def clear(self) -> bool:
+        """Remove the notes, and the directory with them; whether it is gone, since nothing else was in it."""
+        for pattern in ("*@*@*.json", "*@*@*.new"):
+            for path in self.directory.glob(pattern):
+                path.unlink(missing_ok=True)
+        try:
+            self.directory.rmdir()
+        except OSError:
+            return False
+        return True

@@ -26,6 +26,7 @@ _NEEDS = {
     "STATUS": (),
 }
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]*")
+_IFNAME = re.compile(r"[^/:\s]{1,15}")  # as the kernel has it
 _SINCE_1_1 = ("GC", "STATUS")
 
 
@@ -65,12 +66,12 @@ def run(environment: Mapping[str, str], config: dict[str, Any]) -> dict[str, Any
     if "CNI_CONTAINERID" in _NEEDS[command]:
         bad = CniCode.INVALID_ENVIRONMENT
         request["container"] = _identifier(environment["CNI_CONTAINERID"], "CNI_CONTAINERID", bad)
-        request["ifname"] = environment["CNI_IFNAME"]
+        request["ifname"] = _ifname(environment["CNI_IFNAME"])
         request["netns"] = environment.get("CNI_NETNS", "")
     if command in ("ADD", "CHECK"):
         request["result"] = _previous(config, command)
     if command == "GC":
-        request["valid"] = config.get("cni.dev/valid-attachments", [])
+        request["valid"] = _valid(config)
     _ask(str(config.get("socket", DEFAULT_SOCKET)), request)
     return {**config["prevResult"], "cniVersion": version} if command == "ADD" else None
 
@@ -101,12 +102,27 @@ def _identifier(value: object, name: str, code: CniCode) -> str:
     return value
 
 
+def _ifname(value: str) -> str:
+    """An interface's name; it becomes part of the name of a file."""
+    if not _IFNAME.fullmatch(value) or value in (".", ".."):
+        raise CniError(CniCode.INVALID_ENVIRONMENT, "CNI_IFNAME is no name of an interface", repr(value))
+    return value
+
+
 def _previous(config: dict[str, Any], command: str) -> dict[str, Any]:
     previous = config.get("prevResult")
     if not isinstance(previous, dict):
         hint = "put k8sdatapath-cni behind the plugin that makes the pod's devices"
         raise CniError(CniCode.INVALID_CONFIG, f"{command} without prevResult", hint)
     return previous
+
+
+def _valid(config: dict[str, Any]) -> list[Any]:
+    """What a runtime must tell with GC; without it, to let go of all would be a guess."""
+    valid = config.get("cni.dev/valid-attachments")
+    if not isinstance(valid, list):
+        raise CniError(CniCode.INVALID_CONFIG, "GC needs cni.dev/valid-attachments, a list", repr(valid))
+    return valid
 
 
 def _ask(path: str, request: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -13,7 +14,7 @@ from typing import Any, Protocol
 
 from k8sdatapath.cni.attachment import Attachment, AttachmentKey, AttachmentStore
 from k8sdatapath.cni.protocol import LONGEST, CniCode, CniError
-from k8sdatapath.errors import DatapathError, DeviceGoneError
+from k8sdatapath.errors import DatapathError, DeviceGoneError, KernelError
 from k8sdatapath.model import IPAddress
 from k8sdatapath.net.netlink import Netlink, link_index
 from k8sdatapath.net.netns import NetNs
@@ -54,7 +55,7 @@ class CniServer(Resource):
     :param socket: where the plugin asks. Only root may: the directory is made with mode 0700.
     :param state: a directory for the notes.
     :param netns: the node's network namespace; None is that of the calling thread.
-    :raises OSError: the socket cannot be made.
+    :raises KernelError: the socket cannot be made, or is another agent's.
     """
 
     def __init__(
@@ -181,14 +182,24 @@ class CniServer(Resource):
 
 
 def _listen(path: Path) -> socket.socket:
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     listener = socket.socket(socket.AF_UNIX)
     try:
-        path.unlink(missing_ok=True)  # of an agent that was killed; the pins say whether one lives
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _unlink_abandoned(path)
         listener.bind(str(path))
         path.chmod(0o600)
         listener.listen(64)
-    except BaseException:
+    except OSError as error:
         listener.close()
-        raise
+        raise KernelError("listen at", str(path), error.errno or 0, str(error)) from error
     return listener
+
+
+def _unlink_abandoned(path: Path) -> None:
+    """Remove the socket of an agent that was killed, and nothing else, nor one where somebody answers."""
+    if not path.is_socket():
+        return
+    with socket.socket(socket.AF_UNIX) as other:
+        other.settimeout(_PATIENCE)
+        if other.connect_ex(str(path)) == errno.ECONNREFUSED:
+            path.unlink(missing_ok=True)

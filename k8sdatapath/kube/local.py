@@ -30,7 +30,9 @@ class NodeLocal:
                 yield self.translator.update(batch.events)
             else:  # half of the objects would be half of the backends
                 self.translator.take(batch.events)
-                yield NodeDelta(synced=False, view=self.translator.view)
+                yield NodeDelta(
+                    synced=False, view=self.translator.view, errors=self.translator.news_of_errors
+                )
 
     def close(self) -> None:
         """Close the source of objects as well."""

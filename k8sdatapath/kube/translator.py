@@ -110,6 +110,11 @@ class ServiceTranslator:
         wrong = {key: owner.error for key, owner in self._owners.items() if owner.error is not None}
         return {**wrong, **self._unreadable}
 
+    @property
+    def news_of_errors(self) -> dict[ObjectKey, Exception | None]:
+        """Which errors there are since the last delta, and which no more."""
+        return dict(self._errors)
+
     def update(self, events: Iterable[ObjectEvent]) -> NodeDelta:
         """Take events, and tell what they come to."""
         self.take(events)

@@ -265,6 +265,8 @@ class Reconciler(Resource):
                 if delta.synced:
                     self._synced, self._latest = True, delta
                     self._step()
+                else:  # it may be what is wrong that keeps the source from it
+                    self._tell()
         except BaseException as error:
             if not self._closed:
                 self.error = error

@@ -112,6 +112,28 @@ def test_a_graceful_stop_leaves_it_and_cleanup_takes_all_of_it(node: NodeUnderTe
     assert (again.returncode, again.stdout) == (0, "none\n")
 
 
+def test_cleanup_takes_nothing_that_an_agent_has_not_made(node: NodeUnderTest, tmp_path: Path) -> None:
+    directory = tmp_path / "directory"
+    directory.mkdir()
+    file = directory / "file"
+    file.write_text("precious")
+    node.arguments.remove("--pod-device-pattern=v*")
+    for path in (directory, file):  # a word too few, or too many
+        done = node.cleanup(f"--cni-socket={path}")
+        assert (done.returncode, done.stdout) == (0, "none\n"), done.stderr
+    assert file.read_text() == "precious"
+
+
+def test_what_keeps_it_from_being_ready_is_told(node: NodeUnderTest, manifests: Path) -> None:
+    (manifests / "bad.yaml").write_text("a: [")
+    node.launch()
+    node.until(lambda: any("bad.yaml: line 2" in each for each in node.messages()))
+    assert node.probe("readyz")[0] == 503
+    assert 'k8sdatapath_objects_wrong{kind="File"} 1.0' in node.probe("metrics")[1]
+    (manifests / "bad.yaml").unlink()
+    node.until(lambda: node.probe("readyz")[0] == 200)
+
+
 def test_two_agents_side_by_side_do_not_disturb_each_other(tmp_path: Path) -> None:
     with ExitStack() as stack:
         nodes, clients = [], []

@@ -67,6 +67,21 @@ def test_helm_values_of_cilium_mean_what_they_mean_there(write) -> None:
     assert len(config.ignored) == 4
 
 
+def test_what_the_chart_leaves_empty_says_nothing(write) -> None:
+    empty = """
+k8sServiceHost: ""
+k8sServicePort: ""
+devices: ""
+routingMode: ""
+tunnelProtocol: ""
+tunnelPort: 0
+MTU: 0
+kubeProxyReplacementHealthzBindAddr: ""
+bpf: {root: "", ctTcpMax: ~}
+"""
+    assert AgentConfig.load(write(empty)) == AgentConfig.load()
+
+
 def test_masquerading_is_said_by_family(write) -> None:
     assert AgentConfig.load().masquerading is None
     both = AgentConfig.load(write("bpf: {masquerade: true}\nuplinks: eth0\n" + NATIVE)).masquerading
@@ -101,6 +116,10 @@ def test_flags_are_stronger_than_the_file(write) -> None:
         ("loadBalancer: {algorithm: rr}", "loadBalancer.algorithm: 'rr' is none of random, maglev"),
         ("loadBalancer: {mode: dsr}", "loadBalancer.mode: must be snat"),
         ("routingMode: bridged", "routingMode: 'bridged' is neither tunnel nor native"),
+        ("capacity: 5", "capacity: 5 is not a mapping; there is capacity.services, "),
+        ("log: debug", "log: 'debug' is not a mapping; there is log.level, log.format"),
+        ("socketLB: false", "socketLB: False is not a mapping"),
+        ("k8sServicePort: 70000", "k8sServicePort: 70000 is not a port"),
         ("routingMode: tunnel", "tunnelAddresses: needed with routingMode: tunnel"),
         ("bpf: {masquerade: true}", "there are no uplinks that pods could leave by"),
         ("bpf: {masquerade: true}\nuplinks: eth0", "ipv4NativeRoutingCIDR: needed to masquerade"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import socket
 import sys
 from collections.abc import Iterator
 from ipaddress import ip_address
@@ -16,7 +17,7 @@ from k8sdatapath.cni import plugin
 from k8sdatapath.cni.attachment import Attachment, AttachmentKey, AttachmentStore
 from k8sdatapath.cni.protocol import CniCode, CniError
 from k8sdatapath.cni.server import CniServer
-from k8sdatapath.errors import DeviceGoneError, MapFullError
+from k8sdatapath.errors import DeviceGoneError, KernelError, MapFullError
 from tests.support.cni import RESULT, config, environment
 
 
@@ -126,7 +127,7 @@ def test_without_an_agent_what_comes_waits_and_what_goes_goes(tmp_path: Path) ->
     refused(CniCode.TRY_AGAIN_LATER, environment("CHECK"), wanted)
     refused(CniCode.NOT_AVAILABLE, environment("STATUS"), wanted)
     assert plugin.run(environment("DEL"), wanted) is None
-    assert plugin.run(environment("GC"), wanted) is None
+    assert plugin.run(environment("GC"), {**wanted, "cni.dev/valid-attachments": []}) is None
 
 
 @pytest.mark.parametrize(
@@ -134,6 +135,8 @@ def test_without_an_agent_what_comes_waits_and_what_goes_goes(tmp_path: Path) ->
     [
         ("ADD", {"cniVersion": "0.4.0"}, CniCode.INCOMPATIBLE_VERSION),
         ("GC", {"cniVersion": "1.0.0"}, CniCode.INCOMPATIBLE_VERSION),
+        ("GC", {}, CniCode.INVALID_CONFIG),  # not said which are valid is not to say that none is
+        ("GC", {"cni.dev/valid-attachments": None}, CniCode.INVALID_CONFIG),
         ("ADD", {"name": "a/b"}, CniCode.INVALID_CONFIG),
         ("ADD", {"prevResult": None}, CniCode.INVALID_CONFIG),
         ("ADD", {"prevResult": {"interfaces": 7}}, CniCode.INVALID_CONFIG),
@@ -158,8 +161,10 @@ def test_two_devices_are_not_guessed_between(server: CniServer) -> None:
         run(server, "ADD", prevResult=two)
 
 
-def test_a_container_id_that_is_a_path_is_refused() -> None:
+def test_names_that_are_paths_are_refused() -> None:
     refused(CniCode.INVALID_ENVIRONMENT, environment("DEL") | {"CNI_CONTAINERID": "../../x"}, config())
+    for name in ("../../x", "..", "a b", "sixteen-letters-"):
+        refused(CniCode.INVALID_ENVIRONMENT, environment("DEL") | {"CNI_IFNAME": name}, config())
 
 
 @pytest.mark.parametrize(
@@ -192,3 +197,34 @@ def test_notes_that_cannot_be_read_count_as_none(tmp_path: Path) -> None:
     store.put(good, told)
     (store.directory / bad.file).write_text('{"device": ')
     assert dict(store) == {good: told}
+
+
+def test_only_an_abandoned_socket_makes_room(tmp_path: Path, pods: Pods) -> None:
+    path = tmp_path / "cni.sock"
+    places = {"socket": path, "state": tmp_path / "pods"}
+    path.write_text("precious")
+    with pytest.raises(KernelError, match=r"listen at: .*cni\.sock: Address already in use"):
+        Server(pods, **places)
+    assert path.read_text() == "precious"
+    path.unlink()
+    with Server(pods, **places) as server:
+        with pytest.raises(KernelError, match="in use"):
+            Server(pods, **places)
+        assert run(server, "STATUS") is None
+    with socket.socket(socket.AF_UNIX) as killed:
+        killed.bind(str(path))
+    with Server(pods, **places) as server:
+        assert run(server, "STATUS") is None
+
+
+def test_notes_go_and_what_others_have_put_there_stays(tmp_path: Path) -> None:
+    store = AttachmentStore(tmp_path / "pods")
+    key = AttachmentKey("pods", "c1", "eth0")
+    store.put(key, Attachment("veth1", "02:00:00:00:00:05", (ip_address("10.1.0.5"),)))
+    precious = store.directory / "precious"
+    precious.touch()
+    assert not store.clear()
+    assert list(store.directory.iterdir()) == [precious]
+    precious.unlink()
+    assert store.clear()
+    assert not store.directory.exists()

@@ -11,7 +11,7 @@ from attrs import evolve
 
 from k8sdatapath.component import ObjectKey
 from k8sdatapath.datapath.service_table import ServiceTable
-from k8sdatapath.errors import NotProgrammedError
+from k8sdatapath.errors import ManifestError, NotProgrammedError
 from k8sdatapath.kube import Batch, NodeView, ObjectEvent, node_local
 from k8sdatapath.kube.translator import NodeDelta
 from k8sdatapath.model import Frontend, Service
@@ -86,6 +86,19 @@ def test_half_of_the_objects_change_nothing(
     objects.tell(event(slice_of("web", 1)))
     running.wait_programmed(SLICE, SOON)
     assert [(each.frontend, len(each.backends)) for each in table.dump()] == [(WEB, 1)]
+
+
+def test_what_is_wrong_is_told_before_all_is_known(objects: Objects, table: ServiceTable) -> None:
+    told: list[str] = []
+    reconciler = Reconciler(
+        node_local(objects, "n1"), table, on_status=lambda key, status: told.append(status.reason)
+    )
+    with reconciler.start():
+        bad = ManifestError("web.yaml", "spec", "missing")
+        objects.tell(ObjectEvent("Service", "default", "web", None, 0.0, bad), synced=False)
+        until(lambda: told == ["web.yaml: spec: missing"])
+        assert not reconciler.synced
+        assert list(reconciler.errors()) == [("Service", "default", "web")]
 
 
 def test_objects_are_waited_for_by_key_and_by_what_they_are_to_be(
