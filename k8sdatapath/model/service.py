@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from enum import IntEnum
 from functools import cached_property
+from itertools import pairwise
+from operator import attrgetter
 from typing import Any, NoReturn
 
 from attrs import field, frozen
@@ -19,6 +21,8 @@ from k8sdatapath.model.enums import flag, member
 from k8sdatapath.model.frontend import Exposure, Frontend, FrontendKind, Protocol, to_kind, to_protocol
 
 __all__ = ["MAX_AFFINITY", "Selection", "Service"]
+
+_key = attrgetter("key")
 
 MAX_AFFINITY = 86400
 """The longest timeout of affinity, in seconds: a day, as in Kubernetes."""
@@ -59,14 +63,15 @@ def _to_backends(backends: Iterable[Backend]) -> tuple[Backend, ...]:
     """Sort them: a service has a set of backends, so order must not make two services differ."""
     if isinstance(backends, Backend):
         raise ModelError("backends is an iterable of Backend; this is a single one")
-    places: dict[tuple[int, int], Backend] = {}
-    for count, backend in enumerate(backends, 1):
+    given = list(backends)
+    for backend in given:
         if type(backend) is not Backend:
             raise ModelError(f"{shown(backend)} is not a Backend")
-        places[backend.key] = backend
-        if len(places) < count:
-            raise ModelError(f"backend {backend} is given twice")
-    return tuple(places[place] for place in sorted(places))
+    given.sort(key=_key)
+    if len(set(map(_key, given))) < len(given):
+        twice = next(one for one, other in pairwise(given) if one.key == other.key)
+        raise ModelError(f"backend {twice} is given twice")
+    return tuple(given)
 
 
 def _to_exposed(exposed: Iterable[Exposure]) -> tuple[Exposure, ...]:
