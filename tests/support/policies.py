@@ -86,31 +86,44 @@ matches = st.one_of(
 peers = st.one_of(selectors, blocks(), st.just(EVERYBODY))
 
 
-def rules(actions: Sequence[Action]) -> st.SearchStrategy[Rule]:
+subjects = st.one_of(st.just(EVERYBODY), selectors)
+
+
+def rules(actions: Sequence[Action], *, broad: bool = False) -> st.SearchStrategy[Rule]:
+    """Rules of some actions; broad ones often match the same packets."""
+    some = st.lists(st.sampled_from((EVERYBODY, APP_X, IN_A)) if broad else peers, max_size=2)
     return st.builds(
         Rule,
         st.sampled_from(("one", "two")),
         st.sampled_from(Toward),
-        st.lists(peers, max_size=2),
-        st.lists(matches, min_size=1, max_size=2),
+        some,
+        st.lists(
+            st.sampled_from((ALL_PORTS, PortMatch(6, 79, 81))) if broad else matches, min_size=1, max_size=2
+        ),
         st.sampled_from(actions),
     )
 
 
+APP_X = Selector([Requirement("any:app", Operator.IN, ["x"])])
+IN_A = Selector([Requirement("k8s:io.kubernetes.pod.namespace", Operator.IN, ["a"])])
 names = st.sampled_from([f"p{number}" for number in range(6)])
+ordered = st.one_of(
+    st.lists(rules(tuple(Action)), max_size=3),
+    st.lists(rules((Action.PASS, Action.DENY, Action.ALLOW), broad=True), min_size=2, max_size=4),
+)
 policies = st.one_of(
     st.builds(
         Policy,
         names,
-        selectors,
+        subjects,
         st.lists(rules((Action.ALLOW, Action.ALLOW, Action.DENY)), max_size=3),
         st.sets(st.sampled_from(Toward)),
     ),
     st.builds(
         Policy,
         names,
-        selectors,
-        st.lists(rules(tuple(Action)), max_size=3),
+        subjects,
+        ordered,
         tier=st.sampled_from((Tier.ADMIN, Tier.BASELINE)),
         priority=st.integers(0, 3),
     ),

@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from k8sdatapath.datapath.policy_compiler import EntryKey, PolicyCompiler
+from k8sdatapath.datapath.policy_index import PeerIndex
 from k8sdatapath.datapath.policy_oracle import allows
-from k8sdatapath.datapath.policy_rows import Entry, covers, port_keys, prefixes
+from k8sdatapath.datapath.policy_rows import covers, port_keys, prefixes
 from k8sdatapath.datapath.policy_set import PolicySet, world
 from k8sdatapath.model.policy import (
     EVERYBODY,
@@ -24,7 +25,7 @@ from k8sdatapath.model.policy import (
     Toward,
 )
 from k8sdatapath.model.workload import NamedPort, Party, Workload
-from tests.support.policies import PORTS, policies, policy_lists, sides
+from tests.support.policies import PORTS, peers, policies, policy_lists, sides
 
 WEB, DB = Party(["k8s:app=web"]), Party(["k8s:app=db"])
 
@@ -67,15 +68,48 @@ changes = st.lists(
 )
 
 
+def known_as(side) -> Party:
+    if isinstance(side, Workload):
+        network = Block("10.1.2.0/24").network if side.addresses else None
+        return Party(side.labels, network, side.ports)
+    return Party(world(side.version), Block(side).network)
+
+
 @settings(max_examples=100, deadline=None)
-@given(changes)
-def test_changes_lead_where_a_fresh_start_does(steps):
+@given(st.lists(peers, max_size=4), st.lists(sides, max_size=6), st.booleans())
+def test_a_selection_is_what_matches(wanted, around, peers_first):
+    index = PeerIndex()
+    parties = dict(enumerate(map(known_as, around), 300))
+    for what in ("peers", "parties") if peers_first else ("parties", "peers"):
+        for peer in wanted if what == "peers" else ():
+            index.use(peer)
+        for number, party in parties.items() if what == "parties" else ():
+            index.add(number, party)
+    for gone in list(parties)[::3]:
+        index.remove(gone)
+        del parties[gone]
+    for peer in wanted:
+        chosen = {n for n, party in parties.items() if matches(peer, party)}
+        assert set(index.selected(peer)) == chosen
+        assert {n for n in parties if peer in index.selecting(n)} == chosen
+
+
+def matches(peer, party: Party) -> bool:
+    if isinstance(peer, Block):
+        return peer.matches(party.labels, party.network)
+    return peer.matches(party.labels)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(sides, min_size=2, max_size=4), changes)
+def test_changes_lead_where_a_fresh_start_does(around, steps):
     """The maps, as they are after all the changes that were told, are those of a new compiler."""
     compiler = PolicyCompiler()
     wanted: dict[str, Policy] = {}
-    identities: dict[int, Party] = {}
-    subjects: set[int] = set()
-    maps: dict[int, dict[EntryKey, Entry]] = {}
+    identities = dict(enumerate(map(known_as, around), 300))
+    subjects = set(identities)
+    first = compiler.update(identities=identities, subjects=subjects)
+    maps = {subject: dict(change.upserts) for subject, change in first.items()}
     for number, (what, value) in enumerate(steps, 1000):
         told = {}
         if what == "policy":
@@ -86,11 +120,7 @@ def test_changes_lead_where_a_fresh_start_does(steps):
             del wanted[name]
             told = compiler.update(removed=[name])
         elif what == "identity":
-            party = (
-                Party(value.labels, None, value.ports)
-                if isinstance(value, Workload)
-                else Party(world(value.version), Block(value).network)
-            )
+            party = known_as(value)
             identities[number] = party
             told = compiler.update(identities={number: party})
         elif what == "gone" and identities.keys() - subjects:
