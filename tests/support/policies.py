@@ -89,28 +89,34 @@ peers = st.one_of(selectors, blocks(), st.just(EVERYBODY))
 subjects = st.one_of(st.just(EVERYBODY), selectors)
 
 
-def rules(actions: Sequence[Action], *, broad: bool = False) -> st.SearchStrategy[Rule]:
-    """Rules of some actions; broad ones often match the same packets."""
-    some = st.lists(st.sampled_from((EVERYBODY, APP_X, IN_A)) if broad else peers, max_size=2)
+def rules(actions: Sequence[Action]) -> st.SearchStrategy[Rule]:
     return st.builds(
         Rule,
         st.sampled_from(("one", "two")),
         st.sampled_from(Toward),
-        some,
-        st.lists(
-            st.sampled_from((ALL_PORTS, PortMatch(6, 79, 81))) if broad else matches, min_size=1, max_size=2
-        ),
+        st.lists(peers, max_size=2),
+        st.lists(matches, min_size=1, max_size=2),
         st.sampled_from(actions),
     )
+
+
+def broad(toward: Toward) -> st.SearchStrategy[list[Rule]]:
+    """Rules that match much the same packets, so that their order is what counts."""
+    each = st.builds(
+        Rule,
+        st.just("broad"),
+        st.just(toward),
+        st.lists(st.sampled_from((EVERYBODY, APP_X, IN_A)), min_size=1, max_size=2),
+        st.lists(st.sampled_from((ALL_PORTS, PortMatch(6, 79, 81))), min_size=1, max_size=2),
+        st.sampled_from((Action.PASS, Action.DENY, Action.ALLOW)),
+    )
+    return st.lists(each, min_size=2, max_size=4)
 
 
 APP_X = Selector([Requirement("any:app", Operator.IN, ["x"])])
 IN_A = Selector([Requirement("k8s:io.kubernetes.pod.namespace", Operator.IN, ["a"])])
 names = st.sampled_from([f"p{number}" for number in range(6)])
-ordered = st.one_of(
-    st.lists(rules(tuple(Action)), max_size=3),
-    st.lists(rules((Action.PASS, Action.DENY, Action.ALLOW), broad=True), min_size=2, max_size=4),
-)
+ordered = st.one_of(st.lists(rules(tuple(Action)), max_size=3), broad(Toward.INGRESS), broad(Toward.EGRESS))
 policies = st.one_of(
     st.builds(
         Policy,
@@ -128,7 +134,7 @@ policies = st.one_of(
         priority=st.integers(0, 3),
     ),
 )
-policy_lists = st.lists(policies, max_size=6, unique_by=lambda each: each.name)
+policy_lists = st.lists(policies, min_size=1, max_size=6, unique_by=lambda each: each.name)
 sides = st.one_of(
     st.integers(0, 3).flatmap(pods), st.sampled_from(ADDRESSES), st.just(Workload("node", ["reserved:host"]))
 )

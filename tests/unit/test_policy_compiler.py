@@ -34,7 +34,7 @@ def app(name: str) -> Selector:
     return Selector([Requirement("k8s:app", Operator.IN, [name])])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(policy_lists, st.lists(sides, min_size=2, max_size=4), st.sampled_from((4, 6)))
 def test_entries_say_what_the_rules_say(found, around, version):
     asked = PolicySet(found)
