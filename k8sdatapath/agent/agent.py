@@ -74,7 +74,8 @@ class Agent(Resource):
                 _log.warning("note: %s", note)
             self.pods = own.enter_context(self._track()) if config.cni_socket is None else None
             if config.cni_socket is not None:
-                own.enter_context(_cni_server(self.node, config.cni_socket))
+                cni = own.enter_context(_cni_server(self.node, config.cni_socket))
+                self.checks.add("CNI", lambda: "" if cni.alive else "it has ended", Probe.LIVE)
             own.callback(self._close_health)
             self._events = own.enter_context(events) if (events := self._event_writer(objects)) else None
             self.reconciler = own.enter_context(

@@ -79,7 +79,7 @@ def run(environment: Mapping[str, str], config: dict[str, Any]) -> dict[str, Any
 def _config(text: str) -> dict[str, Any]:
     try:
         config = json.loads(text) if text else {}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CniError(CniCode.DECODING_FAILURE, "the configuration is not JSON", str(error)) from None
     if not isinstance(config, dict):
         raise CniError(CniCode.DECODING_FAILURE, "the configuration is not a JSON object")
@@ -138,12 +138,17 @@ def _ask(path: str, request: dict[str, Any]) -> None:
             agent.sendall(json.dumps(request).encode() + b"\n")
             agent.shutdown(socket.SHUT_WR)
             with agent.makefile("rb") as answers:
-                answer = json.loads(answers.read(LONGEST))
-    except (OSError, ValueError) as error:
+                refusal = _refusal(json.loads(answers.read(LONGEST)))
+    except (OSError, ValueError, LookupError, TypeError) as error:
         if request["command"] in ("DEL", "GC"):
             return
         late = request["command"] == "STATUS"
         code = CniCode.NOT_AVAILABLE if late else CniCode.TRY_AGAIN_LATER
         raise CniError(code, f"no agent answers at {path}", str(error)) from None
-    if answer:
-        raise CniError(CniCode(answer["code"]), answer["msg"], answer["details"])
+    if refusal is not None:
+        raise refusal
+
+
+def _refusal(answer: Any) -> CniError | None:
+    """What the agent has against it."""
+    return CniError(CniCode(answer["code"]), answer["msg"], answer["details"]) if answer else None

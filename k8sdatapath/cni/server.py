@@ -76,6 +76,11 @@ class CniServer(Resource):
         self._thread.start()
 
     @property
+    def alive(self) -> bool:
+        """Whether somebody answers."""
+        return self._thread.is_alive()
+
+    @property
     def attachments(self) -> dict[AttachmentKey, Attachment]:
         """What is attached."""
         return dict(self._store)
@@ -170,6 +175,8 @@ class CniServer(Resource):
                     client.sendall(json.dumps(answer).encode() + b"\n")
                 except OSError as error:
                     _log.warning("a CNI request was not answered: %s", error)
+                except Exception:  # one request that nobody has thought of must not be the last
+                    _log.exception("a CNI request was not answered")
 
     def close(self) -> None:
         """Stop listening; what is attached stays so."""

@@ -6,6 +6,7 @@ import io
 import json
 import socket
 import sys
+import threading
 from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
@@ -169,7 +170,12 @@ def test_names_that_are_paths_are_refused() -> None:
 
 @pytest.mark.parametrize(
     ("command", "text", "code"),
-    [("ADD", "{", CniCode.DECODING_FAILURE), ("ADD", "[]", CniCode.DECODING_FAILURE), ("", "", 4)],
+    [
+        ("ADD", "{", CniCode.DECODING_FAILURE),
+        ("ADD", "[]", CniCode.DECODING_FAILURE),
+        ("ADD", "[" * 200_000, CniCode.DECODING_FAILURE),
+        ("", "", 4),
+    ],
 )
 def test_the_command_prints_errors_as_the_specification_has_them(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str, text: str, code: int
@@ -228,3 +234,33 @@ def test_notes_go_and_what_others_have_put_there_stays(tmp_path: Path) -> None:
     precious.unlink()
     assert store.clear()
     assert not store.directory.exists()
+
+
+def test_a_request_that_nobody_thought_of_is_not_the_last(server: CniServer, pods: Pods) -> None:
+    pods.refuses = RuntimeError("unforeseen")
+    refused(CniCode.TRY_AGAIN_LATER, environment("ADD"), config(socket=str(server.path), prevResult=RESULT))
+    pods.refuses = None
+    assert server.alive
+    assert run(server, "ADD", prevResult=RESULT)
+
+
+@pytest.mark.parametrize("answer", [b"[1]", b'{"code": 9999, "msg": "", "details": ""}', b"{}}", b""])
+def test_an_answer_of_somebody_else_is_none(tmp_path: Path, answer: bytes) -> None:
+    path = tmp_path / "cni.sock"
+
+    def serve() -> None:
+        client, _ = listener.accept()
+        with client, client.makefile("rb") as lines:
+            lines.readline()
+            client.sendall(answer)
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        thread = threading.Thread(target=serve)
+        thread.start()
+        told = refused(
+            CniCode.TRY_AGAIN_LATER, environment("ADD"), config(socket=str(path), prevResult=RESULT)
+        )
+        thread.join()
+    assert "no agent answers at" in told
