@@ -48,18 +48,18 @@ class Process:
                 " machine's, or its network namespace by --netns or nsenter --net rather than ip netns exec",
                 BPFFS,
             )
-        try:
-            with Agent(self.config) as agent:
-                agent.run(stop)
-                _log.info("stopping; the datapath goes on", extra=about)
-        except DatapathError as error:
-            _log.critical("%s", error, extra=about)
-            if isinstance(error, LayoutError):
-                _log.critical(
-                    "what another version has pinned goes on as it is; k8sdatapath agent --cleanup removes"
-                    " it, and interrupts what it balances until the next start"
-                )
-            raise
+        with Agent(self.config) as agent:
+            agent.run(stop)
+            _log.info("stopping; the datapath goes on", extra=about)
+
+    def tell(self, error: DatapathError | OSError) -> None:
+        """Say in the log why it could not start, or has ended by itself; nothing comes after that."""
+        if isinstance(error, LayoutError):
+            _log.critical(
+                "what another version has pinned goes on as it is; k8sdatapath agent --cleanup removes"
+                " it, and interrupts what it balances until the next start"
+            )
+        _log.critical("%s", error, extra={"node": self.config.node_name, "version": k8sdatapath.__version__})
 
     def reload(self) -> None:
         """Read the configuration again, and take over what can change while an agent runs."""

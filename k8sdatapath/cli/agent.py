@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
 import typer
 
 from k8sdatapath.cli.output import Output, OutputOption, show
+from k8sdatapath.errors import DatapathError
 
 if TYPE_CHECKING:
     from k8sdatapath.agent.config import AgentConfig
@@ -128,4 +129,8 @@ def serve(config: AgentConfig, again: Callable[[], AgentConfig]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     signal.signal(signal.SIGHUP, lambda *_: process.reload())
-    inside(config, process.run, stop)
+    try:
+        inside(config, process.run, stop)
+    except (DatapathError, OSError) as error:  # told where all else is, which may be read by a program
+        process.tell(error)
+        raise typer.Exit(1) from error

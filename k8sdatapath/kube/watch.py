@@ -105,7 +105,8 @@ class KubeWatch:
         try:
             config.load_incluster_config(configuration)  # type: ignore[no-untyped-call]
         except (config.ConfigException, OSError) as error:
-            raise SourceError(f"not in a cluster: {error}") from error
+            hint = "outside of one, a kubeconfig says where the API server is"
+            raise SourceError(f"not in a cluster: {error} ({hint})") from error
         api = client.ApiClient(configuration)
         return cls(api, resources, node=node, page_size=page_size, patience=patience)
 

@@ -350,6 +350,8 @@ def test_an_agent_that_cannot_start_leaves_nothing(
         assert node.process is not None
         assert node.process.wait(60) == 1
         node.until(lambda: any(message in each for each in node.messages()))
+        assert {"level", "message"} < node.log[-1].keys()  # to its end a program can read it
+        assert message in node.log[-1]["message"]
         assert not node.pins.path.exists()
 
 
