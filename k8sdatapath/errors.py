@@ -195,7 +195,7 @@ class CapacityError(DatapathError):
         hint = (
             "fewer, wider ones do"
             if self.resource == "source ranges"
-            else "Node.resize gives tables more room"
+            else "Node.resize gives tables more room, in an agent `capacity`"
         )
         return (
             f"{who}{self.needed} {self.resource} needed, {self.capacity} fit: {over} too many; "

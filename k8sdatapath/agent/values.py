@@ -105,6 +105,21 @@ def texts(value: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys(map(text, value)))
 
 
+def devices(value: Any) -> tuple[str, ...]:
+    """Devices by their names; Cilium takes patterns as well."""
+    found = texts(value)
+    if patterns := [name for name in found if name.endswith("+")]:
+        raise ValueError(f"{shown(patterns[0])} is a pattern: devices are named here one by one")
+    return found
+
+
+def host(value: Any) -> str:
+    """A host; Cilium looks for one itself if told so."""
+    if value == "auto":
+        raise ValueError("'auto' is not an address: nothing is looked for in the cluster, say where it is")
+    return text(value)
+
+
 def each(convert: Callable[[Any], T]) -> Callable[[Any], tuple[T, ...]]:
     """Several of something."""
     return lambda value: tuple(convert(one) for one in texts(value))

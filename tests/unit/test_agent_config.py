@@ -119,6 +119,8 @@ def test_flags_are_stronger_than_the_file(write) -> None:
         ("capacity: 5", "capacity: 5 is not a mapping; there is capacity.services, "),
         ("log: debug", "log: 'debug' is not a mapping; there is log.level, log.format"),
         ("socketLB: false", "socketLB: False is not a mapping"),
+        ("devices: eth+", "devices: 'eth+' is a pattern"),
+        ("k8sServiceHost: auto", "k8sServiceHost: 'auto' is not an address"),
         ("k8sServicePort: 70000", "k8sServicePort: 70000 is not a port"),
         ("routingMode: tunnel", "tunnelAddresses: needed with routingMode: tunnel"),
         ("bpf: {masquerade: true}", "there are no uplinks that pods could leave by"),
