@@ -7,6 +7,7 @@ from contextlib import suppress
 
 from k8sdatapath.agent.config import AgentConfig
 from k8sdatapath.cni.attachment import AttachmentStore
+from k8sdatapath.cni.server import unlink_abandoned
 from k8sdatapath.errors import DeviceGoneError
 from k8sdatapath.pins import PinDir
 
@@ -41,8 +42,7 @@ def _clean_up(config: AgentConfig) -> Iterator[str]:
             yield f"device {config.tunnel.device}"
     if config.cni_socket is not None:
         # a word too few in a path must not cost what is there: only what an agent makes goes
-        if config.cni_socket.is_socket():
-            config.cni_socket.unlink()
+        if unlink_abandoned(config.cni_socket):
             yield str(config.cni_socket)
         state = config.cni_socket.with_suffix(".pods")
         if state.is_dir() and AttachmentStore(state).clear():

@@ -20,7 +20,7 @@ from k8sdatapath.net.netlink import Netlink, link_index
 from k8sdatapath.net.netns import NetNs
 from k8sdatapath.resource import Resource
 
-__all__ = ["CniServer", "PodHolder"]
+__all__ = ["CniServer", "PodHolder", "unlink_abandoned"]
 
 _PATIENCE = 5.0
 """Seconds that a client has to say what it wants."""
@@ -192,7 +192,7 @@ def _listen(path: Path) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX)
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        _unlink_abandoned(path)
+        unlink_abandoned(path)
         listener.bind(str(path))
         path.chmod(0o600)
         listener.listen(64)
@@ -202,11 +202,16 @@ def _listen(path: Path) -> socket.socket:
     return listener
 
 
-def _unlink_abandoned(path: Path) -> None:
-    """Remove the socket of an agent that was killed, and nothing else, nor one where somebody answers."""
+def unlink_abandoned(path: Path) -> bool:
+    """Remove the socket of an agent that was killed, and nothing else, nor one where somebody answers.
+
+    :returns: whether it was one.
+    """
     if not path.is_socket():
-        return
+        return False
     with socket.socket(socket.AF_UNIX) as other:
         other.settimeout(_PATIENCE)
-        if other.connect_ex(str(path)) == errno.ECONNREFUSED:
-            path.unlink(missing_ok=True)
+        if other.connect_ex(str(path)) != errno.ECONNREFUSED:
+            return False
+    path.unlink(missing_ok=True)
+    return True

@@ -122,6 +122,13 @@ def test_cleanup_takes_nothing_that_an_agent_has_not_made(node: NodeUnderTest, t
         done = node.cleanup(f"--cni-socket={path}")
         assert (done.returncode, done.stdout) == (0, "none\n"), done.stderr
     assert file.read_text() == "precious"
+    other = directory / "containerd.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(other))
+        listener.listen()
+        assert node.cleanup(f"--cni-socket={other}").stdout == "none\n"
+        assert other.is_socket()
+    assert str(other) in node.cleanup(f"--cni-socket={other}").stdout  # as one that was killed leaves it
 
 
 def test_what_keeps_it_from_being_ready_is_told(node: NodeUnderTest, manifests: Path) -> None:
