@@ -47,6 +47,11 @@ PROMISES = {
         r"another port: REJECT_NO_SERVICE, ",
         r"flows that explaining has made: 0",
     ],
+    "identity": [
+        r"^\d+\n  k8s:app=web\n",
+        r"k8s:io\.kubernetes\.pod\.namespace=shop\n2 \(reserved:world=\)",
+        r"0 nodes gone, 0 identities deleted, 0 numbers free",
+    ],
     "masquerade": [
         r"the world saw 192\.0\.2\.11, which is node 192\.0\.2\.11",
         r"10\.244\.1\.2 left as 192\.0\.2\.11 for 192\.0\.2\.101:8080",
