@@ -134,7 +134,7 @@ class KubeWatch:
             file = None if path is None else os.fspath(path)
             config.load_kube_config(file, context, configuration)  # type: ignore[no-untyped-call]
         except Exception as error:  # of YAML, of files, of its own: whatever a file can be wrong by
-            raise SourceError(f"{path or 'kubeconfig'}: {error}") from error
+            raise SourceError(f"{path or 'kubeconfig'}: cannot be read as a kubeconfig: {error}") from error
         api = client.ApiClient(configuration)
         return cls(api, resources, node=node, page_size=page_size, patience=patience)
 
