@@ -104,6 +104,10 @@ class Refusal(Exception):
         }
 
 
+def _gone(version: int, oldest: int) -> Refusal:
+    return Refusal(410, "Expired", f"too old resource version: {version} ({oldest})")
+
+
 class ApiDouble:
     """The server. It listens from the start, on a port of its own.
 
@@ -292,9 +296,9 @@ class ApiDouble:
             if version > self._version:
                 message = f"Too large resource version: {version}, current: {self._version}"
                 raise Refusal(504, "Timeout", message, 1)
-            expired = version < self._oldest
-        if expired:
-            gone = Refusal(410, "Expired", f"too old resource version: {version} ({self._oldest})")
+            oldest = self._oldest
+        if version < oldest:
+            gone = _gone(version, oldest)
             if not self.gone_as_event:
                 raise gone
             self._send(send, "ERROR", gone.status)
@@ -303,8 +307,11 @@ class ApiDouble:
         until = query.started + float(query.options.get("timeoutSeconds", "60"))
         bookmarked = time.monotonic()
         while (now := time.monotonic()) < until:
-            changes, latest = self._wait(version, stopped)
+            changes, latest, oldest = self._wait(version, stopped)
             if stopped() or (changes and changes[0].version <= version):  # or history has begun anew
+                return
+            if version < oldest:  # what was to be told next is forgotten
+                self._send(send, "ERROR", _gone(version, oldest).status)
                 return
             for change in changes:
                 if change.plural == query.plural:
@@ -315,12 +322,12 @@ class ApiDouble:
                 metadata = {"resourceVersion": str(version)}
                 self._send(send, "BOOKMARK", {"kind": PLURALS[query.api, query.plural], "metadata": metadata})
 
-    def _wait(self, version: int, stopped: Callable[[], bool]) -> tuple[list[Change], int]:
-        """What has come after a version, in a moment; and the latest there is."""
+    def _wait(self, version: int, stopped: Callable[[], bool]) -> tuple[list[Change], int, int]:
+        """What has come after a version, in a moment; the latest there is, and the oldest remembered."""
         with self._changed:
             self._changed.wait_for(lambda: stopped() or self.stalled or self._after(version), 0.05)
             self._changed.wait_for(lambda: stopped() or not self.stalled)
-            return self._after(version), self._version
+            return self._after(version), self._version, self._oldest
 
     def _after(self, version: int) -> list[Change]:
         """Backwards, since nearly always there are few."""
