@@ -57,14 +57,17 @@ class TextFormatter(_Formatter):
         return f"{line}\n{trace}" if trace else line
 
 
+class _AgentHandler(logging.StreamHandler[TextIO]):
+    """What :func:`set_up` has set up, and may put another in place of."""
+
+
 def set_up(level: str, form: LogFormat, stream: TextIO | None = None) -> None:
     """Log to a stream from now on, by default standard error; may be called again."""
-    handler = logging.StreamHandler(stream or sys.stderr)
+    handler = _AgentHandler(stream or sys.stderr)
     handler.setFormatter(JsonFormatter() if form is LogFormat.JSON else TextFormatter())
     root = logging.getLogger()
-    for old in [each for each in root.handlers if getattr(each, "_of_agent", False)]:
+    for old in [each for each in root.handlers if isinstance(each, _AgentHandler)]:
         root.removeHandler(old)
-    handler._of_agent = True  # type: ignore[attr-defined]
     root.addHandler(handler)
     root.setLevel(level.upper())
     logging.captureWarnings(True)

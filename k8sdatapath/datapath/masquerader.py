@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from ipaddress import ip_network
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from attrs import frozen
 
@@ -131,14 +131,14 @@ class Masquerader(Resource):
     """
 
     def __init__(
-        self, tables: dict[str, maps.Map], flows: ConntrackTable, own: ExitStack, netns: NetNs | None
+        self, tables: dict[str, Any], flows: ConntrackTable, own: ExitStack, netns: NetNs | None
     ) -> None:
         self._own = own
         self._flows = flows
         self._netns = netns
-        self._devices: maps.Hash[int, MasqDeviceRow] = tables["kd_masq_devices"]  # type: ignore[assignment]
-        self._rules: maps.LPMTrie[MasqKey, MasqRule] = tables["kd_masq_rules"]  # type: ignore[assignment]
-        self._exhausted: maps.LRUHash[Tuple, ExhaustedRow] = tables["kd_exhausted"]  # type: ignore[assignment]
+        self._devices: maps.Hash[int, MasqDeviceRow] = tables["kd_masq_devices"]
+        self._rules: maps.LPMTrie[MasqKey, MasqRule] = tables["kd_masq_rules"]
+        self._exhausted: maps.LRUHash[Tuple, ExhaustedRow] = tables["kd_exhausted"]
         self._revision = 0
 
     @classmethod

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
+from typing import Any
 
 from attrs import frozen
 
@@ -69,14 +70,14 @@ class Overlay(Resource):
     """
 
     def __init__(
-        self, tables: dict[str, maps.Map], own: ExitStack, *, device: str, ipv6: bool, netns: NetNs | None
+        self, tables: dict[str, Any], own: ExitStack, *, device: str, ipv6: bool, netns: NetNs | None
     ) -> None:
         self.device = device
         self.ipv6 = ipv6
         self._own = own
         self._netns = netns
-        self._peers: maps.LPMTrie[PeerKey, PeerRow] = tables["kd_peers"]  # type: ignore[assignment]
-        self._nodes: maps.Hash[IPAddress, int] = tables["kd_peer_nodes"]  # type: ignore[assignment]
+        self._peers: maps.LPMTrie[PeerKey, PeerRow] = tables["kd_peers"]
+        self._nodes: maps.Hash[IPAddress, int] = tables["kd_peer_nodes"]
         self._led = {key.network: row.node for key, row in self._peers.items()}
         self._believed = set(self._nodes)
         self._revision = 0

@@ -6,7 +6,7 @@ one row in it. See ``policy_rows`` for what a row is, and for how a packet finds
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from typing import NamedTuple, TypeAlias
 
 from attrs import field, frozen
@@ -238,7 +238,7 @@ class PolicyCompiler:
             for peer in _peers(policy):
                 self._index.use(peer)
         for name, policy in old.items():
-            touched |= self._selects(policy, lambda applied, name=name: applied - {name})  # type: ignore[misc]
+            touched |= self._selects(policy, without={name})
             self._selecting[policy.subject].remove(name)
             if not self._selecting[policy.subject]:
                 del self._selecting[policy.subject]
@@ -248,16 +248,18 @@ class PolicyCompiler:
         for name, policy in new.items():
             self._policies[name] = policy
             self._selecting.setdefault(policy.subject, set()).add(name)
-            touched |= self._selects(policy, lambda applied, name=name: applied | {name})  # type: ignore[misc]
+            touched |= self._selects(policy, plus={name})
         for key in [key for key in self._halves if key[1] & old.keys()]:
             self._remove(key)
         return touched
 
-    def _selects(self, policy: Policy, change: Callable[[frozenset[str]], frozenset[str]]) -> set[int]:
+    def _selects(
+        self, policy: Policy, *, plus: Set[str] = frozenset(), without: Set[str] = frozenset()
+    ) -> set[int]:
         """Change what applies to the subjects that a policy selects; returns them."""
         found = {number for number in self._index.selected(policy.subject) if number in self._applied}
         for number in found:
-            self._applied[number] = change(self._applied[number])
+            self._applied[number] = (self._applied[number] - without) | plus
         return found
 
     def _identities(self, new: Mapping[int, Party], gone: Iterable[int]) -> dict[int, MapChange]:

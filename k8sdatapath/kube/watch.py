@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -82,7 +83,7 @@ class KubeWatch:
                 patience,
                 page_size,
                 self._tell,
-                lambda kind=each.kind: self._synced(kind),  # type: ignore[misc]
+                partial(self._synced, each.kind),
             )
             self._followers.append(follower)
 

@@ -76,7 +76,7 @@ def _to_labels(values: Iterable[Label | str]) -> tuple[Label, ...]:
         raise ModelError(f"labels are an iterable; {shown(values)} is a single one")
     found: dict[str, Label] = {}
     for value in values:
-        label = value if type(value) is Label else Label.parse(value)  # type: ignore[arg-type]
+        label = value if isinstance(value, Label) else Label.parse(value)
         if found.setdefault(label.name, label) != label:
             raise ModelError(f"{label.name} has two values: {found[label.name].value!r}, {label.value!r}")
     return tuple(found[name] for name in sorted(found))
