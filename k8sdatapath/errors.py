@@ -291,7 +291,20 @@ class SourceError(DatapathError):
     """A source of desired state cannot be read."""
 
 
-class ManifestError(SourceError, ValueError):
+class _FieldError(Exception):
+    """What people have written says what cannot be, in one of its fields."""
+
+    def __init__(self, where: str, path: str, reason: str) -> None:
+        super().__init__(where, path, reason)
+        self.where = where
+        self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return ": ".join(part for part in (self.where, self.path, self.reason) if part)
+
+
+class ManifestError(_FieldError, SourceError, ValueError):
     """A manifest says something that the datapath cannot do.
 
     :ivar where: file and document, e.g. ``"web.yaml: Service default/web"``.
@@ -299,32 +312,14 @@ class ManifestError(SourceError, ValueError):
     :ivar reason: what is wrong with it.
     """
 
-    def __init__(self, where: str, path: str, reason: str) -> None:
-        super().__init__(where, path, reason)
-        self.where = where
-        self.path = path
-        self.reason = reason
 
-    def __str__(self) -> str:
-        return ": ".join(part for part in (self.where, self.path, self.reason) if part)
-
-
-class ConfigError(DatapathError, ValueError):
+class ConfigError(_FieldError, DatapathError, ValueError):
     """A configuration says something that cannot be, or that nobody understands.
 
     :ivar where: the file or flag.
     :ivar path: the field, e.g. ``"loadBalancer.algorithm"``, may be empty.
     :ivar reason: what is wrong with it.
     """
-
-    def __init__(self, where: str, path: str, reason: str) -> None:
-        super().__init__(where, path, reason)
-        self.where = where
-        self.path = path
-        self.reason = reason
-
-    def __str__(self) -> str:
-        return ": ".join(part for part in (self.where, self.path, self.reason) if part)
 
 
 class StoreError(DatapathError):

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from attrs import define, evolve
 
@@ -18,6 +17,7 @@ from k8sdatapath.kube.replay import Recorder, Replay
 from k8sdatapath.kube.static_source import StaticSource
 from k8sdatapath.kube.watch import KubeWatch
 from k8sdatapath.model import IPAddress, Selection
+from k8sdatapath.resource import Resource
 
 __all__ = ["RESOURCES", "Listener", "NodeSource", "open_source"]
 
@@ -67,7 +67,7 @@ class Listener:
     addresses: Callable[[], tuple[IPAddress, ...]]
 
 
-class NodeSource:
+class NodeSource(Resource):
     """A source as it is, but for what a node knows better than the cluster.
 
     The addresses of the node's devices are added to those of its Node object, also when they change; if there
@@ -177,14 +177,6 @@ class NodeSource:
     def close(self) -> None:
         """Close the source."""
         self._source.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         return f"<NodeSource {self._name} {self._source!r}>"

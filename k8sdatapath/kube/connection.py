@@ -10,8 +10,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 import urllib3
@@ -21,6 +20,7 @@ from urllib3.exceptions import HTTPError
 
 from k8sdatapath.kube.patience import Patience
 from k8sdatapath.kube.wire import GarbledError, Notice, notice, parse
+from k8sdatapath.resource import Resource
 
 if TYPE_CHECKING:
     from kubernetes.client import ApiClient
@@ -126,7 +126,7 @@ class ApiServer:
         return found
 
 
-class Answer:
+class Answer(Resource):
     """An answer whose body is still coming. Close it, or read it to its end."""
 
     def __init__(self, response: Any, clear: Callable[[], None]) -> None:
@@ -179,14 +179,6 @@ class Answer:
             with suppress(HTTPError, OSError):
                 self._response.close()
             self._clear()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class _Handle:

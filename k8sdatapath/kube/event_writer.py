@@ -7,14 +7,14 @@ import threading
 import time
 import uuid
 from datetime import UTC, datetime
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol
 
 from attrs import define
 
 from k8sdatapath.component import ObjectKey
 from k8sdatapath.errors import ClosedError
 from k8sdatapath.kube.patience import Patience
+from k8sdatapath.resource import Resource
 
 if TYPE_CHECKING:
     from kubernetes.client import ApiClient
@@ -45,7 +45,7 @@ class _Written:
     count: int
 
 
-class EventWriter:
+class EventWriter(Resource):
     """Writes an Event when an object has an error, and when it has it no more::
 
         with EventWriter(client, node="n1") as events:
@@ -97,14 +97,6 @@ class EventWriter:
             self._news.notify_all()
         self._api.close()
         self._thread.join()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        self.close()
 
     # -- in the thread of its own --
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from types import TracebackType
-from typing import Self
 
 from k8sdatapath.kube.events import ObjectSource
 from k8sdatapath.kube.translator import NodeDelta, ServiceTranslator
 from k8sdatapath.kube.view import NodeView
+from k8sdatapath.resource import Resource
 
 __all__ = ["NodeLocal", "node_local"]
 
 
-class NodeLocal:
+class NodeLocal(Resource):
     """Deltas of the services of one node. Make one with :func:`node_local`.
 
     :ivar translator: makes the services, and knows what is wrong with which object.
@@ -37,14 +36,6 @@ class NodeLocal:
     def close(self) -> None:
         """Close the source of objects as well."""
         self._source.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         view = self.translator.view

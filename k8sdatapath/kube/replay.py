@@ -18,8 +18,7 @@ from enum import Enum
 from functools import cache
 from io import FileIO
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Any, Self, get_args, get_origin, get_type_hints
+from typing import IO, Any, get_args, get_origin, get_type_hints
 
 import attrs
 
@@ -28,6 +27,7 @@ from k8sdatapath.errors import ClosedError, ManifestError, ModelError, SourceErr
 from k8sdatapath.kube.events import Batch, ObjectEvent, ObjectSource
 from k8sdatapath.kube.objects import EndpointSlice, KubeNode, KubeObject, KubePod, KubeRaw, KubeService
 from k8sdatapath.model.address import address, network, shown
+from k8sdatapath.resource import Resource
 
 __all__ = ["Recorder", "Replay"]
 
@@ -38,7 +38,7 @@ _VERSION = 1
 _CLASSES = {each.__name__: each for each in (EndpointSlice, KubeNode, KubePod, KubeRaw, KubeService)}
 
 
-class Recorder:
+class Recorder(Resource):
     """Passes on what a source tells, and writes it down::
 
         with Recorder(KubeWatch.in_cluster(), "cluster.jsonl") as source:
@@ -87,14 +87,6 @@ class Recorder:
                 self._file.close()
                 self._file = None
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        self.close()
-
     def __repr__(self) -> str:
         return f"<Recorder {self.path} of {self.source!r}>"
 
@@ -112,7 +104,7 @@ class Recorder:
                 self._file = None
 
 
-class Replay:
+class Replay(Resource):
     """Tells what was recorded, at the pace of then or another::
 
         Reconciler(node_local(Replay("cluster.jsonl", speed=inf), "n1"), services)
@@ -162,14 +154,6 @@ class Replay:
     def close(self) -> None:
         """End the batches; from any thread."""
         self._closed.set()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         return f"<Replay {self.path} at {self.speed:g}x>"

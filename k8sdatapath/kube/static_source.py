@@ -7,14 +7,13 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from k8sdatapath.component import ObjectKey
 from k8sdatapath.errors import ClosedError, ManifestError
 from k8sdatapath.kube.events import Batch, ObjectEvent
 from k8sdatapath.kube.objects import EndpointSlice, KubeNode, KubeObject, KubePod, KubeService
 from k8sdatapath.kube.static import STILL, StaticYaml
+from k8sdatapath.resource import Resource
 
 __all__ = ["StaticSource"]
 
@@ -23,7 +22,7 @@ _FILE = "File"
 """The kind under which it is told that a file is wrong."""
 
 
-class StaticSource:
+class StaticSource(Resource):
     """What :class:`StaticYaml` reads, object by object::
 
         Reconciler(node_local(StaticSource("manifests/"), node="n1"), node.services).run()
@@ -70,14 +69,6 @@ class StaticSource:
     def close(self) -> None:
         """End the iteration; from any thread, more than once."""
         self._over.set()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _look(self, taken: object) -> object:
         """How the files are, once they are still."""

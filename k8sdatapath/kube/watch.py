@@ -6,11 +6,11 @@ import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
-from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from attrs import evolve
 
+import k8sdatapath.resource
 from k8sdatapath.component import ObjectKey
 from k8sdatapath.errors import ClosedError, SourceError
 from k8sdatapath.kube.events import Batch, ObjectEvent
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["KubeWatch"]
 
 
-class KubeWatch:
+class KubeWatch(k8sdatapath.resource.Resource):
     """What an API server has, and then every change of it::
 
         with KubeWatch.in_cluster(node="n1") as watch:
@@ -183,14 +183,6 @@ class KubeWatch:
             follower.close()
         for thread in self._threads:
             thread.join()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _start(self) -> None:
         with self._changed:
