@@ -103,11 +103,15 @@ struct kd_rest {
 		pointer;                                                          \
 	})
 
+#define KD_HEADERS_MAX 0x3fff /* more than all the headers take that are looked through */
+
 /* `len` bytes at `off`, pulled into one piece if they are not; NULL: the packet has no such bytes. */
 static __always_inline void *kd_bytes(struct __sk_buff *skb, __u32 off, __u32 len)
 {
-	void *at = KD_SKB_POINTER(skb, data) + off;
+	void *at;
 
+	asm volatile("%0 &= %1" : "+r"(off) : "i"(KD_HEADERS_MAX)); /* the verifier may have lost sight of it */
+	at = KD_SKB_POINTER(skb, data) + off;
 	if (at + len <= KD_SKB_POINTER(skb, data_end))
 		return at;
 	if (bpf_skb_pull_data(skb, off + len))
@@ -153,14 +157,20 @@ struct kd_ipv6_ext {
 
 #define KD_IPV6_EXT_MAX 6 /* RFC 8200 names five that may precede TCP or UDP; the rest pass as unknown */
 
-static __always_inline int kd_skip_ipv6_ext(struct __sk_buff *skb, struct kd_pkt *pkt, struct kd_rest *rest)
+static __always_inline bool kd_is_ipv6_ext(__u8 protocol)
+{
+	return protocol == IPPROTO_HOPOPTS || protocol == IPPROTO_ROUTING || protocol == IPPROTO_FRAGMENT ||
+	       protocol == IPPROTO_DSTOPTS;
+}
+
+/* A function of its own: few packets have any, and its loop is verified once instead of with all that follows. */
+KD_FUNCTION int kd_skip_ipv6_ext(struct __sk_buff *skb, struct kd_pkt *pkt, struct kd_rest *rest)
 {
 	struct kd_ipv6_ext ext;
 
-	for (int i = 0; i < KD_IPV6_EXT_MAX; i++) {
-		if (rest->protocol != IPPROTO_HOPOPTS && rest->protocol != IPPROTO_ROUTING &&
-		    rest->protocol != IPPROTO_FRAGMENT && rest->protocol != IPPROTO_DSTOPTS)
-			return KD_CONTINUE;
+	if (!pkt || !rest)
+		return KD_DROP_MALFORMED;
+	for (int i = 0; i < KD_IPV6_EXT_MAX && kd_is_ipv6_ext(rest->protocol); i++) {
 		if (bpf_skb_load_bytes(skb, rest->off, &ext, sizeof(ext)))
 			return KD_DROP_MALFORMED;
 		if (rest->protocol == IPPROTO_FRAGMENT) {
@@ -194,6 +204,8 @@ static __always_inline int kd_parse_ipv6(struct __sk_buff *skb, struct kd_pkt *p
 	rest->off = ETH_HLEN + sizeof(*ip);
 	rest->end = kd_end(skb, ip->payload_len, sizeof(*ip));
 	rest->protocol = ip->nexthdr;
+	if (!kd_is_ipv6_ext(rest->protocol))
+		return KD_CONTINUE;
 	return kd_skip_ipv6_ext(skb, pkt, rest);
 }
 
