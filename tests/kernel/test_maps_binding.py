@@ -11,31 +11,13 @@ import pytest
 from k8sdatapath import maps
 from k8sdatapath.compiler import compile
 from k8sdatapath.errors import ClosedError, LayoutError, NotSupportedError
-from k8sdatapath.layout import addr, array, be16, cstr, i32, mac, network, raw, struct, u16, u32, u64, zeros
+from k8sdatapath.layout import be16, network, raw, struct, u16, u32, u64, zeros
 from k8sdatapath.objects import Object
 from k8sdatapath.pybpf.maps import MapInfo, MapType, create, info, open_by_id, possible_cpus
+from tests.support.sample import Point, Sample
 
 pytestmark = pytest.mark.kernel
 DATA = Path(__file__).parent.parent / "data"
-
-
-@struct
-class Point:
-    x: u16
-    y: be16
-
-
-@struct
-class Sample:
-    source: addr
-    at: Point
-    history: Annotated[tuple[int, ...], array(u32, 3)]
-    total: u64
-    delta: i32
-    color: u32
-    name: Annotated[str, cstr(8)]
-    mac: mac
-    pad: ClassVar = zeros(2)
 
 
 @struct

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
@@ -16,6 +14,7 @@ from k8sdatapath.net.netns import NetNs
 from k8sdatapath.net.pod_devices import DevicePattern
 from k8sdatapath.node import Capacity, Node, NodeConfig, PodTracker
 from k8sdatapath.pins import PinDir
+from tests.support.agents import Server, ask
 from tests.support.wires import Wires
 
 SMALL = Capacity(services=64, backends=256, slots=1024, flows=1024, pods=16)
@@ -35,40 +34,6 @@ def config(wires: Wires) -> Iterator[NodeConfig]:
     pins = PinDir(f"/sys/fs/bpf/{wires.name}")
     yield NodeConfig(netns=wires.node, pins=pins, capacity=SMALL)
     pins.remove()
-
-
-class Server:
-    """Says its name to whoever connects, of both families."""
-
-    def __init__(self, netns: NetNs, name: str) -> None:
-        self._socket = netns.call(
-            socket.create_server, ("::", 8080), family=socket.AF_INET6, dualstack_ipv6=True
-        )
-        self._name = name.encode()
-        self._thread = threading.Thread(target=self._serve, daemon=True)
-        self._thread.start()
-
-    def _serve(self) -> None:
-        while True:
-            try:
-                client, _ = self._socket.accept()
-            except OSError:
-                return
-            with client:
-                client.sendall(self._name)
-
-    def close(self) -> None:
-        self._socket.shutdown(socket.SHUT_RDWR)
-        self._thread.join()
-        self._socket.close()
-
-
-def ask(client: NetNs, address: str, port: int = 80) -> str:
-    def connect() -> str:
-        with socket.create_connection((address, port), timeout=5) as connection:
-            return connection.recv(100).decode()
-
-    return client.call(connect)
 
 
 def until(condition: Callable[[], object]) -> None:

@@ -33,29 +33,9 @@ from k8sdatapath.layout import (
 )
 from k8sdatapath.pybpf.btf import Btf, Kind
 from k8sdatapath.pybpf.objects import OpenObject
+from tests.support.sample import Point, Sample
 
 DATA = Path(__file__).parent.parent / "data"
-
-
-@struct
-class Point:
-    x: u16
-    y: be16
-
-
-@struct
-class Sample:
-    """The twin of ``struct sample`` in tests/data/maps.bpf.c."""
-
-    source: addr
-    at: Point
-    history: Annotated[tuple[int, ...], array(u32, 3)]
-    total: u64
-    delta: i32
-    color: u32
-    name: Annotated[str, cstr(8)]
-    mac: mac
-    pad: ClassVar = zeros(2)
 
 
 SAMPLE = Sample(
