@@ -6,8 +6,10 @@ a new identity is shown only to those peers that ask for a label it has.
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections import Counter
 from collections.abc import Iterator
+from typing import TypeAlias
 
 from k8sdatapath.model import IPNetwork
 from k8sdatapath.model.policy import (
@@ -21,8 +23,10 @@ from k8sdatapath.model.workload import Party
 
 __all__ = ["PeerIndex"]
 
-_Label = tuple[str, str | None]
+_Label: TypeAlias = tuple[str, str | None]
 """Key and value; None for the key alone."""
+_Prefix: TypeAlias = tuple[int, int, int]
+"""A network: version of IP, length, and address."""
 
 
 class PeerIndex:
@@ -36,16 +40,20 @@ class PeerIndex:
         self._free: list[int] = []
         self._all = 0
         self._postings: dict[_Label, int] = {}
-        self._addressed = 0  # those that have a network
+        self._addressed: dict[int, list[tuple[int, int, int]]] = {4: [], 6: []}
+        # ... version -> address, length and place of those that have a network, sorted
         self._uses: Counter[NetworkPeer] = Counter()
         self._selected: dict[NetworkPeer, int] = {}
-        self._filed: dict[_Label | IPNetwork | None, dict[NetworkPeer, None]] = {}
+        self._filed: dict[_Label | _Prefix | None, dict[NetworkPeer, None]] = {}
+        self._lengths: Counter[tuple[int, int]] = Counter()  # of the networks of peers, by version
 
     def use(self, peer: NetworkPeer) -> None:
         """Keep the selection of a peer, until as many calls of :meth:`drop` as of this."""
         self._uses[peer] += 1
         if peer not in self._selected:
             self._selected[peer] = self._evaluate(peer)
+            if isinstance(peer, Block):
+                self._lengths[peer.network.version, peer.network.prefixlen] += 1
             for label in _filed_under(peer):
                 self._filed.setdefault(label, {})[peer] = None
 
@@ -54,6 +62,8 @@ class PeerIndex:
         self._uses[peer] -= 1
         if not self._uses[peer]:
             del self._uses[peer], self._selected[peer]
+            if isinstance(peer, Block):
+                self._lengths[peer.network.version, peer.network.prefixlen] -= 1
             for label in _filed_under(peer):
                 del self._filed[label][peer]
                 if not self._filed[label]:
@@ -81,7 +91,8 @@ class PeerIndex:
         bit = 1 << place
         self._all |= bit
         if party.network is not None:
-            self._addressed |= bit
+            version, length, ip = _prefix(party.network)
+            insort(self._addressed[version], (ip, length, place))
         labels, postings = list(_labels(party)), self._postings
         for label in labels:
             postings[label] = postings.get(label, 0) | bit
@@ -97,7 +108,10 @@ class PeerIndex:
         self._free.append(place)
         bit = 1 << place
         self._all ^= bit
-        self._addressed &= ~bit
+        if party.network is not None:
+            version, length, ip = _prefix(party.network)
+            there = self._addressed[version]
+            del there[bisect_left(there, (ip, length, place))]
         labels = list(_labels(party))
         for label in labels:
             self._postings[label] ^= bit
@@ -115,24 +129,41 @@ class PeerIndex:
             if label in self._filed:
                 yield from self._filed[label]
         if party.network is not None:
-            for length in range(party.network.prefixlen + 1):
-                yield from self._filed.get(party.network.supernet(new_prefix=length), ())
+            version, own, ip = _prefix(party.network)
+            for (of, length), count in self._lengths.items():
+                if count and of == version and length <= own:
+                    shift = party.network.max_prefixlen - length
+                    yield from self._filed.get((version, length, ip >> shift << shift), ())
 
     def _evaluate(self, peer: NetworkPeer) -> int:
         if isinstance(peer, Block):
-            found = 0
-            bits = self._addressed
-            while bits:
-                lowest = bits & -bits
-                if _matches(peer, self.parties[self._numbers[lowest.bit_length() - 1]]):
-                    found |= lowest
-                bits ^= lowest
-            return found
+            found = self._inside(peer.network)
+            for network in peer.excepts:
+                found &= ~self._inside(network)
+            return found if peer.pods else found & self._of_world()
         found = self._all
         for each in sorted(peer.requirements, key=lambda each: each.operator in _NEGATIVE):
             found &= self._meeting(each)
             if not found:
                 break
+        return found
+
+    def _inside(self, network: IPNetwork) -> int:
+        """Those whose network is a part of another."""
+        version, length, first = _prefix(network)
+        there = self._addressed[version]
+        end = first + (1 << network.max_prefixlen - length)
+        found = 0
+        for at in range(bisect_left(there, (first,)), bisect_left(there, (end,))):
+            _, own, place = there[at]
+            if own >= length:
+                found |= 1 << place
+        return found
+
+    def _of_world(self) -> int:
+        found = 0
+        for name in ("world", "world-ipv4", "world-ipv6"):
+            found |= self._postings.get((f"reserved:{name}", None), 0)
         return found
 
     def _meeting(self, requirement: Requirement) -> int:
@@ -153,10 +184,14 @@ def _labels(party: Party) -> Iterator[_Label]:
             yield key, value
 
 
-def _filed_under(peer: NetworkPeer) -> list[_Label | IPNetwork | None]:
+def _prefix(network: IPNetwork) -> _Prefix:
+    return network.version, network.prefixlen, int(network.network_address)
+
+
+def _filed_under(peer: NetworkPeer) -> list[_Label | _Prefix | None]:
     """Labels of which it asks for one, so that whoever has none of them is not selected."""
     if isinstance(peer, Block):
-        return [peer.network]
+        return [_prefix(peer.network)]
     asked = [each for each in peer.requirements if each.operator is Operator.IN]
     if asked:
         rarest = min(asked, key=lambda each: (len(each.values), "namespace" in each.key))

@@ -6,9 +6,10 @@ policy maps of the kernel to them; so nothing here may be clever.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 
 from k8sdatapath.model import IPAddress
+from k8sdatapath.model.names import name_labels, name_patterns
 from k8sdatapath.model.policy import Action, Block, Policy, PortMatch, Rule, Tier, Toward
 from k8sdatapath.model.workload import Workload
 
@@ -24,25 +25,28 @@ def allows(
     *,
     version: int = 4,
     allow_host: bool = True,
+    names: Mapping[IPAddress, Collection[str]] = {},
 ) -> bool:
     """Whether a new connection is allowed.
 
     :param protocol: of IP, by number.
     :param version: of IP: which addresses of the two it is between.
+    :param names: the DNS names of addresses.
     """
     if source == destination:
         return True
     found = list(policies)
+    told = {ip: tuple(name_labels(name_patterns(found), its)) for ip, its in names.items()}
     for own, peer, toward in (
         (source, destination, Toward.EGRESS),
         (destination, source, Toward.INGRESS),
     ):
-        if not isinstance(own, Workload) or all(label.startswith("reserved:") for label in own.labels):
+        if not isinstance(own, Workload) or not own.is_pod:
             continue  # policies are for pods
         if allow_host and toward is Toward.INGRESS and "reserved:host=" in _labels(peer, version):
             continue
         selecting = [policy for policy in found if policy.subject.matches(own.labels)]
-        matching = _Connection(peer, destination, toward, port, protocol, version)
+        matching = _Connection(peer, destination, toward, port, protocol, version, told)
         if not _one_side(selecting, matching):
             return False
     return True
@@ -87,11 +91,14 @@ class _Connection:
         port: int,
         protocol: int,
         version: int,
+        told: Mapping[IPAddress, tuple[str, ...]],
     ) -> None:
         self.toward = toward
         self._port = port
         self._protocol = protocol
         self._labels = _labels(peer, version)
+        if not isinstance(peer, Workload):
+            self._labels += told.get(peer, ())
         self._address = _address(peer, version)
         self._named = destination.ports if isinstance(destination, Workload) else ()
 

@@ -31,10 +31,11 @@ from k8sdatapath.model.policy import (
     Selector,
     Tier,
     Toward,
+    prefixes,
 )
 from k8sdatapath.model.workload import NamedPort
 
-__all__ = ["HOST", "Because", "Cause", "Entry", "PortKey", "Row", "Stages", "covers", "port_keys", "prefixes"]
+__all__ = ["HOST", "Because", "Cause", "Entry", "PortKey", "Row", "Stages", "covers", "port_keys"]
 
 HOST = Selector([Requirement("reserved:host")])
 """A pod's own node: probes of the kubelet come from there."""
@@ -227,18 +228,6 @@ def port_keys(ports: Iterable[PortMatch], named: Iterable[NamedPort]) -> set[Por
         else:
             found |= {(int(each.protocol), port, bits) for port, bits in prefixes(each.first, each.last)}
     return found
-
-
-def prefixes(first: int, last: int) -> Iterator[tuple[int, int]]:
-    """The fewest prefixes that make up a range of ports: port and number of bits, at most 30.
-
-    >>> list(prefixes(8000, 8005))
-    [(8000, 14), (8004, 15)]
-    """
-    while first <= last:
-        size = min(first & -first or 65536, 1 << (last - first + 1).bit_length() - 1)
-        yield first, 17 - size.bit_length()
-        first += size
 
 
 def covers(outer: PortKey, inner: PortKey) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Network, IPv6Network
 from typing import Any, TypeAlias
 
@@ -15,6 +15,7 @@ from k8sdatapath.model import IPAddress, IPNetwork, Protocol, address
 from k8sdatapath.model.address import shown
 from k8sdatapath.model.enums import member
 from k8sdatapath.model.identity import LOCAL_NUMBERS
+from k8sdatapath.model.names import name_labels, name_patterns
 from k8sdatapath.model.policy import Action, Policy, Toward
 from k8sdatapath.model.workload import Party, Workload
 
@@ -82,15 +83,28 @@ class PolicySet:
     What answers are the entries that policy maps are made of, found as these are asked.
 
     :param workloads: those that verdicts are asked for; others can be given with the question.
+    :param names: the addresses of DNS names, for policies by name: ``{"bank.example": ["192.0.2.7"]}``.
     """
 
-    def __init__(self, policies: Iterable[Policy], workloads: Iterable[Workload] = ()) -> None:
+    def __init__(
+        self,
+        policies: Iterable[Policy],
+        workloads: Iterable[Workload] = (),
+        *,
+        names: Mapping[str, Iterable[Any]] = {},
+    ) -> None:
         self.workloads: dict[str, Workload] = {}
         for each in workloads:
             if self.workloads.setdefault(each.name, each) is not each:
                 raise ModelError(f"{shown(each.name)} is given twice")
         self._compiler = PolicyCompiler()
         self._compiler.update(policies)
+        patterns = tuple(name_patterns(self._compiler.policies.values()))
+        told: dict[IPAddress, list[str]] = {}
+        for name, addresses in names.items():
+            for ip in map(address, addresses):
+                told.setdefault(ip, []).append(name)
+        self._named = {ip: tuple(name_labels(patterns, its)) for ip, its in told.items()}
         self._networks = self._compiler.networks
         self._lengths = sorted({(each.version, each.prefixlen) for each in self._networks}, reverse=True)
         self._numbers: dict[Party, int] = {}
@@ -123,7 +137,7 @@ class PolicySet:
         found = []
         for toward in (Toward.EGRESS, Toward.INGRESS):
             own, peer = sides if toward is Toward.EGRESS else sides[::-1]
-            if not isinstance(own, Workload) or not _is_pod(own):
+            if not isinstance(own, Workload) or not own.is_pod:
                 continue
             if same:
                 found.append(Decision(True, toward, Because.ITSELF))
@@ -155,7 +169,7 @@ class PolicySet:
         if isinstance(side, Workload):
             party = Party(side.labels, network, side.ports)
         else:
-            party = Party(world(side.version), network)
+            party = Party(world(side.version) + self._named.get(side, ()), network)
         if party not in self._numbers:
             self._numbers[party] = LOCAL_NUMBERS[len(self._numbers)]
             self._compiler.update(identities={self._numbers[party]: party})
@@ -174,10 +188,6 @@ class PolicySet:
 def world(version: int) -> tuple[str, ...]:
     """The labels of addresses outside of the cluster."""
     return "reserved:world", f"reserved:world-ipv{version}"
-
-
-def _is_pod(workload: Workload) -> bool:
-    return not all(each.startswith("reserved:") for each in workload.labels)
 
 
 def _addresses(side: Side) -> tuple[IPAddress, ...]:

@@ -16,8 +16,9 @@ from attrs import field, frozen
 
 from k8sdatapath.errors import ModelError
 from k8sdatapath.model.address import shown
+from k8sdatapath.model.named_port import NamedPort
 
-__all__ = ["Label", "LabelFilter", "Labels", "pod_labels"]
+__all__ = ["Label", "LabelFilter", "Labels", "node_labels", "pod_labels"]
 
 NAMESPACE = "io.kubernetes.pod.namespace"
 NAMESPACE_LABELS = "io.cilium.k8s.namespace.labels."
@@ -191,12 +192,14 @@ def pod_labels(
     namespace_labels: Mapping[str, str] | None = None,
     service_account: str = "",
     cluster: str = "default",
+    ports: Iterable[NamedPort] = (),
     filter: LabelFilter = _DEFAULT,
 ) -> Labels:
     """The labels that a pod is known by.
 
     Namespace, service account and cluster are among them, and the labels of the namespace. They have the
-    names that Cilium gives them, and pass every filter. A pod that claims such a label is not believed.
+    names that Cilium gives them, and pass every filter. A pod that claims such a label is not believed. What
+    has ports with names is somebody else than what has none, or others: rules may allow a port by its name.
 
     :raises ModelError: a label that is none.
     """
@@ -209,4 +212,13 @@ def pod_labels(
     found += [Label(NAMESPACE, namespace), Label(CLUSTER, cluster)]
     if service_account:
         found.append(Label(SERVICE_ACCOUNT, service_account))
-    return Labels(found)
+    return Labels([*found, *(each.label for each in ports)])
+
+
+def node_labels(labels: Mapping[str, str], *, remote: bool, filter: LabelFilter = _DEFAULT) -> Labels:
+    """The labels that a node is known by: its own, and whether it is the one where they count.
+
+    :raises ModelError: a label that is none.
+    """
+    own = [Label(key, value, source="node") for key, value in labels.items() if filter.keeps(key)]
+    return Labels([*own, Label("remote-node" if remote else "host", source="reserved")])

@@ -6,7 +6,7 @@ without requirements is everybody, no peers at all are nobody.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from enum import IntEnum
 from functools import lru_cache
 from typing import Any, TypeAlias
@@ -35,6 +35,7 @@ __all__ = [
     "Tier",
     "Toward",
     "attributes",
+    "prefixes",
 ]
 
 POD_NAMESPACE = f"k8s:{labels.NAMESPACE}"
@@ -223,6 +224,18 @@ class PortMatch:
             return protocol
         ends = str(self.first) if self.first == self.last else f"{self.first}-{self.last}"
         return f"{ends} of {protocol}"
+
+
+def prefixes(first: int, last: int) -> Iterator[tuple[int, int]]:
+    """The fewest prefixes that make up a range of ports: port and number of bits, at most 30.
+
+    >>> list(prefixes(8000, 8005))
+    [(8000, 14), (8004, 15)]
+    """
+    while first <= last:
+        size = min(first & -first or 65536, 1 << (last - first + 1).bit_length() - 1)
+        yield first, 17 - size.bit_length()
+        first += size
 
 
 ALL_PORTS = PortMatch()

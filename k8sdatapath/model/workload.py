@@ -10,24 +10,10 @@ from attrs import field, frozen
 from k8sdatapath.errors import ModelError
 from k8sdatapath.model.address import IPAddress, IPNetwork, shown
 from k8sdatapath.model.address import address as to_address
-from k8sdatapath.model.address import port as to_port
-from k8sdatapath.model.frontend import Protocol, to_protocol
-from k8sdatapath.model.labels import Label, Labels, pod_labels
+from k8sdatapath.model.labels import Label, Labels, node_labels, pod_labels
+from k8sdatapath.model.named_port import NamedPort
 
 __all__ = ["NamedPort", "Party", "Workload"]
-
-
-def _to_number(protocol: Protocol | str | int) -> int:
-    return int(to_protocol(protocol))
-
-
-@frozen(order=True)
-class NamedPort:
-    """A port of a pod that has a name: ``NamedPort("http", 8080)``."""
-
-    name: str
-    number: int = field(converter=to_port)
-    protocol: int = field(default=6, converter=_to_number)
 
 
 def _sorted_labels(labels: Iterable[Label | str]) -> tuple[str, ...]:
@@ -74,6 +60,7 @@ class Workload:
         labels: Mapping[str, str] = {},
         *,
         namespace_labels: Mapping[str, str] = {},
+        service_account: str = "",
         addresses: Iterable[Any] = (),
         ports: Iterable[NamedPort] = (),
     ) -> Self:
@@ -86,5 +73,27 @@ class Workload:
         if not slash:
             raise ModelError(f"{shown(name)} is not the name of a pod: write namespace/name")
         around = {"kubernetes.io/metadata.name": namespace, **namespace_labels}
-        found = pod_labels(labels, namespace=namespace, namespace_labels=around)
-        return cls(name, found, addresses=addresses, ports=ports)
+        named = _sorted_ports(ports)
+        found = pod_labels(
+            labels,
+            namespace=namespace,
+            namespace_labels=around,
+            service_account=service_account,
+            ports=named,
+        )
+        return cls(name, found, addresses=addresses, ports=named)
+
+    @classmethod
+    def node(
+        cls, name: str, labels: Mapping[str, str] = {}, *, addresses: Iterable[Any] = (), remote: bool = True
+    ) -> Self:
+        """A node by its Kubernetes labels.
+
+        :param remote: False: it is the node that policies are enforced on.
+        """
+        return cls(name, node_labels(labels, remote=remote), addresses=addresses)
+
+    @property
+    def is_pod(self) -> bool:
+        """Whether policies can be for it, even if its labels are not known yet."""
+        return not any(each.startswith("reserved:") and each != "reserved:init=" for each in self.labels)

@@ -34,10 +34,12 @@ PODS = [
 ]
 OTHERS = {
     "node": Workload("node", ["reserved:host"], addresses=["192.168.0.1"]),
-    "node2": Workload("node2", ["reserved:remote-node"], addresses=["192.168.0.2"]),
+    "node2": Workload.node("node2", {"role": "worker"}, addresses=["192.168.0.2"]),
     "out": address("192.0.2.7"),
     "far": address("203.0.113.9"),
 }
+NAMES = {"bank.example": ["192.0.2.7"], "www.eu.shop.example": ["203.0.113.9"]}
+TOLD = {address(ip): [name] for name, ips in NAMES.items() for ip in ips}
 WORLD = {pod.name: pod for pod in PODS} | OTHERS
 PROTOCOLS = {"TCP": 6, "UDP": 17, "SCTP": 132, "ICMP": 1}
 
@@ -60,8 +62,8 @@ CASES = list(cases())
 @pytest.mark.parametrize(("documents", "truth"), CASES)
 def test_truth(documents, truth):
     text = json.dumps({"apiVersion": "v1", "kind": "List", "items": documents})
-    policies = parse_policies(text, "case.json")
-    asked = PolicySet(policies, PODS)
+    policies = parse_policies(text, "case.json", names=True)
+    asked = PolicySet(policies, PODS, names=NAMES)
     for port, table in truth.items():
         number, _, name = port.partition("/")
         for source, one in WORLD.items():
@@ -72,10 +74,9 @@ def test_truth(documents, truth):
                 expected = source == destination or not denied
                 verdict = asked.verdict(one, other, int(number), name)
                 assert verdict.allowed is expected, f"{pair} {port}: {verdict}"
-                assert allows(policies, one, other, int(number), PROTOCOLS[name]) is expected, (
-                    f"{pair} {port}"
-                )
+                told = allows(policies, one, other, int(number), PROTOCOLS[name], names=TOLD)
+                assert told is expected, f"{pair} {port}"
 
 
 def test_there_are_many():
-    assert len(CASES) == len({case.id for case in CASES}) >= 90
+    assert len(CASES) == len({case.id for case in CASES}) >= 120

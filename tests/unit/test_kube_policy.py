@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from time import process_time
 from typing import Any
 
 import pytest
 
 from k8sdatapath.errors import ManifestError
-from k8sdatapath.kube.policy import parse_policies, read_policies
+from k8sdatapath.kube.documents import parse_json
+from k8sdatapath.kube.policy import decode_policies, parse_policies, read_policies
+from k8sdatapath.kube.policy.around import Around
 
 
 def refusal(version: str, kind: str, spec: Any, **more: Any) -> str:
@@ -91,7 +95,8 @@ def rule(section: str = "ingress", **fields: Any) -> dict[str, Any]:
 
 
 L7 = "rules of layer 7 are not enforced yet"
-FQDN = "policies by DNS name are not enforced yet"
+FQDN = "nobody tells yet which addresses DNS names have, so this cannot be enforced"
+SERVICE = {"k8sService": {"serviceName": "web"}}
 CILIUM = [
     ({"ingress": [{}]}, "spec.endpointSelector: missing"),
     (
@@ -107,10 +112,39 @@ CILIUM = [
         "spec.endpointSelector: a policy of namespace default cannot select pods of others: "
         "k8s:io.kubernetes.pod.namespace=z",
     ),
-    (rule("egress", toFQDNs=[{"matchName": "a.example"}]), f"spec.egress[0].toFQDNs: {FQDN}"),
+    (rule("egress", toFQDNs=[{"matchName": "a.example"}]), f"spec.egress[0].toFQDNs[0].matchName: {FQDN}"),
+    (
+        rule("egress", toFQDNs=[{"matchName": "*.example"}]),
+        "spec.egress[0].toFQDNs[0].matchName: a name has no *: a pattern is matchPattern",
+    ),
+    (
+        rule("egress", toFQDNs=[{"matchName": "a.example", "matchPattern": "*"}]),
+        "spec.egress[0].toFQDNs[0]: exactly one of matchName, matchPattern is needed here, "
+        "this has matchName and matchPattern",
+    ),
+    (
+        rule("egressDeny", toFQDNs=[{"matchName": "a.example"}]),
+        "spec.egressDeny[0].toFQDNs: a deny cannot name peers by DNS: who is not in the answers would pass",
+    ),
+    (
+        rule(fromFQDNs=[{"matchName": "a.example"}]),
+        "spec.ingress[0].fromFQDNs: no such field: did you mean 'fromNodes'?",
+    ),
     (
         rule("egress", toServices=[{}]),
-        "spec.egress[0].toServices: policies by Service are not enforced yet",
+        "spec.egress[0].toServices[0]: exactly one of k8sService, k8sServiceSelector is needed here",
+    ),
+    (
+        rule("egress", toServices=[SERVICE]),
+        "spec.egress[0].toServices[0].k8sService: no Service 'default/web' is here: there is none",
+    ),
+    (
+        rule("egress", toServices=[SERVICE], toPorts=[{"ports": [{"port": "80"}]}]),
+        "spec.egress[0].toServices: toServices and ports cannot be in one rule, as Cilium has it",
+    ),
+    (
+        rule("egress", toServices=[SERVICE], toEndpoints=[{}]),
+        "spec.egress[0]: toEndpoints and toServices cannot be in one rule: write two",
     ),
     (
         rule(fromRequires=[{}]),
@@ -121,8 +155,12 @@ CILIUM = [
         "spec.ingress[0].authentication: mutual authentication is not enforced",
     ),
     (
-        rule(fromNodes=[{}]),
-        "spec.ingress[0].fromNodes: policies that tell nodes apart are not enforced yet",
+        rule(fromNodes=[{"matchLabels": {"not a key": "b"}}]),
+        "spec.ingress[0].fromNodes[0].matchLabels.not a key: 'not a key' is not the key of a label",
+    ),
+    (
+        rule(fromNodes=[{}], fromEntities=["host"]),
+        "spec.ingress[0]: fromEntities and fromNodes cannot be in one rule: write two",
     ),
     (
         rule(fromEndpoints=[{}], fromCIDR=["10.0.0.0/8"]),
@@ -130,7 +168,16 @@ CILIUM = [
     ),
     (
         rule(fromCIDRSet=[{"cidrGroupRef": "g"}]),
-        "spec.ingress[0].fromCIDRSet[0].cidrGroupRef: groups of networks are not enforced yet",
+        "spec.ingress[0].fromCIDRSet[0].cidrGroupRef: no CiliumCIDRGroup 'g' is here: there is none",
+    ),
+    (
+        rule(fromCIDRSet=[{"cidrGroupRef": "g", "cidr": "10.0.0.0/8"}]),
+        "spec.ingress[0].fromCIDRSet[0]: exactly one of cidr, cidrGroupRef, cidrGroupSelector is needed "
+        "here, this has cidr and cidrGroupRef",
+    ),
+    (
+        rule(fromCIDRSet=[{"cidr": "10.0.0.0"}]),
+        "spec.ingress[0].fromCIDRSet[0].cidr: '10.0.0.0' is not a network: write 10.0.0.0/8 or fd00::/8",
     ),
     (
         rule(fromEndpoints=[{"matchLabels": {"fqdn:a": "b"}}]),
@@ -208,13 +255,29 @@ TIERS = [
     (egress(*[EVERYWHERE] * 26), "spec.egress[0].to: 26 items: from 1 to 25 are expected"),
     (
         egress({}),
-        "spec.egress[0].to[0]: exactly one of namespaces, pods, networks is needed here, this has none",
+        "spec.egress[0].to[0]: exactly one of namespaces, pods, nodes, networks, domainNames is needed here, "
+        "this has none",
     ),
     (
-        egress({"nodes": {}}),
-        "spec.egress[0].to[0].nodes: policies that tell nodes apart are not enforced yet",
+        tier(ingress=[{"action": "Deny", "from": [{"nodes": {}}]}]),
+        "spec.ingress[0].from[0].nodes: this API has nodes for egress only",
     ),
-    (egress({"domainNames": ["a.example"]}), f"spec.egress[0].to[0].domainNames: {FQDN}"),
+    (
+        egress({"domainNames": ["a.example"]}),
+        "spec.egress[0].to[0].domainNames: this API has domainNames for Accept only",
+    ),
+    (
+        egress({"domainNames": ["a.example"]}, action="Accept"),
+        f"spec.egress[0].to[0].domainNames[0]: {FQDN}",
+    ),
+    (
+        egress({"domainNames": ["a*.example"]}, action="Accept"),
+        "spec.egress[0].to[0].domainNames[0]: 'a*.example' is not a domain name, nor one after *.",
+    ),
+    (
+        egress({"nodes": {}}, protocols=[{"destinationNamedPort": "http"}]),
+        "spec.egress[0].protocols[0].destinationNamedPort: nodes have no ports with names",
+    ),
     (egress(EVERYWHERE, action="Allow"), "spec.egress[0].action: 'Allow' is none of Accept, Deny, Pass"),
     (
         egress(EVERYWHERE, protocols=[]),
@@ -250,6 +313,117 @@ def test_a_policy_has_one_place(tmp_path):
     assert len(read_policies(tmp_path / "a.json")) == 1
     with pytest.raises(ManifestError, match=r"b\.json.*: it is in .*a\.json.* too"):
         read_policies(tmp_path / "a.json", tmp_path / "b.json")
+
+
+NP = {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "p"}}
+CNP = {"apiVersion": "cilium.io/v2", "kind": "CiliumNetworkPolicy", "metadata": {"name": "p"}}
+
+
+def nested(depth: int) -> Any:
+    found: Any = {}
+    for _ in range(depth):
+        found = {"a": [found]}
+    return found
+
+
+def expression(**fields: Any) -> dict[str, Any]:
+    return NP | {"spec": {"podSelector": {"matchExpressions": [{"key": "a", "operator": "In"} | fields]}}}
+
+
+BLOCKS = [f"10.{at >> 16}.{at >> 8 & 255}.{at & 255}/32" for at in range(100_000)]
+HOSTILE = {
+    "100k networks": (
+        NP | {"spec": ingress(**{"from": [{"ipBlock": {"cidr": each}} for each in BLOCKS]})},
+        "spec.ingress[0].from: 100000 values here: a policy has at most 50000 in all",
+    ),
+    "100k exceptions": (
+        NP | {"spec": ingress(**{"from": [{"ipBlock": {"cidr": "10.0.0.0/8", "except": BLOCKS}}]})},
+        "spec.ingress[0].from[0].ipBlock.except: 100000 values here: a policy has at most 50000 in all",
+    ),
+    "100k values": (
+        expression(values=[f"v{at}" for at in range(100_000)]),
+        "spec.podSelector.matchExpressions[0].values: 100000 values here: a policy has at most 50000 in all",
+    ),
+    "100k labels": (
+        NP | {"spec": {"podSelector": {"matchLabels": {f"k{at}": "v" for at in range(100_000)}}}},
+        "spec.podSelector.matchLabels: 100000 values here: a policy has at most 50000 in all",
+    ),
+    "30k rules": (
+        NP | {"spec": {"podSelector": {}, "ingress": [{"ports": [{}]}] * 30_000}},
+        "spec.ingress[",
+    ),
+    "a million characters": (expression(values=["x" * 1_000_000]), "spec.podSelector.matchExpressions[0].va"),
+    "a key that is hard to match": (
+        expression(key="a-" * 500_000, values=["b"]),
+        "spec.podSelector.matchExpressions[0].key: 'a-a-",
+    ),
+    "nesting": (NP | {"spec": nested(300)}, "spec.a[0].a[0]"),
+    "networks times ports": (
+        CNP
+        | {
+            "spec": rule(
+                fromCIDR=[each.removesuffix("/32") for each in BLOCKS[:5000]],
+                toPorts=[{"ports": [{"port": str(port), "protocol": "TCP"} for port in range(1, 41)]}],
+            )
+        },
+        "spec.ingress[0]: 5000 networks with 40 prefixes of ports are 200000 entries: at most 65536",
+    ),
+    "a pattern of stars": (
+        CNP | {"spec": rule("egress", toFQDNs=[{"matchPattern": "*a" * 100 + "!"}])},
+        "spec.egress[0].toFQDNs[0].matchPattern: ",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_policies_are_refused_in_not_much_more_time_than_parsing_takes(name):
+    document, said = HOSTILE[name]
+    text = json.dumps(document)
+
+    def seconds(call: Callable[[], object]) -> float:
+        began = process_time()
+        call()
+        return process_time() - began
+
+    def refused() -> None:
+        with pytest.raises(ManifestError) as caught:
+            parse_policies(text, "p.json", names=True)
+        told = f"{caught.value.path}: {caught.value.reason}"
+        assert told.startswith(said)
+        assert len(told) < 1000
+
+    parsing = min(seconds(lambda: parse_json(text, "p.json")) for _ in range(3))
+    assert min(seconds(refused) for _ in range(3)) < 10 * parsing + 0.5
+
+
+def test_a_bomb_of_aliases_is_refused():
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{at}: &a{at} [{', '.join([f'*a{at - 1}'] * 10)}]" for at in range(1, 9)]
+    bomb = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n" + "\n".join(lines)
+    with pytest.raises(ManifestError, match="4000000 values, what aliases stand for included"):
+        parse_policies(bomb)
+    smaller = "\n".join(bomb.splitlines()[:7]) + "\nmetadata: {name: p}\nspec: {podSelector: *a4}"
+    with pytest.raises(ManifestError, match="a policy has at most 50000 in all"):
+        parse_policies(smaller)
+
+
+def test_a_file_that_is_no_manifest_is_refused_by_its_size(tmp_path):
+    path = tmp_path / "huge.yaml"
+    with path.open("wb") as file:
+        file.truncate(17 << 20)
+    with pytest.raises(ManifestError, match="17825792 bytes, at most 16777216 are read of one file"):
+        read_policies(path)
+
+
+def test_a_group_that_nobody_has_is_nobody_while_it_may_still_come():
+    around = Around(complete=False)
+    document = CNP | {"spec": rule(fromCIDRSet=[{"cidrGroupRef": "g"}])}
+    [policy] = decode_policies(document, "here", around)
+    assert [rule.peers for rule in policy.rules] == [()]
+    assert around.asked == {"CiliumCIDRGroup"}
+    assert around.missing == [
+        "spec.ingress[0].fromCIDRSet[0].cidrGroupRef: no CiliumCIDRGroup 'g' is here: there is none at all"
+    ]
 
 
 def test_objects_of_other_kinds_are_passed_over():

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from k8sdatapath.datapath.policy_compiler import EntryKey, PolicyCompiler
 from k8sdatapath.datapath.policy_index import PeerIndex
 from k8sdatapath.datapath.policy_oracle import allows
-from k8sdatapath.datapath.policy_rows import covers, port_keys, prefixes
+from k8sdatapath.datapath.policy_rows import covers, port_keys
 from k8sdatapath.datapath.policy_set import PolicySet, world
 from k8sdatapath.model.policy import (
     EVERYBODY,
@@ -23,6 +23,7 @@ from k8sdatapath.model.policy import (
     Selector,
     Tier,
     Toward,
+    prefixes,
 )
 from k8sdatapath.model.workload import NamedPort, Party, Workload
 from tests.support.policies import PORTS, peers, policies, policy_lists, sides

@@ -7,7 +7,6 @@ import re
 import pytest
 
 from k8sdatapath.kube.policy import cilium
-from k8sdatapath.kube.policy.cluster_network_policy import _UNABLE as UNABLE_IN_TIERS
 from tests.api.graph import ROOT
 from tests.lab.test_docs import blocks, run
 
@@ -24,12 +23,8 @@ def test_how_to_policy(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_the_reference_names_what_is_refused():
-    fields = {f"{side}{name}" for name in cilium._UNABLE for side in ("from", "to")} - {
-        "fromFQDNs",
-        "fromServices",
-    }
+    fields = {f"{side}{name}" for name in cilium._UNABLE for side in ("from", "to")}
     fields |= {*cilium._UNABLE_RULE, *cilium._NO_NODES}
-    fields |= {name for each in UNABLE_IN_TIERS.values() for name in each} - {"networks"}
     assert fields - set(re.findall(r"`(\w+)`", REFERENCE)) == set()
 
 

@@ -9,22 +9,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from k8sdatapath.kube.fields import Field
+from k8sdatapath.kube.policy.around import Around
+from k8sdatapath.kube.policy.cilium_peers import cidr_set, endpoints, key, names, services
 from k8sdatapath.kube.policy.cilium_ports import ports
 from k8sdatapath.kube.policy.reading import (
     OBJECT,
     PODS,
     cidr,
-    excepts,
     known,
-    kube_key,
     label_selector,
     named,
+    nodes,
 )
-from k8sdatapath.model.address import shown
 from k8sdatapath.model.policy import (
     ALL_PORTS,
     EVERYBODY,
-    NAMESPACE_LABELS,
     POD_NAMESPACE,
     Action,
     Block,
@@ -46,20 +45,19 @@ _SECTIONS = {
     "egressDeny": (Toward.EGRESS, Action.DENY),
 }
 _SIDE = {Toward.INGRESS: "from", Toward.EGRESS: "to"}
-_PEERS = ("Endpoints", "Entities", "CIDR", "CIDRSet")
+_PEERS = {
+    Toward.INGRESS: ("Endpoints", "Entities", "CIDR", "CIDRSet", "Nodes"),
+    Toward.EGRESS: ("Endpoints", "Entities", "CIDR", "CIDRSet", "Nodes", "Services", "FQDNs"),
+}
 _UNABLE = {
     "Requires": "Cilium itself has it no more since 1.19",
-    "Nodes": "policies that tell nodes apart are not enforced yet",
     "Groups": "groups of a cloud provider are not enforced",
-    "FQDNs": "policies by DNS name are not enforced yet",
-    "Services": "policies by Service are not enforced yet",
 }
 _UNABLE_RULE = {
     "authentication": "mutual authentication is not enforced",
 }
 _NO_NODES = {"nodeSelector": "policies for nodes themselves are not enforced yet"}
 
-_PRESENT = (Operator.IN, Operator.EXISTS)
 _WORLD = ("world", "world-ipv4", "world-ipv6")
 _IN_CLUSTER = ("host", "remote-node", "init", "ingress", "health", "unmanaged", "kube-apiserver")
 _ENTITIES: dict[str, tuple[Selector, ...]] = {
@@ -77,31 +75,31 @@ _ENTITIES: dict[str, tuple[Selector, ...]] = {
 }
 
 
-def cilium_policy(root: Field) -> Iterator[Policy]:
+def cilium_policy(root: Field, around: Around) -> Iterator[Policy]:
     """Read one for the pods of a namespace; it has as many parts as ``specs``."""
     known(root, (*OBJECT, "specs"))
     namespace, name = named(root, namespaced=True)
-    yield from _policies(root, f"CiliumNetworkPolicy {namespace}/{name}", namespace)
+    yield from _policies(root, f"CiliumNetworkPolicy {namespace}/{name}", namespace, around)
 
 
-def cilium_clusterwide_policy(root: Field) -> Iterator[Policy]:
+def cilium_clusterwide_policy(root: Field, around: Around) -> Iterator[Policy]:
     """Read one for pods of all namespaces."""
     known(root, (*OBJECT, "specs"))
     _, name = named(root, namespaced=False)
-    yield from _policies(root, f"CiliumClusterwideNetworkPolicy {name}", "")
+    yield from _policies(root, f"CiliumClusterwideNetworkPolicy {name}", "", around)
 
 
-def _policies(root: Field, title: str, namespace: str) -> Iterator[Policy]:
+def _policies(root: Field, title: str, namespace: str, around: Around) -> Iterator[Policy]:
     specs = root["specs"].items()
     if root["spec"].value is None and not specs:
         root["spec"].refuse("missing: neither spec nor specs is here")
     if root["spec"].value is not None:
-        yield _policy(root["spec"], title, namespace)
+        yield _policy(root["spec"], title, namespace, around)
     for index, spec in enumerate(specs):
-        yield _policy(spec, f"{title} specs[{index}]", namespace)
+        yield _policy(spec, f"{title} specs[{index}]", namespace, around)
 
 
-def _policy(spec: Field, title: str, namespace: str) -> Policy:
+def _policy(spec: Field, title: str, namespace: str, around: Around) -> Policy:
     fields = ("endpointSelector", "enableDefaultDeny", "labels", "description", "log", *_SECTIONS)
     known(spec, fields, _NO_NODES)
     if all(spec[name].value is None for name in _SECTIONS):
@@ -113,7 +111,7 @@ def _policy(spec: Field, title: str, namespace: str) -> Policy:
     for section, (toward, action) in _SECTIONS.items():
         for field in spec[section].items():
             isolates.add(toward)
-            rules += _rule(field, toward, action, namespace)
+            rules += _rule(field, toward, action, namespace, around)
     for toward in Toward:
         switch = switches[toward.name.lower()].flag()
         if switch is not None:
@@ -122,7 +120,7 @@ def _policy(spec: Field, title: str, namespace: str) -> Policy:
 
 
 def _subject(field: Field, namespace: str) -> Selector:
-    requirements = list(label_selector(field, _key))
+    requirements = list(label_selector(field, key))
     own = Requirement(POD_NAMESPACE, Operator.IN, [namespace]) if namespace else PODS
     for each in requirements:
         if namespace and each.key == POD_NAMESPACE and each != own:
@@ -130,57 +128,39 @@ def _subject(field: Field, namespace: str) -> Selector:
     return Selector([*requirements, own])
 
 
-def _rule(field: Field, toward: Toward, action: Action, namespace: str) -> Iterator[Rule]:
+def _rule(field: Field, toward: Toward, action: Action, namespace: str, around: Around) -> Iterator[Rule]:
     """None, for a rule that says nothing: it only isolates."""
     side = _SIDE[toward]
     unable = {side + name: reason for name, reason in _UNABLE.items()} | _UNABLE_RULE
-    known(field, (*(side + name for name in _PEERS), "toPorts", "icmps"), unable)
-    given = [side + name for name in _PEERS if field[side + name].value is not None]
+    fields = [side + name for name in _PEERS[toward]]
+    known(field, (*fields, "toPorts", "icmps"), unable)
+    given = [name for name in fields if field[name].value is not None]
     filled = [name for name in given if field[name].items()]
     if len(filled) > 1:
         field.refuse(f"{filled[0]} and {filled[1]} cannot be in one rule: write two")
+    if action is Action.DENY and "toFQDNs" in given:
+        field["toFQDNs"].refuse("a deny cannot name peers by DNS: who is not in the answers would pass")
     found = ports(field)
+    if found is not None and "toServices" in filled:
+        field["toServices"].refuse("toServices and ports cannot be in one rule, as Cilium has it")
     if not given and found is None:
         return
-    peers = list(_peers(field, side, namespace)) if given else [EVERYBODY]
+    peers = list(_peers(field, side, namespace, around)) if given else [EVERYBODY]
     yield Rule(field.path, toward, peers, [ALL_PORTS] if found is None else found, action)
 
 
-def _peers(field: Field, side: str, namespace: str) -> Iterator[NetworkPeer]:
+def _peers(field: Field, side: str, namespace: str, around: Around) -> Iterator[NetworkPeer]:
     for each in field[f"{side}Endpoints"].items():
-        yield _endpoints(each, namespace)
+        yield endpoints(each, namespace)
     for each in field[f"{side}Entities"].items():
         yield from _ENTITIES[each.choice(*_ENTITIES)]
     for each in field[f"{side}CIDR"].items():
-        yield Block(cidr(each), pods=False)
+        yield Block(cidr(each, bare=True), pods=False)
     for each in field[f"{side}CIDRSet"].items():
-        unable = {
-            "cidrGroupRef": "groups of networks are not enforced yet",
-            "cidrGroupSelector": "groups of networks are not enforced yet",
-        }
-        known(each, ("cidr", "except"), unable)
-        outer = cidr(each["cidr"])
-        yield Block(outer, excepts(each["except"], outer), pods=False)
-
-
-def _endpoints(field: Field, namespace: str) -> Selector:
-    """Those of the policy's namespace, unless it says otherwise; only pods, unless it says reserved."""
-    requirements = list(label_selector(field, _key))
-    keys = [each.key for each in requirements]
-    if any(each.key.startswith("reserved:") and each.operator in _PRESENT for each in requirements):
-        return Selector(requirements)
-    if namespace and not any(key == POD_NAMESPACE or key.startswith(NAMESPACE_LABELS) for key in keys):
-        return Selector([*requirements, Requirement(POD_NAMESPACE, Operator.IN, [namespace])])
-    return Selector([*requirements, PODS])
-
-
-def _key(field: Field, name: str) -> str:
-    """A key may have its source before it; what only Kubernetes says of a pod has that of Kubernetes."""
-    source, colon, key = name.partition(":")
-    if not colon:
-        source, key = "any", name
-    if source not in ("any", "k8s", "reserved", "container", "unspec"):
-        field.refuse(f"{shown(source)} is not a source of labels: there is any, k8s, reserved")
-    name = kube_key(field, key)
-    derived = name == POD_NAMESPACE or name.startswith((NAMESPACE_LABELS, "k8s:io.cilium.k8s.policy."))
-    return name if derived else f"{source}:{key}"
+        yield from cidr_set(each, around)
+    for each in field[f"{side}Nodes"].items():
+        yield from nodes(each)
+    for each in field["toServices"].items() if side == "to" else ():
+        yield from services(each, namespace, around)
+    for each in field["toFQDNs"].items() if side == "to" else ():
+        yield names(each, around)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from k8sdatapath.kube.decode import PORT_NAME
 from k8sdatapath.kube.fields import Field
+from k8sdatapath.kube.policy.around import Around
 from k8sdatapath.kube.policy.reading import OBJECT, cidr, excepts, known, named, namespaces, pods, within_pods
 from k8sdatapath.model import Protocol, port
 from k8sdatapath.model.address import shown
@@ -26,7 +27,7 @@ __all__ = ["network_policy"]
 _FROM = {Toward.INGRESS: "from", Toward.EGRESS: "to"}
 
 
-def network_policy(root: Field) -> Iterator[Policy]:
+def network_policy(root: Field, around: Around) -> Iterator[Policy]:
     """Read one."""
     known(root, OBJECT)
     namespace, name = named(root, namespaced=True)

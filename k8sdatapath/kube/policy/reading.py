@@ -6,13 +6,15 @@ A field that is not known is refused: to skip a part of a policy could open what
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 from k8sdatapath.errors import near_misses
 from k8sdatapath.kube.decode import NAME
 from k8sdatapath.kube.fields import Field
+from k8sdatapath.kube.policy.around import Around
 from k8sdatapath.model import IPNetwork, network
 from k8sdatapath.model.address import shown
+from k8sdatapath.model.names import NamePattern
 from k8sdatapath.model.policy import (
     NAMESPACE_LABELS,
     POD_NAMESPACE,
@@ -24,11 +26,14 @@ from k8sdatapath.model.policy import (
 
 __all__ = [
     "PODS",
+    "by_name",
     "cidr",
     "known",
+    "kube_key",
     "label_selector",
     "named",
     "namespaces",
+    "nodes",
     "only_one",
     "pods",
     "within_pods",
@@ -49,6 +54,8 @@ _CIDR = re.compile(r"[0-9a-fA-F.:]+/[0-9]{1,3}")
 OBJECT = ("apiVersion", "kind", "metadata", "spec", "status")
 PODS = Requirement(POD_NAMESPACE)
 """Only pods: neither nodes nor the world."""
+_NODES = (Requirement("reserved:host"), Requirement("reserved:remote-node"))
+"""This node, and the others."""
 
 
 def known(field: Field, fields: Collection[str], unable: Mapping[str, str] = {}) -> Field:
@@ -64,9 +71,14 @@ def known(field: Field, fields: Collection[str], unable: Mapping[str, str] = {})
     return field
 
 
-def only_one(field: Field, fields: Collection[str], unable: Mapping[str, str] = {}) -> str:
-    """The name of the one field that is set here."""
-    known(field, fields, unable)
+def only_one(
+    field: Field, fields: Collection[str], unable: Mapping[str, str] = {}, *, beside: Collection[str] = ()
+) -> str:
+    """The name of the one field that is set here.
+
+    :param beside: fields that may be set as well.
+    """
+    known(field, [*fields, *beside], unable)
     found = [name for name in fields if field[name].value is not None]
     if len(found) != 1:
         given = " and ".join(found) if found else "none"
@@ -128,6 +140,11 @@ def _namespace_key(field: Field, name: str) -> str:
     return NAMESPACE_LABELS + kube_key(field, name).removeprefix("k8s:")
 
 
+def _node_key(field: Field, name: str) -> str:
+    """The key of a node's label."""
+    return "node:" + kube_key(field, name.removeprefix("node:")).removeprefix("k8s:")
+
+
 def pods(field: Field) -> Iterator[Requirement]:
     """What a selector of pods asks of their labels."""
     yield PODS
@@ -140,14 +157,23 @@ def namespaces(field: Field) -> Iterator[Requirement]:
     yield from label_selector(field, _namespace_key)
 
 
-def within_pods(namespace: str, requirements: Iterator[Requirement]) -> Selector:
+def nodes(field: Field) -> Iterator[Selector]:
+    """Nodes by their labels: this one, and the others."""
+    requirements = list(label_selector(field, _node_key))
+    return (Selector([*requirements, each]) for each in _NODES)
+
+
+def within_pods(namespace: str, requirements: Iterable[Requirement]) -> Selector:
     """Pods of one namespace."""
     return Selector([*requirements, Requirement(POD_NAMESPACE, Operator.IN, [namespace])])
 
 
-def cidr(field: Field) -> IPNetwork:
-    """A network; its length is not left out, as the API has it."""
-    if not _CIDR.fullmatch(field.text()):
+def cidr(field: Field, *, bare: bool = False) -> IPNetwork:
+    """A network; its length is not left out, as the API has it.
+
+    :param bare: an address alone will do.
+    """
+    if not (bare and "/" not in field.text()) and not _CIDR.fullmatch(field.text()):
         field.refuse(f"{shown(field.value)} is not a network: write 10.0.0.0/8 or fd00::/8")
     return field.made(network)
 
@@ -160,3 +186,11 @@ def excepts(field: Field, outer: IPNetwork) -> list[IPNetwork]:
         each.made(lambda value: Block(outer, [value]))
         found.append(inner)
     return found
+
+
+def by_name(field: Field, pattern: str, around: Around) -> Selector:
+    """Addresses that have a DNS name, by what DNS has answered."""
+    if not around.names:
+        field.refuse("nobody tells yet which addresses DNS names have, so this cannot be enforced")
+    name = field.made(lambda _: NamePattern(pattern))
+    return Selector([Requirement(name.label.removesuffix("="))])
