@@ -9,7 +9,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ from k8sdatapath.agent.options import OPTIONS
 from k8sdatapath.net.netns import NetNs
 from tests.api.graph import ROOT
 from tests.support.agents import Callers, NodeUnderTest, ask, in_cgroup, service, slices, write
-from tests.support.api_double import ApiDouble
+from tests.support.api_double import ApiDouble, Query, Refusal
+from tests.support.chaos import SECONDS
 from tests.support.cni import config, environment
 
 pytestmark = pytest.mark.timeout(300)
@@ -507,6 +509,69 @@ def test_a_server_that_is_away_changes_nothing(served: tuple[NodeUnderTest, ApiD
     node.wires.node.call(api.up)
     node.until(lambda: node.probe("readyz")[0] == 200)
     assert ask(client, "10.96.0.10") == "web"
+
+
+def storm(api: ApiDouble) -> None:
+    """Every watch is told that its version is gone, and every list that there are too many."""
+
+    def refuse(query: Query) -> None:
+        raise Refusal(410, "Expired") if query.watch else Refusal(429, "TooManyRequests", retry_after=1)
+
+    api.refuse = refuse
+    api.compact()
+    api.cut()
+
+
+def gone_forever(api: ApiDouble) -> None:
+    """Lists are answered, and no watch is."""
+
+    def refuse(query: Query) -> None:
+        if query.watch:
+            raise Refusal(410, "Expired")
+
+    api.refuse = refuse
+    api.cut()
+
+
+@pytest.mark.timeout(SECONDS + 200)
+@pytest.mark.parametrize("fault", [ApiDouble.down, storm, gone_forever, ApiDouble.stall])
+def test_a_server_that_is_away_for_long_costs_neither_traffic_nor_cpu(
+    served: tuple[NodeUnderTest, ApiDouble], fault: Callable[[ApiDouble], object]
+) -> None:
+    node, api = served
+    client = node.pod("client", 2)
+    node.pod("web", 3)
+    node.pod("other", 4)
+    api.put("services", WEB)
+    api.put("services", service("gone", "10.96.0.11", "fd00:96::11"))
+    for each in slices("web", [(1, 3)]):
+        api.put("endpointslices", each)
+    node.start()
+    seconds = SECONDS / 4
+    with (
+        Callers(client, "10.96.0.10", pause=0.01) as inside,
+        Callers(node.outside, "192.0.2.11", 30080, pause=0.01) as outside,
+    ):
+        fault(api)
+        used, made, asked = node.cpu(), inside.made, len(api.requests)
+        time.sleep(seconds)
+        used, made, asked = node.cpu() - used, inside.made - made, len(api.requests) - asked
+        print(f"{used:.2f} s of CPU, {made} connections, {asked} requests in {seconds:.0f} s")
+        assert node.probe("livez")[0] == 200
+        api.delete("services", "shop", "gone")
+        for each in slices("web", [(1, 4)]):
+            api.put("endpointslices", each)
+        api.compact()  # and nobody can tell what has happened meanwhile
+        api.refuse = lambda query: None
+        api.stall(False)
+        if fault is ApiDouble.down:
+            node.wires.node.call(api.up)
+        node.until(lambda: ask(client, "10.96.0.10") == "other")
+        node.until(lambda: "k8sdatapath_services 2.0" in node.probe("metrics")[1])
+    assert (inside.failures, outside.failures) == ([], [])
+    assert made > 20
+    assert used < 0.05 * seconds + 0.2
+    assert asked < 200
 
 
 def test_rights_in_deploy_are_what_is_asked_for(served: tuple[NodeUnderTest, ApiDouble]) -> None:

@@ -117,6 +117,12 @@ class NodeUnderTest:
             timeout=60,
         )
 
+    def cpu(self) -> float:
+        """Seconds of CPU that the agent has used."""
+        assert self.process is not None
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(") ")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def messages(self) -> list[str]:
         return [str(line["message"]) for line in self.log]
 
@@ -198,17 +204,18 @@ def ask(client: NetNs, address: str, port: int = 80, *, timeout: float = 5) -> s
 
 
 class Callers:
-    """Short connections without pause, until the ``with`` is left."""
+    """Short connections one after the other, until the ``with`` is left."""
 
-    def __init__(self, client: NetNs, address: str, port: int = 80) -> None:
+    def __init__(self, client: NetNs, address: str, port: int = 80, *, pause: float = 0.0) -> None:
         self.made = 0
         self.failures: list[str] = []
         self._where = address, port
+        self._pause = pause
         self._stop = threading.Event()
         self._thread = threading.Thread(target=client.call, args=(self._run,), daemon=True)
 
     def _run(self) -> None:
-        while not self._stop.is_set():
+        while not self._stop.wait(self._pause):
             try:
                 with socket.create_connection(self._where, timeout=5) as connection:
                     assert connection.recv(100)
