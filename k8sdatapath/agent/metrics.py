@@ -112,6 +112,8 @@ class NodeMetrics:
         if (upkeep := self._node.upkeep) is not None:
             text = "Flows collected after they were over."
             yield CounterMetricFamily("k8sdatapath_flows_collected", text, upkeep.collected)
+            text = "Flows of datagrams whose backend or frontend had gone."
+            yield CounterMetricFamily("k8sdatapath_flows_reaped", text, upkeep.reaped)
 
 
 class PodMetrics:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from attrs import define
 
-from k8sdatapath.model import Frontend, Service
+from k8sdatapath.model import Frontend, Protocol, Service
 from k8sdatapath.tables.sets import SetKind
 
 __all__ = ["Entry", "Step"]
@@ -32,3 +32,16 @@ class Step:
     after: Entry | None
     known: list[int | None]
     runs: dict[SetKind, tuple[int, int]]
+
+    @property
+    def ends_datagrams(self) -> bool:
+        """Whether it takes a backend or a frontend from a service of UDP."""
+        before, after = self.before, self.after
+        if before is None or before.service.protocol is not Protocol.UDP:
+            return False
+        if after is None:
+            return True
+        return not (
+            set(before.ids).issubset(after.ids)
+            and set(before.service.frontends).issubset(after.service.frontends)
+        )

@@ -91,6 +91,9 @@ class ServiceTable(Resource):
     """The services of a node, in the kernel.
 
     Make one with :meth:`bind`; all methods may be called from any thread.
+
+    :ivar on_leave: called after each change that took a backend or a frontend from a service of UDP, and may
+        have ended flows: see :class:`~k8sdatapath.datapath.flow_reaper.FlowReaper`. It must not wait.
     """
 
     def __init__(
@@ -103,6 +106,7 @@ class ServiceTable(Resource):
         self._closed = False
         self._lock = RLock()
         self._epoch = 0
+        self.on_leave: Callable[[], object] | None = None
         self._adopt()
 
     @classmethod
@@ -460,6 +464,8 @@ class ServiceTable(Resource):
         for step, after in kept:
             self._entries[step.frontend] = after
         self._set_owners(steps)
+        if self.on_leave is not None and any(step.ends_datagrams for step in steps):
+            self.on_leave()
         added = sum(step.before is None for step, _ in kept)
         return added, len(kept) - added, len(gone)
 

@@ -16,6 +16,7 @@ from k8sdatapath import maps
 from k8sdatapath.component import Pressure
 from k8sdatapath.datapath.conntrack_table import ConntrackTable, Sweep
 from k8sdatapath.datapath.explanation import Explanation, Place
+from k8sdatapath.datapath.flow_reaper import FlowReaper
 from k8sdatapath.datapath.masquerader import Masquerader
 from k8sdatapath.datapath.overlay import Overlay
 from k8sdatapath.datapath.service_table import CONTRACT, ServiceTable
@@ -88,10 +89,16 @@ class Node(Resource):
         self.notes: tuple[str, ...] = ()
         self.overlay: Overlay | None = None
         self.masquerade: Masquerader | None = None
+        self._flow_reaper: FlowReaper | None = None
+        own.callback(self._unload_reaper)
         self._use(objects)
-        self.upkeep = own.enter_context(Upkeep(self._sweep)) if config.collect else None
+        self.upkeep: Upkeep | None = None
+        if config.collect:
+            self.upkeep = own.enter_context(Upkeep(self._sweep, self.reap_flows))
+            services.on_leave = self.upkeep.reap_soon
 
     def _use(self, objects: dict[str, Object]) -> None:
+        self._unload_reaper()
         self._objects = objects
         pod = objects["pod"]
         self._endpoints = pod.map("kd_endpoints", maps.Hash[addr, EndpointRow])
@@ -359,6 +366,22 @@ class Node(Resource):
         """
         with SocketReaper.bind(self._objects["socket"]) as reaper:
             return reaper.reap_everywhere(tcp=tcp)
+
+    def reap_flows(self) -> int:
+        """Forget flows of UDP whose backend or frontend is gone; returns how many.
+
+        The upkeep does so after each change. Without it, this is for after backends or services were removed;
+        else such a flow is there until it was silent for long, or begins anew with its next datagram.
+        """
+        with self._maps_stay:
+            if self._flow_reaper is None:
+                self._flow_reaper = FlowReaper.bind(self._objects["pod"])
+            return self._flow_reaper.reap()
+
+    def _unload_reaper(self) -> None:
+        if self._flow_reaper is not None:
+            self._flow_reaper.close()
+            self._flow_reaper = None
 
     def close(self) -> None:
         """Let go. Without pins the datapath ends here; with pins it runs on, and an open takes it over."""

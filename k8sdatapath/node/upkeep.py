@@ -1,4 +1,4 @@
-"""What a node does beside its packets, again and again: flows that are over are collected."""
+"""What a node does beside its packets: it forgets flows that are over, and those that a change has ended."""
 
 from __future__ import annotations
 
@@ -22,37 +22,73 @@ class Upkeep(Resource):
 
     :ivar sweeps: how often it has done so.
     :ivar collected: flows that it has collected altogether.
+    :ivar reaped: flows that it has forgotten because a change had ended them.
     :ivar last: the last time.
     :ivar error: why the last time failed; it goes on trying.
+
+    :param reap: forgets what a change has ended, and says how many flows that were.
     """
 
-    def __init__(self, sweep: Callable[[], Sweep]) -> None:
+    def __init__(self, sweep: Callable[[], Sweep], reap: Callable[[], int]) -> None:
         self._sweep = sweep
-        self._stop = threading.Event()
+        self._reap = reap
+        self._woken = threading.Event()
+        self._closing = False
+        self._asked = False
         self.sweeps = 0
         self.collected = 0
+        self.reaped = 0
         self.last: Sweep | None = None
         self.error: DatapathError | None = None
         self._thread = threading.Thread(target=self._run, name="upkeep of a node", daemon=True)
         self._thread.start()
 
+    def reap_soon(self) -> None:
+        """A change may have ended flows. Many such calls are answered by one walk through the table."""
+        self._asked = True
+        self._woken.set()
+
     def _run(self) -> None:
-        wait, left, began = _SHORTEST, 0, time.monotonic()
-        while not self._stop.wait(wait):
+        left, began = 0, time.monotonic()
+        sweep_at, reap_at = began + _SHORTEST, began
+        while True:
+            at = min(sweep_at, reap_at) if self._asked else sweep_at
+            self._woken.wait(max(at - time.monotonic(), 0))
+            self._woken.clear()
+            started, closing = time.monotonic(), self._closing
+            if self._asked and (started >= reap_at or closing):
+                reap_at = started + self._reaped(started)
+            if closing:
+                return
+            if started < sweep_at:
+                continue
             try:
                 sweep = self._sweep()
             except DatapathError as error:
-                self.error, wait = error, _LONGEST
+                self.error, sweep_at = error, started + _LONGEST
                 continue
             now = time.monotonic()
-            wait = pause(sweep, left, now - began)
+            sweep_at = now + pause(sweep, left, now - began)
             left, began = sweep.left, now
+            if not self.sweeps:
+                self._asked = True  # a process before this one may have ended in between
             self.sweeps, self.collected = self.sweeps + 1, self.collected + sweep.flows
             self.last, self.error = sweep, None
 
+    def _reaped(self, started: float) -> float:
+        """Forget what changes have ended until now; returns after how many seconds it may be done again."""
+        self._asked = False
+        try:
+            self.reaped += self._reap()
+        except DatapathError as error:
+            self.error, self._asked = error, True
+            return _LONGEST
+        return (time.monotonic() - started) / _SHARE
+
     def close(self) -> None:
-        """Stop; returns when it has."""
-        self._stop.set()
+        """Stop, when what has been asked for is done."""
+        self._closing = True
+        self._woken.set()
         self._thread.join()
 
 

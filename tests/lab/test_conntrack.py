@@ -321,8 +321,77 @@ def test_the_command_line_lists_counts_and_flushes() -> None:
         pins.remove()
 
 
-def run(*arguments: str) -> list[dict[str, object]]:
-    result = CliRunner().invoke(app, ["ct", *arguments, "--pins", str(BPFFS / "kdct"), "-o", "json"])
+def listed_until(pins: PinDir, *expected: str) -> None:
+    """``ct list`` shows flows to these backends and to no others, soon."""
+    deadline = time.monotonic() + 10
+    while True:
+        found = sorted(str(flow["backend"]) for flow in run("list", "--protocol", "UDP", pins=pins))
+        if found == sorted(expected):
+            return
+        assert time.monotonic() < deadline, found
+        time.sleep(0.02)
+
+
+def test_flows_of_silent_clients_are_gone_when_their_backend_is() -> None:
+    """For a backend that is exchanged, for the last one, and for the whole service; no client sends again."""
+    pins = PinDir(BPFFS / "kdct-silent")
+    try:
+        with Lab.start(name="kdct-silent", capacity=SMALL, socket_lb=False, pins=pins) as lab:
+            client, one, two = (lab.pod(name) for name in ("client", "one", "two"))
+            table = lab.node.services
+
+            def served(*backends: Host) -> None:
+                for port in (53, 123):
+                    there = [pod.at(5353) for pod in backends]
+                    table.upsert(Service(VIP[4], port, "UDP", backends=there))
+
+            def begun() -> None:
+                for port in (53, 123):
+                    client.udp(VIP[4], port, b"x")
+
+            one.serve_udp(5353)
+            two.serve_udp(5353)
+            one.serve_http(8080, "one")
+            table.upsert(Service(VIP[4], 80, backends=[one.at(8080)]))
+            served(one)
+            begun()
+            with client.tcp(VIP[4], 80):
+                listed_until(pins, f"{one.address}:5353", f"{one.address}:5353")
+                served(two)
+                listed_until(pins)
+                begun()
+                table.upsert(Service(VIP[4], 53, "UDP"))
+                listed_until(pins, f"{two.address}:5353")
+                table.remove(Service(VIP[4], 123, "UDP").frontend)
+                listed_until(pins)
+                assert len(run("list", "--protocol", "TCP", pins=pins)) == 1
+            upkeep = lab.node.datapath.upkeep
+            assert upkeep is not None
+            assert upkeep.reaped == 4
+    finally:
+        pins.remove()
+
+
+def test_a_change_just_before_a_node_is_closed_leaves_nothing_behind() -> None:
+    """As ``apply`` does: open, change, close."""
+    pins = PinDir(BPFFS / "kdct-last")
+    try:
+        with Lab.start(name="kdct-last", capacity=SMALL, socket_lb=False, pins=pins) as lab:
+            client, one = lab.pod("client"), lab.pod("one")
+            one.serve_udp(5353)
+            lab.node.services.upsert(Service(VIP[4], 53, "UDP", backends=[one.at(5353)]))
+            client.udp(VIP[4], 53, b"x")
+            node = lab.node.datapath
+            node.services.plan([]).apply()
+            node.close()
+            assert run("list", pins=pins) == []
+    finally:
+        pins.remove()
+
+
+def run(*arguments: str, pins: PinDir | None = None) -> list[dict[str, object]]:
+    where = str(pins.path if pins is not None else BPFFS / "kdct")
+    result = CliRunner().invoke(app, ["ct", *arguments, "--pins", where, "-o", "json"])
     assert result.exit_code == 0, result.output
     told: list[dict[str, object]] = json.loads(result.stdout)
     return told

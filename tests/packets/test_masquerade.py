@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from k8sdatapath import maps
+from k8sdatapath.datapath.flow_reaper import FlowReaper
 from k8sdatapath.datapath.masquerader import Masquerader
 from k8sdatapath.layout import addr
 from k8sdatapath.model import Masquerade
@@ -186,6 +187,14 @@ def test_sixty_thousand_flows_to_one_end_and_one_more(netns: NetNs) -> None:
         assert uplink.send(tcp(PODS[2], WORLD, 6000, 81, "S")) is not None
         first = uplink.send(tcp(PODS[0], WORLD, 5000, 80, "A"))
         assert (str(first.src), first.sport) == ("192.0.2.1", 5000)  # type: ignore[union-attr]
+
+
+def test_mappings_stay_when_services_have_changed(uplink: Uplink) -> None:
+    """They are flows of no service, so no change of services ends them."""
+    uplink.send(udp(PODS[0], WORLD, 40000, 53))
+    with FlowReaper.bind(uplink.loaded) as reaper:
+        assert reaper.reap() == 0
+    assert len(list(uplink.masquerader.mappings())) == 1
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -47,8 +47,47 @@ def test_it_goes_on_after_an_error_and_ends_when_it_is_closed(monkeypatch: pytes
             done.set()
             raise KernelError("read", "kd_conntrack", 5) from None
 
-    with Upkeep(sweep) as upkeep:
+    with Upkeep(sweep, lambda: 0) as upkeep:
         assert done.wait(10)
     assert (upkeep.sweeps, upkeep.collected, upkeep.last) == (2, 5, swept(4, flows=2))
     assert isinstance(upkeep.error, KernelError)
     assert "upkeep of a node" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_changes_are_answered_by_one_walk_each_time_and_a_last_one_before_it_ends():
+    walks: list[int] = []
+    begun, go_on = threading.Event(), threading.Event()
+
+    def reap() -> int:
+        walks.append(1)
+        begun.set()
+        assert go_on.wait(10)
+        return 2
+
+    with Upkeep(lambda: swept(0), reap) as upkeep:
+        upkeep.reap_soon()
+        assert begun.wait(10)
+        for _ in range(100):
+            upkeep.reap_soon()
+        go_on.set()
+    assert (len(walks), upkeep.reaped) == (2, 4)
+
+
+def test_what_a_process_before_has_not_forgotten_is_forgotten_and_what_fails_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(upkeep_module, "_SHORTEST", 0.001)
+    monkeypatch.setattr(upkeep_module, "_LONGEST", 0.001)
+    done = threading.Event()
+    results = iter([KernelError("run", "reap_flows", 5), 7])
+
+    def reap() -> int:
+        result = next(results, 0)
+        if isinstance(result, KernelError):
+            raise result
+        done.set()
+        return result
+
+    with Upkeep(lambda: swept(0), reap) as upkeep:
+        assert done.wait(10)
+    assert upkeep.reaped == 7

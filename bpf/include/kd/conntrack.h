@@ -10,7 +10,7 @@
  *
  * When an entry stops to hold, kd_ct_over() says so and the next packet begins a new flow:
  *  - UDP: its backend is gone, or, asked once a second, what the client dials is not that service's any more. So
- *    stale flows heal without any cleaning up.
+ *    stale flows heal before they are cleaned up (flow_reaper.bpf.c).
  *  - TCP: a SYN arrives, and the flow was closed by FIN or RST in either direction, or as for UDP.
  *    A SYN sent again to a live backend stays where it was, and segments of a connection go on even when the
  *    backend has left its service: it may be finishing what it began.

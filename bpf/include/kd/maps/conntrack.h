@@ -66,4 +66,7 @@ static __always_inline void kd_ct_remove(const struct kd_tuple *tuple)
 		bpf_map_delete_elem(&kd_conntrack_to, tuple);
 }
 
+/* Each entry, told to long callback(map, tuple, entry, context). For user space to ask for, not while it copies. */
+#define kd_ct_each(callback, context) bpf_for_each_map_elem(&kd_conntrack, callback, context, 0)
+
 #endif /* KD_MAPS_CONNTRACK_H */
