@@ -19,6 +19,7 @@
     ├── ContractError                     a table cannot bind: what is missing, in which object
     ├── ClosedError(ValueError)           use after close
     ├── ModelError(ValueError)            a value of the model that cannot be: bad address, port, protocol
+    │   └── RegexError                    .pattern .column .reason
     ├── MissingExtraError(ImportError)    which extra to install
     ├── AddressInUseError                 .address .device: another pod, which is still there, has it
     ├── NotProgrammedError(TimeoutError)  .key .status; an object is not in the kernel in time
@@ -64,6 +65,7 @@ __all__ = [
     "ObjectError",
     "PermissionDeniedError",
     "PinsBusyError",
+    "RegexError",
     "SourceError",
     "StalePlanError",
     "StoreConflictError",
@@ -178,6 +180,13 @@ class PinsBusyError(BpffsError):
     """A pin directory is locked by another owner, in this process or in the one that ``hint`` names."""
 
 
+#: What to do about what is no part of a Capacity.
+_ROOM = {
+    "source ranges": "fewer, wider ones do",
+    "states of an automaton": "an expression with fewer `.*` and smaller repeats takes fewer",
+}
+
+
 class CapacityError(DatapathError):
     """A desired state would not fit. It was refused before anything was written."""
 
@@ -191,12 +200,7 @@ class CapacityError(DatapathError):
     def __str__(self) -> str:
         who = f"{self.subject}: " if self.subject else ""
         over = self.needed - self.capacity
-        # ranges are no part of a Capacity
-        hint = (
-            "fewer, wider ones do"
-            if self.resource == "source ranges"
-            else "Node.resize gives tables more room, in an agent `capacity`"
-        )
+        hint = _ROOM.get(self.resource, "Node.resize gives tables more room, in an agent `capacity`")
         return (
             f"{who}{self.needed} {self.resource} needed, {self.capacity} fit: {over} too many; "
             f"nothing was changed ({hint})"
@@ -237,6 +241,19 @@ class ClosedError(DatapathError, ValueError):
 
 class ModelError(DatapathError, ValueError):
     """A value that no service, backend or frontend can have; the message names value and reason."""
+
+
+class RegexError(ModelError):
+    """A regular expression that is none, or asks for what is not supported.
+
+    :ivar column: where in the pattern, from 0.
+    """
+
+    def __init__(self, pattern: str, column: int, reason: str) -> None:
+        self.pattern = pattern
+        self.column = column
+        self.reason = reason
+        super().__init__(f"regular expression {pattern!r}, column {column + 1}: {reason}")
 
 
 class MissingExtraError(DatapathError, ImportError):
