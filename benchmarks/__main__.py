@@ -17,6 +17,7 @@ NAMES = (
     "socket_lb",
     "packet_cost",
     "xdp_lb",
+    "masq",
     "conntrack",
     "kube_sync",
     "overlay",

@@ -7,19 +7,19 @@ counts and drops them. So there is no sender and no receiver in the figures.
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from socket import if_nametoindex
 
-from attrs import field, frozen
+from attrs import evolve
 
-from benchmarks import harness, kubeproxy
-from benchmarks.harness import CSRC, Figure, median, ratios, rounds_of, say
-from benchmarks.packet_cost import xdp_context, xdp_entry
+from benchmarks import harness, kubeproxy, live
+from benchmarks.harness import Figure, median, ratios, rounds_of, say
+from benchmarks.live import NODE_MAC, PEER_MAC, Path, Source
+from benchmarks.packet_cost import xdp_entry
 from benchmarks.topology import PORT, inside, lone_node, run
-from k8sdatapath import compiler, maps
+from k8sdatapath import maps
 from k8sdatapath.layout import u64
 from k8sdatapath.model import Backend, Service
 from k8sdatapath.net.netns import NetNs
@@ -27,19 +27,15 @@ from k8sdatapath.net.packet import parse, udp
 from k8sdatapath.node import Node, NodeConfig
 from k8sdatapath.objects import Object, ObjectSpec
 from k8sdatapath.programs import XDP, XdpAction
-from k8sdatapath.pybpf import progs
 
 BENCH = "xdp_lb"
 ROUNDS = 15
 PARTS = 5  # slices in a round, of which the best counts: a vCPU may share its core with the other one
 PACKETS = 30_000  # a slice
 HOT = 1_000_000  # runs of the program alone
-LIVE_FRAMES = 2  # BPF_F_TEST_XDP_LIVE_FRAMES
-BATCH = 64
 
 CLIENT, ROUTER, BACKEND = "192.0.2.9", "192.0.2.2", "10.244.9.16"
 VIP = kubeproxy.vip_of_last(1)
-NODE_MAC, PEER_MAC = "02:00:00:00:00:01", "02:00:00:00:00:02"
 PATHS = {
     "xdp": "k8sdatapath, XDP",
     "tc": "k8sdatapath, TC",
@@ -48,8 +44,8 @@ PATHS = {
 }
 
 _UP = (
-    f"link add up0 address {NODE_MAC} type veth peer name peer0 address {PEER_MAC}",
-    *(f"link set {device} up" for device in ("lo", "up0", "peer0")),
+    "link set lo up",
+    *live.device("up0", "peer0"),
     "address add 192.0.2.1/24 dev up0",
     f"neigh replace {ROUTER} lladdr {PEER_MAC} dev up0 nud permanent",
     f"route add 10.244.0.0/16 via {ROUTER}",
@@ -72,34 +68,6 @@ _DNAT = f"""table ip lb {{
 """
 
 
-@frozen
-class Path:
-    """A node, and a source of packets at its uplink."""
-
-    name: str
-    netns: NetNs
-    arrived: maps.Array[int]
-    source: Object
-    index: int
-    frame: bytes = field(repr=False)
-
-    def send(self, packets: int) -> int:
-        """Nanoseconds a packet, all of which arrived where the service leads."""
-        before = self.arrived[0]
-        taken = self.netns.call(self._send, packets)
-        if (came := self.arrived[0] - before) < packets:
-            raise RuntimeError(f"{self.name}: of {packets} packets {came} arrived")
-        return taken
-
-    def _send(self, packets: int) -> int:
-        """In a thread of its own, which nothing else on this CPU interrupts."""
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
-        fd = self.source.program("again", XDP).fd
-        ctx = xdp_context(self.index, len(self.frame))
-        done = progs.run(fd, self.frame, ctx=ctx, repeat=packets, flags=LIVE_FRAMES, batch_size=BATCH)
-        return done[3]  # as the kernel measured it: without making and freeing the frames
-
-
 @contextmanager
 def open_path(name: str, generator: ObjectSpec, sink: ObjectSpec) -> Iterator[Path]:
     with ExitStack() as own:
@@ -117,23 +85,20 @@ def open_path(name: str, generator: ObjectSpec, sink: ObjectSpec) -> Iterator[Pa
             node.services.upsert(Service(VIP, kubeproxy.SERVICE_PORT, "UDP", backends=backends))
         target = (BACKEND, PORT) if name == "route" else (VIP, kubeproxy.SERVICE_PORT)
         frame = udp(CLIENT, target[0], 1024, target[1], bytes(18), src_mac=PEER_MAC, dst_mac=NODE_MAC)
-        source = own.enter_context(generator.load())
-        source.map("start", maps.Array)[0] = frame[:54].ljust(64, b"\0")
-        source.map("tested", maps.ProgArray)[0] = source.program("empty", XDP)
         index, entry = (
             netns.call(xdp_entry, "up0") if name == "xdp" else (netns.call(if_nametoindex, "up0"), None)
         )
-        path = Path(name, netns, end.map("arrived", maps.Array[u64]), source, index, frame)
+        source = Source(netns, own.enter_context(generator.load()), index, frame).begin(frame).give()
+        path = Path(name, source, end.map("arrived", maps.Array[u64]))
         path.send(1)  # begins the flow, in the stack
         if entry is not None:
-            source.map("tested", maps.ProgArray)[0] = own.enter_context(entry)
+            source.give(own.enter_context(entry))
         yield path
 
 
 def main() -> None:
     print(f"{BENCH}: a packet to a backend elsewhere, {ROUNDS} rounds, medians, nanoseconds\n")
-    generator = compiler.compile(CSRC / "again.bpf.c", flags=["-Werror", "-DAT_XDP"])
-    sink = compiler.compile(CSRC / "sink.bpf.c", flags=["-Werror"])
+    generator, sink = live.generator(), live.sink()
     with ExitStack() as own, harness.pinned():
         paths = [own.enter_context(open_path(name, generator, sink)) for name in PATHS]
         for path in paths:
@@ -155,15 +120,10 @@ def main() -> None:
 
 def program_ns(path: Path, idle: Object) -> tuple[float, ...]:
     """The program alone, hot, less an empty one, in test runs that send nothing."""
-    idle.map("start", maps.Array)[0] = path.frame[:54].ljust(64, b"\0")
-    idle.map("tested", maps.ProgArray)[0] = idle.program("empty", XDP)
-    ctx = xdp_context(path.index, len(path.frame))
+    nothing = evolve(path.source, loaded=idle).begin(path.source.frame).give()
     taken = []
     for _ in range(ROUNDS):
-        ours, empty = (
-            path.netns.call(loaded.program("again", XDP).run, path.frame, ctx=ctx, repeat=HOT // ROUNDS)
-            for loaded in (path.source, idle)
-        )
+        ours, empty = (each.test_run(HOT // ROUNDS) for each in (path.source, nothing))
         if ours.retval != XdpAction.TX or str(parse(ours.data).dst) != BACKEND:
             raise RuntimeError(f"answered {ours.retval}, last packet {parse(ours.data)}")
         taken.append(ours.duration_ns - empty.duration_ns)

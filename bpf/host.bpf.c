@@ -38,7 +38,7 @@ int to_uplink(struct __sk_buff *skb)
 	struct kd_pkt pkt = {};
 	int result;
 
-	if (!own && !masquerade)
+	if (!own && (!masquerade || skb->tc_index == KD_MASQUERADED))
 		return TC_ACT_UNSPEC;
 	result = kd_parse(skb, &pkt);
 	if (result == KD_CONTINUE)

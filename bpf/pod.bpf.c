@@ -20,8 +20,10 @@ SEC("tc")
 int from_pod(struct __sk_buff *skb)
 {
 	struct kd_pkt pkt = {};
-	int result = kd_parse(skb, &pkt);
+	int result;
 
+	skb->tc_index = 0;
+	result = kd_parse(skb, &pkt);
 	if (result == KD_CONTINUE)
 		result = kd_translate(skb, &pkt, false);
 	if (result == KD_CONTINUE)

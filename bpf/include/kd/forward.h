@@ -99,23 +99,31 @@ static __always_inline int kd_forward_to_neighbour(struct __sk_buff *skb, const 
 	return KD_TO_DEVICE;
 }
 
+/* Along a route whose next hop is known. */
+static __always_inline int kd_send(struct __sk_buff *skb, const struct kd_pkt *pkt,
+				   const struct bpf_fib_lookup *fib)
+{
+	struct kd_macs macs;
+
+	__builtin_memcpy(macs.dst, fib->dmac, ETH_ALEN);
+	__builtin_memcpy(macs.src, fib->smac, ETH_ALEN);
+	if (kd_decrement_ttl(skb, pkt) || bpf_skb_store_bytes(skb, 0, &macs, sizeof(macs), 0))
+		return KD_DROP_REWRITE;
+	bpf_redirect(fib->ifindex, 0);
+	return KD_TO_DEVICE;
+}
+
 KD_SUBPROGRAM int kd_forward_by_route(struct __sk_buff *skb, const struct kd_pkt *pkt)
 {
 	struct bpf_fib_lookup fib = {}; /* tot_len stays 0: what gets segmented may be longer than the MTU */
 	long found = kd_route(skb, skb->ifindex, pkt, &fib);
-	struct kd_macs macs;
 
 	KD_TRACE(KD_STEP_ROUTE, found, fib.ifindex, NULL);
 	if (found == BPF_FIB_LKUP_RET_NO_NEIGH)
 		return kd_forward_to_neighbour(skb, pkt, &fib);
 	if (found != BPF_FIB_LKUP_RET_SUCCESS)
 		return KD_TO_STACK;
-	__builtin_memcpy(macs.dst, fib.dmac, ETH_ALEN);
-	__builtin_memcpy(macs.src, fib.smac, ETH_ALEN);
-	if (kd_decrement_ttl(skb, pkt) || bpf_skb_store_bytes(skb, 0, &macs, sizeof(macs), 0))
-		return KD_DROP_REWRITE;
-	bpf_redirect(fib.ifindex, 0);
-	return KD_TO_DEVICE;
+	return kd_send(skb, pkt, &fib);
 }
 
 static __always_inline int kd_forward(struct __sk_buff *skb, const struct kd_pkt *pkt)

@@ -25,6 +25,9 @@
 
 KD_CONFIG(bool, masquerade, "what pods send to the world leaves under an address of the node") = false;
 
+/* In tc_index: from_pod has done already what to_uplink would do. Whatever a pod leaves there is wiped. */
+#define KD_MASQUERADED 0x6b64
+
 static __always_inline struct kd_masq_rule *kd_masq_rule(enum kd_masq_side side, const struct kd_addr *addr)
 {
 	struct kd_masq_key key = { .prefixlen = 8 * (sizeof(key) - sizeof(key.prefixlen)), .side = side };

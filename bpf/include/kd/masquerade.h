@@ -13,7 +13,12 @@
  *
  * Such a flow is in kd_conntrack as every other, with KD_CT_SOURCE. What comes back is translated as it comes in; of a
  * flow that a service has led out, for the service as well. Flows whose entries are lost are taken up in the middle
- * under the ports they had, if these are free. Protocols other than TCP, UDP, SCTP and echo are left to netfilter.
+ * under the ports they had, if these are free.
+ *
+ * Here are the first packets of flows. Those that follow them from_pod changes itself, and sends them past the node's
+ * stack (kd_leave() in kd/translate.h); where it cannot, they come here as well.
+ *
+ * Protocols other than TCP, UDP, SCTP and echo are left to netfilter.
  *
  * Reads kd_masq_devices, kd_masq_rules and kd_endpoints; reads and writes kd_conntrack.
  */

@@ -162,20 +162,25 @@ static __always_inline __u32 kd_ports_first(bool ours)
  */
 static long kd_port_step(__u64 step, struct kd_ports *ports)
 {
-	__u32 at = bpf_get_prandom_u32() % ports->count;
+	__u32 at;
 
-	if (step == 1 && kd_ports_tired(ports)) {
-		ports->tired = true;
-		return 1;
+	if (step == 1) {
+		if (kd_ports_tired(ports)) {
+			ports->tired = true;
+			return 1;
+		}
+		ports->start = bpf_get_prandom_u32();
+		ports->stride = bpf_get_prandom_u32() | 1;
 	}
-	if (step > KD_PORT_PROBES)
-		at = (ports->start + step * ports->stride) & ports->mask;
-	if (at >= ports->count)
-		return 0;
-	if (step)
+	if (step) {
+		at = step > KD_PORT_PROBES ? (ports->start + step * ports->stride) & ports->mask :
+					     bpf_get_prandom_u32() % ports->count;
+		if (at >= ports->count)
+			return 0;
 		ports->original.to.sport = bpf_htons(kd_ports_first(ports->ours) + at);
-	else if (!ports->keep)
+	} else if (!ports->keep) {
 		return 0;
+	}
 	ports->result = kd_port_claim(ports->ours ? ports->skb : NULL, ports->tuple, &ports->original, !step);
 	return ports->result != KD_DROP_NO_PORT;
 }
@@ -220,8 +225,6 @@ KD_FUNCTION int kd_ct_create(struct __sk_buff *skb, const struct kd_tuple *tuple
 	ports.original.to = *to;
 	ports.ours = flags & KD_CT_SOURCE || !kd_addr_equal(&to->src, &tuple->src);
 	ports.count = (ports.ours ? port_max : 65535) - kd_ports_first(ports.ours) + 1;
-	ports.start = bpf_get_prandom_u32();
-	ports.stride = bpf_get_prandom_u32() | 1;
 	ports.mask = kd_ports_mask(ports.count);
 	fixed = to->protocol == IPPROTO_SCTP;
 	ports.keep = fixed || !ports.ours || (port >= port_min && port <= port_max);

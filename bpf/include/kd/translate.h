@@ -27,6 +27,7 @@
 #include <kd/config.h>
 #include <kd/conntrack.h>
 #include <kd/echo.h>
+#include <kd/forward.h>
 #include <kd/icmp.h>
 #include <kd/masq_rules.h>
 #include <kd/packet.h>
@@ -37,8 +38,9 @@
 #include <kd/source.h>
 #include <kd/types.h>
 #include <kd/verdict.h>
+#include <kd/maps/masquerade.h>
 
-#define KD_LEAVES KD_TO_DEVICE /* of kd_flow_find(): on its way out, where it may be translated */
+#define KD_LEAVES KD_TO_STACK /* of kd_flow_find(): on its way out, where it may be translated */
 
 static __always_inline bool kd_can_begin(const struct kd_pkt *pkt)
 {
@@ -111,55 +113,6 @@ static __always_inline int kd_flow_follow(const struct kd_pkt *pkt, struct kd_ct
 	return KD_CONTINUE;
 }
 
-/*
- * The packet belongs to a flow of which only the source is translated, where it leaves: until then it goes on as it
- * is, from a pod directly. What comes back may be an answer through a service as well.
- */
-static __always_inline int kd_flow_follow_source(const struct kd_pkt *pkt, struct kd_ct *ct, bool outside,
-						 struct kd_tuple *to)
-{
-	struct kd_ct *answer = NULL;
-
-	if (!(ct->flags & KD_CT_REPLY)) {
-		if (!outside)
-			return KD_LEAVES;
-		kd_ct_touch(pkt, &pkt->tuple, ct);
-		return KD_PASS;
-	}
-	kd_flow_follow(pkt, ct, to);
-	if (!kd_addr_equal(&to->dst, &pkt->tuple.dst)) /* a pod's: a socket of the node has no service any more */
-		answer = kd_ct_find(to);
-	if (answer && (answer->flags & (KD_CT_REPLY | KD_CT_SOURCE)) == KD_CT_REPLY) {
-		kd_ct_touch(pkt, to, answer);
-		*to = answer->to;
-		KD_TRACE(KD_STEP_FLOW, answer->flags, answer->backend, to);
-	}
-	return KD_CONTINUE;
-}
-
-static __always_inline int kd_flow_find(struct __sk_buff *skb, const struct kd_pkt *pkt, bool outside,
-					struct kd_tuple *to)
-{
-	struct kd_ct *ct = kd_ct_find(&pkt->tuple);
-
-	if (ct && kd_ct_over(pkt, ct)) {
-		KD_TRACE(KD_STEP_OVER, 0, 0, &ct->to);
-		kd_ct_forget(&pkt->tuple, ct);
-		ct = NULL;
-	}
-	if (!ct && pkt->later)
-		return KD_DROP_FRAGMENT;
-	if (ct && ct->flags & KD_CT_SOURCE)
-		return kd_flow_follow_source(pkt, ct, outside, to);
-	return ct ? kd_flow_follow(pkt, ct, to) : kd_flow_begin(skb, pkt, outside, to);
-}
-
-/* A later fragment whose first was not translated here. */
-KD_SUBPROGRAM int kd_fragment_alone(const struct kd_pkt *pkt)
-{
-	return kd_is_of_services(&pkt->tuple.dst) ? KD_DROP_FRAGMENT : KD_PASS;
-}
-
 /* A fragment may end before TCP's checksum. */
 static __always_inline bool kd_has_checksum(const struct kd_pkt *pkt)
 {
@@ -175,6 +128,75 @@ static __always_inline int kd_become(struct __sk_buff *skb, struct kd_pkt *pkt, 
 		kd_fragment_keep(pkt);
 	}
 	return kd_rewrite(skb, pkt, to);
+}
+
+/*
+ * A packet of a pod's flow that leaves under another address. If the routes name a device where that is so, it becomes
+ * here already what to_uplink would make of it, and goes there at once: so it is parsed and looked up once.
+ */
+KD_SUBPROGRAM int kd_leave(struct __sk_buff *skb, struct kd_pkt *pkt, struct kd_ct *ct)
+{
+	struct bpf_fib_lookup fib = {};
+	struct kd_tuple to = ct->to;
+	int result;
+
+	if (!redirect || pkt->ttl <= 1 ||
+	    kd_route(skb, skb->ifindex, pkt, &fib) != BPF_FIB_LKUP_RET_SUCCESS ||
+	    !bpf_map_lookup_elem(&kd_masq_devices, &fib.ifindex))
+		return KD_LEAVES;
+	kd_ct_touch(pkt, &pkt->tuple, ct);
+	result = kd_become(skb, pkt, &to);
+	skb->tc_index = KD_MASQUERADED;
+	return result == KD_CONTINUE ? kd_send(skb, pkt, &fib) : result;
+}
+
+/*
+ * The packet belongs to a flow of which only the source is translated, where it leaves: until then it goes on as it
+ * is, from a pod directly. What comes back may be an answer through a service as well.
+ */
+static __always_inline int kd_flow_follow_source(struct __sk_buff *skb, struct kd_pkt *pkt, struct kd_ct *ct,
+						 bool outside, struct kd_tuple *to)
+{
+	struct kd_ct *answer = NULL;
+
+	if (!(ct->flags & KD_CT_REPLY)) {
+		if (!outside)
+			return masquerade ? kd_leave(skb, pkt, ct) : KD_LEAVES;
+		kd_ct_touch(pkt, &pkt->tuple, ct);
+		return KD_PASS;
+	}
+	kd_flow_follow(pkt, ct, to);
+	if (!kd_addr_equal(&to->dst, &pkt->tuple.dst)) /* a pod's: a socket of the node has no service any more */
+		answer = kd_ct_find(to);
+	if (answer && (answer->flags & (KD_CT_REPLY | KD_CT_SOURCE)) == KD_CT_REPLY) {
+		kd_ct_touch(pkt, to, answer);
+		*to = answer->to;
+		KD_TRACE(KD_STEP_FLOW, answer->flags, answer->backend, to);
+	}
+	return KD_CONTINUE;
+}
+
+static __always_inline int kd_flow_find(struct __sk_buff *skb, struct kd_pkt *pkt, bool outside,
+					struct kd_tuple *to)
+{
+	struct kd_ct *ct = kd_ct_find(&pkt->tuple);
+
+	if (ct && kd_ct_over(pkt, ct)) {
+		KD_TRACE(KD_STEP_OVER, 0, 0, &ct->to);
+		kd_ct_forget(&pkt->tuple, ct);
+		ct = NULL;
+	}
+	if (!ct && pkt->later)
+		return KD_DROP_FRAGMENT;
+	if (ct && ct->flags & KD_CT_SOURCE)
+		return kd_flow_follow_source(skb, pkt, ct, outside, to);
+	return ct ? kd_flow_follow(pkt, ct, to) : kd_flow_begin(skb, pkt, outside, to);
+}
+
+/* A later fragment whose first was not translated here. */
+KD_SUBPROGRAM int kd_fragment_alone(const struct kd_pkt *pkt)
+{
+	return kd_is_of_services(&pkt->tuple.dst) ? KD_DROP_FRAGMENT : KD_PASS;
 }
 
 /* The answer to an echo request that has left under another address. */
