@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 from contextlib import ExitStack
 from ipaddress import ip_address
 from pathlib import Path
@@ -13,6 +14,7 @@ from attrs import evolve
 from k8sdatapath.agent.config import AgentConfig
 from k8sdatapath.agent.health import Checks, Probe
 from k8sdatapath.agent.metrics import Metrics, NodeMetrics, PodMetrics, ReconcilerMetrics, WatchMetrics
+from k8sdatapath.agent.options import OPTIONS
 from k8sdatapath.agent.source import Listener, Nodes, NodeSource, Pods, open_source
 from k8sdatapath.agent.values import Acceleration
 from k8sdatapath.agent.web import WebServer
@@ -56,7 +58,7 @@ class Agent(Resource):
         self._stopping = False
         self._backends_went = False
         self._nodes_problem = ""
-        self._own_addresses: frozenset[IPAddress] = frozenset()
+        self._own_addresses: frozenset[tuple[int, IPAddress]] = frozenset()
         self._nodes: Nodes | None = None
         self._view: NodeView | None = None
         self._health: HealthServer | None = None
@@ -78,9 +80,10 @@ class Agent(Resource):
                 self.checks.add("CNI", lambda: "" if cni.alive else "it has ended", Probe.LIVE)
             own.callback(self._close_health)
             self._events = own.enter_context(events) if (events := self._event_writer(objects)) else None
+            self._local = node_local(self.source, self._given_view())
             self.reconciler = own.enter_context(
                 Reconciler(
-                    node_local(self.source, self._given_view()),
+                    self._local,
                     self.node.services,
                     self._answer_health_checks,
                     self._take_note,
@@ -99,6 +102,7 @@ class Agent(Resource):
         assert self.config.listen is not None
         self.checks.add("agent", lambda: "it is stopping" if self._stopping else "", Probe.READY)
         self.checks.add("services", self._unprogrammed, Probe.READY)
+        self.checks.add("all services", self._left_out, Probe.READY, of_health=False)
         web = WebServer(self.config.listen, self.checks, self.metrics.text if self.metrics else lambda: None)
         _log.info("listening", extra={"address": str(web.where)})
         return web
@@ -171,10 +175,10 @@ class Agent(Resource):
         with Rtnetlink() as kernel:
             rows = tuple(kernel.addresses())
             names = {link.index: link.name for link in kernel.links()}
-        own = frozenset(address for _, address in rows)
+        own = frozenset(rows)  # by device: one that was made anew has another number
         if own != self._own_addresses:
             try:
-                self.node.services.set_node_addresses(own)
+                self.node.services.set_node_addresses({address for _, address in own})
             except DatapathError as error:  # tried again at the next look
                 _log.error("the node's addresses are not taken over: %s", error)
             else:
@@ -270,6 +274,15 @@ class Agent(Resource):
             return ""
         return "not all services are programmed yet"
 
+    def _left_out(self) -> str:
+        """Services that do not fit. The others are served, and it is as likely so on every other node."""
+        reconciler = getattr(self, "reconciler", None)
+        failures = reconciler.failures() if reconciler is not None else {}
+        if not failures:
+            return ""
+        frontend, error = next(iter(failures.items()))
+        return f"{len(failures)} not in the kernel as wanted, such as {frontend}: {error}"
+
     def _unpinned(self) -> str:
         try:
             self.node.check_pins()
@@ -279,21 +292,46 @@ class Agent(Resource):
 
     # -- life --
 
-    def run(self, stop: threading.Event) -> None:
+    def run(self, stop: threading.Event, news: Callable[[], AgentConfig | None] = lambda: None) -> None:
         """Go on until told to stop.
 
+        :param news: is asked every second for a configuration to take over, see :meth:`reconfigure`.
         :raises DatapathError: it has ended by itself.
         """
         pruned = False
         while not stop.wait(0.2 if not pruned else 1.0):
             if not self.reconciler.running:
                 raise self.reconciler.error or DatapathError("the reconciler has ended")
+            if (config := news()) is not None:
+                self.reconfigure(config)
             if self._backends_went:
                 self._end_sockets()
             if not pruned and self.reconciler.synced:
                 self.node.prune()
                 pruned = True
                 _log.info("ready", extra={"services": len(self.node.services)})
+
+    def reconfigure(self, wanted: AgentConfig) -> tuple[str, ...]:
+        """Take over what can change while packets flow and nothing has to be made anew.
+
+        :returns: the words of what else is otherwise, and needs a new start.
+        """
+        words = self.config.differences(wanted)
+        config = self.config.taking((each for each in words if OPTIONS[each].live), wanted)
+        try:
+            self.node.resize(config.capacity)
+        except DatapathError as error:
+            _log.error("tables keep their sizes: %s", error)
+            sizes = [each for each in words if each.startswith("capacity.")]
+            config = config.taking(sizes, self.config)
+        if taken := self.config.differences(config):
+            self.config = config
+            self._local.translator.see_from(self._given_view())
+            self.source.tell_again()
+            _log.info("taken over: %s", ", ".join(taken))
+        if later := tuple(each for each in words if not OPTIONS[each].live):
+            _log.warning("needs a new start: %s", ", ".join(later))
+        return later
 
     def _stop(self) -> None:
         self._stopping = True

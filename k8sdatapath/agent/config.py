@@ -9,7 +9,7 @@ from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Any
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from k8sdatapath.agent.options import IGNORED, OPTIONS
 from k8sdatapath.agent.values import UNSAID, Acceleration, Listen, LogFormat, TunnelKind
@@ -155,6 +155,12 @@ class AgentConfig:
             names.setdefault(option.field, word)
         del names[""]
         return tuple(word for name, word in names.items() if getattr(self, name) != getattr(other, name))
+
+    def taking(self, words: Iterable[str], other: AgentConfig) -> AgentConfig:
+        """The same, but for some words as another configuration has them."""
+        return evolve(
+            self, **{name: getattr(other, name) for name in (OPTIONS[word].field for word in words)}
+        )
 
     def _check(self) -> None:
         api = {"kubeconfig": self.kubeconfig, "k8sServiceHost": self.api_host}

@@ -13,8 +13,10 @@ __all__ = ["Checks", "Finding", "Probe"]
 class Probe(Enum):
     """What is asked for.
 
-    ``LIVE``: the agent's parts are at work; a new start may help if not. ``READY``: the node's services were
-    programmed as a whole, and the agent is not about to end. ``HEALTHY``: both, and nothing is wrong.
+    ``LIVE``: the agent's parts are at work; a new start may help if not. ``READY``: the node's services are
+    programmed as a whole, and the agent is not about to end. ``HEALTHY``: the node serves, so that a load
+    balancer may send it traffic: it is live, its services were programmed once, and nothing is wrong that all
+    of them have to do with.
     """
 
     LIVE = "livez"
@@ -44,9 +46,12 @@ class Checks:
 
     _checks: dict[Probe, dict[str, Callable[[], str]]] = field(factory=lambda: {each: {} for each in Probe})
 
-    def add(self, name: str, check: Callable[[], str], *probes: Probe) -> None:
-        """Add a check to some probes; one of life and one of readiness are of health as well."""
-        for probe in {*probes, Probe.HEALTHY}:
+    def add(self, name: str, check: Callable[[], str], *probes: Probe, of_health: bool = True) -> None:
+        """Add a check to some probes; one of life and one of readiness are of health as well.
+
+        :param of_health: False: what it finds is no reason to send the node no traffic.
+        """
+        for probe in {*probes, *([Probe.HEALTHY] if of_health else [])}:
             self._checks[probe][name] = check
 
     def ask(self, probe: Probe) -> tuple[Finding, ...]:

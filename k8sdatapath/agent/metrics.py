@@ -206,6 +206,8 @@ class ReconcilerMetrics:
         for kind, count in Counter(kind for kind, _, _ in self._reconciler.errors()).items():
             wrong.add_metric([kind], count)
         yield wrong
+        text = "Services that could not be written as they are wanted."
+        yield GaugeMetricFamily("k8sdatapath_services_failed", text, len(self._reconciler.failures()))
         ready = int(self._reconciler.synced)
         yield GaugeMetricFamily("k8sdatapath_synced", "Whether all services are programmed.", ready)
 

@@ -25,12 +25,14 @@ class Option:
     :ivar convert: reads a value, or refuses it with a ``ValueError``.
     :ivar meaning: a sentence for the reference.
     :ivar flag: whether there is a flag for it.
+    :ivar live: whether a running agent takes over another value; all others need a new start.
     """
 
     field: str
     convert: Callable[[Any], Any]
     meaning: str
     flag: bool = False
+    live: bool = False
 
 
 def _must(wanted: bool, why: str) -> Callable[[Any], str]:
@@ -87,10 +89,14 @@ OPTIONS: Final[Mapping[str, Option]] = {
     # what is done
     "kubeProxyReplacement": Option("", _must(True, "that is what this agent is"), "true"),
     "nodeAddresses": Option(
-        "node_addresses", values.addresses, "where clients dial it; else Node and devices"
+        "node_addresses", values.addresses, "where clients dial it; else Node and devices", live=True
     ),
-    "nodePort.addresses": Option("node_port_networks", values.networks, "node ports are in these only"),
-    "nodePort.range": Option("node_port_range", values.port_range, "ports that are for node ports"),
+    "nodePort.addresses": Option(
+        "node_port_networks", values.networks, "node ports are in these only", live=True
+    ),
+    "nodePort.range": Option(
+        "node_port_range", values.port_range, "ports that are for node ports", live=True
+    ),
     "nodePort.bindProtection": Option(
         "protect_node_ports", values.flag, "keep the node's processes from binding them"
     ),
@@ -117,27 +123,31 @@ OPTIONS: Final[Mapping[str, Option]] = {
     "bpf.masquerade": Option("masquerade", values.flag, "pods leave the uplinks under the node's addresses"),
     "enableIPv4Masquerade": Option("masquerade_ipv4", values.flag, "for one family; else as the former"),
     "enableIPv6Masquerade": Option("masquerade_ipv6", values.flag, "likewise"),
-    "ipv4NativeRoutingCIDR": Option("native_ipv4", values.networks, "destinations that know pods' addresses"),
-    "ipv6NativeRoutingCIDR": Option("native_ipv6", values.networks, "likewise"),
-    "ipMasqAgent.config.nonMasqueradeCIDRs": Option("not_masqueraded", values.networks, "others that do"),
+    "ipv4NativeRoutingCIDR": Option(
+        "native_ipv4", values.networks, "destinations that know pods' addresses", live=True
+    ),
+    "ipv6NativeRoutingCIDR": Option("native_ipv6", values.networks, "likewise", live=True),
+    "ipMasqAgent.config.nonMasqueradeCIDRs": Option(
+        "not_masqueraded", values.networks, "others that do", live=True
+    ),
     "ipMasqAgent.enabled": Option("", _either("what is in its config counts all the same"), "true"),
     "ipv4.enabled": Option("", _either("both families are always served"), "true"),
     "ipv6.enabled": Option("", _either("both families are always served"), "true"),
     "writeEvents": Option("write_events", values.flag, "write Events about objects with errors"),
     # how much
-    "capacity.services": Option("services", values.count, "frontends"),
-    "capacity.backends": Option("backends", values.count, "endpoints in services"),
-    "capacity.slots": Option("slots", values.count, "places in backend sets"),
-    "capacity.flows": Option("flows", values.count, "directions of flows"),
-    "capacity.clients": Option("clients", values.count, "clients with session affinity"),
-    "capacity.pods": Option("pods", values.count, "addresses of local pods"),
-    "bpf.lbServiceMapMax": Option("services", values.count, "frontends"),
-    "bpf.lbBackendMapMax": Option("backends", values.count, "endpoints in services"),
-    "bpf.ctTcpMax": Option("flows", values.count, "directions of flows"),
+    "capacity.services": Option("services", values.count, "frontends", live=True),
+    "capacity.backends": Option("backends", values.count, "endpoints in services", live=True),
+    "capacity.slots": Option("slots", values.count, "places in backend sets", live=True),
+    "capacity.flows": Option("flows", values.count, "directions of flows", live=True),
+    "capacity.clients": Option("clients", values.count, "clients with session affinity", live=True),
+    "capacity.pods": Option("pods", values.count, "addresses of local pods", live=True),
+    "bpf.lbServiceMapMax": Option("services", values.count, "frontends", live=True),
+    "bpf.lbBackendMapMax": Option("backends", values.count, "endpoints in services", live=True),
+    "bpf.ctTcpMax": Option("flows", values.count, "directions of flows", live=True),
     # what is told
-    "log.level": Option("log_level", values.log_level, "debug, info, warning or error", True),
-    "log.format": Option("log_format", values.one_of(LogFormat), "json or text", True),
-    "debug.enabled": Option("log_level", _debug, "true is log level debug"),
+    "log.level": Option("log_level", values.log_level, "debug, info, warning or error", True, live=True),
+    "log.format": Option("log_format", values.one_of(LogFormat), "json or text", True, live=True),
+    "debug.enabled": Option("log_level", _debug, "true is log level debug", live=True),
 }
 
 _CILIUM: Final = """

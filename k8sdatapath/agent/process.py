@@ -29,6 +29,7 @@ class Process:
     def __init__(self, config: AgentConfig, again: Callable[[], AgentConfig]) -> None:
         self.config = config
         self._again = again
+        self._hung_up = threading.Event()
         log.set_up(config.log_level, config.log_format)
         # nearly all that an agent makes it keeps: to look for cycles in it takes a third of a first fill
         gc.set_threshold(100_000, 50, 100)
@@ -49,7 +50,7 @@ class Process:
                 BPFFS,
             )
         with Agent(self.config) as agent:
-            agent.run(stop)
+            agent.run(stop, self._news)
             _log.info("stopping; the datapath goes on", extra=about)
 
     def tell(self, error: DatapathError | OSError) -> None:
@@ -62,17 +63,22 @@ class Process:
         _log.critical("%s", error, extra={"node": self.config.node_name, "version": k8sdatapath.__version__})
 
     def reload(self) -> None:
-        """Read the configuration again, and take over what can change while an agent runs."""
+        """Have the configuration read again, soon; may be called by a signal."""
+        self._hung_up.set()
+
+    def _news(self) -> AgentConfig | None:
+        """The configuration as it is now, if that was asked for."""
+        if not self._hung_up.is_set():
+            return None
+        self._hung_up.clear()
         try:
             config = self._again()
         except ConfigError as error:
             _log.error("the configuration was not taken over: %s", error)
-            return
+            return None
         log.set_up(config.log_level, config.log_format)
-        later = [word for word in self.config.differences(config) if not word.startswith("log.")]
-        if later:
-            _log.warning("needs a new start: %s", ", ".join(later))
         _log.info("configuration read again")
+        return config
 
 
 def _of_this_process_alone() -> bool:

@@ -93,12 +93,18 @@ class NodeSource(Resource):
         self._news: set[ObjectKey] = set()
         """What of these the last batch has changed."""
         self._synced = False
+        self._again = False
+
+    def tell_again(self) -> None:
+        """Tell of the node and of all nodes anew, from any thread: something else is to be made of them."""
+        self._again = True
 
     def batches(self, timeout: float | None = None) -> Iterator[Batch]:
         """The source's, so changed."""
         for batch in self._source.batches(timeout):
             now = time.monotonic()
-            moved = now - self._looked >= _LOOK and self._look(now)
+            again, self._again = self._again, False
+            moved = (again or now - self._looked >= _LOOK) and (self._look(now) or again)
             if moved or batch.events or batch.synced != self._synced:
                 batch = self._taken(batch, moved, now)
             yield batch
@@ -122,7 +128,7 @@ class NodeSource(Resource):
         kinds = {kind for kind, _, _ in self._news}
         if first or moved or kinds & {"Pod", "EndpointSlice"}:
             self._listener.pods(self._all_pods(), batch.synced)
-        if batch.synced and (first or "Node" in kinds):
+        if batch.synced and (first or moved or "Node" in kinds):
             self._listener.nodes(tuple(self._nodes.values()))
         self._synced = batch.synced
         return Batch(tuple(events), batch.synced)

@@ -99,6 +99,10 @@ class ServiceTranslator:
         """The node as it is seen now."""
         return self._view
 
+    def see_from(self, node: NodeView) -> None:
+        """Know this of the same node from now on; it counts when its Node object is told of next."""
+        self._given = node
+
     @property
     def services(self) -> tuple[Service, ...]:
         """All that the objects ask for, as of the last delta."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -147,7 +147,7 @@ class Hooks(Resource):
             undo.pop_all()
         self._links[hook] = link
 
-    def put_xdp(self, hook: XdpHook, objects: Mapping[str, Object]) -> None:
+    def put_xdp(self, hook: Hook, objects: Mapping[str, Object]) -> None:
         """The same where the driver lets us."""
         try:
             self.put(hook, objects)
@@ -160,6 +160,23 @@ class Hooks(Resource):
         for hook in hooks:
             if hook in self:
                 self._update(hook, objects)
+
+    def renew(self, objects: Mapping[str, Object], places: Collection[str]) -> set[str]:
+        """Put programs on devices that were made anew under their names, where these are now.
+
+        :param places: the devices to look at.
+        :returns: those that were.
+        """
+        found = set()
+        for hook, link in list(self._links.items()):
+            if hook.place not in places or not isinstance(link, KernelLink):
+                continue
+            with suppress(DeviceGoneError):  # it may come yet
+                if not hook.holds(link, self._netns):
+                    put = self.put_xdp if isinstance(hook, XdpHook) else self.put
+                    put(hook, objects)
+                    found.add(hook.place)
+        return found
 
     def switch(self, old: Mapping[str, Object], new: Mapping[str, Object]) -> None:
         """Put new programs on every hook, or if one refuses the old ones on all. Of a device that is gone

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import logging
 import socket
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
@@ -23,10 +24,11 @@ from k8sdatapath.datapath.service_table import CONTRACT, ServiceTable
 from k8sdatapath.datapath.socket_reaper import DestroyedSocket, SocketReaper
 from k8sdatapath.errors import AddressInUseError, BpffsError, CapacityError
 from k8sdatapath.layout import addr, layout_of
-from k8sdatapath.model import Frontend, IPAddress, address
+from k8sdatapath.model import Frontend, IPAddress, Masquerade, address
 from k8sdatapath.net.netns import NetNs
 from k8sdatapath.net.rtnetlink import Rtnetlink
 from k8sdatapath.node.config import Capacity, NodeConfig
+from k8sdatapath.node.device_keeper import DeviceKeeper
 from k8sdatapath.node.hooks import CgroupHook, Hook, Hooks, TcHook, XdpHook, place_of
 from k8sdatapath.node.resizing import Move
 from k8sdatapath.node.tunnel import Tunnel
@@ -43,6 +45,8 @@ if TYPE_CHECKING:
     from k8sdatapath.datapath.explainer import Explainer
 
 __all__ = ["AttachedPod", "Node"]
+
+_log = logging.getLogger(__name__)
 
 _BIND = ("bind4", "bind6")
 _POD_HOOKS = {"from_pod": Direction.INGRESS, "to_pod": Direction.EGRESS}
@@ -96,6 +100,8 @@ class Node(Resource):
         if config.collect:
             self.upkeep = own.enter_context(Upkeep(self._sweep, self.reap_flows))
             services.on_leave = self.upkeep.reap_soon
+        if config.uplinks and config.tc_lb:
+            own.enter_context(DeviceKeeper(self.reattach, config.netns))
 
     def _use(self, objects: dict[str, Object]) -> None:
         self._unload_reaper()
@@ -222,6 +228,20 @@ class Node(Resource):
         :meth:`ServiceTable.set_node_addresses`.
         """
         self.services.set_node_addresses(_own_addresses(self.config))
+
+    def reattach(self) -> set[str]:
+        """Put programs on uplinks that were deleted and made anew under their names; returns which.
+
+        A node does so itself as soon as devices change.
+        """
+        with self._maps_stay:
+            renewed = self._hooks.renew(self._objects, self.config.uplinks)
+            if renewed and self.masquerade is not None:
+                wanted = self.masquerade.plan(_masquerading(self.config))
+                evolve(wanted, rules={}, dropped_rules=()).apply()  # of what is excluded nothing has changed
+        if renewed:
+            _log.info("uplinks were made anew and are attached: %s", ", ".join(sorted(renewed)))
+        return renewed
 
     def detach_pod(self, device: str, addresses: Iterable[IPAddress]) -> None:
         """Take a pod out of the datapath; its device may be gone already.
@@ -437,10 +457,15 @@ def _masquerade(config: NodeConfig, host: Object) -> tuple[str, ...]:
     """Write what the configuration has to say, before a program looks; returns the devices."""
     if config.masquerade is None:
         return ()
-    wanted = evolve(config.masquerade, devices=config.masquerade.devices or config.uplinks)
+    wanted = _masquerading(config)
     with Masquerader.bind(host, netns=config.netns) as masquerader:
         masquerader.plan(wanted).apply()
     return wanted.devices
+
+
+def _masquerading(config: NodeConfig) -> Masquerade:
+    wanted = config.masquerade or Masquerade()
+    return evolve(wanted, devices=wanted.devices or config.uplinks)
 
 
 def _cookie(netns: NetNs | None) -> int:

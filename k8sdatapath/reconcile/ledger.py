@@ -155,6 +155,11 @@ class Ledger:
 
     # -- how far it is --
 
+    @property
+    def failures(self) -> dict[Frontend, Exception]:
+        """What is not in the kernel as it is wanted, by main frontend, and why."""
+        return {frontend: failed.error for frontend, failed in self._failures.items()}
+
     def is_programmed(self, key: ObjectKey, object: object | None = None) -> bool:
         """Whether the kernel does what an object says; in this very form of it, if one is given."""
         done = self.status(key).state is State.PROGRAMMED

@@ -215,6 +215,11 @@ class Reconciler(Resource):
         with self._changed:
             return {key: self._ledger.status(key) for key in self._ledger.troubled}
 
+    def failures(self) -> dict[Frontend, Exception]:
+        """Services that could not be written as they are wanted, by main frontend; they are tried again."""
+        with self._changed:
+            return self._ledger.failures
+
     def wait_programmed(self, what: ObjectKey | KubeObject | Service, timeout: float | None = None) -> None:
         """Wait until the kernel does what is wanted.
 

@@ -21,7 +21,7 @@ import yaml
 from k8sdatapath.agent.options import OPTIONS
 from k8sdatapath.net.netns import NetNs
 from tests.api.graph import ROOT
-from tests.support.agents import Callers, NodeUnderTest, ask, in_cgroup, service, slices, write
+from tests.support.agents import SMALL, Callers, NodeUnderTest, ask, in_cgroup, service, slices, write
 from tests.support.api_double import ApiDouble, Query, Refusal
 from tests.support.chaos import SECONDS
 from tests.support.cni import config, environment
@@ -364,21 +364,82 @@ def test_an_agent_that_cannot_start_leaves_nothing(
         assert not node.pins.path.exists()
 
 
+def told_again(node: NodeUnderTest, **options: Any) -> None:
+    """Have the agent read its file again, with other words in it."""
+    node.config.write_text(json.dumps({**json.loads(node.config.read_text()), **options}))
+    assert node.process is not None
+    seen = node.messages().count("configuration read again")
+    node.process.send_signal(signal.SIGHUP)
+    node.until(lambda: node.messages().count("configuration read again") > seen)
+
+
 def test_a_hangup_changes_how_much_is_told(node: NodeUnderTest) -> None:
     node.start()
-    assert node.process is not None
-    node.config.write_text(json.dumps({**json.loads(node.config.read_text()), "log": {"level": "debug"}}))
-    node.process.send_signal(signal.SIGHUP)
-    node.until(lambda: "configuration read again" in node.messages())
+    told_again(node, log={"level": "debug"})
     node.probe("livez")
     node.until(lambda: any(line.get("level") == "debug" for line in node.log))
-    node.config.write_text(json.dumps({"capacity": {"services": 512}}))
-    node.process.send_signal(signal.SIGHUP)
-    node.until(lambda: any("needs a new start: capacity.services" in each for each in node.messages()))
+    told_again(node, writeEvents=True, socketLB={"enabled": False})
+    node.until(
+        lambda: any("needs a new start: socketLB.enabled, writeEvents" in each for each in node.messages())
+    )
     node.config.write_text("nosuch: 1")
+    assert node.process is not None
     node.process.send_signal(signal.SIGHUP)
     node.until(lambda: any("nosuch: unknown" in each for each in node.messages()))
     assert node.probe("readyz")[0] == 200
+
+
+def test_a_hangup_makes_room_for_services_and_what_did_not_fit_was_told(
+    node: NodeUnderTest, manifests: Path
+) -> None:
+    client = node.pod("client", 2)
+    node.pod("web", 3)
+    node.start()
+    many = [service(f"s{n}", f"10.96.1.{n}", f"fd00:96:1::{n}") for n in range(1, 200)]
+    write(manifests, "many", many)
+    node.until(lambda: node.probe("readyz")[0] == 503)
+    finding = json.loads(node.probe("readyz")[1])["checks"]["all services"]
+    assert re.search(r"^\d+ not in the kernel as wanted, such as .* too many", finding)
+    assert node.probe("healthz")[0] == 200  # a load balancer goes on: what fits is served
+    assert re.search(r"^k8sdatapath_services_failed [1-9]", node.probe("metrics")[1], re.MULTILINE)
+    with Callers(client, "10.96.0.10") as callers:
+        told_again(node, capacity={**SMALL, "services": 1024})
+        node.until(lambda: node.probe("readyz")[0] == 200)
+        told_again(node, capacity=SMALL)
+        node.until(lambda: any("tables keep their sizes" in each for each in node.messages()))
+    assert callers.failures == []
+    assert 'k8sdatapath_map_capacity{map="kd_frontends"} 1024.0' in node.probe("metrics")[1]
+    assert "k8sdatapath_services_failed 0.0" in node.probe("metrics")[1]
+
+
+def test_a_hangup_moves_node_ports(node: NodeUnderTest) -> None:
+    node.pod("web", 3)
+    node.start()
+    first, second = node.addresses
+    told_again(node, nodePort={"addresses": ["2001:db8::/32"]})
+    node.until(lambda: not answers(node.outside, first, 30080))
+    assert answers(node.outside, second, 30080)
+    told_again(node, nodePort={"addresses": ["192.0.2.0/24"]})
+    node.until(lambda: answers(node.outside, first, 30080))
+    assert not answers(node.outside, second, 30080)
+
+
+def test_an_uplink_that_is_made_anew_is_attached_anew(manifests: Path) -> None:
+    options = {"bpf": {"masquerade": True}, "enableIPv6Masquerade": False}
+    with NodeUnderTest([f"--source={manifests}"], ipv4NativeRoutingCIDR="10.0.0.0/8", **options) as node:
+        client = node.pod("client", 2)
+        node.pod("web", 3)
+        node.start()
+        assert answers(node.outside, node.addresses[0], 30080)
+        node.wires.delete("eth0")
+        node.make_uplink()
+        node.until(lambda: any("made anew and are attached: eth0" in each for each in node.messages()))
+        node.until(lambda: answers(node.outside, node.addresses[0], 30080))
+        node.until(lambda: answers(node.outside, node.addresses[1], 30080))
+        node.until(lambda: seen_by(node.outside, client, "192.0.2.101") == "192.0.2.11")
+        node.stop()
+        assert answers(node.outside, node.addresses[0], 30080)  # the new link is pinned as the old one was
+        assert ask(client, "10.96.0.10") == "web"
 
 
 # -- with an API server --

@@ -46,15 +46,9 @@ class NodeUnderTest:
         self._own.callback(self.cgroup.remove)
         self._own.callback(self.cgroup.kill)
         self.outside = outside or self.wires.namespace("out", router=True)
-        net = 2 if outside is None else number + 1
-        self.addresses = f"192.0.{net}.11", f"2001:db8:{net}::11"
-        self.wires.uplink(
-            "eth0",
-            self.outside,
-            *map("{}/{}".format, self.addresses, (24, 64)),
-            out=(f"192.0.{net}.101/24", f"2001:db8:{net}::101/64"),
-            end="eth0" if outside is None else f"eth{number}",
-        )
+        self._net = 2 if outside is None else number + 1
+        self.addresses = f"192.0.{self._net}.11", f"2001:db8:{self._net}::11"
+        self.make_uplink()
         directory = self._own.enter_context(tempfile.TemporaryDirectory(prefix=self.wires.name))
         self.config = Path(directory) / "agent.yaml"
         self.config.write_text(json.dumps({"capacity": SMALL, **options}))
@@ -71,6 +65,16 @@ class NodeUnderTest:
         ]
         self.process: subprocess.Popen[str] | None = None
         self.log: list[dict[str, Any]] = []
+
+    def make_uplink(self) -> None:
+        """``eth0``, to the host outside."""
+        self.wires.uplink(
+            "eth0",
+            self.outside,
+            *map("{}/{}".format, self.addresses, (24, 64)),
+            out=(f"192.0.{self._net}.101/24", f"2001:db8:{self._net}::101/64"),
+            end="eth0" if self._net == 2 else f"eth{self.number}",
+        )
 
     def pod(self, name: str, last: int) -> NetNs:
         """A pod on a plain routed veth; it answers HTTP at port 8080 with its name."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from fnmatch import fnmatch
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -164,6 +165,14 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 def test_the_root_of_a_filesystem_is_no_pin_directory() -> None:
     assert AgentConfig.load(flags={"bpffs": "/proc"}).pins == Path("/proc/k8sdatapath")
     assert AgentConfig.load(flags={"bpffs": "/sys/fs/bpf/one"}).pins == Path("/sys/fs/bpf/one")
+
+
+def test_the_reference_names_what_a_running_agent_takes_over() -> None:
+    reference = (ROOT / "docs/reference/agent.md").read_text()
+    told = reference.partition("### What a running agent takes over")[2].partition("##")[0]
+    patterns = re.findall(r"`([A-Za-z0-9.*]+)`", told)
+    live = {word for word, option in OPTIONS.items() if option.live}
+    assert {word for word in OPTIONS if any(fnmatch(word, each) for each in patterns)} == live
 
 
 def test_the_reference_has_a_line_for_each_word() -> None:
