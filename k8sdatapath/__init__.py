@@ -150,7 +150,6 @@ __all__ = [
     "ServiceTable",
     "StaticYaml",
     "Workload",
-    "compile",
     "errors",
     "features",
     "include_dir",

@@ -13,6 +13,7 @@
     │       └── PinsBusyError             another owner holds the pin directory
     ├── CapacityError                     .resource .needed .capacity; nothing was changed
     ├── KeyNotFoundError(KeyError)
+    │   └── ServiceNotFoundError          .frontend .others: what is dialled at the same address
     ├── KeyExistsError(KeyError)
     ├── LayoutError(TypeError)            C and Python side by side
     ├── ObjectError(ValueError)           malformed object; unknown map, program or config name
@@ -66,6 +67,7 @@ __all__ = [
     "PermissionDeniedError",
     "PinsBusyError",
     "RegexError",
+    "ServiceNotFoundError",
     "SourceError",
     "StalePlanError",
     "StoreConflictError",
@@ -213,6 +215,23 @@ class KeyNotFoundError(DatapathError, KeyError):
     def __str__(self) -> str:
         key, *name = self.args
         return f"no such key{f' in map {name[0]!r}' if name else ''}: {key!r}"
+
+
+class ServiceNotFoundError(KeyNotFoundError):
+    """No service is dialled at a frontend.
+
+    :ivar frontend: which, as text.
+    :ivar others: what is dialled at the same address, as text.
+    """
+
+    def __init__(self, frontend: str, others: tuple[str, ...] = ()) -> None:
+        super().__init__(frontend, others)
+        self.frontend = frontend
+        self.others = others
+
+    def __str__(self) -> str:
+        there = f"; at this address there is {', '.join(self.others)}" if self.others else ""
+        return f"no service is dialled at {self.frontend}{there}"
 
 
 class KeyExistsError(DatapathError, KeyError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,7 +13,7 @@ from attrs import asdict, frozen
 
 from k8sdatapath.cli.output import Output, OutputOption, console, show_value
 from k8sdatapath.cli.services import DEFAULT_PINS, PinsOption
-from k8sdatapath.errors import DatapathError, ModelError, NotSupportedError
+from k8sdatapath.errors import DatapathError, ModelError, NotSupportedError, SourceError
 from k8sdatapath.model import IPAddress, IPNetwork, Service, address, network
 from k8sdatapath.pins import PinDir
 
@@ -58,6 +58,9 @@ def apply(
         bool, typer.Option("--watch", help="Go on, and apply every change of the files.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and change nothing.")] = False,
+    allow_empty: Annotated[
+        bool, typer.Option("--allow-empty", help="Remove all services if the manifests name none.")
+    ] = False,
     pins: PinsOption = DEFAULT_PINS,
     service_network: Annotated[
         # Of two types, which typer does not take.
@@ -111,6 +114,7 @@ def apply(
             remark(note)
         return
     wanted = source.read()  # before anything is attached: bad manifests change nothing
+    check_some(wanted, source, allow_empty=allow_empty)
     config = NodeConfig(
         uplinks=uplink or (), cgroup=cgroup, pins=PinDir(pins), service_networks=service_network or ()
     )
@@ -119,12 +123,25 @@ def apply(
         for note in notes_of(source):
             remark(note)
         if watch:
-            follow(source, node, view.node_port_addresses if view else (), printer)
+            health_at = view.node_port_addresses if view else ()
+            follow(source, node, health_at, printer, allow_empty=allow_empty)
         elif source.health_checks:
             remark("health check node ports are answered under --watch only")
 
 
-def follow(source: StaticYaml, node: Node, health_at: Iterable[IPAddress], printer: Printer) -> None:
+def check_some(wanted: Sequence[Service], source: StaticYaml, *, allow_empty: bool) -> None:
+    """See that services are wanted: an empty directory may be a mistake, and would remove all.
+
+    :raises SourceError: there are none, and nobody has said that this is meant.
+    """
+    if not wanted and not allow_empty:
+        where = ", ".join(map(str, source.paths))
+        raise SourceError(f"no service to balance in {where}: to remove those there are, say --allow-empty")
+
+
+def follow(
+    source: StaticYaml, node: Node, health_at: Iterable[IPAddress], printer: Printer, *, allow_empty: bool
+) -> None:
     """Apply every change of the manifests, and tell load balancers whether the node has endpoints."""
     from k8sdatapath.kube.health import HealthServer
 
@@ -133,6 +150,7 @@ def follow(source: StaticYaml, node: Node, health_at: Iterable[IPAddress], print
         for services in source.watch(on_error=complain):
             node.check_pins()  # without them, what is applied ends with this process and nobody finds it
             try:
+                check_some(services, source, allow_empty=allow_empty)
                 plan = node.services.plan(services)
                 if not plan.empty:
                     printer.carry_out(plan)

@@ -53,7 +53,7 @@ from k8sdatapath.errors import (
     ClosedError,
     ContractError,
     DatapathError,
-    KeyNotFoundError,
+    ServiceNotFoundError,
     StalePlanError,
 )
 from k8sdatapath.layout import u8
@@ -85,6 +85,8 @@ CONTRACT: Mapping[str, Any] = {
     "kd_backends": maps.Array[BackendRow],
     "kd_sources": maps.LPMTrie[SourceKey, u8],
 }
+
+_SHOWN = 8  # frontends in the message about one that is not there
 
 
 class ServiceTable(Resource):
@@ -154,7 +156,7 @@ class ServiceTable(Resource):
     def get(self, frontend: Frontend) -> Service:
         """The service behind a frontend.
 
-        :raises KeyNotFoundError: there is none.
+        :raises ServiceNotFoundError: there is none.
         :raises ModelError: this is no frontend.
         """
         with self._in_use():
@@ -175,13 +177,13 @@ class ServiceTable(Resource):
         """Who would answer a new connection to ``frontend``, by the same lookups that a program makes.
 
         :param outside: whether the connection comes from outside of the node.
-        :raises KeyNotFoundError: no service has this frontend.
+        :raises ServiceNotFoundError: no service has this frontend.
         """
         frontends_only([frontend])
         with self._in_use():
             row = self._frontends.get(frontend_key(frontend))
             if row is None:
-                raise KeyNotFoundError(str(frontend))
+                raise self._not_found(frontend)
             ids = self._sets.ids(row.service, SetKind(scope_of(row, outside=outside)))
             rows = [found for found in map(self._rows.get, ids) if found is not None]
         shares: dict[Backend, float] = {}
@@ -612,7 +614,12 @@ class ServiceTable(Resource):
             return self._entries[self._owners[frontend]]
         except (KeyError, TypeError):  # TypeError: it has no hash
             frontends_only([frontend])
-            raise KeyNotFoundError(str(frontend)) from None
+            raise self._not_found(frontend) from None
+
+    def _not_found(self, frontend: Frontend) -> ServiceNotFoundError:
+        there = (each for each in self._owners if each.address == frontend.address)
+        others = sorted(there, key=lambda each: (each.port, each.protocol))
+        return ServiceNotFoundError(str(frontend), tuple(map(str, others[:_SHOWN])))
 
     @contextmanager
     def _in_use(self) -> Iterator[None]:

@@ -23,7 +23,7 @@ from k8sdatapath.kube.objects import (
     Port,
 )
 from k8sdatapath.model import IPAddress, IPNetwork, Protocol, Selection, address, network, port
-from k8sdatapath.model.address import shown
+from k8sdatapath.model.address import is_special, shown
 from k8sdatapath.model.service import MAX_AFFINITY
 
 __all__ = ["SELECTION", "decode"]
@@ -118,7 +118,7 @@ def _load_balancer_ips(status: Field, ignored: Counter[str]) -> tuple[IPAddress,
         for each in status["ingress"].items()
         if each["ipMode"].choice("VIP", "Proxy", default="VIP") == "VIP" and each["ip"].text("")
     ]
-    usable = tuple(ip for ip in found if not _is_special(ip))
+    usable = tuple(ip for ip in found if not is_special(ip))
     if len(usable) < len(found):
         ignored["load balancer address that no Service can have"] += len(found) - len(usable)
     return usable
@@ -288,14 +288,10 @@ def _host_ports(spec: Field) -> Iterator[HostPort]:
                 yield HostPort(number, protocol, target, None if ip is None or ip.is_unspecified else ip)
 
 
-def _is_special(ip: IPAddress) -> bool:
-    return ip.is_unspecified or ip.is_loopback or ip.is_link_local or ip.is_multicast
-
-
 def _usable_address(field: Field) -> IPAddress:
     field.text()
     ip = field.made(address)
-    if _is_special(ip):
+    if is_special(ip):
         field.refuse(f"{ip} is unspecified, loopback, link-local or multicast: no pod or Service can have it")
     return ip
 

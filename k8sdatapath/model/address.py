@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 from k8sdatapath.errors import ModelError
 
-__all__ = ["IPAddress", "IPNetwork", "address", "network", "port", "shown"]
+__all__ = ["IPAddress", "IPNetwork", "address", "is_special", "network", "port", "shown"]
 
 IPAddress: TypeAlias = IPv4Address | IPv6Address
 IPNetwork: TypeAlias = IPv4Network | IPv6Network
@@ -44,6 +44,14 @@ def address(value: Any) -> IPAddress:
         if int(found) >> 32 == 0xFFFF:
             raise ModelError(f"{shown(str(value))} is IPv4 written as IPv6: write {found.ipv4_mapped}")
     return found
+
+
+def is_special(ip: IPAddress) -> bool:
+    """Whether it is unspecified, loopback, link-local or multicast: no pod and no Service can have it."""
+    number = int(ip)
+    if ip.version == 4:
+        return number == 0 or number >> 24 == 127 or number >> 16 == 0xA9FE or number >> 28 == 0xE
+    return number < 2 or number >> 118 == 0xFE80 >> 6 or number >> 120 == 0xFF
 
 
 def network(value: Any) -> IPNetwork:

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from attrs import field, frozen
 
 from k8sdatapath.errors import ModelError
-from k8sdatapath.model.address import IPAddress, IPNetwork, shown
+from k8sdatapath.model.address import IPAddress, IPNetwork, is_special, shown
 from k8sdatapath.model.address import address as to_address
 from k8sdatapath.model.address import network as to_network
 from k8sdatapath.model.address import port as to_port
@@ -97,6 +97,12 @@ def _to_ranges(ranges: Iterable[Any]) -> tuple[IPNetwork, ...]:
     return tuple(sorted(found, key=lambda each: (int(each.network_address), each.prefixlen)))
 
 
+def _may_be_at(kind: FrontendKind, ip: IPAddress) -> bool:
+    """Whether a special address can be dialled: ports of the node are at its own, at loopback as well."""
+    own = kind in (FrontendKind.NODE_PORT, FrontendKind.HOST_PORT)
+    return own and not (ip.is_unspecified or ip.is_multicast)
+
+
 @frozen
 class Service:
     """One port of one Kubernetes Service in one address family: its frontends and the backends behind them.
@@ -117,7 +123,8 @@ class Service:
         many seconds. 0: each connection may get another one.
     :param source_ranges: who may use its load balancer addresses. None given: everybody.
     :raises ModelError: a value that cannot be, a backend or frontend given twice, anything that is of the
-        other address family, or another port behind a frontend of SCTP.
+        other address family, another port behind a frontend of SCTP, or an address that no service can have:
+        unspecified, multicast, and loopback or link-local but for ports of the node.
     """
 
     address: IPAddress = field(converter=to_address)
@@ -151,6 +158,10 @@ class Service:
         for source in self.source_ranges:
             if source.version != self.address.version:
                 self._strange(f"source range {source}", source.version)
+        for kind, frontend in zip(self.kinds, self.frontends, strict=True):
+            if is_special(frontend.address) and not _may_be_at(kind, frontend.address):
+                reason = "unspecified, loopback, link-local or multicast, which no service can have"
+                raise ModelError(f"{frontend} ({kind.name}) is {reason}")
 
     def _check_one_port(self) -> None:
         for frontend in self.frontends:

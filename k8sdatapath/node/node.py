@@ -22,9 +22,10 @@ from k8sdatapath.datapath.masquerader import Masquerader
 from k8sdatapath.datapath.overlay import Overlay
 from k8sdatapath.datapath.service_table import CONTRACT, ServiceTable
 from k8sdatapath.datapath.socket_reaper import DestroyedSocket, SocketReaper
-from k8sdatapath.errors import AddressInUseError, BpffsError, CapacityError
+from k8sdatapath.errors import AddressInUseError, BpffsError, CapacityError, ModelError
 from k8sdatapath.layout import addr, layout_of
 from k8sdatapath.model import Frontend, IPAddress, Masquerade, address
+from k8sdatapath.model.address import shown
 from k8sdatapath.net.netns import NetNs
 from k8sdatapath.net.rtnetlink import Rtnetlink
 from k8sdatapath.node.config import Capacity, NodeConfig
@@ -128,9 +129,12 @@ class Node(Resource):
 
         :param prune: remove pinned links that ``config`` does not ask for, see :meth:`prune`. Without it they
             stay for now: for a caller who has more to do that may fail.
+        :raises ModelError: this is no configuration.
         :raises KernelError: a hook refused; nothing is left behind that was not there before.
         :raises PinsBusyError: another process has the pin directory.
         """
+        if not isinstance(config, NodeConfig):
+            raise ModelError(f"a node is opened with a NodeConfig, not with {shown(config)}")
         with ExitStack() as own, ExitStack() as undo:
             lock = None
             if config.pins is not None:

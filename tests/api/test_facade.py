@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import builtins
 import importlib
 import json
 import os
@@ -79,7 +80,12 @@ def test_checkers_and_the_interpreter_see_the_same_names() -> None:
         for alias in node.names
     }
     assert static == k8sdatapath._HOMES
-    assert k8sdatapath.__all__ == sorted(static)
+    assert k8sdatapath.__all__ == sorted(static.keys() - vars(builtins).keys())
+
+
+def test_to_import_everything_takes_no_builtin_away() -> None:
+    assert set(k8sdatapath.__all__) & vars(builtins).keys() == set()
+    assert k8sdatapath.compile.__module__ == "k8sdatapath.compiler"
 
 
 def test_every_dunder_all_is_true() -> None:

@@ -111,6 +111,34 @@ def test_what_is_passed_over_is_said(manifests: Path, table: ServiceTable, more:
     assert err.startswith("note: passed over: 1 EndpointSlice of discovery.k8s.io/v1beta1 (")
 
 
+def emptied(manifests: Path) -> None:
+    for path in manifests.iterdir():
+        path.unlink()
+
+
+def test_an_empty_directory_removes_nothing_unless_it_is_said(manifests: Path, table: ServiceTable) -> None:
+    assert run(manifests)[0] == 0
+    emptied(manifests)
+    code, out, err = run(manifests)
+    assert (code, out, len(table)) == (1, "", 4)
+    assert err.startswith("error: no service to balance in ")
+    assert err.endswith("to remove those there are, say --allow-empty\n")
+    code, out, _ = run(manifests, "--allow-empty")
+    assert (code, len(table)) == (0, 0)
+    assert "0 added, 0 changed, 4 removed" in out
+
+
+def test_a_watch_keeps_what_is_there_when_the_directory_is_empty(
+    manifests: Path, table: ServiceTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    after(monkeypatch, lambda: emptied(manifests))
+    code, _, err = run(manifests, "--watch")
+    assert (code, len(table)) == (0, 4)
+    assert "say --allow-empty" in err
+    code, _, err = run(manifests, "--watch", "--allow-empty")
+    assert (code, err, len(table)) == (0, "", 0)
+
+
 def too_many(manifests: Path) -> None:
     web = (manifests / "web.yaml").read_text()
     more = web.replace("name: web", "name: more").replace("10.96.0.10", "10.96.0.11")

@@ -30,7 +30,7 @@ from k8sdatapath.model import (
     network,
     port,
 )
-from k8sdatapath.node import NodeConfig
+from k8sdatapath.node import Node, NodeConfig
 
 V4 = IPv4Address("10.96.0.10")
 V6 = IPv6Address("fd00:10:96::a")
@@ -277,6 +277,40 @@ class TestService:
         assert isinstance(caught.value, DatapathError)
         assert isinstance(caught.value, ValueError)
 
+    @pytest.mark.parametrize("kind", FrontendKind)
+    @pytest.mark.parametrize(
+        ("at", "of_the_node"),
+        [
+            ("0.0.0.0", False),
+            ("224.0.0.1", False),
+            ("127.0.0.1", True),
+            ("169.254.1.1", True),
+            ("::", False),
+            ("ff02::1", False),
+            ("::1", True),
+            ("fe80::1", True),
+        ],
+    )
+    def test_an_address_that_no_service_can_have_is_refused(self, kind, at, of_the_node):
+        other = "fd00::1" if ":" in at else "10.96.0.10"
+        ports_of_the_node = FrontendKind.NODE_PORT, FrontendKind.HOST_PORT
+        for made in (
+            lambda: Service(at, 80, kind=kind),
+            lambda: Service(other, 80, exposed=[Exposure(kind, at, 81)]),
+        ):
+            if of_the_node and kind in ports_of_the_node:
+                made()
+                continue
+            with pytest.raises(ModelError, match="which no service can have") as error:
+                made()
+            assert at in str(error.value)
+
+    @pytest.mark.parametrize(
+        "at", ["1.0.0.0", "126.9.9.9", "128.0.0.1", "169.253.0.1", "223.0.0.1", "::2", "fe00::1", "fec0::1"]
+    )
+    def test_its_neighbours_are_not(self, at):
+        assert Service(at, 80).port == 80
+
     def test_candidates_are_the_active_else_the_terminating_never_weight_0(self):
         active, leaving = Backend("10.0.0.1", 1), Backend("10.0.0.2", 1, state="terminating")
         resting = Backend("10.0.0.3", 1, weight=0)
@@ -344,3 +378,8 @@ def test_a_node_says_what_its_configuration_cannot_be() -> None:
     ):
         with pytest.raises(ModelError, match=said):
             NodeConfig(**wrong)
+
+
+def test_a_node_is_opened_with_a_configuration() -> None:
+    with pytest.raises(ModelError, match="a node is opened with a NodeConfig, not with 5"):
+        Node.open(5)  # type: ignore[arg-type]

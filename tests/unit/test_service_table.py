@@ -24,6 +24,7 @@ from k8sdatapath.errors import (
     ContractError,
     KeyNotFoundError,
     ModelError,
+    ServiceNotFoundError,
     StalePlanError,
 )
 from k8sdatapath.layout import layout_of
@@ -145,6 +146,13 @@ def test_remove_is_idempotent_and_get_says_what_is_missing() -> None:
             table.get(Frontend("10.96.0.10", 80))
         with pytest.raises(KeyNotFoundError):
             table.resolve(Frontend("10.96.0.10", 80))
+        table.upsert(service(80, 1), service(443, 1), Service("10.96.0.11", 53))
+        with pytest.raises(ServiceNotFoundError) as error:
+            table.get(Frontend("10.96.0.10", 81))
+        assert str(error.value) == (
+            "no service is dialled at 10.96.0.10:81/TCP; at this address there is "
+            "10.96.0.10:80/TCP, 10.96.0.10:443/TCP"
+        )
 
 
 def test_a_table_binds_to_what_meets_its_contract() -> None:
