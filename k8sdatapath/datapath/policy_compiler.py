@@ -51,6 +51,13 @@ _HalfKey: TypeAlias = tuple[Toward, frozenset[str], tuple[NamedPort, ...]]
 """Policies, by name, and the ports of the pod, if their names make a difference."""
 
 
+_MANY = 32
+"""Identities, from which on policies are asked for those that they select, and not the other way round."""
+
+_HalfKeys: TypeAlias = tuple[_HalfKey, _HalfKey]
+"""Those of a subject, which tell its table from others."""
+
+
 class _Half:
     """One direction of some policies: the rows of all identities that their rules select.
 
@@ -137,8 +144,10 @@ class PolicyTable:
             if old is new:
                 continue
             for number, row in new.items():
-                known = old.get(number, {})
-                if known is not row:
+                known = old.get(number)
+                if known is None:
+                    upserts.update(_keyed(number, toward, row))
+                elif known is not row:
                     upserts |= {k: v for k, v in _keyed(number, toward, row) if known.get(k[2:]) != v}
                     removed += (k for k, _ in _keyed(number, toward, known) if k[2:] not in row)
             for number in old.keys() - new.keys():
@@ -167,7 +176,7 @@ class PolicyCompiler:
         self._halves: dict[_HalfKey, _Half] = {}
         self._using: dict[NetworkPeer, set[_HalfKey]] = {}  # the halves that have a rule for a peer
         self._naming: set[_HalfKey] = set()  # those of egress with rules that name ports
-        self._keys: dict[int, tuple[_HalfKey, _HalfKey]] = {}  # of each subject's halves
+        self._keys: dict[int, _HalfKeys] = {}  # of each subject's halves
 
     @property
     def policies(self) -> Mapping[str, Policy]:
@@ -216,17 +225,21 @@ class PolicyCompiler:
             del self._applied[number], self._keys[number]
         changes = self._identities(identities or {}, gone)
         before = {number: self.table(number) for number in self._keys} if new or removed else {}
+        keys_before = {number: self._keys[number] for number in before}
         touched = self._change(new, removed)
-        for number in set(subjects) - self._keys.keys():
-            selecting = [self._selecting.get(peer, ()) for peer in self._index.selecting(number)]
-            self._applied[number] = frozenset().union(*selecting)
-            touched.add(number)
+        new_subjects = set(subjects) - self._keys.keys()
+        self._applied |= self._applying(new_subjects)
+        touched |= new_subjects
         for number in touched:
             self._keys[number] = self._build(number)
         for key in self._halves.keys() - {key for keys in self._keys.values() for key in keys}:
             self._remove(key)
+        shared: dict[tuple[_HalfKeys | None, _HalfKeys], MapChange] = {}
         for number in touched:
-            change = self.table(number).change_from(before.get(number))
+            pair = keys_before.get(number), self._keys[number]
+            if pair not in shared:
+                shared[pair] = self.table(number).change_from(before.get(number))
+            change = shared[pair]
             changes[number] = changes[number].then(change) if number in changes else change
         return {number: change for number, change in changes.items() if change.upserts or change.removed}
 
@@ -261,6 +274,21 @@ class PolicyCompiler:
         for number in found:
             self._applied[number] = (self._applied[number] - without) | plus
         return found
+
+    def _applying(self, subjects: Set[int]) -> dict[int, frozenset[str]]:
+        """The policies that select some identities: asked one way for a few of them, the other for many."""
+        if len(subjects) < _MANY:
+            peers = {number: self._index.selecting(number) for number in subjects}
+            return {
+                number: frozenset().union(*(self._selecting.get(peer, ()) for peer in found))
+                for number, found in peers.items()
+            }
+        found: dict[int, list[str]] = {number: [] for number in subjects}
+        for peer, names in self._selecting.items():
+            for number in self._index.selected(peer):
+                if number in found:
+                    found[number] += names
+        return {number: frozenset(names) for number, names in found.items()}
 
     def _identities(self, new: Mapping[int, Party], gone: Iterable[int]) -> dict[int, MapChange]:
         changed: dict[_HalfKey, MapChange] = {}
@@ -304,7 +332,7 @@ class PolicyCompiler:
                 del self._using[peer]
         self._naming.discard(key)
 
-    def _build(self, number: int) -> tuple[_HalfKey, _HalfKey]:
+    def _build(self, number: int) -> _HalfKeys:
         """Make the halves of a subject that no other one has."""
         applied, ports = self._applied[number], self._index.parties[number].ports
         policies = [self._policies[name] for name in applied]

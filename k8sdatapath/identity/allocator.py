@@ -313,7 +313,8 @@ class StoreAllocator(Resource):
     def _reread(self) -> None:
         current = self._store.get(USES, self.node)
         run = current and current.value.get("run")
-        if current is None:  # taken for gone: so may be, soon, what it used
+        late = current is not None and run == self._run and current.value.get("beat", 0) <= self._beats
+        if current is None or late:  # taken for gone, even if a late request of ours has brought it back
             with self._state:
                 self._doubtful |= self._held.keys()
         elif run != self._run and self._beats:

@@ -209,6 +209,25 @@ def test_who_was_away_too_long_is_told_its_new_numbers(world: World) -> None:
     away.release(other)
 
 
+def test_a_late_request_does_not_hide_that_a_node_was_gone(stage: World) -> None:
+    """The first thing that it ever wrote arrives after all of it was taken back."""
+    node = stage.node("n1")
+
+    def beat() -> None:
+        with pytest.raises(StoreError):
+            node.beat()
+
+    acting(stage, beat).step(Fate.LATE)
+    web = node.acquire(app(1))
+    for seconds in 0, 11, 6, 0, 21:
+        stage.after(seconds)
+    assert stage.store.list(IDENTITIES) == ()
+    stage.store.deliver()
+    node.beat()
+    [web] = node.in_use()
+    assert stage.node("n2").lookup(web.number) == web
+
+
 def test_a_number_that_comes_too_late_is_not_written(stage: World) -> None:
     """Its allocator stood still between taking it and writing it; meanwhile it was given to others."""
     slow, quick = stage.node("n1", numbers=[300]), stage.node("n2", numbers=[300, 301])
