@@ -22,6 +22,8 @@ NAMES = (
     "kube_sync",
     "overlay",
     "restart",
+    "policy_compile",
+    "identity",
 )
 
 
