@@ -6,8 +6,10 @@
 #include <bpf/bpf_helpers.h>
 #include <kd/forward.h>
 #include <kd/masquerade.h>
+#include <kd/overlay.h>
 #include <kd/own.h>
 #include <kd/packet.h>
+#include <kd/too_big.h>
 #include <kd/translate.h>
 #include <kd/verdict.h>
 
@@ -21,9 +23,11 @@ int from_uplink(struct __sk_buff *skb)
 	int result = kd_overheard(skb) ? KD_PASS : kd_parse(skb, &pkt);
 
 	if (result == KD_CONTINUE)
-		result = kd_translate(skb, &pkt, true);
+		result = kd_is_tunnel(&pkt, &pkt.tuple.src) ? KD_PASS : kd_translate(skb, &pkt, true);
 	if (result == KD_CONTINUE)
 		result = kd_forward(skb, &pkt);
+	if (result == KD_TOO_BIG)
+		result = kd_tell_too_big(skb, &pkt);
 	return kd_finish(skb, result);
 }
 
@@ -41,6 +45,8 @@ int to_uplink(struct __sk_buff *skb)
 	if (!own && (!masquerade || skb->tc_index == KD_MASQUERADED))
 		return TC_ACT_UNSPEC;
 	result = kd_parse(skb, &pkt);
+	if (result == KD_CONTINUE && kd_is_tunnel(&pkt, &pkt.tuple.dst))
+		result = KD_PASS;
 	if (result == KD_CONTINUE)
 		result = own ? kd_translate_out(skb, &pkt) : kd_masquerade(skb, &pkt);
 	if (!own && result == KD_PASS)

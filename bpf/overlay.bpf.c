@@ -7,6 +7,7 @@
 #include <kd/forward.h>
 #include <kd/overlay.h>
 #include <kd/packet.h>
+#include <kd/too_big.h>
 #include <kd/translate.h>
 #include <kd/verdict.h>
 
@@ -37,5 +38,9 @@ int from_overlay(struct __sk_buff *skb)
 		result = kd_translate(skb, &pkt, true);
 	if (result == KD_CONTINUE)
 		result = kd_forward(skb, &pkt);
+	else if (result == KD_PASS)
+		result = kd_leave_tunnel(skb, &pkt);
+	if (result == KD_TOO_BIG)
+		result = kd_tell_too_big(skb, &pkt);
 	return kd_finish(skb, result);
 }

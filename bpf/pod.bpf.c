@@ -28,6 +28,10 @@ int from_pod(struct __sk_buff *skb)
 		result = kd_translate(skb, &pkt, false);
 	if (result == KD_CONTINUE)
 		result = kd_forward(skb, &pkt);
+	else if (result == KD_PASS)
+		result = kd_enter_tunnel(skb, &pkt);
+	if (result == KD_TOO_BIG) /* the pod has sent it under its own name, and is told by the stack */
+		result = KD_TO_STACK;
 	return kd_finish(skb, result);
 }
 

@@ -37,6 +37,7 @@ from k8sdatapath.tables.affinity import AffinityKey, AffinityRow
 from k8sdatapath.tables.conntrack import ConntrackRow, Tuple
 from k8sdatapath.tables.counters import outcomes
 from k8sdatapath.tables.endpoints import EndpointRow
+from k8sdatapath.tables.peers import PeerKey, PeerRow
 from k8sdatapath.tables.trace import NetnsClient, SkbContext, StepKind, TracedRow
 
 __all__ = ["CONTRACT", "Device", "Explainer"]
@@ -45,11 +46,12 @@ __all__ = ["CONTRACT", "Device", "Explainer"]
 CONTRACT: Mapping[str, Any] = {
     **SERVICES,
     "kd_endpoints": maps.Hash[addr, EndpointRow],
+    "kd_peers": maps.LPMTrie[PeerKey, PeerRow],
     "kd_conntrack": maps.LRUHash[Tuple, ConntrackRow],
     "kd_affinity": maps.LRUHash[AffinityKey, AffinityRow],
 }
 
-_SHARED = (*SERVICES, "kd_endpoints")
+_SHARED = (*SERVICES, "kd_endpoints", "kd_peers")
 _ENTRIES = {Place.POD: "from_pod", Place.UPLINK: "from_uplink", Place.SOCKET: "from_socket"}
 _SHOT = 2
 _RUNS = 16

@@ -197,6 +197,9 @@ def _sentence(
             return f"It is an error about a flow that is known: what it quotes becomes {src} -> {dst}."
         case StepKind.POD:
             return f"The destination is a pod of this node, behind device {row.more}."
+        case StepKind.PEER:
+            way = f"into the tunnel, device {row.more}, as a packet of identity {row.value}"
+            return f"Its destination is a pod of node {ends.dst}: {way}."
         case StepKind.ROUTE:
             said = _ROUTES.get(row.value, f"cannot be found (error {-row.value})")
             return f"The route {said.format(device=row.more)}."

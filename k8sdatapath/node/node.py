@@ -140,6 +140,8 @@ class Node(Resource):
             if config.pins is not None:
                 lock = own.enter_context(config.pins.lock())
                 undo.enter_context(config.pins.restored_on_error())
+            if config.tunnel is not None:
+                _make_tunnel(config, config.tunnel, own)
             objects = _load(config, own)
             table = ServiceTable.bind(objects["pod"], service_networks=config.service_networks)
             services = own.enter_context(table)
@@ -158,7 +160,6 @@ class Node(Resource):
                 if config.xdp:
                     hooks.put_xdp(XdpHook("xdp", "xdp_in", device), objects)
             if config.tunnel is not None:
-                _make_tunnel(config, config.tunnel, own)
                 for entry, direction in _TUNNEL_HOOKS.items():
                     hooks.put(TcHook("overlay", entry, config.tunnel.device, direction), objects)
             pods = (place_of(name) for name in hooks.names if _is_of_pod(name))
@@ -450,11 +451,11 @@ def _load(
 
 def _settings(config: NodeConfig) -> dict[str, ConfigValue]:
     """What the programs are told when they are loaded."""
-    return {
-        **config.constants,
-        "node_netns": _cookie(config.netns),
-        "tunnel_ipv6": bool(config.tunnel and config.tunnel.ipv6),
-    }
+    settings = {**config.constants, "node_netns": _cookie(config.netns)}
+    if (tunnel := config.tunnel) is not None:
+        device = in_netns(config.netns, lambda: device_index(tunnel.device))
+        settings |= {"tunnel_ipv6": tunnel.ipv6, "tunnel_device": device, "tunnel_port": tunnel.udp_port}
+    return settings
 
 
 def _masquerade(config: NodeConfig, host: Object) -> tuple[str, ...]:

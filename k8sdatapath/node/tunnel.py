@@ -47,6 +47,11 @@ class Tunnel:
     mtu: int = 0
 
     @property
+    def udp_port(self) -> int:
+        """The port that it is, said or not."""
+        return self.port or _PORTS[self.kind]
+
+    @property
     def overhead(self) -> int:
         """By how many bytes a packet grows."""
         return (_IPV6 if self.ipv6 else _IPV4) + _HEADERS[self.kind] + _ETHERNET
@@ -85,7 +90,7 @@ class Tunnel:
     def _create(self, net: Netlink, uplinks: Iterable[str]) -> None:
         mtu = self.mtu or min((net.mtu(each) for each in uplinks), default=1500) - self.overhead
         try:
-            net.create_tunnel(self.kind, self.device, port=self.port or _PORTS[self.kind], mtu=mtu)
+            net.create_tunnel(self.kind, self.device, port=self.udp_port, mtu=mtu)
         except KernelError as error:
             if error.errno != errno.EOPNOTSUPP:
                 raise

@@ -32,8 +32,9 @@ class StepKind(IntEnum):
     REWRITE = 15
     ICMP = 16
     POD = 17
-    ROUTE = 18
-    RESULT = 19
+    PEER = 18
+    ROUTE = 19
+    RESULT = 20
 
 
 @struct

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
- * Forwarding a packet to where it is addressed now, past the node's stack: straight into a pod of this node,
- * else out of the device that the node's routes name. What this cannot settle (no route, forwarding off,
- * local delivery, a packet too big or at the end of its life) is left to the stack, unchanged, which knows
- * what to answer.
+ * Forwarding a packet to where it is addressed now, past the node's stack: straight into a pod of this node, into
+ * the tunnel to one of another node, else out of the device that the node's routes name. What this cannot settle
+ * (no route, forwarding off, local delivery, a packet at the end of its life) is left to the stack, unchanged, which
+ * knows what to answer. So it does if a packet is too big, unless it was sent under the node's own name: kd/too_big.h.
  *
- * Reads kd_endpoints and the node's routes and neighbours. Assumes a tc ingress hook: only there can a packet
- * be put into a pod directly.
+ * Reads kd_endpoints, kd_peers and the node's routes and neighbours. Assumes a tc ingress hook: only there can a
+ * packet be put into a pod directly.
  */
 #ifndef KD_FORWARD_H
 #define KD_FORWARD_H
@@ -25,8 +25,10 @@
 #include <kd/types.h>
 #include <kd/verdict.h>
 #include <kd/maps/endpoints.h>
+#include <kd/maps/peers.h>
 
 KD_CONFIG(bool, redirect, "hand translated packets to their device directly, past the node's stack") = true;
+KD_CONFIG(__u32, tunnel_device, "number of the device that leads to pods of other nodes; 0: there is none") = 0;
 
 #define KD_AF_INET 2
 #define KD_AF_INET6 10
@@ -65,7 +67,10 @@ static __always_inline int kd_forward_to_pod(struct __sk_buff *skb, const struct
 	return KD_TO_POD;
 }
 
-/* `ctx` is the program's own, whatever its kind; the packet came in through `ifindex`. */
+/*
+ * `ctx` is the program's own, whatever its kind; the packet came in through `ifindex`. If `fib` has its length, that is
+ * held against what its way lets through.
+ */
 static __always_inline long kd_route(void *ctx, __u32 ifindex, const struct kd_pkt *pkt,
 				     struct bpf_fib_lookup *fib)
 {
@@ -113,29 +118,109 @@ static __always_inline int kd_send(struct __sk_buff *skb, const struct kd_pkt *p
 	return KD_TO_DEVICE;
 }
 
-KD_SUBPROGRAM int kd_forward_by_route(struct __sk_buff *skb, const struct kd_pkt *pkt)
+/* Whether a device takes the packet; of one that is to be segmented, the segments. */
+static __always_inline bool kd_fits(struct __sk_buff *skb, __u32 device, struct kd_pkt *pkt)
 {
-	struct bpf_fib_lookup fib = {}; /* tot_len stays 0: what gets segmented may be longer than the MTU */
+	__u32 mtu = 0;
+
+	if (!bpf_check_mtu(skb, device, &mtu, 0, BPF_MTU_CHK_SEGS))
+		return true;
+	pkt->mtu = mtu;
+	return false;
+}
+
+KD_SUBPROGRAM int kd_forward_by_route(struct __sk_buff *skb, struct kd_pkt *pkt)
+{
+	bool segmented = skb->gso_size;
+	struct bpf_fib_lookup fib = { .tot_len = segmented ? 0 : pkt->end - ETH_HLEN };
 	long found = kd_route(skb, skb->ifindex, pkt, &fib);
 
 	KD_TRACE(KD_STEP_ROUTE, found, fib.ifindex, NULL);
+	if (found == BPF_FIB_LKUP_RET_FRAG_NEEDED) {
+		pkt->mtu = fib.mtu_result;
+		return KD_TOO_BIG;
+	}
+	if (found != BPF_FIB_LKUP_RET_SUCCESS && found != BPF_FIB_LKUP_RET_NO_NEIGH)
+		return KD_TO_STACK;
+	if (segmented && !kd_fits(skb, fib.ifindex, pkt))
+		return KD_TOO_BIG;
 	if (found == BPF_FIB_LKUP_RET_NO_NEIGH)
 		return kd_forward_to_neighbour(skb, pkt, &fib);
-	if (found != BPF_FIB_LKUP_RET_SUCCESS)
-		return KD_TO_STACK;
 	return kd_send(skb, pkt, &fib);
 }
 
-static __always_inline int kd_forward(struct __sk_buff *skb, const struct kd_pkt *pkt)
+/* Of whom a packet is that leaves this node. */
+static __always_inline __u32 kd_identity_of(const struct __sk_buff *skb, const struct kd_addr *src)
+{
+	struct kd_endpoint *pod = bpf_map_lookup_elem(&kd_endpoints, src);
+
+	if (pod)
+		return pod->identity;
+	return skb->ingress_ifindex ? KD_IDENTITY_WORLD : KD_IDENTITY_HOST;
+}
+
+/* The node whose pod an address is; NULL: none that there is a tunnel to. */
+static __always_inline struct kd_peer *kd_peer_of(const struct kd_addr *addr)
+{
+	struct kd_peer_key key = { .prefixlen = 8 * sizeof(key.addr), .addr = *addr };
+
+	return bpf_map_lookup_elem(&kd_peers, &key);
+}
+
+/* Into the tunnel, whose own program looks up where to. PASS: the destination is behind none. */
+KD_SUBPROGRAM int kd_forward_to_peer(struct __sk_buff *skb, struct kd_pkt *pkt)
+{
+	struct kd_peer *peer = kd_peer_of(&pkt->tuple.dst);
+
+	if (!peer)
+		return KD_PASS;
+	KD_TRACE(KD_STEP_PEER, kd_identity_of(skb, &pkt->tuple.src), tunnel_device,
+		 &(struct kd_tuple){ .dst = peer->node });
+	if (!kd_fits(skb, tunnel_device, pkt))
+		return KD_TOO_BIG;
+	if (kd_decrement_ttl(skb, pkt))
+		return KD_DROP_REWRITE;
+	bpf_redirect(tunnel_device, 0);
+	return KD_TO_DEVICE;
+}
+
+/* A packet that was translated. */
+static __always_inline int kd_forward(struct __sk_buff *skb, struct kd_pkt *pkt)
 {
 	struct kd_endpoint *pod;
+	int result = KD_PASS;
 
 	if (!redirect || pkt->ttl <= 1)
 		return KD_TO_STACK;
 	pod = bpf_map_lookup_elem(&kd_endpoints, &pkt->tuple.dst);
 	if (pod)
 		return kd_forward_to_pod(skb, pkt, pod);
-	return kd_forward_by_route(skb, pkt);
+	if (tunnel_device)
+		result = kd_forward_to_peer(skb, pkt);
+	return result == KD_PASS ? kd_forward_by_route(skb, pkt) : result;
+}
+
+/*
+ * A packet that nothing was to be done with is the stack's, unless it is between pods of two nodes: then the tunnel's
+ * two ends are all that it meets.
+ */
+static __always_inline int kd_enter_tunnel(struct __sk_buff *skb, struct kd_pkt *pkt)
+{
+	int result = KD_PASS;
+
+	if (tunnel_device && redirect && pkt->ttl > 1)
+		result = kd_forward_to_peer(skb, pkt);
+	return result == KD_TOO_BIG ? KD_PASS : result;
+}
+
+/* And at the other end. */
+static __always_inline int kd_leave_tunnel(struct __sk_buff *skb, const struct kd_pkt *pkt)
+{
+	struct kd_endpoint *pod = NULL;
+
+	if (redirect && pkt->ttl > 1)
+		pod = bpf_map_lookup_elem(&kd_endpoints, &pkt->tuple.dst);
+	return pod ? kd_forward_to_pod(skb, pkt, pod) : KD_PASS;
 }
 
 #endif /* KD_FORWARD_H */

@@ -13,10 +13,12 @@
 #include <stdbool.h>
 #include <linux/bpf.h>
 #include <linux/if_packet.h>
+#include <linux/in.h>
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 #include <kd/addr.h>
 #include <kd/config.h>
+#include <kd/forward.h>
 #include <kd/packet.h>
 #include <kd/types.h>
 #include <kd/verdict.h>
@@ -25,23 +27,21 @@
 
 KD_CONFIG(bool, tunnel_ipv6, "nodes reach each other by IPv6") = false;
 
+KD_CONFIG(__u16, tunnel_port, "UDP port of the tunnel on every node; 0: there is none") = 0;
+
 #define KD_TUNNEL_TTL 64
 
-/* Of whom a packet is that leaves this node. */
-static __always_inline __u32 kd_identity_of(const struct __sk_buff *skb, const struct kd_addr *src)
+/* The packets between the tunnel's two ends are no service's, and no flow: what is in them is seen at its device. */
+static __always_inline bool kd_is_tunnel(const struct kd_pkt *pkt, const struct kd_addr *other)
 {
-	struct kd_endpoint *pod = bpf_map_lookup_elem(&kd_endpoints, src);
-
-	if (pod)
-		return pod->identity;
-	return skb->ingress_ifindex ? KD_IDENTITY_WORLD : KD_IDENTITY_HOST;
+	return tunnel_port && pkt->tuple.dport == bpf_htons(tunnel_port) && pkt->tuple.protocol == IPPROTO_UDP &&
+	       bpf_map_lookup_elem(&kd_peer_nodes, other);
 }
 
 /* Tell the tunnel device where this packet goes. */
 static __always_inline int kd_encapsulate(struct __sk_buff *skb, const struct kd_pkt *pkt)
 {
-	struct kd_peer_key key = { .prefixlen = 8 * sizeof(key.addr), .addr = pkt->tuple.dst };
-	struct kd_peer *peer = bpf_map_lookup_elem(&kd_peers, &key);
+	struct kd_peer *peer = kd_peer_of(&pkt->tuple.dst);
 	struct bpf_tunnel_key tunnel = { .tunnel_ttl = KD_TUNNEL_TTL };
 	__u64 flags = BPF_F_ZERO_CSUM_TX; /* IPv4 only: the inner packet has checksums of its own */
 

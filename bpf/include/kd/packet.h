@@ -41,6 +41,7 @@ struct kd_pkt {
 	bool ipv6;
 	bool fragment; /* of several */
 	bool later; /* and not the first: what it has of TCP or UDP is remembered */
+	__u16 mtu; /* of its way on, if it is too big for that */
 	__be32 ident; /* of a fragment's datagram */
 };
 
@@ -54,8 +55,10 @@ struct kd_icmp {
 
 #define KD_ICMP_UNREACHABLE 3
 #define KD_ICMP_UNREACHABLE_PORT 3
+#define KD_ICMP_UNREACHABLE_TOO_BIG 4
 #define KD_ICMPV6_UNREACHABLE 1
 #define KD_ICMPV6_UNREACHABLE_PORT 4
+#define KD_ICMPV6_TOO_BIG 2
 
 /* How a packet of SCTP begins: the header, and the first of the chunks that follow. */
 struct kd_sctp {
@@ -80,6 +83,7 @@ struct kd_sctp {
 
 #define KD_IP_FRAGMENT 0x3fff /* more fragments follow, or this is not the first */
 #define KD_IP_OFFSET 0x1fff
+#define KD_IP_WHOLE 0x4000 /* it must not be cut */
 #define KD_IPV6_FRAGMENT 0xfff9
 #define KD_IPV6_OFFSET 0xfff8
 

@@ -60,8 +60,8 @@ static __always_inline __u32 kd_csum(const void *data, __u32 len, __u32 sum)
 	return bpf_csum_diff(NULL, 0, (__be32 *)data, len, sum);
 }
 
-static __always_inline long kd_unreachable_ipv4(struct __sk_buff *skb, const struct kd_tuple *tuple,
-						 __u32 quoted, __u32 sum)
+static __always_inline long kd_error_ipv4(struct __sk_buff *skb, const struct kd_tuple *tuple,
+					  const struct kd_icmp *error, __u32 quoted, __u32 sum)
 {
 	struct {
 		struct iphdr ip;
@@ -76,7 +76,7 @@ static __always_inline long kd_unreachable_ipv4(struct __sk_buff *skb, const str
 			.saddr = tuple->dst.w[3],
 			.daddr = tuple->src.w[3],
 		},
-		.icmp = { .type = KD_ICMP_UNREACHABLE, .code = KD_ICMP_UNREACHABLE_PORT },
+		.icmp = *error,
 	};
 
 	head.ip.check = kd_csum_fold(kd_csum(&head.ip, sizeof(head.ip), 0));
@@ -84,8 +84,8 @@ static __always_inline long kd_unreachable_ipv4(struct __sk_buff *skb, const str
 	return bpf_skb_store_bytes(skb, ETH_HLEN, &head, sizeof(head), 0);
 }
 
-static __always_inline long kd_unreachable_ipv6(struct __sk_buff *skb, const struct kd_tuple *tuple,
-						 __u32 quoted, __u32 sum)
+static __always_inline long kd_error_ipv6(struct __sk_buff *skb, const struct kd_tuple *tuple,
+					  const struct kd_icmp *error, __u32 quoted, __u32 sum)
 {
 	struct {
 		struct ipv6hdr ip;
@@ -97,7 +97,7 @@ static __always_inline long kd_unreachable_ipv6(struct __sk_buff *skb, const str
 			.nexthdr = IPPROTO_ICMPV6,
 			.hop_limit = KD_REJECT_TTL,
 		},
-		.icmp = { .type = KD_ICMPV6_UNREACHABLE, .code = KD_ICMPV6_UNREACHABLE_PORT },
+		.icmp = *error,
 	};
 	__be32 pseudo[2] = { bpf_htonl(sizeof(head.icmp) + quoted), bpf_htonl(IPPROTO_ICMPV6) };
 
@@ -109,8 +109,8 @@ static __always_inline long kd_unreachable_ipv6(struct __sk_buff *skb, const str
 	return bpf_skb_store_bytes(skb, ETH_HLEN, &head, sizeof(head), 0);
 }
 
-/* The packet becomes an ICMP error about itself. */
-KD_SUBPROGRAM long kd_reject_unreachable(struct __sk_buff *skb, const struct kd_pkt *pkt)
+/* The packet becomes an ICMP error about itself, from where it was to go. */
+KD_SUBPROGRAM long kd_become_error(struct __sk_buff *skb, const struct kd_pkt *pkt, const struct kd_icmp *error)
 {
 	__u32 room = (pkt->ipv6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr)) + sizeof(struct kd_icmp);
 	bool tcp = pkt->tuple.protocol == IPPROTO_TCP && !pkt->fragment;
@@ -127,8 +127,33 @@ KD_SUBPROGRAM long kd_reject_unreachable(struct __sk_buff *skb, const struct kd_
 	sum = kd_csum(quote, quoted, 0);
 	if (bpf_skb_adjust_room(skb, room, BPF_ADJ_ROOM_MAC, 0))
 		return -1;
-	return pkt->ipv6 ? kd_unreachable_ipv6(skb, &pkt->tuple, quoted, sum) :
-			   kd_unreachable_ipv4(skb, &pkt->tuple, quoted, sum);
+	return pkt->ipv6 ? kd_error_ipv6(skb, &pkt->tuple, error, quoted, sum) :
+			   kd_error_ipv4(skb, &pkt->tuple, error, quoted, sum);
+}
+
+static __always_inline long kd_reject_unreachable(struct __sk_buff *skb, const struct kd_pkt *pkt)
+{
+	struct kd_icmp error = {
+		.type = pkt->ipv6 ? KD_ICMPV6_UNREACHABLE : KD_ICMP_UNREACHABLE,
+		.code = pkt->ipv6 ? KD_ICMPV6_UNREACHABLE_PORT : KD_ICMP_UNREACHABLE_PORT,
+	};
+
+	return kd_become_error(skb, pkt, &error);
+}
+
+/* Back through the device that it came from. */
+static __always_inline long kd_return(struct __sk_buff *skb)
+{
+	__u8 macs[2][ETH_ALEN], back[2][ETH_ALEN];
+
+	if (bpf_skb_load_bytes(skb, 0, macs, sizeof(macs)))
+		return -1;
+	__builtin_memcpy(back[0], macs[1], ETH_ALEN);
+	__builtin_memcpy(back[1], macs[0], ETH_ALEN);
+	if (bpf_skb_store_bytes(skb, 0, back, sizeof(back), 0))
+		return -1;
+	bpf_redirect(skb->ifindex, 0);
+	return 0;
 }
 
 /* Whether the device is to fill in the checksum: then the helper leaves alone what is not the pseudo header. */
@@ -201,7 +226,6 @@ KD_SUBPROGRAM long kd_reject_reset(struct __sk_buff *skb, const struct kd_pkt *p
 
 KD_FUNCTION int kd_reject(struct __sk_buff *skb, const struct kd_pkt *pkt, int result)
 {
-	__u8 macs[2][ETH_ALEN], back[2][ETH_ALEN];
 	__u32 plain_off;
 	bool reset;
 
@@ -209,14 +233,9 @@ KD_FUNCTION int kd_reject(struct __sk_buff *skb, const struct kd_pkt *pkt, int r
 		return KD_DROP_REJECT;
 	plain_off = ETH_HLEN + (pkt->ipv6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr));
 	reset = pkt->tuple.protocol == IPPROTO_TCP && !pkt->fragment && pkt->l4_off == plain_off;
-	if (!kd_reject_allowed() || bpf_skb_load_bytes(skb, 0, macs, sizeof(macs)))
+	if (!kd_reject_allowed() || (reset ? kd_reject_reset(skb, pkt) : kd_reject_unreachable(skb, pkt)) ||
+	    kd_return(skb))
 		return KD_DROP_REJECT;
-	__builtin_memcpy(back[0], macs[1], ETH_ALEN);
-	__builtin_memcpy(back[1], macs[0], ETH_ALEN);
-	if ((reset ? kd_reject_reset(skb, pkt) : kd_reject_unreachable(skb, pkt)) ||
-	    bpf_skb_store_bytes(skb, 0, back, sizeof(back), 0))
-		return KD_DROP_REJECT;
-	bpf_redirect(skb->ifindex, 0);
 	return result;
 }
 

@@ -44,7 +44,8 @@ KD_SUBPROGRAM int kd_source_of_node(void *ctx, __u32 ifindex, struct kd_tuple *t
 	found = bpf_fib_lookup(ctx, &fib, sizeof(fib), KD_FIB_SKIP_NEIGH | KD_FIB_SRC);
 	if (found < 0 || found == KD_FIB_NO_SRC_ADDR)
 		return KD_DROP_NO_SOURCE;
-	if (found != BPF_FIB_LKUP_RET_SUCCESS) /* it stays here, or goes nowhere, as the stack will find */
+	/* Else it stays here, or goes nowhere, as the stack will find. Too big is this packet, not those that follow. */
+	if (found != BPF_FIB_LKUP_RET_SUCCESS && found != BPF_FIB_LKUP_RET_FRAG_NEEDED)
 		return KD_CONTINUE;
 	if (ipv6)
 		__builtin_memcpy(&to->src, fib.ipv6_src, sizeof(to->src));

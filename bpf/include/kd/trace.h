@@ -36,6 +36,7 @@ enum kd_step {
 	KD_STEP_REWRITE, /* the packet becomes the tuple */
 	KD_STEP_ICMP, /* an error about a flow; the tuple is what it quotes now */
 	KD_STEP_POD, /* more: its device */
+	KD_STEP_PEER, /* the tuple's destination is the node of its pod. value: identity of the source, more: the tunnel */
 	KD_STEP_ROUTE, /* value: what the kernel's routes say; more: the device */
 	KD_STEP_RESULT, /* value: enum kd_verdict or enum kd_drop */
 };

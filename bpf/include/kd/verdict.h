@@ -28,13 +28,14 @@
 	X(KD_CONTINUE, 0, "the next stage decides")                                                 \
 	X(KD_PASS, 1, "not ours, left as it was to the node's stack")                               \
 	X(KD_TO_STACK, 2, "translated, then left to the node's stack")                              \
-	X(KD_TO_POD, 3, "translated and put into a pod of this node")                               \
-	X(KD_TO_DEVICE, 4, "translated and sent through the device the routes name")                \
+	X(KD_TO_POD, 3, "put into a pod of this node")                                              \
+	X(KD_TO_DEVICE, 4, "sent through the device that leads to its destination")                 \
 	X(KD_AT_SOCKET, 5, "translated at the socket, before there was a packet")                   \
 	X(KD_REJECT_NO_BACKEND, 6, "the service has no backend, which the client was told")         \
 	X(KD_REJECT_NO_SERVICE, 7, "its address has services, but none there; the client was told") \
 	X(KD_ECHO, 8, "an echo request to an address of services, answered")                        \
-	X(KD_TO_PEER, 9, "sent through the tunnel to the node that its pod is on")
+	X(KD_TO_PEER, 9, "sent through the tunnel to the node that its pod is on")                    \
+	X(KD_TOO_BIG, 10, "too big for its way on, which its sender was told")
 
 #define KD_DROP_LIST(X)                                                                             \
 	X(KD_DROP_MALFORMED, -1, "its headers do not fit into its length")                          \
@@ -91,7 +92,8 @@ static __always_inline int kd_finish(struct __sk_buff *skb, int result)
 	kd_count(result, skb->len);
 	if (result < 0)
 		return TC_ACT_SHOT;
-	if (result == KD_TO_POD || result == KD_TO_DEVICE || result == KD_ECHO || kd_is_reject(result))
+	if (result == KD_TO_POD || result == KD_TO_DEVICE || result == KD_ECHO || result == KD_TOO_BIG ||
+	    kd_is_reject(result))
 		return TC_ACT_REDIRECT;
 	return TC_ACT_UNSPEC;
 }
