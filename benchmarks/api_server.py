@@ -93,6 +93,11 @@ def slice_object(service: Service, version: int = _FIRST) -> dict[str, object]:
     }
 
 
+def compact(value: object) -> str:
+    """As API servers write it, in lists and in events alike."""
+    return json.dumps(value, separators=(",", ":"))
+
+
 class ApiServer(ThreadingTCPServer):
     daemon_threads = True
 
@@ -100,8 +105,8 @@ class ApiServer(ThreadingTCPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.services = list(kubeproxy.services(services, endpoints=endpoints))
         self.lists = {
-            "services": [json.dumps(service_object(each)) for each in self.services],
-            "endpointslices": [json.dumps(slice_object(each)) for each in self.services],
+            "services": [compact(service_object(each)) for each in self.services],
+            "endpointslices": [compact(slice_object(each)) for each in self.services],
         }
         self.version = _FIRST
         self.watching = threading.Event()
@@ -122,7 +127,7 @@ class ApiServer(ThreadingTCPServer):
                 "apiVersion": "discovery.k8s.io/v1",
                 **slice_object(after, self.version),
             }
-            line = json.dumps({"type": "MODIFIED", "object": value}, separators=(",", ":")).encode() + b"\n"
+            line = compact({"type": "MODIFIED", "object": value}).encode() + b"\n"
             self.chunks.append(b"%x\r\n%b\r\n" % (len(line), line))
 
     def send(self, gap: int) -> None:

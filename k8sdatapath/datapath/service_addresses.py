@@ -132,6 +132,11 @@ class Addresses:
                 touched |= self._count(moved, service, by)
         return touched
 
+    @property
+    def amiss(self) -> bool:
+        """Whether rows are otherwise than they should be, until the next change."""
+        return bool(self._amiss)
+
     def done(self, plan: AddressRows) -> None:
         """It has been carried out."""
         for address, by in plan.moved.items():

@@ -71,15 +71,19 @@ class Needs:
     @classmethod
     def of(cls, changes: Sequence[Change]) -> Needs:
         """Add them up."""
-        befores = [change.before for change in changes if change.before is not None]
-        afters = [change.after for change in changes if change.after is not None]
-        return cls(
-            frontends=sum(1 + len(s.exposed) for s in afters) - sum(1 + len(s.exposed) for s in befores),
-            services=sum(change.before is None for change in changes),
-            backends=sum(_new_backends(change) for change in changes),
-            slots=sum(room(slot_count(service, scope)) for service in afters for scope in Scope),
-            sources=sum(len(s.source_ranges) + 1 for s in afters if s.source_ranges),  # one for the node
-        )
+        frontends = services = backends = slots = sources = 0
+        for change in changes:
+            before, after = change.before, change.after
+            if before is None:
+                services += 1
+            else:
+                frontends -= 1 + len(before.exposed)
+            if after is not None:
+                frontends += 1 + len(after.exposed)
+                backends += _new_backends(before, after)
+                slots += sum([room(slot_count(after, scope)) for scope in _SCOPES])
+                sources += len(after.source_ranges) + 1 if after.source_ranges else 0  # one for the node
+        return cls(frontends, services, backends, slots, sources)
 
     def __add__(self, other: Needs) -> Needs:
         return Needs(*map(add, astuple(self), astuple(other)))
@@ -98,6 +102,7 @@ class Needs:
         return found
 
 
+_SCOPES = tuple(Scope)
 _RESOURCES = {
     "frontends": "frontends",
     "services": "services",
@@ -184,10 +189,9 @@ def claimed_twice(frontend: Frontend, one: Service, other: Service | None) -> Mo
     return ModelError(f"{frontend} is claimed by two services: {one} and {other}")
 
 
-def _new_backends(change: Change) -> int:
-    if change.after is None:
-        return 0
-    if change.before is None:
-        return len(change.after.backends)
-    have = {backend.key for backend in change.before.backends}
-    return sum(backend.key not in have for backend in change.after.backends)
+def _new_backends(before: Service | None, after: Service) -> int:
+    if before is None:
+        return len(after.backends)
+    stay = set(map(id, before.backends))  # most are the very same values: found without a look at them
+    others = [each for each in after.backends if id(each) not in stay]
+    return sum([before.place_of(each.key) is None for each in others])

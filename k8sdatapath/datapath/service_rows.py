@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
 from math import gcd
+from operator import attrgetter
 from typing import Any
 
 from k8sdatapath.datapath.maglev import maglev_slots, table_size
-from k8sdatapath.datapath.service_steps import Entry
 from k8sdatapath.model import (
     Backend,
     BackendState,
@@ -31,8 +31,8 @@ __all__ = [
     "frontend_key",
     "frontend_rows",
     "members_of_sets",
+    "only_backends_differ",
     "read_service",
-    "same_rows",
     "scope_of",
     "slot_count",
     "slots",
@@ -64,20 +64,23 @@ def frontend_rows(service: Service, number: int) -> dict[FrontendKey, FrontendRo
     }
 
 
-def same_rows(before: Entry, after: Entry) -> bool:
-    """Whether all that :func:`frontend_rows` looks at is the same of both."""
-    one, other = before.service, after.service
-    return (
-        before.number == after.number
-        and one.internal_local == other.internal_local
-        and one.external_local == other.external_local
-        and one.affinity_timeout == other.affinity_timeout
-        and one.selection == other.selection
-        and bool(one.source_ranges) == bool(other.source_ranges)
-        and one.kinds == other.kinds
-        and _has_endpoints(one) == _has_endpoints(other)
-        and one.frontends == other.frontends
-    )
+def only_backends_differ(one: Service, other: Service) -> bool:
+    """Whether all that is written for two services is the same, but for backends and sets."""
+    return _rest(one) == _rest(other) and _has_endpoints(one) == _has_endpoints(other)
+
+
+_rest = attrgetter(
+    "address",
+    "port",
+    "protocol",
+    "selection",
+    "kind",
+    "exposed",
+    "internal_local",
+    "external_local",
+    "affinity_timeout",
+    "source_ranges",
+)
 
 
 def _has_endpoints(service: Service) -> bool:
@@ -104,6 +107,8 @@ def slots(service: Service, ids: Sequence[int], scope: Scope) -> Sequence[int]:
         return ()
     candidates = service.candidates_in(scope)
     if len(candidates) == len(service.backends):
+        if service.alike and service.selection is not Selection.MAGLEV:
+            return ids
         chosen = list(ids)
     else:
         wanted = set(candidates)
@@ -118,16 +123,19 @@ def slots(service: Service, ids: Sequence[int], scope: Scope) -> Sequence[int]:
 
 def members_of_sets(service: Service, ids: Sequence[int]) -> dict[SetKind, Sequence[int]]:
     """The slots of all sets of a service; ``ids`` belong to its backends in order."""
-    sets: dict[SetKind, Sequence[int]] = {SetKind(scope): slots(service, ids, scope) for scope in Scope}
-    sets[SetKind.KEPT] = sorted(set(ids).difference(*sets.values()))
-    return sets
+    cluster, local = slots(service, ids, Scope.CLUSTER), slots(service, ids, Scope.LOCAL)
+    kept = () if cluster is ids else sorted(set(ids).difference(cluster, local))
+    return {SetKind.CLUSTER: cluster, SetKind.LOCAL: local, SetKind.KEPT: kept}
 
 
 def slot_count(service: Service, scope: Scope) -> int:
     """How many slots :func:`slots` will fill."""
     if scope is Scope.LOCAL and not (service.internal_local or service.external_local):
         return 0
-    weights = [backend.weight for backend in service.candidates_in(scope)]
+    candidates = service.candidates_in(scope)
+    if service.alike and service.selection is not Selection.MAGLEV:
+        return len(candidates)
+    weights = [backend.weight for backend in candidates]
     if service.selection is Selection.MAGLEV and weights:
         return table_size(len(weights))
     return sum(in_lowest_terms(weights))

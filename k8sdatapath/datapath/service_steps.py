@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from attrs import define
+from collections.abc import Collection
 
-from k8sdatapath.model import Frontend, Protocol, Service
+from attrs import define, field
+
+from k8sdatapath.datapath.service_plan import Change
+from k8sdatapath.model import Backend, Protocol, Service
 from k8sdatapath.tables.sets import SetKind
 
 __all__ = ["Entry", "Step"]
@@ -18,20 +21,36 @@ class Entry:
     number: int
     ids: list[int]
 
+    def row_of(self, backend: Backend) -> int | None:
+        """The row of the backend that has the address and port of this one."""
+        place = self.service.place_of(backend.key)
+        return None if place is None else self.ids[place]
+
 
 @define
 class Step:
     """One change, prepared: what it leads from and to.
 
-    :ivar known: rows that the backends of ``after`` had before, None for the new ones.
+    :ivar inner: only backends differ.
+    :ivar new: backends of ``after`` that have no row yet, with their places among them.
+    :ivar altered: backends that are treated otherwise now, with their rows.
     :ivar runs: the slots that wait to be committed, by set.
     """
 
-    frontend: Frontend
+    change: Change
     before: Entry | None
     after: Entry | None
-    known: list[int | None]
-    runs: dict[SetKind, tuple[int, int]]
+    inner: bool = False
+    new: list[tuple[int, Backend]] = field(factory=list)
+    altered: list[tuple[int, Backend]] = field(factory=list)
+    runs: dict[SetKind, tuple[int, int]] = field(factory=dict)
+
+    @property
+    def retired(self) -> Collection[int]:
+        """Rows of backends that the service has no more."""
+        if self.before is None:
+            return ()
+        return set(self.before.ids).difference(self.after.ids if self.after is not None else ())
 
     @property
     def ends_datagrams(self) -> bool:
@@ -39,9 +58,6 @@ class Step:
         before, after = self.before, self.after
         if before is None or before.service.protocol is not Protocol.UDP:
             return False
-        if after is None:
+        if after is None or self.retired:
             return True
-        return not (
-            set(before.ids).issubset(after.ids)
-            and set(before.service.frontends).issubset(after.service.frontends)
-        )
+        return not self.inner and not set(before.service.frontends).issubset(after.service.frontends)

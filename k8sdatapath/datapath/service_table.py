@@ -1,13 +1,7 @@
 """ServiceTable: services in, the kernel's service maps out.
 
-The order of writing is what makes every instant valid for live traffic, and every crash harmless:
-
-1. rows of new backends and slots of new sets, in places that nothing names yet;
-2. the sets, each by one 8-byte store: from here on new flows go to the new backends;
-3. frontends: those that go, then those that come or change; one that moves is replaced in place. Rows of
-   whole addresses (see :mod:`~k8sdatapath.datapath.service_addresses`) go before and come after them;
-4. rows of backends that left are marked free: flows that remember them choose anew (UDP at once, TCP with
-   its next connection); established TCP goes on, its conntrack entry holds all it needs.
+How they are written so that every instant is valid for live traffic, and every crash harmless, is told in
+:mod:`~k8sdatapath.datapath.service_maps`.
 
 Nothing is kept outside the kernel. :meth:`ServiceTable.bind` reads the maps back, takes over the numbers that
 are in use and frees what a crash left half-made, so the next plan goes on where the last process stopped.
@@ -19,17 +13,15 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from threading import RLock
-from typing import Any
 
 from attrs import evolve
 
-from k8sdatapath import maps
 from k8sdatapath.component import Pressure, Report
 from k8sdatapath.datapath.contract import Bindable, bind_maps
 from k8sdatapath.datapath.copying import copy_map
 from k8sdatapath.datapath.resolution import Resolution
-from k8sdatapath.datapath.service_addresses import Addresses, AddressRows
 from k8sdatapath.datapath.service_fit import conflicts, possible
+from k8sdatapath.datapath.service_maps import CONTRACT, ServiceMaps
 from k8sdatapath.datapath.service_plan import (
     Change,
     Needs,
@@ -38,53 +30,15 @@ from k8sdatapath.datapath.service_plan import (
     claimed_twice,
     frontends_only,
 )
-from k8sdatapath.datapath.service_rows import (
-    frontend_key,
-    frontend_rows,
-    members_of_sets,
-    read_service,
-    same_rows,
-    scope_of,
-    source_keys,
-)
-from k8sdatapath.datapath.service_steps import Entry, Step
-from k8sdatapath.errors import (
-    CapacityError,
-    ClosedError,
-    ContractError,
-    DatapathError,
-    ServiceNotFoundError,
-    StalePlanError,
-)
-from k8sdatapath.layout import u8
-from k8sdatapath.model import (
-    Backend,
-    BackendState,
-    Frontend,
-    FrontendKind,
-    IPAddress,
-    IPNetwork,
-    Selection,
-    Service,
-)
+from k8sdatapath.datapath.service_rows import frontend_key, scope_of
+from k8sdatapath.datapath.service_steps import Entry
+from k8sdatapath.errors import CapacityError, ClosedError, DatapathError, ServiceNotFoundError, StalePlanError
+from k8sdatapath.model import Backend, BackendState, Frontend, IPAddress, IPNetwork, Selection, Service
 from k8sdatapath.pins import PinDir
 from k8sdatapath.resource import Resource
-from k8sdatapath.tables.backends import BackendRow, BackendRows
-from k8sdatapath.tables.frontends import NO_SERVICE, FrontendKey, FrontendRow
-from k8sdatapath.tables.grace import Numbers
-from k8sdatapath.tables.sets import SetKind, SetRow, Sets, SlotsBlock
-from k8sdatapath.tables.sources import NODE, SourceKey
+from k8sdatapath.tables.sets import SetKind
 
 __all__ = ["CONTRACT", "ServiceTable"]
-
-#: The maps that a service table is made of.
-CONTRACT: Mapping[str, Any] = {
-    "kd_frontends": maps.Hash[FrontendKey, FrontendRow],
-    "kd_sets": maps.Array[SetRow],
-    "kd_slots": maps.Array[SlotsBlock],
-    "kd_backends": maps.Array[BackendRow],
-    "kd_sources": maps.LPMTrie[SourceKey, u8],
-}
 
 _SHOWN = 8  # frontends in the message about one that is not there
 
@@ -98,18 +52,13 @@ class ServiceTable(Resource):
         have ended flows: see :class:`~k8sdatapath.datapath.flow_reaper.FlowReaper`. It must not wait.
     """
 
-    def __init__(
-        self, bound: Mapping[str, Any], owned: ExitStack, pins: PinDir | None, networks: Iterable[IPNetwork]
-    ) -> None:
-        self._bound = bound
-        self._addresses = Addresses(tuple(networks))
+    def __init__(self, content: ServiceMaps, owned: ExitStack, pins: PinDir | None) -> None:
+        self._maps = content
         self._owned = owned
         self._pins = pins  # to be locked before the first change
         self._closed = False
         self._lock = RLock()
-        self._epoch = 0
         self.on_leave: Callable[[], object] | None = None
-        self._adopt()
 
     @classmethod
     def bind(cls, source: Bindable, *, service_networks: Iterable[IPNetwork] = ()) -> ServiceTable:
@@ -126,31 +75,32 @@ class ServiceTable(Resource):
         bound, owned = bind_maps(source, CONTRACT, "a service table")
         with ExitStack() as undo:
             undo.push(owned)
-            table = cls(bound, owned, source if isinstance(source, PinDir) else None, service_networks)
+            content = ServiceMaps(bound, service_networks)
+            table = cls(content, owned, source if isinstance(source, PinDir) else None)
             undo.pop_all()
             return table
 
     # -- reading --
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._maps.entries)
 
     def __iter__(self) -> Iterator[Service]:
         return iter(self.dump())
 
     def __contains__(self, frontend: Frontend) -> bool:
-        return frontend in self._owners
+        return frontend in self._maps.owners
 
     @property
     def frontends(self) -> frozenset[Frontend]:
         """The main frontends of all services."""
         with self._in_use():
-            return frozenset(self._entries)
+            return frozenset(self._maps.entries)
 
     def dump(self) -> tuple[Service, ...]:
         """Every service, in order of address and port. Names are known of those applied by this process."""
         with self._in_use():
-            services = [entry.service for entry in self._entries.values()]
+            services = [entry.service for entry in self._maps.entries.values()]
         return tuple(sorted(services, key=lambda s: (s.address.version, s.address, s.port, s.protocol)))
 
     def get(self, frontend: Frontend) -> Service:
@@ -166,7 +116,7 @@ class ServiceTable(Resource):
         """How many connections (for UDP: flows) each backend has been given, as the programs count them."""
         with self._in_use():
             entry = self._entry(frontend)
-            rows = [self._rows.get(id) for id in entry.ids]
+            rows = [self._maps.rows.get(id) for id in entry.ids]
         return {
             backend: row.flows
             for backend, row in zip(entry.service.backends, rows, strict=True)
@@ -181,11 +131,11 @@ class ServiceTable(Resource):
         """
         frontends_only([frontend])
         with self._in_use():
-            row = self._frontends.get(frontend_key(frontend))
+            row = self._maps.frontends.get(frontend_key(frontend))
             if row is None:
                 raise self._not_found(frontend)
-            ids = self._sets.ids(row.service, SetKind(scope_of(row, outside=outside)))
-            rows = [found for found in map(self._rows.get, ids) if found is not None]
+            ids = self._maps.sets.ids(row.service, SetKind(scope_of(row, outside=outside)))
+            rows = [found for found in map(self._maps.rows.get, ids) if found is not None]
         shares: dict[Backend, float] = {}
         for found in rows:
             backend = Backend(found.addr, found.port, state=BackendState(found.state))
@@ -198,14 +148,7 @@ class ServiceTable(Resource):
         What was freed counts as free, also while it waits for programs that may still read it.
         """
         with self._in_use():
-            sets, slots, rows = self._numbers, self._sets, self._rows
-            return {
-                "kd_frontends": Pressure(len(self._frontends), self._frontends.info.max_entries),
-                "kd_sets": Pressure(sets.size - sets.available, sets.size),
-                "kd_slots": Pressure(slots.size - slots.available, slots.size),
-                "kd_backends": Pressure(rows.size - rows.available, rows.size),
-                "kd_sources": Pressure(len(self._sources), self._sources.info.max_entries),
-            }
+            return self._maps.pressure()
 
     # -- changing --
 
@@ -217,7 +160,7 @@ class ServiceTable(Resource):
         """
         desired = by_frontend(wanted)
         with self._in_use():
-            return self._plan(desired, self._removals(f for f in self._entries if f not in desired))
+            return self._plan(desired, self._removals(f for f in self._maps.entries if f not in desired))
 
     def upsert(self, *services: Service) -> Report:
         """Add these or replace what stands at their frontends; all others stay. All or nothing.
@@ -237,7 +180,7 @@ class ServiceTable(Resource):
         given = frontends_only(frontends)
         with self._in_use():
             self._become_writer()
-            owners = (self._owners[frontend] for frontend in given if frontend in self._owners)
+            owners = (self._maps.owners[frontend] for frontend in given if frontend in self._maps.owners)
             return self._plan({}, self._removals(owners)).apply()
 
     def change(self, upserts: Iterable[Service] = (), removed: Iterable[Frontend] = ()) -> Report:
@@ -273,13 +216,13 @@ class ServiceTable(Resource):
         """Make those of the changes that can be made."""
         changes = self._differences(desired) + self._removals(gone)
         while True:
-            need = self._addresses.needs(changes)
-            room = self._room(need)
-            if need.over(room) or any(conflicts(changes, self._owners)):
-                needs = self._addresses.trial()
-                changes = possible(changes, room, needs, self._owners, self._stands, refused)
+            need = self._maps.addresses.needs(changes)
+            room = self._maps.room(need)
+            if need.over(room) or any(conflicts(changes, self._maps.owners)):
+                needs = self._maps.addresses.trial()
+                changes = possible(changes, room, needs, self._maps.owners, self._stands, refused)
             try:
-                return self._apply(changes, self._epoch) if changes else Report()
+                return self._apply(changes, self._maps.epoch) if changes else Report()
             except CapacityError as error:  # slots enough, but not in a row: leave out the longest
                 longest = max(changes, key=lambda change: Needs.of([change]).slots)
                 refused[longest.frontend] = error
@@ -293,44 +236,28 @@ class ServiceTable(Resource):
         """
         with self._in_use():
             self._become_writer()
-            moved = self._addresses.own != set(addresses)
-            self._addresses.own_are(addresses)
-            if moved:
-                self._let_node_in()
-            self._write_frontends((), self._addresses.plan(()))
-
-    def _let_node_in(self) -> None:
-        """Bring the entries for the node itself to what its addresses are now."""
-        limited = [entry for entry in self._entries.values() if entry.service.source_ranges]
-        keys = {entry.number: SourceKey.of(entry.number, NODE) for entry in limited}
-        may = {keys[entry.number] for entry in limited if self._lets_node_in(entry.service)}
-        self._sources.update_many((key, 1) for key in may)
-        self._sources.delete_many(key for key in keys.values() if key not in may)
-
-    def _lets_node_in(self, service: Service) -> bool:
-        return any(own in network for network in service.source_ranges for own in self._addresses.own)
+            self._maps.own_are(addresses)
 
     def _plan(self, desired: Mapping[Frontend, Service], gone: list[Change]) -> ServicePlan:
         changes = self._differences(desired)
         unchanged = len(desired) - len(changes)
         changes += gone
-        for change, frontend, owner in conflicts(changes, self._owners):
+        for change, frontend, owner in conflicts(changes, self._maps.owners):
             raise claimed_twice(frontend, self._stands(owner), change.after)
-        need = self._addresses.needs(changes)
-        if over := need.over(self._room(need)):
+        need = self._maps.addresses.needs(changes)
+        if over := need.over(self._maps.room(need)):
             resource, needed, free = over
-            in_all = {"frontends": self._frontend_rows, "services": len(self._entries)}
-            used = len(self._sources) if resource == "source ranges" else in_all.get(resource, 0)
+            used = self._maps.used(resource)
             raise CapacityError(resource, used + needed, used + free)
-        return ServicePlan(tuple(changes), unchanged, self, self._epoch)
+        return ServicePlan(tuple(changes), unchanged, self, self._maps.epoch)
 
     def _stands(self, frontend: Frontend) -> Service:
-        return self._entries[frontend].service
+        return self._maps.entries[frontend].service
 
     def _differences(self, desired: Mapping[Frontend, Service]) -> list[Change]:
         changes = []
         for frontend, service in desired.items():
-            entry = self._entries.get(frontend)
+            entry = self._maps.entries.get(frontend)
             if entry is None:
                 changes.append(Change(frontend, None, service))
             elif entry.service != service:
@@ -341,167 +268,32 @@ class ServiceTable(Resource):
 
     def _removals(self, frontends: Iterable[Frontend]) -> list[Change]:
         """Of the services that have these as main frontends."""
-        there = dict.fromkeys(frontend for frontend in frontends if frontend in self._entries)
-        return [Change(frontend, self._entries[frontend].service, None) for frontend in there]
-
-    @property
-    def _frontend_rows(self) -> int:
-        """How many there are when all rows of whole addresses are as they should be."""
-        return len(self._owners) + self._addresses.count
-
-    def _room(self, need: Needs) -> Needs:
-        """What can still be taken; source ranges are counted only if one is needed."""
-        used = len(self._sources) if need.sources else 0
-        return Needs(
-            frontends=self._frontends.info.max_entries - self._frontend_rows,
-            services=self._numbers.available,
-            backends=self._rows.available + len(self._garbage),
-            slots=self._sets.available,
-            sources=self._sources.info.max_entries - used,
-        )
+        there = dict.fromkeys(frontend for frontend in frontends if frontend in self._maps.entries)
+        return [Change(frontend, self._maps.entries[frontend].service, None) for frontend in there]
 
     def _become_writer(self) -> None:
         """Lock the pin directory, and look again: somebody may have written since the table was bound."""
         if self._pins is not None:
             self._owned.enter_context(self._pins.lock())
             self._pins = None
-            before = {entry.service for entry in self._entries.values()}
-            self._adopt()
-            if before != {entry.service for entry in self._entries.values()}:
-                self._epoch += 1
+            before = {entry.service for entry in self._maps.entries.values()}
+            self._maps.adopt()
+            if before != {entry.service for entry in self._maps.entries.values()}:
+                self._maps.epoch += 1
 
     def _apply(self, changes: Sequence[Change], epoch: int) -> Report:
         with self._in_use():
             self._become_writer()
-            if epoch != self._epoch:
+            if epoch != self._maps.epoch:
                 raise StalePlanError("the service table has changed since this plan was made: plan again")
             started = time.perf_counter()
-            while self._garbage:
-                self._rows.remove(self._garbage.pop())
-            steps = self._prepare(changes)
-            self._epoch += 1
-            try:
-                report = self._commit(steps, changes)
-            except BaseException:  # whatever got through is in the kernel: start again from what it says
-                self._adopt()
-                raise
-            return Report(*report, seconds=time.perf_counter() - started)
-
-    def _prepare(self, changes: Sequence[Change]) -> list[Step]:
-        """Write what nothing names yet: rows of new backends, slots of new sets; or nothing, and an error."""
-        steps: list[Step] = []
-        known = [self._known_ids(change) for change in changes]
-        new = [
-            (backend, change.after.protocol)
-            for change, ids in zip(changes, known, strict=True)
-            if change.after is not None
-            for backend, id in zip(change.after.backends, ids, strict=True)
-            if id is None
-        ]
-        made = self._rows.add(new)
-        try:
-            unused = iter(made)
-            for change, ids in zip(changes, known, strict=True):
-                entry = self._entries.get(change.frontend)
-                step = Step(change.frontend, entry, None, ids, {})
-                steps.append(step)
-                if change.after is not None:
-                    rows = [next(unused) if id is None else id for id in ids]
-                    step.after = Entry(change.after, -1 if entry is None else entry.number, rows)
-                    for kind, members in members_of_sets(change.after, rows).items():
-                        step.runs[kind] = self._sets.prepare(members)
-            numbers = iter(self._numbers.take_many(sum(change.before is None for change in changes)))
-        except BaseException:
-            self._rows.put_back(made)
-            for step in steps:
-                for run in step.runs.values():
-                    self._sets.put_back(run)
-            raise
-        for step in steps:
-            if step.before is None and step.after is not None:
-                step.after.number = next(numbers)
-        return steps
-
-    def _known_ids(self, change: Change) -> list[int | None]:
-        """Row ids of the backends that have a row already, in the order of the service as it will be."""
-        if change.after is None:
-            return []
-        entry = self._entries.get(change.frontend)
-        if entry is None:
-            return [None] * len(change.after.backends)
-        have = zip(entry.service.backends, entry.ids, strict=True)
-        rows = {backend.key: id for backend, id in have}
-        return [rows.get(backend.key) for backend in change.after.backends]
-
-    def _commit(self, steps: list[Step], changes: Sequence[Change]) -> tuple[int, int, int]:
-        kept = [(step, step.after) for step in steps if step.after is not None]
-        gone = [(step, step.before) for step in steps if step.after is None and step.before is not None]
-        for step, after in kept:
-            for backend, id in zip(after.service.backends, step.known, strict=True):
-                if id is not None:
-                    self._rows.update(id, backend)
-        wider = [
-            key
-            for _, after in kept
-            for key in source_keys(after.service, after.number, node=self._lets_node_in(after.service))
-        ]
-        narrower = [
-            key
-            for step in steps
-            if step.before
-            for key in source_keys(step.before.service, step.before.number, node=True)
-        ]
-        self._sources.update_many((key, 1) for key in wider)
-        self._sets.commit(
-            (after.number, scope, run) for step, after in kept for scope, run in step.runs.items()
-        )
-        self._write_frontends(steps, self._addresses.plan(changes))
-        self._sources.delete_many(set(narrower).difference(wider))
-        self._sets.commit((before.number, kind, (0, 0)) for _, before in gone for kind in SetKind)
-        for step in steps:
-            self._retire(step)
-        for step, before in gone:
-            self._numbers.give(before.number)
-            del self._entries[step.frontend]
-        for step, after in kept:
-            self._entries[step.frontend] = after
-        self._set_owners(steps)
-        if self.on_leave is not None and any(step.ends_datagrams for step in steps):
-            self.on_leave()
-        added = sum(step.before is None for step, _ in kept)
-        return added, len(kept) - added, len(gone)
-
-    def _write_frontends(self, steps: Sequence[Step], whole: AddressRows) -> None:
-        """Take away what no service has any more, then add and change; what moves is replaced in place."""
-        had: dict[FrontendKey, FrontendRow] = {}
-        have: dict[FrontendKey, FrontendRow] = {}
-        for step in steps:
-            if step.before is not None and step.after is not None and same_rows(step.before, step.after):
-                continue
-            if step.before is not None:
-                had |= frontend_rows(step.before.service, step.before.number)
-            if step.after is not None:
-                have |= frontend_rows(step.after.service, step.after.number)
-        self._frontends.delete_many([*whole.keys_gone, *(had.keys() - have.keys())])
-        changed = [(key, row) for key, row in have.items() if had.get(key) != row]
-        self._frontends.update_many([*changed, *whole.rows_come])
-        self._addresses.done(whole)
-
-    def _set_owners(self, steps: Sequence[Step]) -> None:
-        for step in steps:
-            for frontend in step.before.service.frontends if step.before is not None else ():
-                self._owners.pop(frontend, None)
-        for step in steps:
-            for frontend in step.after.service.frontends if step.after is not None else ():
-                self._owners[frontend] = step.frontend
-
-    def _retire(self, step: Step) -> None:
-        """Free the rows of backends that this step took out of their service."""
-        if step.before is not None:
-            stay = set(step.after.ids) if step.after is not None else set()
-            for id in step.before.ids:
-                if id not in stay:
-                    self._rows.remove(id)
+            steps = self._maps.write(changes)
+            if self.on_leave is not None and any(step.ends_datagrams for step in steps):
+                self.on_leave()
+            added = sum(step.before is None for step in steps)
+            removed = sum(step.after is None for step in steps)
+            seconds = time.perf_counter() - started
+            return Report(added, len(steps) - added - removed, removed, seconds)
 
     def verify(self) -> tuple[Frontend, ...]:
         """Compare the maps with what was written to them; where they differ, go on from what they hold.
@@ -512,34 +304,16 @@ class ServiceTable(Resource):
         :raises ContractError: they hold what no service table writes.
         """
         with self._in_use():
-            before = self._entries
-            rows = {key: row for key, row in self._frontends.items() if row.service != NO_SERVICE}
-            ranges = set(self._sources)
-            wrong = [f for f, entry in before.items() if not self._stands_as(entry, rows, ranges)]
-            strange = {row.service for row in rows.values()}
-            wrong += [f for f, entry in before.items() if entry.number in strange and f not in wrong]
-            if not wrong and not rows:
+            content = self._maps
+            before = content.entries
+            wrong, more = content.differing()
+            if not wrong and not more:
                 return ()
-            self._adopt()
-            self._epoch += 1
-            for frontend in before.keys() & self._entries.keys() - set(wrong):
-                self._entries[frontend] = before[frontend]  # they know names
-            return tuple(dict.fromkeys([*wrong, *(f for f in self._entries if f not in before)]))
-
-    def _stands_as(self, entry: Entry, rows: dict[FrontendKey, FrontendRow], ranges: set[SourceKey]) -> bool:
-        """Whether a service is in the maps as it was written; takes its own out of the rows of frontends."""
-        service, ids = entry.service, entry.ids
-        wanted = frontend_rows(service, entry.number)
-        found = {key: rows.pop(key, None) for key in wanted}
-        return (
-            found == wanted
-            and ranges.issuperset(source_keys(service, entry.number, node=self._lets_node_in(service)))
-            and all(self._rows.holds(id, each) for id, each in zip(ids, service.backends, strict=True))
-            and all(
-                list(members) == self._sets.ids(entry.number, kind)
-                for kind, members in members_of_sets(service, ids).items()
-            )
-        )
+            content.adopt()
+            content.epoch += 1
+            for frontend in before.keys() & content.entries.keys() - set(wrong):
+                content.entries[frontend] = before[frontend]  # they know names
+            return tuple(dict.fromkeys([*wrong, *(f for f in content.entries if f not in before)]))
 
     # -- going to other maps --
 
@@ -556,68 +330,24 @@ class ServiceTable(Resource):
         with ExitStack() as undo, self._in_use():
             undo.push(owned)
             for name, new in bound.items():
-                copy_map(self._bound[name], new)
+                copy_map(self._maps.bound[name], new)
             switch()
             undo.pop_all()
             self._owned.close()
-            self._owned, self._bound, self._epoch = owned, bound, self._epoch + 1
-            self._open_maps([entry.number for entry in self._entries.values()])
-
-    # -- taking over what is in the kernel --
-
-    def _open_maps(self, numbers: Collection[int]) -> None:
-        """Ready to write to the bound maps, where services of these numbers are."""
-        from k8sdatapath.pybpf.memory import wait_for_programs
-
-        self._frontends: maps.Hash[FrontendKey, FrontendRow] = self._bound["kd_frontends"]
-        self._sources: maps.LPMTrie[SourceKey, int] = self._bound["kd_sources"]
-        self._sets = Sets(self._bound["kd_sets"], self._bound["kd_slots"], wait_for_programs, numbers)
-        self._rows = BackendRows(self._bound["kd_backends"], wait_for_programs)
-        self._numbers = Numbers("services", self._sets.services, wait_for_programs, numbers)
-
-    def _adopt(self) -> None:
-        try:
-            self._read()
-        except (IndexError, KeyError, ValueError, MemoryError) as error:
-            raise ContractError(f"the maps hold what no service table has written: {error}") from error
-
-    def _read(self) -> None:
-        found: dict[int, list[tuple[FrontendKey, FrontendRow]]] = {}
-        whole: dict[IPAddress, FrontendKind] = {}
-        for key, row in self._bound["kd_frontends"].items():
-            if row.service == NO_SERVICE:
-                whole[key.addr] = FrontendKind(row.kind)
-            else:
-                found.setdefault(row.service, []).append((key, row))
-        self._open_maps(found)
-        sources: dict[int, list[IPNetwork]] = {}
-        for source in self._sources:
-            if source.network != NODE:
-                sources.setdefault(source.service, []).append(source.network)
-        rows = {row.id: row for row in self._rows.all()}
-        self._entries: dict[Frontend, Entry] = {}
-        self._owners: dict[Frontend, Frontend] = {}
-        for number, frontends in found.items():
-            sets = {kind: self._sets.ids(number, kind) for kind in SetKind}
-            service, ids = read_service(frontends, sets, rows, sources.get(number, ()))
-            self._entries[service.frontend] = Entry(service, number, ids)
-            self._owners |= dict.fromkeys(service.frontends, service.frontend)
-        self._addresses.adopt((entry.service for entry in self._entries.values()), whole)
-        named = {id for entry in self._entries.values() for id in entry.ids}
-        # Rows that no set names are left by a crash between two steps. The first change frees them.
-        self._garbage = [id for id in rows if id not in named]
+            self._owned = owned
+            self._maps.go_on_in(bound)
 
     # -- life --
 
     def _entry(self, frontend: Frontend) -> Entry:
         try:
-            return self._entries[self._owners[frontend]]
+            return self._maps.entries[self._maps.owners[frontend]]
         except (KeyError, TypeError):  # TypeError: it has no hash
             frontends_only([frontend])
             raise self._not_found(frontend) from None
 
     def _not_found(self, frontend: Frontend) -> ServiceNotFoundError:
-        there = (each for each in self._owners if each.address == frontend.address)
+        there = (each for each in self._maps.owners if each.address == frontend.address)
         others = sorted(there, key=lambda each: (each.port, each.protocol))
         return ServiceNotFoundError(str(frontend), tuple(map(str, others[:_SHOWN])))
 
@@ -633,8 +363,8 @@ class ServiceTable(Resource):
         with self._lock:
             if not self._closed:
                 self._closed = True
-                del self._sets, self._rows  # they see the maps' memory, which would stay with them
+                self._maps.let_go()
                 self._owned.close()
 
     def __repr__(self) -> str:
-        return f"<ServiceTable {len(self._entries)}/{self._frontends.info.max_entries} services>"
+        return f"<ServiceTable {len(self._maps.entries)}/{self._maps.frontends.info.max_entries} services>"

@@ -10,6 +10,8 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
+from io import BufferedReader
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
@@ -18,6 +20,7 @@ from kubernetes.client.rest import RESTClientObject
 from kubernetes.config import ConfigException
 from urllib3.exceptions import HTTPError
 
+from k8sdatapath.kube.chunks import Chunks
 from k8sdatapath.kube.patience import Patience
 from k8sdatapath.kube.wire import GarbledError, Notice, notice, parse
 from k8sdatapath.resource import Resource
@@ -162,13 +165,9 @@ class Answer(Resource):
                 raise GarbledError(f"a line of more than {_MAX_LINE} bytes")
 
     def _chunks(self) -> Iterator[bytes]:
-        response = self._response
         try:
-            if response.chunked and response.supports_chunked_reads():
-                yield from response.read_chunked(_CHUNK)
-            else:
-                while chunk := response.read1(_CHUNK):
-                    yield chunk
+            while chunk := self._response.read1(_BUFFER):
+                yield chunk
         except (HTTPError, OSError, ValueError) as error:
             raise UnreachableError(_sentence(error)) from error
 
@@ -231,7 +230,17 @@ def _telling(pool: type[Any], handle: _Handle) -> type[Any]:
         def __init__(self, sock: socket.socket, *given: Any, **named: Any) -> None:
             super().__init__(sock, *given, **named)
             self.fp.close()  # type: ignore[has-type]
-            self.fp = sock.makefile("rb", _BUFFER)
+            stream = BufferedReader(sock.makefile("rb", 0), _BUFFER)
+            self.fp = stream
+            self._chunks = Chunks(partial(stream.read1, _BUFFER))
+
+        def read1(self, n: int = -1) -> bytes:
+            if not self.chunked or self.fp is None:
+                return super().read1(n)  # type: ignore[no-any-return]
+            data = self._chunks.read()
+            if self._chunks.ended:
+                self.close()
+            return data
 
     class Connection(pool.ConnectionCls):  # type: ignore[misc,name-defined]
         response_class = Response

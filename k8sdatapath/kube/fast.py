@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
+from operator import attrgetter
 from socket import AF_INET, AF_INET6, inet_pton
 from sys import intern
 from typing import Any, Generic, Self, TypeVar
@@ -23,6 +24,9 @@ from k8sdatapath.model import IPAddress, Protocol, Selection
 __all__ = ["FastReader"]
 
 T = TypeVar("T")
+
+
+_NONE = msgspec.Raw(b"null")
 
 
 class _Fields(msgspec.Struct, gc=False):
@@ -105,9 +109,11 @@ class _Endpoint(_Fields):
 
 
 class _Slice(_Object, kw_only=True):
+    """What it is made of is known from earlier, nearly all: not read again, but recognised by its bytes."""
+
     addressType: str
-    endpoints: list[_Endpoint] | None = None
-    ports: list[_Port] | None = None
+    endpoints: list[msgspec.Raw] | None = None
+    ports: msgspec.Raw = _NONE
 
 
 class _Event(_Fields, Generic[T]):
@@ -126,6 +132,10 @@ class _List(_Fields):
 
 
 _list = msgspec.json.Decoder(_List)
+_endpoints = msgspec.json.Decoder(_Endpoint)
+_port_list = msgspec.json.Decoder(list[_Port] | None)
+_address_of = attrgetter("address")
+_time = lru_cache(1024)(decode.unix_time)  # in whole seconds, so that many changes have the same
 _REFUSED = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
 
 
@@ -226,30 +236,63 @@ def _service(value: _Service, where: str) -> KubeService | None:
 def _slice(value: _Slice, where: str) -> EndpointSlice | None:
     own = value.metadata
     labels, annotations = own.labels, own.annotations
-    version = _FAMILIES.get(value.addressType)
-    ports = _ports(value.ports or ())
-    if version is None or ports is None or labels is None or labels.service is None or not _named(own):
+    version, family = _FAMILIES.get(value.addressType, (0, None))
+    ports = _ports_of(bytes(value.ports))
+    if family is None or ports is None or labels is None or labels.service is None or not _named(own):
         return None
-    endpoints = []
-    for each in value.endpoints or ():
-        address = _address(each.addresses[0]) if len(each.addresses) == 1 else None
-        if address is None or address.version != version:
-            return None
-        conditions, hints = each.conditions or _NO_CONDITIONS, each.hints
-        endpoints.append(
-            Endpoint(
-                address,
-                conditions.ready is not False,
-                conditions.serving is not False,
-                conditions.terminating is True,
-                intern(each.nodeName or ""),
-                *(() if hints is None else (_hinted(hints.forNodes), _hinted(hints.forZones))),
-            )
-        )
-    triggered = decode.unix_time(annotations.triggered) if annotations is not None else 0.0
+    endpoints = tuple(map(_known, map(bytes, value.endpoints or ())))
+    if not all(endpoints) or set(map(type, map(_address_of, endpoints))) - {family}:
+        return None
+    told = annotations.triggered if annotations is not None else None
     return EndpointSlice(
-        own.namespace, own.name, labels.service, version, ports, tuple(endpoints), triggered, where=where
+        own.namespace,
+        own.name,
+        labels.service,
+        version,
+        ports,
+        endpoints,  # type: ignore[arg-type]
+        _time(told) if type(told) is str else 0.0,
+        where=where,
     )
+
+
+class _Memory(dict[bytes, Endpoint | None]):
+    """Endpoints by their bytes. With one of a slice that changes, all the others are told again."""
+
+    def __missing__(self, raw: bytes) -> Endpoint | None:
+        if len(self) >= _REMEMBERED:
+            self.clear()
+        found = self[raw] = _endpoint(raw)
+        return found
+
+
+def _endpoint(raw: bytes) -> Endpoint | None:
+    """One of a slice, unless it is not ordinary."""
+    try:
+        value = _endpoints.decode(raw)
+    except _REFUSED:
+        return None
+    address = _address(value.addresses[0]) if len(value.addresses) == 1 else None
+    if address is None:
+        return None
+    conditions, hints = value.conditions or _NO_CONDITIONS, value.hints
+    return Endpoint(
+        address,
+        conditions.ready is not False,
+        conditions.serving is not False,
+        conditions.terminating is True,
+        intern(value.nodeName or ""),
+        *(() if hints is None else (_hinted(hints.forNodes), _hinted(hints.forZones))),
+    )
+
+
+@lru_cache(4096)
+def _ports_of(raw: bytes) -> tuple[Port, ...] | None:
+    """Those of a slice, if they are ordinary: the same few for all slices of a cluster."""
+    try:
+        return _ports(_port_list.decode(raw) or ())
+    except _REFUSED:
+        return None
 
 
 def _named(own: _Metadata) -> bool:
@@ -284,9 +327,8 @@ def _port(name: str, number: int, protocol: Protocol, node: int) -> Port:
     return Port(name, number, protocol, node)
 
 
-@lru_cache(1 << 17)
 def _address(text: str) -> IPAddress | None:
-    """One that a pod or a Service can have. Remembered: with one endpoint of a slice all are told again."""
+    """One that a pod or a Service can have."""
     try:
         packed = inet_pton(AF_INET6 if ":" in text else AF_INET, text)
     except (OSError, ValueError):
@@ -310,8 +352,10 @@ def _set(names: tuple[str, ...]) -> frozenset[str]:
 
 
 _NOWHERE: frozenset[str] = frozenset()
+_REMEMBERED = 1 << 18
+_known = _Memory().__getitem__
 _NO_CONDITIONS = _Conditions()
-_FAMILIES = {"IPv4": 4, "IPv6": 6}
+_FAMILIES = {"IPv4": (4, IPv4Address), "IPv6": (6, IPv6Address)}
 _POLICIES = ("Cluster", "Local")
 _PROTOCOLS = {None: Protocol.TCP, "TCP": Protocol.TCP, "UDP": Protocol.UDP}  # SCTP is not ordinary
 _Maker = Callable[[Any, str], KubeObject | None]

@@ -72,6 +72,11 @@ class Endpoint:
     """Nodes whose clients it is meant for; likewise ``zone_hints``."""
     zone_hints: frozenset[str] = _NO_HINTS
 
+    @property
+    def ordinary(self) -> bool:
+        """Whether it is ready, and for everybody."""
+        return self.ready and not self.node_hints and not self.zone_hints
+
 
 @frozen
 class EndpointSlice:

@@ -178,9 +178,13 @@ def _service(
 def _copies(port: Port, version: int, slices: Iterable[EndpointSlice]) -> Iterator[tuple[Endpoint, int]]:
     for part in slices:
         if part.version == version:
-            for own in part.ports:
-                if own.name == port.name and own.protocol is port.protocol:
-                    yield from ((endpoint, own.number) for endpoint in part.endpoints)
+            for number in numbers_in(part, port):
+                yield from ((endpoint, number) for endpoint in part.endpoints)
+
+
+def numbers_in(part: EndpointSlice, port: Port) -> list[int]:
+    """The ports of endpoints of a slice that a port of their Service leads to."""
+    return [own.number for own in part.ports if own.name == port.name and own.protocol is port.protocol]
 
 
 def health_check(

@@ -21,6 +21,7 @@ from k8sdatapath.kube.frontends import (
     trespasses,
 )
 from k8sdatapath.kube.objects import EndpointSlice, KubeNode, KubePod, KubeService
+from k8sdatapath.kube.refill import plain, refilled
 from k8sdatapath.kube.translate import HealthCheck, health_check, host_ports_of, services_of
 from k8sdatapath.kube.view import NodeView
 from k8sdatapath.model import Frontend, Service
@@ -50,10 +51,12 @@ class _Owner:
     claims: tuple[Claim, ...] = ()
     strays: tuple[str, ...] = ()
     """Notes about what it may not even claim."""
-    services: Mapping[Frontend, Service] = field(factory=dict)
+    services: dict[Frontend, Service] = field(factory=dict)
     check: HealthCheck | None = None
     notes: tuple[str, ...] = ()
     error: ManifestError | ModelError | None = None
+    plain: bool = False
+    """Whether it can be refilled."""
 
 
 class ServiceTranslator:
@@ -90,6 +93,8 @@ class ServiceTranslator:
         """Owners whose claims may differ."""
         self._dirty: defaultdict[ObjectKey, set[ObjectKey]] = defaultdict(set)
         """Owners whose services may differ, and the objects which that is for."""
+        self._former: dict[ObjectKey, EndpointSlice | None] = {}
+        """Slices that have changed, as they were."""
         self._errors: dict[ObjectKey, Exception | None] = {}
         self._renote = False
         self._recheck = False
@@ -153,6 +158,7 @@ class ServiceTranslator:
             self._slices[namespace, name] = now
         if before == now:
             return
+        self._former.setdefault(key, before)
         if before is not None:
             parts = self._parts[namespace, before.service]
             del parts[name]
@@ -199,9 +205,14 @@ class ServiceTranslator:
             owner = self._owners.get(key)
             if owner is None:  # slices without a Service
                 continue
+            why = (key, *(reasons - {key}))
+            changed = self._refill(key, owner, reasons) if owner.plain else None
+            if changed is not None:
+                upserts += changed.values()
+                causes |= dict.fromkeys(changed, why)
+                continue
             before = owner.services
             self._make(key, owner)
-            why = (key, *(reasons - {key}))
             for frontend, service in owner.services.items():
                 known = before.get(frontend)
                 if known is None or known != service or known.name != service.name:
@@ -218,6 +229,7 @@ class ServiceTranslator:
         told, errors = tuple(self._told.values()), self._errors
         self._told, self._errors = {}, {}
         self._dirty.clear()
+        self._former.clear()
         self._sum_up()
         return NodeDelta(
             upserts=tuple(upserts),
@@ -273,6 +285,31 @@ class ServiceTranslator:
                 for claim in (*had, *rivals):
                     self._dirty[_key(claim.owner)] |= reasons
 
+    def _refill(
+        self, key: ObjectKey, owner: _Owner, reasons: set[ObjectKey]
+    ) -> Mapping[Frontend, Service] | None:
+        """Change the services of a plain owner by what has changed in its slices, if that is all that has."""
+        service = owner.object
+        if not isinstance(service, KubeService) or not self._former.keys() >= reasons:
+            return None
+        swaps = []
+        for reason in reasons:
+            was, now = self._former[reason], self._slices.get(reason[1:])
+            swaps.append(
+                (
+                    was if was is not None and was.service == service.name else None,
+                    now if now is not None and now.service == service.name else None,
+                )
+            )
+        changed = refilled(service, owner.claims, owner.services, swaps, self._view)
+        if changed is None:
+            return None
+        owner.services |= changed
+        if owner.check is not None:
+            owner.check = health_check(service, self._parts.get(key[1:], {}).values(), self._view)
+            self._recheck = True
+        return changed
+
     def _make(self, key: ObjectKey, owner: _Owner) -> None:
         """Make the services of an owner anew."""
         won: Won = {}
@@ -305,6 +342,11 @@ class ServiceTranslator:
         self._renote |= told != owner.notes
         self._recheck |= check != owner.check
         owner.notes, owner.check = told, check
+        owner.plain = (
+            error is None
+            and isinstance(owner.object, KubeService)
+            and plain(owner.object, self._parts.get(key[1:], {}).values(), owner.services)
+        )
 
     def _sum_up(self) -> None:
         if self._recheck:

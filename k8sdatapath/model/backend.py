@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from enum import IntEnum
-from functools import cached_property
 
 from attrs import field, frozen
 
@@ -66,10 +65,15 @@ class Backend:
     cluster: bool = field(default=True, converter=flag, kw_only=True)
     local: bool = field(default=False, converter=flag, kw_only=True)
 
-    @cached_property
-    def key(self) -> tuple[int, int]:
-        """Address and port, by which it is looked up: an int is hashed far quicker than an address."""
-        return int(self.address), self.port
+    key: tuple[int, int] = field(init=False, eq=False, repr=False)
+    """Address and port, by which it is looked up: an int is hashed far quicker than an address."""
+    role: int = field(init=False, eq=False, repr=False)
+    """All that says which new flows it is given, in one number that is quick to compare."""
+
+    def __attrs_post_init__(self) -> None:
+        put = object.__setattr__
+        put(self, "key", (int(self.address), self.port))
+        put(self, "role", self.state | self.cluster << 2 | self.local << 3 | self.weight << 4)
 
     def __str__(self) -> str:
         return place(self.address, self.port)

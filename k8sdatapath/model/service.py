@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable
 from enum import IntEnum
 from functools import cached_property
 from itertools import pairwise
 from operator import attrgetter
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Self
 
-from attrs import field, frozen
+from attrs import field, fields, frozen
 
 from k8sdatapath.errors import ModelError
 from k8sdatapath.model.address import IPAddress, IPNetwork, is_special, shown
@@ -22,7 +23,7 @@ from k8sdatapath.model.frontend import Exposure, Frontend, FrontendKind, Protoco
 
 __all__ = ["MAX_AFFINITY", "Selection", "Service"]
 
-_key = attrgetter("key")
+_key, _role, _address = attrgetter("key"), attrgetter("role"), attrgetter("address")
 
 MAX_AFFINITY = 86400
 """The longest timeout of affinity, in seconds: a day, as in Kubernetes."""
@@ -64,9 +65,9 @@ def _to_backends(backends: Iterable[Backend]) -> tuple[Backend, ...]:
     if isinstance(backends, Backend):
         raise ModelError("backends is an iterable of Backend; this is a single one")
     given = list(backends)
-    for backend in given:
-        if type(backend) is not Backend:
-            raise ModelError(f"{shown(backend)} is not a Backend")
+    if set(map(type, given)) - {Backend}:
+        strange = next(each for each in given if type(each) is not Backend)
+        raise ModelError(f"{shown(strange)} is not a Backend")
     given.sort(key=_key)
     if len(set(map(_key, given))) < len(given):
         twice = next(one for one, other in pairwise(given) if one.key == other.key)
@@ -142,9 +143,7 @@ class Service:
 
     def __attrs_post_init__(self) -> None:
         family = type(self.address)
-        for backend in self.backends:
-            if type(backend.address) is not family:
-                self._strange(f"backend {backend}", backend.address.version)
+        self._check_backends(self.backends)
         if self.exposed:
             places = {(int(self.address), self.port)}
             for count, each in enumerate(self.exposed, 2):
@@ -153,8 +152,6 @@ class Service:
                 places.add((int(each.address), each.port))
                 if len(places) < count:
                     raise ModelError(f"exposure {each} is given twice, or is the frontend of the service")
-        if self.protocol is Protocol.SCTP:
-            self._check_one_port()
         for source in self.source_ranges:
             if source.version != self.address.version:
                 self._strange(f"source range {source}", source.version)
@@ -163,9 +160,13 @@ class Service:
                 reason = "unspecified, loopback, link-local or multicast, which no service can have"
                 raise ModelError(f"{frontend} ({kind.name}) is {reason}")
 
-    def _check_one_port(self) -> None:
-        for frontend in self.frontends:
-            for backend in self.backends:
+    def _check_backends(self, backends: tuple[Backend, ...]) -> None:
+        family = type(self.address)
+        if set(map(type, map(_address, backends))) - {family}:
+            backend = next(each for each in backends if type(each.address) is not family)
+            self._strange(f"backend {backend}", backend.address.version)
+        for frontend in self.frontends if self.protocol is Protocol.SCTP else ():
+            for backend in backends:
                 if frontend.port != backend.port:
                     reason = "SCTP keeps its port, which its checksum covers; give both the same"
                     raise ModelError(f"{frontend} cannot lead to {backend}: {reason}")
@@ -199,6 +200,10 @@ class Service:
 
         Those of weight 0 are never among them.
         """
+        if self.alike:
+            first = self.backends[0] if self.backends else _NOBODY
+            in_scope = first.local if scope is Scope.LOCAL else first.cluster
+            return self.backends if in_scope and first.weight else ()
         if scope is Scope.LOCAL:
             able = [backend for backend in self.backends if backend.local and backend.weight]
         else:
@@ -206,5 +211,61 @@ class Service:
         active = [backend for backend in able if backend.state is BackendState.ACTIVE]
         return tuple(active or able)
 
+    @cached_property
+    def alike(self) -> bool:
+        """Whether all backends have one role: then new flows may be given each of them, or none."""
+        return len(set(map(_role, self.backends))) <= 1
+
+    def place_of(self, key: tuple[int, int]) -> int | None:
+        """Where the backend of an address and port is among the backends, by its key."""
+        place = bisect_left(self.backends, key, key=_key)
+        return place if place < len(self.backends) and self.backends[place].key == key else None
+
+    def with_backends(self, backends: Iterable[Backend]) -> Self:
+        """The same service with others behind it.
+
+        :raises ModelError: these backends cannot be.
+        """
+        made = self._copy(_to_backends(backends))
+        made._check_backends(made.backends)
+        return made
+
+    def exchange(self, gone: Iterable[tuple[int, int]], come: Iterable[Backend]) -> Self:
+        """The same service without some backends and with others, at the cost of these: the rest get no look.
+
+        :param gone: their keys.
+        :raises ModelError: one that goes is not there, or one that comes is, or cannot be.
+        """
+        backends, new = list(self.backends), tuple(come)
+        for key in gone:
+            place = bisect_left(backends, key, key=_key)
+            if place == len(backends) or backends[place].key != key:
+                raise ModelError(f"{self} has no backend of the key {key}")
+            del backends[place]
+        for each in new:
+            if type(each) is not Backend:
+                raise ModelError(f"{shown(each)} is not a Backend")
+            place = bisect_left(backends, each.key, key=_key)
+            if place < len(backends) and backends[place].key == each.key:
+                raise ModelError(f"backend {each} is given twice")
+            backends.insert(place, each)
+        made = self._copy(tuple(backends))
+        made._check_backends(new)
+        if self.backends and self.alike and set(map(_role, new)) <= {self.backends[0].role}:
+            object.__setattr__(made, "alike", True)
+        return made
+
+    def _copy(self, backends: tuple[Backend, ...]) -> Self:
+        made = object.__new__(type(self))
+        for name, value in zip(_REST, _rest(self), strict=True):
+            object.__setattr__(made, name, value)
+        object.__setattr__(made, "backends", backends)
+        return made
+
     def __str__(self) -> str:
         return f"{self.name} ({self.frontend})" if self.name else str(self.frontend)
+
+
+_NOBODY = Backend("0.0.0.0", 1, weight=0)
+_REST = (*(each.name for each in fields(Service) if each.name != "backends"), "frontend", "frontends")
+_rest = attrgetter(*_REST)

@@ -45,6 +45,10 @@ class SetKind(IntEnum):
     KEPT = 2
 
 
+_KINDS = len(SetKind)
+_LITTLE = sys.byteorder == "little"
+
+
 class Sets:
     """Backend sets, replaced by one aligned 8-byte store: programs see the old run or the new, never between.
 
@@ -61,7 +65,7 @@ class Sets:
     ) -> None:
         self._sets = sets.view().cast("Q")
         self._slots = slots.view().cast("I")
-        self.services = len(self._sets) // len(SetKind)
+        self.services = len(self._sets) // _KINDS
         runs = (self._run(number, kind) for number in used for kind in SetKind)
         self._ranges = Ranges("slots", len(self._slots), wait, (run for run in runs if run[1]))
 
@@ -92,14 +96,17 @@ class Sets:
     def commit(self, runs: Iterable[tuple[int, SetKind, tuple[int, int]]]) -> None:
         """Make ``(service, kind, run)`` current; the runs they had are given back."""
         places, values, old = array("I"), array("Q"), []
-        for service, kind, (offset, count) in runs:
-            old.append(self._run(service, kind))
-            places.append(service * len(SetKind) + kind)
-            values.append(offset | count << 32 if sys.byteorder == "little" else offset << 32 | count)
+        for service, kind, run in runs:
+            place, value = service * _KINDS + kind, _as_value(*run)
+            before = self._sets[place]
+            if before != value:  # most sets but the first are empty, and stay so
+                old.append(before)
+                places.append(place)
+                values.append(value)
         store_many(self._sets, places, values)
-        for run in old:
-            if run[1]:
-                self._ranges.give(*run)
+        for before in old:
+            if before:
+                self._ranges.give(*_as_run(before))
 
     def ids(self, service: int, kind: SetKind) -> list[int]:
         """The backend ids in the slots of a set, as a program would find them."""
@@ -107,6 +114,14 @@ class Sets:
         return self._slots[offset : offset + count].tolist()
 
     def _run(self, service: int, kind: SetKind) -> tuple[int, int]:
-        value = self._sets[service * len(SetKind) + kind]
-        low, high = value & 0xFFFFFFFF, value >> 32
-        return (low, high) if sys.byteorder == "little" else (high, low)
+        return _as_run(self._sets[service * _KINDS + kind])
+
+
+def _as_value(offset: int, count: int) -> int:
+    """A run as the number that its row in kd_sets is."""
+    return offset | count << 32 if _LITTLE else offset << 32 | count
+
+
+def _as_run(value: int) -> tuple[int, int]:
+    low, high = value & 0xFFFFFFFF, value >> 32
+    return (low, high) if _LITTLE else (high, low)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
+import pytest
 from attrs import evolve
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -111,6 +112,27 @@ class TestDeltas:
         node.update(event(service()), event(first), event(second))
         delta = node.update(event(slice_of("web")), event(slice_of("web", 1, name="web-2")))
         assert delta.upserts == ()
+
+    def test_an_endpoint_that_goes_or_comes_is_all_that_is_looked_at(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        node = Follower()
+        node.update(event(service()), event(slice_of("web", 1, 2, 3)))
+        [before] = node.services.values()
+        monkeypatch.setattr("k8sdatapath.kube.translator.services_of", None)
+        node.update(event(slice_of("web", 2, 3, 4)))
+        [after] = node.services.values()
+        assert [str(each.address) for each in after.backends] == [f"10.244.1.{host}" for host in (2, 3, 4)]
+        assert after.frontend is before.frontend
+
+    def test_what_one_endpoint_does_to_others_is_seen(self) -> None:
+        node = Follower()
+        node.update(event(service()), event(slice_of("web", 1)))
+        leaving = Endpoint(address("10.244.1.2"), ready=False, terminating=True)
+        node.update(event(evolve(slice_of("web", name="web-2"), endpoints=(leaving,))))
+        node.update(event(slice_of("web")))
+        [left] = node.services.values()
+        assert [str(each) for each in left.candidates] == ["10.244.1.2:8080"]
 
     def test_a_service_made_anew_with_another_address_leaves_the_old_one(self) -> None:
         node = Follower()
@@ -297,6 +319,9 @@ histories = st.lists(
 )
 
 
+History: TypeAlias = list[tuple[KubeObject, Callable[[KubeObject], ObjectEvent]]]
+
+
 class Histories(RuleBasedStateMachine):
     """Random events, in batches, against the objects that they leave behind."""
 
@@ -310,7 +335,7 @@ class Histories(RuleBasedStateMachine):
         self.unreadable: set[ObjectKey] = set()
 
     @rule(history=histories)
-    def batch(self, history: list[tuple[KubeObject, Callable[[KubeObject], ObjectEvent]]]) -> None:
+    def batch(self, history: History) -> None:
         batch = {told.key: told for told in (make(object) for object, make in history)}
         for key, told in batch.items():
             self.unreadable.discard(key)
@@ -350,3 +375,56 @@ class HistoriesOfNoNode(Histories):
 
 TestHistoriesOfNoNode = HistoriesOfNoNode.TestCase
 TestHistoriesOfNoNode.settings = settings(max_examples=30, stateful_step_count=10, deadline=None)
+
+
+PUBLIC = address("203.0.113.1")
+TWO_PORTS = Port("", 80, Protocol.TCP), Port("x", 81, Protocol.UDP)
+few_endpoints = [
+    *(
+        Endpoint(address(f"10.244.1.{last}"), node=node)
+        for last in (1, 2, 3, 4, 5, 6, 7, 8)
+        for node in ("n1", "n2")
+    ),
+    Endpoint(address("10.244.1.1"), ready=False, terminating=True),
+    Endpoint(address("10.244.1.2"), zone_hints=frozenset(["z1"])),
+]
+few_services = [
+    service("a", ports=TWO_PORTS, internal_local=True),
+    service("b", "10.96.0.11"),
+    service(
+        "a",
+        kind="LoadBalancer",
+        external_local=True,
+        health_port=32000,
+        external_ips=(address("203.0.113.1"),),
+    ),
+]
+slices_of_few = st.builds(
+    EndpointSlice,
+    st.just("default"),
+    st.sampled_from(["one", "two", "three"]),
+    st.sampled_from(["a", "a", "a", "b"]),
+    st.just(4),
+    st.sampled_from(
+        [(Port("", 80, Protocol.TCP), Port("x", 81, Protocol.UDP)), (Port("", 82, Protocol.TCP),)]
+    ),
+    st.lists(st.sampled_from(few_endpoints[:16]) | st.sampled_from(few_endpoints), max_size=6).map(tuple),
+)
+histories_of_few = st.lists(
+    st.tuples(slices_of_few, st.sampled_from([event, event, event, gone, unreadable]))
+    | st.tuples(st.sampled_from(few_services), st.just(event)),
+    min_size=1,
+    max_size=3,
+)
+
+
+class HistoriesOfEndpoints(Histories):
+    """Endpoints that come and go, the very same values again: most changes need no look at others."""
+
+    @rule(history=histories_of_few)
+    def batch(self, history: History) -> None:
+        super().batch(history)
+
+
+TestHistoriesOfEndpoints = HistoriesOfEndpoints.TestCase
+TestHistoriesOfEndpoints.settings = settings(max_examples=100, stateful_step_count=20, deadline=None)

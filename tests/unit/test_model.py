@@ -360,6 +360,33 @@ class TestService:
         with pytest.raises(attrs.exceptions.FrozenInstanceError):
             service.port = 81  # type: ignore[misc]
 
+    @given(st.sets(st.integers(1, 9)), st.sets(st.integers(1, 9)), st.sets(st.integers(1, 9)), st.booleans())
+    def test_an_exchange_comes_to_what_all_backends_would(
+        self, there: set[int], gone: set[int], come: set[int], odd: bool
+    ) -> None:
+        def backend(host: int) -> Backend:
+            return Backend(f"10.244.1.{host}", 8080, weight=2 if odd and host > 6 else 1)
+
+        before = Service(V4, 80, backends=map(backend, there), name="web", affinity_timeout=9)
+        _ = before.alike
+        gone, come = gone & there, come - (there - gone)
+        after = before.exchange([backend(host).key for host in gone], map(backend, come))
+        whole = Service(V4, 80, backends=map(backend, there - gone | come), name="web", affinity_timeout=9)
+        assert (after, after.name, after.alike) == (whole, "web", whole.alike)
+        assert after == before.with_backends(whole.backends)
+        assert before.backends == tuple(map(backend, sorted(there)))
+
+    def test_an_exchange_of_what_is_not_there_or_is_already_is_refused(self) -> None:
+        service = Service(V4, 80, backends=[Backend("10.244.1.1", 8080)])
+        with pytest.raises(ModelError, match="has no backend"):
+            service.exchange([Backend("10.244.1.1", 80).key], [])
+        with pytest.raises(ModelError, match="twice"):
+            service.exchange([], [Backend("10.244.1.1", 8080)])
+        with pytest.raises(ModelError, match="is IPv6"):
+            service.exchange([], [Backend(V6, 8080)])
+        with pytest.raises(ModelError, match="not a Backend"):
+            service.exchange([], ["10.244.1.2:8080"])  # type: ignore[list-item]
+
 
 def test_importing_the_model_imports_nothing_heavy():
     code = "import k8sdatapath.model, sys; print(sorted({name.partition('.')[0] for name in sys.modules}))"

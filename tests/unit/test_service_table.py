@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from k8sdatapath import maps
-from k8sdatapath.datapath import service_addresses, service_table
+from k8sdatapath.datapath import service_addresses, service_maps, service_table
 from k8sdatapath.datapath.service_table import CONTRACT, ServiceTable
 from k8sdatapath.errors import (
     CapacityError,
@@ -627,7 +627,9 @@ def test_a_change_killed_at_any_line_leaves_old_or_new() -> None:
     assert line > 100
 
 
-WRITING = {module.__file__ for module in (service_table, service_addresses, sets, backends, grace)}
+WRITING = {
+    module.__file__ for module in (service_table, service_maps, service_addresses, sets, backends, grace)
+}
 
 
 class Killed(BaseException):
