@@ -17,6 +17,7 @@ from k8sdatapath.model.address import port
 from k8sdatapath.model.workload import NamedPort, Workload
 
 __all__ = [
+    "TEMPLATES",
     "Manifest",
     "PolicyPod",
     "backends_of",
@@ -29,9 +30,20 @@ __all__ = [
     "pod",
     "service",
     "template",
+    "template_of",
     "titled",
     "workloads_of",
 ]
+
+TEMPLATES: Mapping[str, tuple[str, ...]] = {
+    "Deployment": ("template",),
+    "StatefulSet": ("template",),
+    "DaemonSet": ("template",),
+    "ReplicaSet": ("template",),
+    "Job": ("template",),
+    "CronJob": ("jobTemplate", "spec", "template"),
+}
+"""Kinds that make pods, and where in their ``spec`` it stands how these are."""
 
 _GROUPS = ("cilium.io/v2", "cilium.io/v2alpha1")
 
@@ -197,6 +209,16 @@ def template(field: Field, namespace: str, name: str) -> PolicyPod | None:
         ports=tuple(sorted(set(_ports(spec)))),
         where=field.where,
     )
+
+
+def template_of(root: Field) -> PolicyPod | None:
+    """What pods of a Deployment, or of another kind that makes pods, are going to be; None: of the node."""
+    root = titled(root)
+    space, name = named(root, namespaced=True)
+    inside = root["spec"]
+    for each in TEMPLATES[root["kind"].text()]:
+        inside = inside[each]
+    return template(inside.given(), space, name)
 
 
 def _ports(spec: Field) -> Iterator[NamedPort]:
