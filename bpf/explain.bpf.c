@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
 /*
- * The programs of pods and uplinks once more, word for word, but telling each step (kd/trace.h). They are never
+ * The programs of pods and uplinks, at XDP too, once more, word for word, but telling each step (kd/trace.h). They are never
  * attached, only run on packets that somebody asks about (k8sdatapath/datapath/explainer.py).
  */
 #define KD_TRACING
@@ -10,6 +10,9 @@
 #undef _license
 #define _license license_of_host
 #include "host.bpf.c"
+#undef _license
+#define _license license_of_xdp
+#include "xdp.bpf.c"
 #undef _license
 
 KD_CONFIG(__u64, node_netns, "cookie of the node's own network namespace; 0: none is") = 0;

@@ -42,8 +42,10 @@ int to_uplink(struct __sk_buff *skb)
 	struct kd_pkt pkt = {};
 	int result;
 
-	if (!own && (!masquerade || skb->tc_index == KD_MASQUERADED))
+	if (!own && (!masquerade || skb->tc_index == KD_MASQUERADED)) {
+		KD_TRACE(KD_STEP_LEFT, KD_LEFT_FORWARDED, 0, NULL);
 		return TC_ACT_UNSPEC;
+	}
 	result = kd_parse(skb, &pkt);
 	if (result == KD_CONTINUE && kd_is_tunnel(&pkt, &pkt.tuple.dst))
 		result = KD_PASS;

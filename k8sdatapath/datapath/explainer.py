@@ -23,6 +23,7 @@ from attrs import frozen
 from k8sdatapath import maps, programs
 from k8sdatapath.datapath.contract import Bindable, bind_maps
 from k8sdatapath.datapath.explanation import Explanation, Place, told
+from k8sdatapath.datapath.masquerader import CONTRACT as MASQUERADE
 from k8sdatapath.datapath.service_table import CONTRACT as SERVICES
 from k8sdatapath.errors import ModelError
 from k8sdatapath.layout import addr, layout_of, u32
@@ -38,22 +39,31 @@ from k8sdatapath.tables.conntrack import ConntrackRow, Tuple
 from k8sdatapath.tables.counters import outcomes
 from k8sdatapath.tables.endpoints import EndpointRow
 from k8sdatapath.tables.peers import PeerKey, PeerRow
-from k8sdatapath.tables.trace import NetnsClient, SkbContext, StepKind, TracedRow
+from k8sdatapath.tables.trace import NetnsClient, SkbContext, StepKind, TracedRow, XdpContext
 
 __all__ = ["CONTRACT", "Device", "Explainer"]
+
+_MASQUERADE = {name: MASQUERADE[name] for name in ("kd_masq_devices", "kd_masq_rules")}
 
 #: The maps that an explainer reads.
 CONTRACT: Mapping[str, Any] = {
     **SERVICES,
+    **_MASQUERADE,
     "kd_endpoints": maps.Hash[addr, EndpointRow],
     "kd_peers": maps.LPMTrie[PeerKey, PeerRow],
     "kd_conntrack": maps.LRUHash[Tuple, ConntrackRow],
     "kd_affinity": maps.LRUHash[AffinityKey, AffinityRow],
 }
 
-_SHARED = (*SERVICES, "kd_endpoints", "kd_peers")
-_ENTRIES = {Place.POD: "from_pod", Place.UPLINK: "from_uplink", Place.SOCKET: "from_socket"}
-_SHOT = 2
+_SHARED = (*SERVICES, *_MASQUERADE, "kd_endpoints", "kd_peers")
+_ENTRIES = {
+    Place.POD: "from_pod",
+    Place.UPLINK: "from_uplink",
+    Place.SOCKET: "from_socket",
+    Place.TO_POD: "to_pod",
+    Place.TO_UPLINK: "to_uplink",
+}
+_PASS = 1  # KD_PASS, which not every program counts
 _RUNS = 16
 _SMALL = 1024
 
@@ -96,7 +106,10 @@ class Explainer(Resource):
         self._fragments = loaded.map("kd_fragments", maps.LRUHash)
         self._trace = loaded.map("kd_trace", maps.Array[TracedRow])
         self._count = loaded.map("kd_trace_count", maps.Array[u32])
-        self._programs = {at: loaded.program(entry, programs.TC) for at, entry in _ENTRIES.items()}
+        self._programs: dict[Place, programs.Program] = {
+            at: loaded.program(entry, programs.TC) for at, entry in _ENTRIES.items()
+        }
+        self._programs[Place.XDP] = loaded.program("xdp_in", programs.XDP)
         self._outcomes = {outcome.number: outcome for outcome in outcomes(spec.btf)}
 
     @classmethod
@@ -110,7 +123,8 @@ class Explainer(Resource):
         """An explainer of the datapath whose maps an object, a pin directory or a mapping has.
 
         :param netns: of the node; None is that of the calling thread.
-        :param config: constants that the live programs were loaded with.
+        :param config: constants that the live programs were loaded with. Without ``masquerade`` they do so if
+            there is a device for it.
         :raises ContractError: a map is missing.
         :raises LayoutError: a map holds something else.
         """
@@ -118,7 +132,9 @@ class Explainer(Resource):
         with ExitStack() as undo:
             undo.enter_context(owned)
             spec = ObjectSpec.from_file("explain")
-            known = {name: value for name, value in (config or {}).items() if name in spec.config}
+            told_them: dict[str, ConfigValue] = {"masquerade": bool(len(live["kd_masq_devices"]))}
+            told_them |= config or {}
+            known = {name: value for name, value in told_them.items() if name in spec.config}
             sizes = {name: live[name].info.max_entries for name in _SHARED}
             private = dict.fromkeys(("kd_conntrack", "kd_affinity", "kd_fragments"), _SMALL)
             spec = spec.with_config(**known).with_maps(**sizes, **private)
@@ -130,24 +146,36 @@ class Explainer(Resource):
         """What becomes of a packet.
 
         :param frame: from its Ethernet header on; it is taken to be addressed to the device.
-        :param device: that it comes in through. By default that of the pod which has its source, if there is
-            one; else it comes in through none, and only routes know the difference.
+        :param device: that it comes in through, or goes out of. By default that of the pod which sends it, or
+            gets it, if there is one; else none, and only routes and masquerading know the difference.
         :param cookie: of the network namespace of the process that dials, for ``Place.SOCKET``.
+
+        At ``Place.TO_UPLINK``, what has the address of a pod of this node is taken to have come from it, and
+        all else from the node itself.
         """
         packet = parse(frame)
-        if device is None and at is Place.POD:
-            pod = self._live["kd_endpoints"].get(packet.src)
-            device = None if pod is None else Device(pod.ifindex, pod.host_mac)
-        if device is not None:
-            frame = bytes.fromhex(device.mac.replace(":", "")) + frame[6:]
+        sender = self._pod(packet.src)
+        if device is None and at in (Place.POD, Place.TO_POD):
+            device = sender if at is Place.POD else self._pod(packet.dst)
+        if at is not Place.TO_UPLINK:  # where the route has given it an address already
+            frame = (bytes.fromhex(device.mac.replace(":", "")) if device else bytes(6)) + frame[6:]
+        index = device.index if device else 0
+        if at is Place.XDP:
+            context = layout_of(XdpContext).pack(XdpContext(len(frame), index))
         else:
-            frame = bytes(6) + frame[6:]
-        context = layout_of(SkbContext).pack(SkbContext(device.index if device else 0, cookie))
+            forwarded = sender.index if sender and at is Place.TO_UPLINK else 0
+            context = layout_of(SkbContext).pack(SkbContext(forwarded, index, cookie))
         with self._lock:
-            retval, left, rows = self._run(self._programs[at], frame, context, packet.src, cookie, at)
+            left, rows = self._run(self._programs[at], frame, context, packet.src, cookie, at)
         steps = tuple(told(rows, at, self._outcomes))
-        outcome = self._outcomes[rows[-1].value]
-        return Explanation(at, steps, outcome, packet, None if retval == _SHOT else parse(left))
+        told_last = rows[-1].value if rows and rows[-1].step == StepKind.RESULT else _PASS
+        outcome = self._outcomes[told_last]
+        return Explanation(at, steps, outcome, packet, None if outcome.drop else parse(left))
+
+    def _pod(self, address: IPAddress) -> Device | None:
+        """The device of the pod with an address, if one has."""
+        pod = self._live["kd_endpoints"].get(address)
+        return None if pod is None else Device(pod.ifindex, pod.host_mac)
 
     def dial(
         self,
@@ -171,8 +199,14 @@ class Explainer(Resource):
         return self.explain(frame, at, device=device, cookie=cookie)
 
     def _run(
-        self, program: programs.TC, frame: bytes, context: bytes, client: IPAddress, cookie: int, at: Place
-    ) -> tuple[int, bytes, list[TracedRow]]:
+        self,
+        program: programs.Program,
+        frame: bytes,
+        context: bytes,
+        client: IPAddress,
+        cookie: int,
+        at: Place,
+    ) -> tuple[bytes, list[TracedRow]]:
         """Run it until it has asked for nothing more that the live tables have."""
         flows: dict[Tuple, ConntrackRow] = {}
         pins: dict[AffinityKey, AffinityRow] = {}
@@ -192,7 +226,7 @@ class Explainer(Resource):
                     flows |= self._flow(key)
             if len(flows) + len(pins) == copied:
                 break
-        return result.retval, result.data, rows
+        return result.data, rows
 
     def _flow(self, key: Tuple) -> dict[Tuple, ConntrackRow]:
         """The live flow that has this tuple: both its halves, as far as they are there."""

@@ -14,7 +14,7 @@ from k8sdatapath.model import FrontendKind, Protocol, Scope, Selection
 from k8sdatapath.net.packet import Packet
 from k8sdatapath.tables.conntrack import FlowFlags, Tuple
 from k8sdatapath.tables.counters import Outcome
-from k8sdatapath.tables.trace import StepKind, TracedRow
+from k8sdatapath.tables.trace import Left, StepKind, TracedRow
 
 __all__ = ["Explanation", "Place", "Step", "told"]
 
@@ -39,6 +39,9 @@ class Place(StrEnum):
     POD = "pod"  #: as it comes from a pod of this node
     UPLINK = "uplink"  #: as it comes from elsewhere
     SOCKET = "socket"  #: before it is one: a process calls connect() or sendmsg()
+    TO_POD = "to-pod"  #: as the node's stack sends it to a pod
+    TO_UPLINK = "to-uplink"  #: as it leaves: from the node itself, or from a pod
+    XDP = "xdp"  #: as it comes from elsewhere, in the driver of the uplink, before Place.UPLINK
 
 
 @frozen
@@ -114,6 +117,24 @@ class Explanation:
         return f"<ol>{items}</ol><p>{said}</p>"
 
 
+_LEFT = {
+    Left.ODD: "It is no plain packet of TCP or UDP that may go on: the program behind it decides.",
+    Left.ROUTE: "The way to there is not out of this device, or not known: the program behind it decides.",
+    Left.FORWARDED: "The node forwards it, and pods leave under their own addresses: it goes as it is.",
+    Left.DEVICE: "Pods leave this device under their own addresses: it goes as it is.",
+    Left.NO_POD: "Its source is no pod of this node: it goes as it is.",
+    Left.KNOWN: "Its destination knows pods by their own addresses: it goes as it is.",
+    Left.KEEPS: "Its source keeps its own address: it goes as it is.",
+    Left.ANSWER: "It answers who has dialled its source itself, or belongs to a service: it goes as it is.",
+}
+_CAME = {
+    Place.POD: "comes from a pod of this node",
+    Place.UPLINK: "comes from elsewhere",
+    Place.XDP: "comes from elsewhere, to the driver",
+    Place.TO_POD: "goes to a pod, from the node's stack",
+}
+
+
 def told(rows: Iterable[TracedRow], at: Place, outcomes: Mapping[int, Outcome]) -> Iterator[Step]:
     """The steps as sentences."""
     before: Tuple | None = None
@@ -157,8 +178,9 @@ def _sentence(
             return f"A process dials {dst}/{protocol}."
         case StepKind.PACKET:
             flags = "".join(name for bit, name in enumerate(_TCP_FLAGS) if row.value >> bit & 1)
-            came = "from elsewhere" if at is Place.UPLINK else "from a pod of this node"
-            return f"A packet comes {came}: {protocol}{' ' + flags if flags else ''}, {src} -> {dst}."
+            leaves = "leaves an uplink, forwarded" if row.more else "leaves an uplink, from the node itself"
+            what = f"{protocol} {flags}" if flags else protocol
+            return f"A packet {_CAME.get(at, leaves)}: {what}, {src} -> {dst}."
         case StepKind.NO_FLOW:
             return "It belongs to no flow that is known."
         case StepKind.OVER:
@@ -187,6 +209,12 @@ def _sentence(
             return f"The backend is {dst}."
         case StepKind.NAME if before is not None and before.src != ends.src:
             return f"It goes on under the name of {ends.src}, so that the answers come back here."
+        case StepKind.HELD if row.value:
+            return f"The answers to its port are another flow's: {outcomes[row.value].meaning}."
+        case StepKind.HELD:
+            return f"The answers to its port are another flow's: it gets port {ends.sport} on the wire."
+        case StepKind.LEFT:
+            return _LEFT[Left(row.value)]
         case StepKind.NEW_FLOW if row.value:
             return f"No flow can be made: {outcomes[row.value].meaning}."
         case StepKind.NEW_FLOW:

@@ -360,14 +360,14 @@ class Node(Resource):
 
         See :class:`~k8sdatapath.datapath.explainer.Explainer`, which explains any packet.
 
-        :param at: whether it comes from a pod, or from outside through the first uplink; or a process of the
-            node dials.
+        :param at: whether it comes from a pod, or through the first uplink, or leaves by that; or a process
+            of the node dials.
         :param port: of the source.
         """
         from k8sdatapath.datapath.explainer import Device  # seldom asked for, and large
 
         config, device = self.config, None
-        if at is Place.UPLINK and config.uplinks:
+        if at in (Place.UPLINK, Place.TO_UPLINK, Place.XDP) and config.uplinks:
             device = in_netns(config.netns, lambda: Device.find(config.uplinks[0]))
         with self._maps_stay, self.explainer() as explainer:
             cookie = _cookie(config.netns) if at is Place.SOCKET else 0

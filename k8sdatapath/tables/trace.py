@@ -8,7 +8,7 @@ from typing import ClassVar
 from k8sdatapath.layout import i32, struct, u32, u64, zeros
 from k8sdatapath.tables.conntrack import Tuple
 
-__all__ = ["NetnsClient", "SkbContext", "StepKind", "TracedRow"]
+__all__ = ["Left", "NetnsClient", "SkbContext", "StepKind", "TracedRow", "XdpContext"]
 
 
 class StepKind(IntEnum):
@@ -35,6 +35,21 @@ class StepKind(IntEnum):
     PEER = 18
     ROUTE = 19
     RESULT = 20
+    HELD = 21
+    LEFT = 22
+
+
+class Left(IntEnum):
+    """``enum kd_left``, see ``kd/trace.h``."""
+
+    ODD = 1
+    ROUTE = 2
+    FORWARDED = 3
+    DEVICE = 4
+    NO_POD = 5
+    KNOWN = 6
+    KEEPS = 7
+    ANSWER = 8
 
 
 @struct
@@ -49,13 +64,27 @@ class TracedRow:
 
 @struct
 class SkbContext:
-    """What a test run takes of ``struct __sk_buff``: the device, and in ``cb`` the cookie of a namespace."""
+    """What a test run takes of ``struct __sk_buff``: the device, that which it came in through before, and in
+    ``cb`` the cookie of a namespace.
+    """
 
-    before: ClassVar = zeros(40)
+    before: ClassVar = zeros(36)
+    ingress_ifindex: u32
     ifindex: u32
     tc_index: ClassVar = zeros(4)
     cookie: u64
     rest: ClassVar = zeros(136)
+
+
+@struct
+class XdpContext:
+    """What a test run takes of ``struct xdp_md``: where the packet ends, and the device."""
+
+    data: ClassVar = zeros(4)
+    data_end: u32
+    data_meta: ClassVar = zeros(4)
+    ingress_ifindex: u32
+    rest: ClassVar = zeros(8)
 
 
 @struct

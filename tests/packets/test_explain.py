@@ -215,7 +215,7 @@ def test_a_hundred_explanations_change_nothing() -> None:
                 for make in (tcp, udp):
                     frame = make(V4.address("client"), V4.address("service"), sport, 80)
                     explanation = explainer.explain(frame, at)
-                    if make is tcp:
+                    if make is tcp and at in (Place.POD, Place.UPLINK, Place.SOCKET):
                         turns.add(explanation.backend)
         assert state(datapath) == before
         assert len(turns) == 1  # it remains the turn of the same one
@@ -236,6 +236,25 @@ def test_sockets_choose_as_they_do() -> None:
         assert unknown.outcome.name == "REJECT_NO_SERVICE"
         left = explainer.explain(V4.frame("client", "balancer", TCP), Place.SOCKET)
         assert left.outcome.name == "PASS"  # packets settle it
+
+
+@FAMILIES
+def test_what_the_stack_sends_to_a_pod_is_explained(world: World) -> None:
+    """An answer of a backend on the node itself, and packets that are nobody's business."""
+    with rig("to_pod", **CONFIG) as datapath, Explainer.bind(datapath.loaded, config=CONFIG) as explainer:
+        datapath.services.upsert(world.service("service", TCP, ["one"]))
+        datapath.send(world.frame("client", "service", TCP), via="from_pod")
+        answer, other = world.frame("one", "client", TCP, "SA"), world.frame("two", "client", TCP, "SA")
+        for frame, steps in (
+            (answer, ["packet", "flow", "rewrite"]),
+            (other, ["packet", "no_flow"]),
+        ):
+            before = state(datapath)
+            explanation = explainer.explain(frame, Place.TO_POD)
+            assert state(datapath) == before
+            assert [step.name for step in explanation.steps] == steps
+            equal(explanation, datapath, frame)
+        assert "A packet goes to a pod, from the node's stack: TCP SA" in str(explanation)
 
 
 @pytest.mark.parametrize("name", ["pod", "host", "socket", "xdp", "overlay"])

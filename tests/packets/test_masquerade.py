@@ -13,6 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from k8sdatapath import maps
+from k8sdatapath.datapath.explainer import Device, Explainer
+from k8sdatapath.datapath.explanation import Place
 from k8sdatapath.datapath.flow_reaper import FlowReaper
 from k8sdatapath.datapath.masquerader import Masquerader
 from k8sdatapath.layout import addr
@@ -195,6 +197,31 @@ def test_mappings_stay_when_services_have_changed(uplink: Uplink) -> None:
     with FlowReaper.bind(uplink.loaded) as reaper:
         assert reaper.reap() == 0
     assert len(list(uplink.masquerader.mappings())) == 1
+
+
+EXPLAINED = {
+    ("10.244.1.2", WORLD): (["packet", "name", "new_flow", "rewrite"], "A flow is made of it."),
+    ("fd00:244:1::2", "2001:db8:9::9"): (["packet", "name", "new_flow", "rewrite"], "It becomes [2001:db8"),
+    ("10.244.1.2", "10.244.2.9"): (["packet", "left"], "Its destination knows pods"),
+    ("10.244.1.3", WORLD): (["packet", "left"], "Its source keeps its own address"),
+    ("192.0.2.1", WORLD): (["packet", "no_flow"], "from the node itself"),
+}
+
+
+@pytest.mark.parametrize(("src", "dst"), EXPLAINED)
+def test_what_is_explained_leaves_so(uplink: Uplink, src: str, dst: str) -> None:
+    uplink.plan(routable=["10.244.1.3"])
+    device, (steps, words) = Device(uplink.index, OURS), EXPLAINED[src, dst]
+    with Explainer.bind(uplink.loaded, netns=uplink.netns, config={"redirect": False}) as explainer:
+        for flags in "S", "A":  # the first packet of a flow, and one of the flow that it has made
+            frame = tcp(src, dst, 40000, 443, flags)
+            said = explainer.explain(frame, Place.TO_UPLINK, device=device)
+            came_in = 0 if src == SOURCES[4] else 1
+            ((_, out),) = uplink.run("to_uplink", [frame], came_in)
+            assert said.answer == parse(out), str(said)
+            if flags == "S":
+                assert ([step.name for step in said.steps], words in str(said)) == (steps, True), str(said)
+        assert ("belongs to a flow that is known" in str(said)) == ("rewrite" in steps)
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -13,6 +13,8 @@ import pytest
 from attrs import frozen
 
 from k8sdatapath import maps
+from k8sdatapath.datapath.explainer import Device, Explainer
+from k8sdatapath.datapath.explanation import Place
 from k8sdatapath.datapath.service_table import ServiceTable
 from k8sdatapath.layout import addr
 from k8sdatapath.model import Protocol
@@ -228,3 +230,26 @@ def test_no_damaged_packet_is_sent_out_worse(uplink: Uplink) -> None:
                 else:
                     assert done.retval == XdpAction.TX
                     assert parse(done.data).checksums_ok == parse(bytes(damaged)).checksums_ok
+
+
+@FAMILIES
+def test_what_is_explained_is_what_becomes_of_it(uplink: Uplink, world: World) -> None:
+    uplink.begin(world, TCP)
+    device = Device(uplink.index, OURS)
+    pods = uplink.host.map("kd_endpoints", maps.Hash[addr, EndpointRow])
+    with Explainer.bind(uplink.host, netns=uplink.netns) as explainer:
+
+        def told(sent: bytes) -> list[str]:
+            """The steps, of which the last says the same as the program does."""
+            said = explainer.explain(sent, Place.XDP, device=device)
+            done = uplink.xdp(sent)
+            assert (said.outcome.name == "PASS") == (done.retval == XdpAction.PASS)
+            assert said.answer == parse(done.data)
+            return [step.name for step in said.steps]
+
+        request = frame(world, "client", "service", TCP, "A")
+        assert told(request) == ["packet", "flow", "rewrite"]
+        assert told(frame(world, "client", "stranger", TCP, "A")) == ["packet", "no_flow"]
+        assert told(frame(world, "client", "service", TCP, "A", ttl=1)) == ["left"]
+        pods[ip_address(world.address("one"))] = EndpointRow(1, 0, OURS, OURS)
+        assert told(request) == ["packet", "flow", "pod"]

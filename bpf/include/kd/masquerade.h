@@ -54,18 +54,23 @@ KD_SUBPROGRAM int kd_masq_choose(const struct kd_pkt *pkt, const struct kd_masq_
 	const struct kd_addr *found = pkt->ipv6 ? &device->ipv6 : &device->ipv4;
 	struct kd_masq_rule *rule;
 
-	if (kd_masq_rule(KD_MASQ_DESTINATION, &pkt->tuple.dst))
+	if (kd_masq_rule(KD_MASQ_DESTINATION, &pkt->tuple.dst)) {
+		KD_TRACE(KD_STEP_LEFT, KD_LEFT_KNOWN, 0, NULL);
 		return KD_PASS;
+	}
 	rule = kd_masq_rule(KD_MASQ_SOURCE, &pkt->tuple.src);
 	if (rule) {
-		if (kd_is_unset(&rule->leaves_as))
+		if (kd_is_unset(&rule->leaves_as)) {
+			KD_TRACE(KD_STEP_LEFT, KD_LEFT_KEEPS, 0, NULL);
 			return KD_PASS;
+		}
 		found = &rule->leaves_as;
 	}
 	if (kd_is_unset(found))
 		return KD_DROP_NO_SOURCE;
 	*to = pkt->tuple;
 	to->src = *found;
+	KD_TRACE(KD_STEP_NAME, 0, 0, to);
 	return KD_CONTINUE;
 }
 
@@ -80,7 +85,9 @@ static __always_inline int kd_masq_begin(struct __sk_buff *skb, const struct kd_
 		return KD_DROP_FRAGMENT;
 	if (!kd_is_icmp(pkt) && !kd_can_begin(pkt))
 		return KD_DROP_NO_FLOW;
-	return kd_ct_create(skb, &pkt->tuple, to, 0, KD_NO_SERVICE);
+	result = kd_ct_create(skb, &pkt->tuple, to, 0, KD_NO_SERVICE);
+	KD_TRACE(KD_STEP_NEW_FLOW, result, 0, to);
+	return result;
 }
 
 /* What the node forwards out of an uplink. */
@@ -92,15 +99,21 @@ static __always_inline int kd_masquerade(struct __sk_buff *skb, struct kd_pkt *p
 	struct kd_tuple to;
 	int result;
 
-	if (!device || !bpf_map_lookup_elem(&kd_endpoints, &pkt->tuple.src))
+	KD_TRACE(KD_STEP_PACKET, pkt->tcp_flags, true, &pkt->tuple);
+	if (!device || !bpf_map_lookup_elem(&kd_endpoints, &pkt->tuple.src)) {
+		KD_TRACE(KD_STEP_LEFT, device ? KD_LEFT_NO_POD : KD_LEFT_DEVICE, 0, NULL);
 		return KD_PASS;
+	}
 	if (kd_is_icmp(pkt) && !kd_echo_parse(skb, pkt, true))
 		return KD_PASS;
 	if (!pkt->later || kd_is_icmp(pkt) || kd_fragment_find(pkt))
 		ct = kd_ct_find(&pkt->tuple);
-	if (ct && (ct->flags & (KD_CT_REPLY | KD_CT_SOURCE)) != KD_CT_SOURCE)
+	if (ct && (ct->flags & (KD_CT_REPLY | KD_CT_SOURCE)) != KD_CT_SOURCE) {
+		KD_TRACE(KD_STEP_LEFT, KD_LEFT_ANSWER, 0, NULL);
 		return KD_PASS;
+	}
 	if (ct && kd_ct_over(pkt, ct)) {
+		KD_TRACE(KD_STEP_OVER, 0, 0, NULL);
 		kd_ct_forget(&pkt->tuple, ct);
 		ct = NULL;
 	}

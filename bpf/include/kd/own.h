@@ -43,10 +43,14 @@ KD_SUBPROGRAM bool kd_own_held(const struct kd_pkt *pkt)
 
 static __always_inline int kd_own_begin(struct __sk_buff *skb, const struct kd_pkt *pkt, struct kd_tuple *to)
 {
+	int result;
+
 	if (!kd_own_held(pkt))
 		return KD_PASS;
 	*to = pkt->tuple;
-	return kd_ct_create(skb, &pkt->tuple, to, 0, KD_NO_SERVICE);
+	result = kd_ct_create(skb, &pkt->tuple, to, 0, KD_NO_SERVICE);
+	KD_TRACE(KD_STEP_HELD, result, 0, to);
+	return result;
 }
 
 /*
@@ -60,11 +64,14 @@ static __always_inline int kd_translate_out(struct __sk_buff *skb, struct kd_pkt
 	struct kd_tuple to;
 	struct kd_ct *ct;
 
+	KD_TRACE(KD_STEP_PACKET, pkt->tcp_flags, false, &pkt->tuple);
 	if (kd_is_icmp(pkt))
 		return kd_icmp_translate_error(skb, pkt);
 	if (pkt->later && !kd_fragment_find(pkt))
 		return KD_PASS;
 	ct = kd_ct_find(&pkt->tuple);
+	if (!ct)
+		KD_TRACE(KD_STEP_NO_FLOW, 0, 0, NULL);
 	if (ct && !(ct->flags & (KD_CT_REPLY | (own ? KD_CT_SOURCE : 0))))
 		return KD_PASS;
 	if (ct && kd_ct_over(pkt, ct)) {

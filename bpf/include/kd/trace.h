@@ -39,6 +39,19 @@ enum kd_step {
 	KD_STEP_PEER, /* the tuple's destination is the node of its pod. value: identity of the source, more: the tunnel */
 	KD_STEP_ROUTE, /* value: what the kernel's routes say; more: the device */
 	KD_STEP_RESULT, /* value: enum kd_verdict or enum kd_drop */
+	KD_STEP_HELD, /* a flow of somebody else has the port's answers: the tuple has another. value: 0 or why none */
+	KD_STEP_LEFT, /* it goes on as it is. value: enum kd_left, why */
+};
+
+enum kd_left {
+	KD_LEFT_ODD = 1, /* at XDP: no plain TCP or UDP packet that has a hop left, or packets are not to be redirected */
+	KD_LEFT_ROUTE, /* at XDP: the way to there is not out of this device, or not known, or not for packets so long */
+	KD_LEFT_FORWARDED, /* out of an uplink: the node forwards it, and pods do not leave under another address */
+	KD_LEFT_DEVICE, /* pods leave the device under their own addresses */
+	KD_LEFT_NO_POD, /* its source is no pod of this node */
+	KD_LEFT_KNOWN, /* its destination knows pods by their own addresses */
+	KD_LEFT_KEEPS, /* its source keeps its address */
+	KD_LEFT_ANSWER, /* it answers who has dialled the pod itself, or is of a service's flow */
 };
 
 #ifdef KD_TRACING

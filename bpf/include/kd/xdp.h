@@ -214,20 +214,35 @@ static __always_inline bool kd_xdp_route(struct xdp_md *ctx, const struct kd_pkt
 static __always_inline int kd_xdp_continue(struct xdp_md *ctx)
 {
 	struct bpf_fib_lookup fib = {};
+	struct kd_endpoint *pod;
 	struct kd_pkt pkt = {};
 	struct kd_tuple to;
 	struct kd_ct *ct;
 	__u32 length = 0;
 
-	if (!redirect || !kd_xdp_parse(ctx, &pkt, &length) || pkt.ttl <= 1)
+	if (!redirect || !kd_xdp_parse(ctx, &pkt, &length) || pkt.ttl <= 1) {
+		KD_TRACE(KD_STEP_LEFT, KD_LEFT_ODD, 0, NULL);
 		return KD_PASS;
+	}
+	KD_TRACE(KD_STEP_PACKET, pkt.tcp_flags, true, &pkt.tuple);
 	ct = kd_ct_find(&pkt.tuple);
-	if (!ct || kd_ct_over(&pkt, ct))
+	if (!ct || kd_ct_over(&pkt, ct)) {
+		KD_TRACE(ct ? KD_STEP_OVER : KD_STEP_NO_FLOW, 0, 0, NULL);
 		return KD_PASS;
+	}
 	to = ct->to;
-	if (bpf_map_lookup_elem(&kd_endpoints, &to.dst) || !kd_xdp_route(ctx, &pkt, length, &to, &fib))
+	KD_TRACE(KD_STEP_FLOW, ct->flags, ct->backend, &to);
+	pod = bpf_map_lookup_elem(&kd_endpoints, &to.dst);
+	if (pod) {
+		KD_TRACE(KD_STEP_POD, 0, pod->ifindex, NULL);
 		return KD_PASS;
+	}
+	if (!kd_xdp_route(ctx, &pkt, length, &to, &fib)) {
+		KD_TRACE(KD_STEP_LEFT, KD_LEFT_ROUTE, 0, NULL);
+		return KD_PASS;
+	}
 	kd_ct_touch(&pkt, &pkt.tuple, ct);
+	KD_TRACE(KD_STEP_REWRITE, 0, 0, &to);
 	return kd_xdp_rewrite(ctx, &pkt, &to, &fib);
 }
 
