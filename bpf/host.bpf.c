@@ -24,6 +24,8 @@ int from_uplink(struct __sk_buff *skb)
 
 	if (result == KD_CONTINUE)
 		result = kd_is_tunnel(&pkt, &pkt.tuple.src) ? KD_PASS : kd_translate(skb, &pkt, true);
+	if (result == KD_CONTINUE && kd_meddles(skb, &pkt))
+		result = KD_DROP_MEDDLING;
 	if (result == KD_CONTINUE)
 		result = kd_forward(skb, &pkt);
 	if (result == KD_TOO_BIG)
@@ -47,7 +49,7 @@ int to_uplink(struct __sk_buff *skb)
 		return TC_ACT_UNSPEC;
 	}
 	result = kd_parse(skb, &pkt);
-	if (result == KD_CONTINUE && kd_is_tunnel(&pkt, &pkt.tuple.dst))
+	if (result == KD_CONTINUE && own && kd_is_tunnel(&pkt, &pkt.tuple.dst))
 		result = KD_PASS;
 	if (result == KD_CONTINUE)
 		result = own ? kd_translate_out(skb, &pkt) : kd_masquerade(skb, &pkt);

@@ -5,6 +5,7 @@
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 #include <kd/forward.h>
+#include <kd/overlay.h>
 #include <kd/own.h>
 #include <kd/packet.h>
 #include <kd/translate.h>
@@ -26,6 +27,8 @@ int from_pod(struct __sk_buff *skb)
 	result = kd_parse(skb, &pkt);
 	if (result == KD_CONTINUE)
 		result = kd_translate(skb, &pkt, false);
+	if ((result == KD_CONTINUE || result == KD_PASS) && kd_meddles(skb, &pkt))
+		result = KD_DROP_MEDDLING;
 	if (result == KD_CONTINUE)
 		result = kd_forward(skb, &pkt);
 	else if (result == KD_PASS)

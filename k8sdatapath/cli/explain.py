@@ -47,6 +47,9 @@ def explain(
         list[Any] | None,
         typer.Option(parser=network, metavar="NETWORK", help="As the datapath was told."),
     ] = None,
+    tunnel_device: Annotated[
+        str, typer.Option(metavar="DEVICE", help="That leads to pods of other nodes, if one does.")
+    ] = "",
     redirect: Annotated[bool, typer.Option(help="As the datapath was told.")] = True,
     pins: PinsOption = DEFAULT_PINS,
     output: OutputOption = Output.TABLE,
@@ -62,6 +65,8 @@ def explain(
     with NetNs.current() as here:
         cookie = here.cookie
     config = {"redirect": redirect, "node_netns": cookie}
+    if tunnel_device:
+        config["tunnel_device"] = Device.find(tunnel_device).index
     config |= {f"service_ipv{each.version}": each for each in service_network or ()}
     with Explainer.bind(PinDir(pins), config=config) as explainer:
         explanation = explainer.dial(

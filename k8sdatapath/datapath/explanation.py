@@ -158,6 +158,7 @@ _ABOUT = {
     StepKind.NAME,
     StepKind.REWRITE,
     StepKind.ICMP,
+    StepKind.PEER,
 }
 _KINDS = {
     FrontendKind.CLUSTER_IP: "a cluster IP",

@@ -19,7 +19,8 @@ int see(struct __sk_buff *skb)
 	struct bpf_tunnel_key key = {};
 	__u32 zero = 0;
 
-	if (!bpf_skb_get_tunnel_key(skb, &key, sizeof(key), 0))
+	if (!bpf_skb_get_tunnel_key(skb, &key, sizeof(key), 0) ||
+	    !bpf_skb_get_tunnel_key(skb, &key, sizeof(key), BPF_F_TUNINFO_IPV6))
 		bpf_map_update_elem(&seen, &zero, &key.tunnel_id, BPF_ANY);
 	return TC_ACT_UNSPEC;
 }

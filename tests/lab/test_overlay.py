@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import socket
 import time
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from k8sdatapath import (
+    Backend,
     Direction,
     Exposure,
     First,
+    Frontend,
     Lab,
     NetNs,
     Node,
@@ -25,13 +27,16 @@ from k8sdatapath import (
     maps,
     programs,
 )
+from k8sdatapath.cli.app import app
 from k8sdatapath.compiler import compile
 from k8sdatapath.errors import CapacityError, KernelError, ModelError, NotSupportedError, StalePlanError
 from k8sdatapath.lab.addressing import pod_networks
 from k8sdatapath.lab.client import Response
+from k8sdatapath.lab.host import Host
 from k8sdatapath.lab.lab import LabNode, Pod
 from k8sdatapath.layout import u32
 from k8sdatapath.model import Peer
+from k8sdatapath.net.packet import udp
 from k8sdatapath.node import Capacity, Tunnel
 from k8sdatapath.pins import PinDir
 
@@ -80,37 +85,11 @@ def _dropped(node: LabNode, reason: str) -> int:
     return counter.packets if counter else 0
 
 
-def test_pods_reach_pods_of_every_node(lab: Lab) -> None:
-    for one in _pods(lab):
-        for other in _pods(lab):
-            for address in other.addresses:
-                answer = one.get(_url(address))
-                assert answer.text == other.name
-                if one is not other:  # and are seen as who they are
-                    assert _asker(answer) in map(str, one.addresses)
-                assert one.udp(address, 5353, b"hello").data == b"hello"
-
-
 def test_nodes_reach_pods_of_other_nodes_under_an_address_that_leads_back(lab: Lab) -> None:
     for other in _pods(lab)[1:]:
         for address, own in zip(other.addresses, ("10.244.1.1", "fd00:10:244:1::1"), strict=True):
             answer = lab.node.get(_url(address))
             assert (answer.text, _asker(answer)) == (other.name, own)
-
-
-@pytest.mark.parametrize("family", [4, 6])
-def test_services_lead_through_the_tunnel(lab: Lab, family: int) -> None:
-    for client in _pods(lab)[0], lab.node:
-        counted = Counter(client.get(_url(VIPS[family], 80)).text for _ in range(40))
-        assert set(counted) == {"pod2", "pod3"}
-
-
-@pytest.mark.parametrize("family", [4, 6])
-def test_a_node_port_of_any_node_leads_to_all(lab: Lab, family: int) -> None:
-    (outside,) = lab.externals
-    for node in lab.nodes:
-        address = node.address if family == 4 else node.address6
-        assert {outside.get(_url(address, 30080)).text for _ in range(40)} == {"pod2", "pod3"}
 
 
 def test_no_pod_is_seen_on_the_wire(lab: Lab) -> None:
@@ -153,23 +132,100 @@ def test_a_pod_that_thinks_the_way_is_wider_learns_better(lab: Lab) -> None:
     assert narrow.udp(two.address, 5353, bytes(1400)).data == bytes(1400)
 
 
-def test_identities_arrive_in_both_directions(lab: Lab) -> None:
+@contextmanager
+def seen(nodes: Sequence[LabNode]) -> Iterator[Callable[[], list[int]]]:
+    """Which identity the last packet had that came to each node through its tunnel."""
     see = compile(Path(__file__).parents[1] / "data" / "tunnel.bpf.c")
-    one, two, _ = _pods(lab)
-    for pod, identity in (one, 0x123456), (two, 0xFEDCBA):
-        pod.node.datapath.attach_pod(pod.device, pod.addresses, pod_mac=pod.mac, identity=identity)
     with ExitStack() as own:
-        seen = []
-        for node in lab.nodes[:2]:
+        found = []
+        for node in nodes:
             loaded = own.enter_context(see.load())
             program = loaded.program("see", programs.TC)
             own.enter_context(program.attach(DEVICE, Direction.INGRESS, netns=node.netns, anchor=First()))
-            seen.append(loaded.map("seen", maps.Array[u32]))
+            found.append(loaded.map("seen", maps.Array[u32]))
+        yield lambda: [each[0] for each in found]
+
+
+def test_identities_arrive_in_both_directions(lab: Lab) -> None:
+    one, two, _ = _pods(lab)
+    for pod, identity in (one, 0x123456), (two, 0xFEDCBA):
+        pod.node.datapath.attach_pod(pod.device, pod.addresses, pod_mac=pod.mac, identity=identity)
+    with seen(lab.nodes[:2]) as identities:
         for address in two.addresses:
             one.get(_url(address))
-            assert [identity[0] for identity in seen] == [0xFEDCBA, 0x123456]
+            assert identities() == [0xFEDCBA, 0x123456]
         lab.node.get(_url(two.address))
-        assert seen[1][0] == 1  # the node itself
+        assert identities()[1] == 1  # the node itself
+
+
+def _vxlan(inner: bytes, identity: int) -> bytes:
+    """What a node sends to another one, for whoever would like to be one."""
+    return bytes([8, 0, 0, 0]) + identity.to_bytes(3) + b"\0" + inner
+
+
+FORGERS = {
+    "a host outside": ("outside", "itself", "DROP_UNKNOWN_PEER"),
+    "a pod of another node": ("pod3", "itself", "DROP_MEDDLING"),
+    "a pod of another node as a node": ("pod3", "node1", "DROP_MEDDLING"),
+    "a pod of that node as another node": ("pod2", "node1", "DROP_MEDDLING"),
+    "a host outside through a service": ("outside", "service", "DROP_MEDDLING"),
+}
+
+
+@pytest.mark.parametrize("forger", FORGERS)
+def test_nobody_but_a_node_says_who_somebody_is(lab: Lab, forger: str) -> None:
+    name, way, reason = FORGERS[forger]
+    one, two, three = _pods(lab)
+    node, end = lab.node, (str(two.node.address), 8472)
+    hosts: dict[str, Host] = {"outside": lab.externals[0], "pod2": two, "pod3": three}
+    where = {"outside": two.node, "pod2": two.node, "pod3": three.node}[name]
+    payload = _vxlan(udp(one.address, two.address, 40000, 6000, b"forged"), 0x123456)
+    with two.socket(socket.AF_INET, socket.SOCK_DGRAM) as victim:
+        victim.bind(("", 6000))
+        victim.settimeout(5)
+        with node.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.sendto(payload, end)
+        assert victim.recv(100) == b"forged"  # as nodes may
+        if way == "service":
+            exposed = [Exposure("node_port", node.address, 30999)]
+            forward = Service("10.96.0.99", 99, "UDP", backends=[Backend(*end)], exposed=exposed)
+            node.services.upsert(forward)
+            where, end = node, (str(node.address), 30999)
+        before = _dropped(where, reason)
+        if way == "node1":
+            with hosts[name].socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw:
+                raw.sendto(udp(node.address, end[0], 40000, end[1], payload)[14:], (end[0], 0))
+        else:
+            with hosts[name].socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+                sock.sendto(payload, end)
+        deadline = time.monotonic() + 10
+        while _dropped(where, reason) == before:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        victim.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            victim.recv(100)
+    if way == "service":
+        node.services.remove(forward.frontend)
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_the_tunnel_is_explained(lab: Lab, family: int) -> None:
+    one, two, _ = _pods(lab)
+    one.node.datapath.attach_pod(one.device, one.addresses, pod_mac=one.mac, identity=0x123456)
+    source, target = (each.address if family == 4 else each.address6 for each in (one, two))
+    index = one.node.netns.call(socket.if_nametoindex, DEVICE)
+    for dialled in Frontend(target, 8080), Frontend(VIPS[family], 81):
+        one.node.services.upsert(Service(VIPS[family], 81, backends=[two.at(8080, family)]))
+        told = one.node.datapath.explain(dialled, source)
+        said = (
+            f"Its destination is a pod of node {two.node.address}: "
+            f"into the tunnel, device {index}, as a packet of identity {0x123456}."
+        )
+        assert said in str(told)
+        assert told.outcome.name == "TO_DEVICE"
+        peer = next(step for step in told.steps if step.name == "peer")
+        assert str(peer.dst).rpartition(":")[0].strip("[]") == str(two.node.address)
 
 
 def test_what_no_known_node_sends_is_not_believed(lab: Lab) -> None:
@@ -232,6 +288,9 @@ def test_the_tunnel_outlives_its_process(lab: Lab) -> None:
             assert node.overlay is not None
             node.overlay.plan(peers).apply()
             index = netns.call(socket.if_nametoindex, DEVICE)
+            asked = ["explain", "--from", "10.244.9.2", "--to", "10.244.2.5:80", "--pins", str(pins)]
+            shown = netns.call(CliRunner().invoke, app, [*asked, "--tunnel-device", DEVICE])
+            assert "Its destination is a pod of node 192.0.2.12: into the tunnel" in shown.output
         with Node.open(config) as node:
             assert node.overlay is not None
             assert node.overlay.dump() == peers
@@ -253,11 +312,14 @@ def test_nodes_may_reach_each_other_by_ipv6() -> None:
             opened.overlay.plan([Peer(other.address6, pod_networks(other.number))]).apply()
             assert "mtu 1430" in node.exec(["ip", "link", "show", DEVICE]).stdout
             pod = lab.pod(f"pod{node.number}", node)
-            opened.attach_pod(pod.device, pod.addresses, pod_mac=pod.mac)
+            identity = 0xABCD00 + node.number
+            opened.attach_pod(pod.device, pod.addresses, pod_mac=pod.mac, identity=identity)
             pod.serve_http(8080, pod.name)
         one, two = _pods(lab)
-        for address in two.addresses:
-            assert one.get(_url(address)).text == "pod2"
+        with seen(lab.nodes) as identities:
+            for address in two.addresses:
+                assert one.get(_url(address)).text == "pod2"
+                assert identities() == [0xABCD02, 0xABCD01]
 
 
 def test_a_kernel_without_geneve_says_so() -> None:

@@ -175,7 +175,7 @@ KD_SUBPROGRAM int kd_forward_to_peer(struct __sk_buff *skb, struct kd_pkt *pkt)
 	if (!peer)
 		return KD_PASS;
 	KD_TRACE(KD_STEP_PEER, kd_identity_of(skb, &pkt->tuple.src), tunnel_device,
-		 &(struct kd_tuple){ .dst = peer->node });
+		 &(struct kd_tuple){ .src = pkt->tuple.src, .dst = peer->node });
 	if (!kd_fits(skb, tunnel_device, pkt))
 		return KD_TOO_BIG;
 	if (kd_decrement_ttl(skb, pkt))

@@ -38,6 +38,20 @@ static __always_inline bool kd_is_tunnel(const struct kd_pkt *pkt, const struct 
 	       bpf_map_lookup_elem(&kd_peer_nodes, other);
 }
 
+/*
+ * A node's end of the tunnel is for nodes: who sends there under a node's name writes identities. So nothing that came
+ * from elsewhere is let through to one, whatever it was dialled by.
+ */
+KD_SUBPROGRAM bool kd_meddles(struct __sk_buff *skb, const struct kd_pkt *pkt)
+{
+	struct bpf_fib_lookup fib = {};
+
+	if (!tunnel_port || pkt->tuple.dport != bpf_htons(tunnel_port) || pkt->tuple.protocol != IPPROTO_UDP)
+		return false;
+	return bpf_map_lookup_elem(&kd_peer_nodes, &pkt->tuple.dst) ||
+	       kd_route(skb, skb->ifindex, pkt, &fib) == BPF_FIB_LKUP_RET_NOT_FWDED; /* this node itself */
+}
+
 /* Tell the tunnel device where this packet goes. */
 static __always_inline int kd_encapsulate(struct __sk_buff *skb, const struct kd_pkt *pkt)
 {
