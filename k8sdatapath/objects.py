@@ -163,9 +163,9 @@ class ObjectSpec:
                 for name in pins.create().maps:
                     if name in opened.maps and name not in shared:
                         shared[name] = borrowed.enter_context(pins.open_map(name))
-            for name, definition in opened.maps.items():
+            for name in opened.maps:
                 if name in shared:
-                    _check_reuse(self, definition, shared[name])
+                    self.check_map(name, shared[name])
                     opened.reuse(name, shared[name].number)
             opened.load()
             loaded = _take(self, opened)
@@ -182,6 +182,36 @@ class ObjectSpec:
                 constant = self.config[name]
                 section[constant.offset : constant.offset + constant.size] = _pack(constant, value)
             opened.set_section(_CONFIG_SECTION, bytes(section))
+
+    def check_map(self, name: str, fd: Fd) -> None:
+        """See whether a map is what the object declares, down to the members of keys and values.
+
+        Its size does not count.
+
+        :raises LayoutError: it is not; the message shows both.
+        """
+        from k8sdatapath.layout.compare import compare, types_of_map
+        from k8sdatapath.pybpf import maps
+
+        declared, info = self.maps[name], maps.info(fd)
+        want = (declared.type, declared.key_size, declared.value_size, declared.flags)
+        have = (info.type, info.key_size, info.value_size, info.flags)
+        names = ("type", "key size", "value size", "flags")
+        apart = [f"{n} {h} instead of {w}" for n, w, h in zip(names, want, have, strict=True) if w != h]
+        tables = ""
+        known = _contents(self.name, self.image).btf
+        if info.btf_id and known is not None:
+            there, ours = maps.kernel_btf(info.btf_id), types_of_map(known, name)
+            for what, its in (("key", info.btf_key_type_id), ("value", info.btf_value_type_id)):
+                if its and what in ours and (shown := compare(there, its, known, ours[what])):
+                    apart.append(f"another layout of its {what}")
+                    tables += "\n" + shown
+        if apart:
+            raise LayoutError(
+                f"{fd.what} cannot serve as {name!r} of {self.name}: {', '.join(apart)}. It was made "
+                "by another version: remove its pin, or load into another pin directory. Until then what is "
+                f"pinned runs on as it is.{tables}"
+            )
 
     def __hash__(self) -> int:
         return hash((self.name, self.image))
@@ -344,32 +374,6 @@ def _take(spec: ObjectSpec, opened: OpenObject) -> Object:
         programs = {name: undo.enter_context(opened.program_fd(name)) for name in opened.programs}
         undo.pop_all()
         return Object(spec, maps, programs)
-
-
-def _check_reuse(spec: ObjectSpec, declared: MapDef, fd: Fd) -> None:
-    """See whether a map is what an object declares, down to the members of keys and values."""
-    from k8sdatapath.layout.compare import compare, types_of_map
-    from k8sdatapath.pybpf import maps
-
-    info = maps.info(fd)
-    want = (declared.type, declared.key_size, declared.value_size, declared.flags)
-    have = (info.type, info.key_size, info.value_size, info.flags)
-    names = ("type", "key size", "value size", "flags")
-    apart = [f"{n} {h} instead of {w}" for n, w, h in zip(names, want, have, strict=True) if w != h]
-    tables = ""
-    known = _contents(spec.name, spec.image).btf
-    if info.btf_id and known is not None:
-        there, ours = maps.kernel_btf(info.btf_id), types_of_map(known, declared.name)
-        for what, its in (("key", info.btf_key_type_id), ("value", info.btf_value_type_id)):
-            if its and what in ours and (shown := compare(there, its, known, ours[what])):
-                apart.append(f"another layout of its {what}")
-                tables += "\n" + shown
-    if apart:
-        raise LayoutError(
-            f"{fd.what} cannot serve as {declared.name!r} of {spec.name}: {', '.join(apart)}. It was made by "
-            "another version: remove its pin, or load into another pin directory. Until then what is pinned "
-            f"runs on as it is.{tables}"
-        )
 
 
 __all__ = ["ConfigDef", "Object", "ObjectSpec", "shipped_objects"]

@@ -57,8 +57,9 @@ class Process:
         """Say in the log why it could not start, or has ended by itself; nothing comes after that."""
         if isinstance(error, LayoutError):
             _log.critical(
-                "what another version has pinned goes on as it is; k8sdatapath agent --cleanup removes"
-                " it, and interrupts what it balances until the next start"
+                "what another version has pinned goes on as it is, and cannot be turned into what this one"
+                " needs; go back to that version, or drain the node: k8sdatapath agent --cleanup removes it,"
+                " and interrupts what it balances until the next start"
             )
         _log.critical("%s", error, extra={"node": self.config.node_name, "version": k8sdatapath.__version__})
 

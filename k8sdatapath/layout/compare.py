@@ -5,9 +5,30 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import zip_longest
 
+from attrs import frozen
+
 from k8sdatapath.pybpf.btf import Btf, Kind
 
-__all__ = ["compare", "types_of_map"]
+__all__ = ["Leaf", "compare", "leaves", "types_of_map"]
+
+
+@frozen
+class Leaf:
+    """A member that has no members itself.
+
+    :ivar path: its name, with those of the members that it is in.
+    :ivar bits: of a bit field; else 0.
+    """
+
+    offset: int
+    path: str
+    type: str
+    size: int
+    bits: int = 0
+
+    def __str__(self) -> str:
+        bits = f":{self.bits}" if self.bits else ""
+        return f"{self.offset:4} {self.type} {self.path}{bits}".rstrip()
 
 
 def types_of_map(btf: Btf, name: str) -> dict[str, int]:
@@ -24,7 +45,7 @@ def types_of_map(btf: Btf, name: str) -> dict[str, int]:
 
 def compare(there: Btf, its: int, here: Btf, ours: int) -> str:
     """Both types, line by line, if they lie in memory differently or have other names; else nothing."""
-    left, right = list(_members(there, its)), list(_members(here, ours))
+    left, right = list(map(str, leaves(there, its))), list(map(str, leaves(here, ours)))
     if left == right:
         return ""
     head = [f"{there.describe(its)} ({there.size_of(its)} bytes)", f"{here.describe(ours)}"]
@@ -36,13 +57,12 @@ def compare(there: Btf, its: int, here: Btf, ours: int) -> str:
     return "\n".join(lines)
 
 
-def _members(btf: Btf, type_id: int, offset: int = 0, path: str = "") -> Iterator[str]:
-    """Where what is: members of members are told one by one."""
+def leaves(btf: Btf, type_id: int, offset: int = 0, path: str = "", bits: int = 0) -> Iterator[Leaf]:
+    """What a type consists of: members of members are told one by one."""
     found = btf.resolve(type_id)
     if found.kind in (Kind.STRUCT, Kind.UNION):
         for member in btf.members(type_id):
             name = f"{path}.{member.name}" if path and member.name else path or member.name
-            bits = f":{member.bits}" if member.bits else ""
-            yield from _members(btf, member.type_id, offset + member.offset, name + bits)
+            yield from leaves(btf, member.type_id, offset + member.offset, name, member.bits)
     else:
-        yield f"{offset:4} {btf.describe(type_id)} {path}".rstrip()
+        yield Leaf(offset, path, btf.describe(type_id), btf.size_of(type_id), bits)

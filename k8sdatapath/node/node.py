@@ -6,10 +6,10 @@ import errno
 import fcntl
 import logging
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import ExitStack
 from threading import RLock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from attrs import evolve, frozen
 
@@ -26,15 +26,16 @@ from k8sdatapath.errors import AddressInUseError, BpffsError, CapacityError, Mod
 from k8sdatapath.layout import addr, layout_of
 from k8sdatapath.model import Frontend, IPAddress, Masquerade, address
 from k8sdatapath.model.address import shown
-from k8sdatapath.net.netns import NetNs
 from k8sdatapath.net.rtnetlink import Rtnetlink
 from k8sdatapath.node.config import Capacity, NodeConfig
 from k8sdatapath.node.device_keeper import DeviceKeeper
 from k8sdatapath.node.hooks import CgroupHook, Hook, Hooks, TcHook, XdpHook, place_of
+from k8sdatapath.node.loading import cookie, load, settings, specs
 from k8sdatapath.node.resizing import Move
 from k8sdatapath.node.tunnel import Tunnel
+from k8sdatapath.node.upgrade import upgrade
 from k8sdatapath.node.upkeep import Upkeep
-from k8sdatapath.objects import ConfigValue, Object, ObjectSpec
+from k8sdatapath.objects import Object
 from k8sdatapath.pins import PinLock
 from k8sdatapath.programs import Direction
 from k8sdatapath.programs.base import device_index, in_netns
@@ -142,7 +143,9 @@ class Node(Resource):
                 undo.enter_context(config.pins.restored_on_error())
             if config.tunnel is not None:
                 _make_tunnel(config, config.tunnel, own)
-            objects = _load(config, own)
+            if config.pins is not None:
+                upgrade(config.pins, specs(config), config.capacity.max_entries)
+            objects = load(config, own)
             table = ServiceTable.bind(objects["pod"], service_networks=config.service_networks)
             services = own.enter_context(table)
             services.set_node_addresses(_own_addresses(config))  # before one is taken for a service's
@@ -333,11 +336,11 @@ class Node(Resource):
                 return
             changed |= CONTRACT.keys()  # the service table goes to the new objects as a whole
             unpinned = evolve(config, pins=None)
-            new = _load(unpinned, own, {name: each for name, each in there.items() if name not in changed})
+            new = load(unpinned, own, {name: each for name, each in there.items() if name not in changed})
             between = None
             if "kd_conntrack" in changed:
                 both = {**there, "kd_conntrack_to": new["pod"].maps["kd_conntrack"]}
-                between = _load(unpinned, done, both, moving=True)
+                between = load(unpinned, done, both, moving=True)
                 self.flows.collect()
             move = Move(self._hooks, config.pins, changed, old, new, between)
             move.check()
@@ -370,8 +373,8 @@ class Node(Resource):
         if at in (Place.UPLINK, Place.TO_UPLINK, Place.XDP) and config.uplinks:
             device = in_netns(config.netns, lambda: Device.find(config.uplinks[0]))
         with self._maps_stay, self.explainer() as explainer:
-            cookie = _cookie(config.netns) if at is Place.SOCKET else 0
-            return explainer.dial(dialled, source, at, port=port, device=device, cookie=cookie)
+            of_socket = cookie(config.netns) if at is Place.SOCKET else 0
+            return explainer.dial(dialled, source, at, port=port, device=device, cookie=of_socket)
 
     def explainer(self) -> Explainer:
         """An explainer of this node's packets, until it is resized. The caller closes it."""
@@ -380,7 +383,7 @@ class Node(Resource):
 
         live = {name: each for loaded in self._objects.values() for name, each in loaded.maps.items()}
         bound = {name: maps.bind(kind, live[name].fd) for name, kind in EXPLAINED.items()}
-        return Explainer.bind(bound, netns=self.config.netns, config=_settings(self.config))
+        return Explainer.bind(bound, netns=self.config.netns, config=settings(self.config))
 
     def reap_sockets(self, *, tcp: bool = False) -> tuple[DestroyedSocket, ...]:
         """Destroy the UDP sockets of this machine that are connected to backends which are gone.
@@ -432,32 +435,6 @@ def _own_addresses(config: NodeConfig) -> set[IPAddress]:
     return in_netns(config.netns, read)
 
 
-def _load(
-    config: NodeConfig, own: ExitStack, given: Mapping[str, Any] | None = None, *, moving: bool = False
-) -> dict[str, Object]:
-    """The objects, sharing one set of maps: those given, and what they lack."""
-    loaded: dict[str, Object] = {}
-    shared = dict(given or {})
-    settings = {**_settings(config), "moving": moving}
-    optional = {"xdp": config.xdp, "overlay": config.tunnel is not None}
-    for name in ("pod", "host", "socket", *(name for name, wanted in optional.items() if wanted)):
-        spec = ObjectSpec.from_file(name)
-        spec = spec.with_maps(**{m: n for m, n in config.capacity.max_entries.items() if m in spec.maps})
-        spec = spec.with_config(**{s: value for s, value in settings.items() if s in spec.config})
-        loaded[name] = own.enter_context(spec.load(reuse=shared, pins=config.pins))
-        shared |= loaded[name].maps
-    return loaded
-
-
-def _settings(config: NodeConfig) -> dict[str, ConfigValue]:
-    """What the programs are told when they are loaded."""
-    settings = {**config.constants, "node_netns": _cookie(config.netns)}
-    if (tunnel := config.tunnel) is not None:
-        device = in_netns(config.netns, lambda: device_index(tunnel.device))
-        settings |= {"tunnel_ipv6": tunnel.ipv6, "tunnel_device": device, "tunnel_port": tunnel.udp_port}
-    return settings
-
-
 def _masquerade(config: NodeConfig, host: Object) -> tuple[str, ...]:
     """Write what the configuration has to say, before a program looks; returns the devices."""
     if config.masquerade is None:
@@ -471,13 +448,6 @@ def _masquerade(config: NodeConfig, host: Object) -> tuple[str, ...]:
 def _masquerading(config: NodeConfig) -> Masquerade:
     wanted = config.masquerade or Masquerade()
     return evolve(wanted, devices=wanted.devices or config.uplinks)
-
-
-def _cookie(netns: NetNs | None) -> int:
-    if netns is not None:
-        return netns.cookie
-    with NetNs.current() as current:
-        return current.cookie
 
 
 def _make_tunnel(config: NodeConfig, tunnel: Tunnel, own: ExitStack) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,13 +16,19 @@ from pathlib import Path
 import pytest
 from attrs import evolve, frozen
 
-from k8sdatapath.errors import CapacityError, DeviceGoneError
+from k8sdatapath import compile
+from k8sdatapath.datapath.service_table import ServiceTable
+from k8sdatapath.errors import CapacityError, DeviceGoneError, LayoutError
 from k8sdatapath.lab import Lab
 from k8sdatapath.lab.host import Host
 from k8sdatapath.model import Backend, Service
 from k8sdatapath.net.netns import NetNs
 from k8sdatapath.node import Capacity, Node, NodeConfig
+from k8sdatapath.node.loading import specs
+from k8sdatapath.node.upgrade import upgrade
+from k8sdatapath.objects import ObjectSpec
 from k8sdatapath.pins import PinDir
+from tests.api.graph import ROOT
 
 SMALL = Capacity(services=4096, backends=16384, slots=65536, flows=65536, pods=64)
 STEADY = ("10.96.0.10", 80)
@@ -56,11 +63,15 @@ def steady(backend: str) -> Service:
 
 
 class Traffic(threading.Thread):
-    """Short connections without pause, and one that is held all the time."""
+    """Short connections without pause, and one that is held all the time.
 
-    def __init__(self, client: Host) -> None:
+    :param short: False: the latter only.
+    """
+
+    def __init__(self, client: Host, *, short: bool = True) -> None:
         super().__init__()
         self.client = client
+        self.short = short
         self.requests = 0
         self.failures: list[str] = []
         self.over = threading.Event()
@@ -69,7 +80,8 @@ class Traffic(threading.Thread):
     def run(self) -> None:
         while not self.over.is_set():
             try:
-                assert self.client.get("http://10.96.0.10/", timeout=5).text == "web"
+                if self.short:
+                    assert self.client.get("http://10.96.0.10/", timeout=5).text == "web"
                 self.held.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
                 assert self.held.recv(4096).endswith(b"web")
             except (OSError, AssertionError) as error:
@@ -217,3 +229,71 @@ def traffic_goes_on(traffic: Traffic) -> None:
     while traffic.requests < before + 20:
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+#: A version whose rows lie otherwise in memory, and which has no `pad`.
+OLDER = {
+    "struct kd_ct {\n\tstruct kd_tuple to;\n\t__u64 packets;": (
+        "struct kd_ct {\n\t__u64 packets;\n\t__u64 pad;\n\tstruct kd_tuple to;"
+    ),
+    "KD_ASSERT_SIZE(struct kd_ct, 64)": "KD_ASSERT_SIZE(struct kd_ct, 72)",
+    "struct kd_backend {\n\tstruct kd_addr addr;\n\t__u64 flows;": (
+        "struct kd_backend {\n\t__u64 flows;\n\tstruct kd_addr addr;"
+    ),
+    "\t__u64 packets;\n\t__u64 bytes;": "\t__u64 bytes;\n\t__u64 packets;",
+}
+
+
+def older(config: NodeConfig, directory: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, ObjectSpec]:
+    """The objects of a configuration as that version has them."""
+    shutil.copytree(ROOT / "bpf", directory, dirs_exist_ok=True)
+    types = directory / "include/kd/types.h"
+    text = types.read_text()
+    for ours, theirs in OLDER.items():
+        assert text.count(ours) == 1, ours
+        text = text.replace(ours, theirs)
+    types.write_text(text)
+    with monkeypatch.context() as patched:
+        patched.setattr("k8sdatapath.compiler.include_dir", lambda: directory / "include")
+        patched.setattr(ObjectSpec, "from_file", lambda name: compile(directory / f"{name}.bpf.c"))
+        return specs(config)
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("socket_lb", [True, False])
+def test_what_another_version_has_pinned_is_taken_over_under_traffic(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, socket_lb: bool
+) -> None:
+    config = evolve(place.config, socket_lb=socket_lb)
+    others, pins = older(config, tmp_path, monkeypatch), config.pins
+    assert pins is not None
+    with Node.open(config):
+        pass  # where sockets are not balanced, their programs go
+    traffic = Traffic(place.client, short=socket_lb)  # see node/upgrade.py
+    traffic.start()
+    try:
+        traffic_goes_on(traffic)
+        with Node.open(config) as node:
+            flows = node.services.flows(place.steady.frontend)[place.steady.backends[0]]
+        with pins.lock():  # an agent of the other version starts, as it were
+            changed = upgrade(pins, others, SMALL.max_entries)
+        assert changed == ("kd_backends", "kd_conntrack", "kd_conntrack_to", "kd_counters")
+        traffic_goes_on(traffic)
+        with pytest.raises(LayoutError):
+            ServiceTable.bind(pins)
+        with Node.open(config) as node:
+            assert node.services.dump() == (place.steady,)
+            now = node.services.flows(place.steady.frontend)[place.steady.backends[0]]
+            assert now > flows
+            assert sum(each.packets for each in node.counters().values()) > 0
+            assert {pod.device for pod in node.pods} == {place.client.device, place.web.device}
+            if not socket_lb:
+                held = traffic.held.getsockname()[1]
+                assert [each for each in node.flows.flows() if each.client.port == held]
+            traffic_goes_on(traffic)
+            assert node.services.flows(place.steady.frontend)[place.steady.backends[0]] > now
+    finally:
+        traffic.over.set()
+        traffic.join()
+        traffic.held.close()
+    assert not traffic.failures, (len(traffic.failures), traffic.requests, traffic.failures[:3])
