@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from ipaddress import ip_address
 from pathlib import Path
+from threading import RLock
 
 from attrs import evolve
 
@@ -20,15 +21,16 @@ from k8sdatapath.agent.values import Acceleration
 from k8sdatapath.agent.web import WebServer
 from k8sdatapath.cni.server import CniServer
 from k8sdatapath.component import ObjectKey, Plan
-from k8sdatapath.errors import DatapathError, MissingExtraError, NotSupportedError
+from k8sdatapath.errors import DatapathError, ManifestError, MissingExtraError, NotSupportedError
 from k8sdatapath.kube import KubeWatch, NodeView, ObjectSource
 from k8sdatapath.kube.event_writer import EventWriter
 from k8sdatapath.kube.health import HealthServer
+from k8sdatapath.kube.ip_masq import IpMasqFile
 from k8sdatapath.kube.local import node_local
 from k8sdatapath.kube.peers import peers_of
 from k8sdatapath.kube.replay import Recorder
 from k8sdatapath.kube.translator import NodeDelta
-from k8sdatapath.model import IPAddress, network
+from k8sdatapath.model import IPAddress, Masquerade, network
 from k8sdatapath.net.pod_devices import DevicePattern
 from k8sdatapath.net.rtnetlink import Rtnetlink
 from k8sdatapath.node import Node, NodeConfig, PodTracker
@@ -58,11 +60,15 @@ class Agent(Resource):
         self._stopping = False
         self._backends_went = False
         self._nodes_problem = ""
+        self._nodes_lock = RLock()
         self._own_addresses: frozenset[tuple[int, IPAddress]] = frozenset()
         self._nodes: Nodes | None = None
         self._view: NodeView | None = None
         self._health: HealthServer | None = None
         self._notes: frozenset[str] = frozenset()
+        self._masq = IpMasqFile(config.masq_file) if config.masq_file and config.masquerading else None
+        if self._masq is not None:
+            self._masq.refresh()
         pins = PinDir(config.pins)
         with ExitStack() as own:
             self.metrics = _metrics()
@@ -70,7 +76,7 @@ class Agent(Resource):
             objects = open_source(config)
             self.source = own.enter_context(self._node_source(objects))
             with pins.restored_on_error():  # while the node still has the lock
-                self.node = own.enter_context(Node.open(_node_config(config, pins), prune=False))
+                self.node = own.enter_context(Node.open(self._node_config(pins), prune=False))
                 self._check_acceleration()
             for note in self.node.notes:
                 _log.warning("note: %s", note)
@@ -106,6 +112,22 @@ class Agent(Resource):
         web = WebServer(self.config.listen, self.checks, self.metrics.text if self.metrics else lambda: None)
         _log.info("listening", extra={"address": str(web.where)})
         return web
+
+    def _node_config(self, pins: PinDir) -> NodeConfig:
+        config = self.config
+        return NodeConfig(
+            name=config.node_name,
+            uplinks=config.uplinks,
+            cgroup=config.cgroup,
+            pins=pins,
+            socket_lb=config.socket_lb,
+            protect_node_ports=config.protect_node_ports,
+            service_networks=config.service_networks,
+            xdp=config.acceleration is not Acceleration.DISABLED,
+            tunnel=config.tunnel,
+            masquerade=self._masquerading,
+            capacity=config.capacity,
+        )
 
     def _node_source(self, objects: ObjectSource) -> NodeSource:
         listener = Listener(pods=self._on_pods, nodes=self._on_nodes, addresses=self._on_addresses)
@@ -146,17 +168,18 @@ class Agent(Resource):
 
     def _on_nodes(self, nodes: Nodes) -> None:
         """Reach the pods of the other nodes where these are now, under pods' own addresses."""
-        self._nodes = nodes
         problems = []
-        for what in (self._plan_overlay, self._plan_masquerade):
-            try:
-                plan = what(nodes)
-                if plan is not None and not plan.empty:
-                    _log.info("nodes: %s", plan.apply())
-            except DatapathError as error:
-                problems.append(str(error))
-                _log.error("not all nodes are reached as they should be: %s", error)
-        self._nodes_problem = "; ".join(problems)
+        with self._nodes_lock:
+            self._nodes = nodes
+            for what in (self._plan_overlay, self._plan_masquerade):
+                try:
+                    plan = what(nodes)
+                    if plan is not None and not plan.empty:
+                        _log.info("nodes: %s", plan.apply())
+                except DatapathError as error:
+                    problems.append(str(error))
+                    _log.error("not all nodes are reached as they should be: %s", error)
+            self._nodes_problem = "; ".join(problems)
 
     def _plan_overlay(self, nodes: Nodes) -> Plan | None:
         if self.node.overlay is None:
@@ -164,11 +187,29 @@ class Agent(Resource):
         return self.node.overlay.plan(peers_of(nodes, self.config.node_name, ipv6=self.config.tunnel_ipv6))
 
     def _plan_masquerade(self, nodes: Nodes) -> Plan | None:
-        wanted = self.config.masquerading
+        wanted = self._masquerading
         if self.node.masquerade is None or wanted is None:
             return None
         inside = {each for node in nodes for each in (*node.pod_networks, *map(network, node.addresses))}
         return self.node.masquerade.plan(evolve(wanted, exclude=(*wanted.exclude, *inside)))
+
+    @property
+    def _masquerading(self) -> Masquerade | None:
+        """What is known without the cluster's nodes."""
+        wanted = self.config.masquerading
+        return wanted if wanted is None or self._masq is None else self._masq.config.added_to(wanted)
+
+    def _look_at_masq_file(self) -> None:
+        """Take over what the file says now; flows that have begun keep their addresses."""
+        if self._masq is None:
+            return
+        try:
+            changed = self._masq.refresh()
+        except ManifestError as error:
+            _log.error("what is not masqueraded stays as it was: %s", error)
+            return
+        if changed and self._nodes is not None:
+            self._on_nodes(self._nodes)
 
     def _on_addresses(self) -> tuple[IPAddress, ...]:
         """Take over what addresses the node has; returns those that clients may dial."""
@@ -246,6 +287,8 @@ class Agent(Resource):
     def _add_checks(self) -> None:
         self.checks.add("reconciler", self._not_reconciling, Probe.LIVE)
         self.checks.add("pins", self._unpinned, Probe.HEALTHY)
+        if (masq := self._masq) is not None:
+            self.checks.add("masqConfig", lambda: masq.problem, Probe.HEALTHY)
         self.checks.add("nodes", lambda: self._nodes_problem, Probe.HEALTHY)
         if self.pods is not None:
             pods = self.pods
@@ -306,6 +349,7 @@ class Agent(Resource):
                 self.reconfigure(config)
             if self._backends_went:
                 self._end_sockets()
+            self._look_at_masq_file()
             if not pruned and self.reconciler.synced:
                 self.node.prune()
                 pruned = True
@@ -343,22 +387,6 @@ class Agent(Resource):
 
     def __repr__(self) -> str:
         return f"<Agent {self.config.node_name} {self.node!r}>"
-
-
-def _node_config(config: AgentConfig, pins: PinDir) -> NodeConfig:
-    return NodeConfig(
-        name=config.node_name,
-        uplinks=config.uplinks,
-        cgroup=config.cgroup,
-        pins=pins,
-        socket_lb=config.socket_lb,
-        protect_node_ports=config.protect_node_ports,
-        service_networks=config.service_networks,
-        xdp=config.acceleration is not Acceleration.DISABLED,
-        tunnel=config.tunnel,
-        masquerade=config.masquerading,
-        capacity=config.capacity,
-    )
 
 
 def _cni_server(node: Node, path: Path) -> CniServer:

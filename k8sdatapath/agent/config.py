@@ -15,7 +15,7 @@ from k8sdatapath.agent.options import IGNORED, OPTIONS
 from k8sdatapath.agent.values import UNSAID, Acceleration, Listen, LogFormat, TunnelKind
 from k8sdatapath.errors import ConfigError, ManifestError, near_misses
 from k8sdatapath.kube.documents import parse_yaml
-from k8sdatapath.model import IPAddress, IPNetwork, Masquerade, Selection
+from k8sdatapath.model import IPAddress, IPNetwork, Masquerade, Protocol, Selection
 from k8sdatapath.model.address import shown
 from k8sdatapath.node import Capacity, Tunnel
 from k8sdatapath.pins import BPFFS
@@ -28,6 +28,7 @@ _ALL: Mapping[int, list[IPNetwork]] = {
     6: [*IPv6Network("::/0").address_exclude(IPv6Network("::/16"))],
 }
 _LARGEST = 1 << 20
+_MASQ_CONFIG = Path("/etc/config/ip-masq-agent")
 _TYPO = 0.88
 """How much a word must be like a known one to be a mistake rather than a word of somebody else's."""
 
@@ -68,6 +69,11 @@ class AgentConfig:
     native_ipv4: tuple[IPNetwork, ...] = ()
     native_ipv6: tuple[IPNetwork, ...] = ()
     not_masqueraded: tuple[IPNetwork, ...] = ()
+    masquerade_link_local: bool = False
+    masquerade_link_local_ipv6: bool = False
+    masq_agent: bool = False
+    masq_config: Path | None = None
+    left_to_netfilter: tuple[tuple[Protocol, int], ...] = ()
     service_networks: tuple[IPNetwork, ...] = ()
     tunneled: bool = False
     tunnel_kind: TunnelKind = TunnelKind.VXLAN
@@ -125,7 +131,21 @@ class AgentConfig:
             return None
         left = [each for version in done if not done[version] for each in _ALL[version]]
         exclude = (*left, *self.native_ipv4, *self.native_ipv6, *self.not_masqueraded)
-        return Masquerade(devices=self.uplinks, exclude=exclude)
+        links = {4: self.masquerade_link_local, 6: self.masquerade_link_local_ipv6}
+        return Masquerade(
+            devices=self.uplinks,
+            exclude=exclude,
+            link_local=[version for version, said in links.items() if said],
+            netfilter=self.left_to_netfilter,
+        )
+
+    @property
+    def masq_file(self) -> Path | None:
+        """Where ip-masq-agent's configuration is, which may change at any time; None: what it would say is
+        said here, or nobody asks for it.
+        """
+        inline = self.not_masqueraded or self.masquerade_link_local or self.masquerade_link_local_ipv6
+        return self.masq_config or (_MASQ_CONFIG if self.masq_agent and not inline else None)
 
     @property
     def tunnel(self) -> Tunnel | None:
@@ -178,11 +198,17 @@ class AgentConfig:
             if not self.uplinks:
                 raise ConfigError("", "bpf.masquerade", "there are no uplinks that pods could leave by")
             for version, said in ((4, self.native_ipv4), (6, self.native_ipv6)):
-                if not self.tunneled and not said and _ALL[version][0] not in wanted.exclude:
+                known = self.tunneled or said or self.masq_file
+                if not known and _ALL[version][0] not in wanted.exclude:
                     word = f"ipv{version}NativeRoutingCIDR"
                     raise ConfigError(
                         "", word, "needed to masquerade: where pods are known by their addresses"
                     )
+        if self.masq_config is not None:
+            if wanted is None:
+                raise ConfigError("", "masqConfig", "nothing is masqueraded: see bpf.masquerade")
+            if self.masq_file is not None and self.not_masqueraded:
+                raise ConfigError("", "masqConfig, ipMasqAgent.config", "one of these only")
         if self.tunneled and not self.tunnel_addresses:
             raise ConfigError("", "tunnelAddresses", "needed with routingMode: tunnel, one of each family")
 

@@ -130,7 +130,18 @@ OPTIONS: Final[Mapping[str, Option]] = {
     "ipMasqAgent.config.nonMasqueradeCIDRs": Option(
         "not_masqueraded", values.networks, "others that do", live=True
     ),
-    "ipMasqAgent.enabled": Option("", _either("what is in its config counts all the same"), "true"),
+    "ipMasqAgent.config.masqLinkLocal": Option(
+        "masquerade_link_local", values.flag, "whether 169.254.0.0/16 does not", live=True
+    ),
+    "ipMasqAgent.config.masqLinkLocalIPv6": Option(
+        "masquerade_link_local_ipv6", values.flag, "whether fe80::/10 does not", live=True
+    ),
+    "ipMasqAgent.config.resyncInterval": Option("", lambda _: "", "of no file: nothing", live=True),
+    "ipMasqAgent.enabled": Option("masq_agent", values.flag, "read its file, if its config is not here"),
+    "masqConfig": Option("masq_config", values.path, "ip-masq-agent's file, read when it changes", True),
+    "leftToNetfilter": Option(
+        "left_to_netfilter", values.ports, "as in 21/TCP: not masqueraded here", live=True
+    ),
     "ipv4.enabled": Option("", _either("both families are always served"), "true"),
     "ipv6.enabled": Option("", _either("both families are always served"), "true"),
     "writeEvents": Option("write_events", values.flag, "write Events about objects with errors"),

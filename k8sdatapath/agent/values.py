@@ -9,7 +9,7 @@ from typing import Any, Final, TypeVar
 
 from attrs import frozen
 
-from k8sdatapath.model import IPAddress, IPNetwork, Selection, address, network, port
+from k8sdatapath.model import IPAddress, IPNetwork, Masquerade, Protocol, Selection, address, network, port
 from k8sdatapath.model.address import shown
 
 __all__ = ["UNSAID", "Acceleration", "Listen", "LogFormat", "TunnelKind"]
@@ -195,6 +195,11 @@ def log_level(value: Any) -> str:
 def addresses(value: Any) -> tuple[IPAddress, ...]:
     """Addresses."""
     return each(address)(value)
+
+
+def ports(value: Any) -> tuple[tuple[Protocol, int], ...]:
+    """Ports with their protocols: ``21/TCP``."""
+    return Masquerade(netfilter=texts(value)).netfilter
 
 
 def networks(value: Any) -> tuple[IPNetwork, ...]:

@@ -51,6 +51,9 @@ def agent(
     cgroup: Annotated[
         Text, typer.Option(metavar="DIR", help="Balance the sockets of processes in this cgroup.")
     ] = None,
+    masq_config: Annotated[
+        Text, typer.Option(metavar="FILE", help="What is not masqueraded, as ip-masq-agent has it.")
+    ] = None,
     bpffs: Annotated[Text, typer.Option(metavar="DIR", help="Where the datapath is pinned.")] = None,
     listen: Annotated[
         Text, typer.Option(metavar="HOST:PORT", help="Answer probes and Prometheus here, or 'none'.")
@@ -77,6 +80,7 @@ def agent(
         "podDevicePattern": pod_device_pattern,
         "cniSocket": cni_socket,
         "cgroup": cgroup,
+        "masqConfig": masq_config,
         "bpffs": bpffs,
         "listen": listen,
         "log.level": log_level,

@@ -47,6 +47,7 @@ def list_(
                 "state": str(mapping.state),
                 "age": mapping.age,
                 "packets": mapping.packets,
+                "unsupported": mapping.unsupported,
             }
             for mapping in masquerader.mappings()
             if pod in (None, mapping.pod.address)

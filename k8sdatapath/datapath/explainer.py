@@ -12,7 +12,7 @@ had not been seen.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from ipaddress import IPv6Address
 from threading import Lock
@@ -22,21 +22,22 @@ from attrs import frozen
 
 from k8sdatapath import maps, programs
 from k8sdatapath.datapath.contract import Bindable, bind_maps
-from k8sdatapath.datapath.explanation import Explanation, Place, told
+from k8sdatapath.datapath.explanation import Explanation, Place, Step, told
 from k8sdatapath.datapath.masquerader import CONTRACT as MASQUERADE
 from k8sdatapath.datapath.service_table import CONTRACT as SERVICES
 from k8sdatapath.errors import ModelError
 from k8sdatapath.layout import addr, layout_of, u32
 from k8sdatapath.model import Frontend, IPAddress, Protocol
+from k8sdatapath.model.masquerade import helped
 from k8sdatapath.net.netns import NetNs
-from k8sdatapath.net.packet import parse, tcp, udp
+from k8sdatapath.net.packet import Packet, parse, tcp, udp
 from k8sdatapath.net.rtnetlink import Rtnetlink
 from k8sdatapath.objects import ConfigValue, ObjectSpec
 from k8sdatapath.programs.base import device_index, in_netns
 from k8sdatapath.resource import Resource
 from k8sdatapath.tables.affinity import AffinityKey, AffinityRow
 from k8sdatapath.tables.conntrack import ConntrackRow, Tuple
-from k8sdatapath.tables.counters import outcomes
+from k8sdatapath.tables.counters import Outcome, outcomes
 from k8sdatapath.tables.endpoints import EndpointRow
 from k8sdatapath.tables.peers import PeerKey, PeerRow
 from k8sdatapath.tables.trace import NetnsClient, SkbContext, StepKind, TracedRow, XdpContext
@@ -88,6 +89,17 @@ class Device:
         index = device_index(name)
         with Rtnetlink() as net:
             return next(cls(link.index, link.mac) for link in net.links() if link.index == index)
+
+
+def _unsupported(packet: Packet, outcome: Outcome) -> Iterator[Step]:
+    """What would not work if it left under another address."""
+    name = helped(packet.protocol, packet.dport or 0)
+    if name and outcome.name in ("PASS", "TO_DEVICE", "TO_STACK"):
+        yield Step(
+            "unsupported",
+            f"{name} needs a helper where pods leave under another address, and there is none: its port "
+            f"{packet.dport} can be left to netfilter (Masquerade.netfilter).",
+        )
 
 
 class Explainer(Resource):
@@ -145,6 +157,8 @@ class Explainer(Resource):
     ) -> Explanation:
         """What becomes of a packet.
 
+        Of what a pod sends to a port of a protocol that needs a helper, a step ``unsupported`` says so.
+
         :param frame: from its Ethernet header on; it is taken to be addressed to the device.
         :param device: that it comes in through, or goes out of. By default that of the pod which sends it, or
             gets it, if there is one; else none, and only routes and masquerading know the difference.
@@ -170,6 +184,7 @@ class Explainer(Resource):
         steps = tuple(told(rows, at, self._outcomes))
         told_last = rows[-1].value if rows and rows[-1].step == StepKind.RESULT else _PASS
         outcome = self._outcomes[told_last]
+        steps += tuple(_unsupported(packet, outcome)) if at in (Place.POD, Place.TO_UPLINK) else ()
         return Explanation(at, steps, outcome, packet, None if outcome.drop else parse(left))
 
     def _pod(self, address: IPAddress) -> Device | None:

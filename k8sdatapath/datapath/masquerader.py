@@ -17,7 +17,8 @@ from k8sdatapath.datapath.contract import Bindable, bind_maps
 from k8sdatapath.datapath.flow import FlowFilter, FlowState, Peer
 from k8sdatapath.errors import CapacityError, ModelError, StalePlanError
 from k8sdatapath.layout import u32
-from k8sdatapath.model import IPAddress, Masquerade
+from k8sdatapath.model import IPAddress, Masquerade, Protocol
+from k8sdatapath.model.masquerade import helped
 from k8sdatapath.net.netlink import Netlink
 from k8sdatapath.net.netns import NetNs
 from k8sdatapath.programs.base import device_index
@@ -33,10 +34,9 @@ CONTRACT = {
     "kd_exhausted": maps.LRUHash[Tuple, ExhaustedRow],
 }
 
-#: Good for one link only, and groups: never masqueraded.
-_ALWAYS = tuple(
-    map(ip_network, ("169.254.0.0/16", "224.0.0.0/4", "255.255.255.255/32", "fe80::/10", "ff00::/8"))
-)
+_GROUPS = tuple(map(ip_network, ("224.0.0.0/4", "255.255.255.255/32", "ff00::/8")))
+#: Good for one link only.
+_LINK_LOCAL = {4: ip_network("169.254.0.0/16"), 6: ip_network("fe80::/10")}
 
 T = TypeVar("T")
 
@@ -60,6 +60,11 @@ class Mapping:
     state: FlowState
     age: int
     packets: int
+
+    @property
+    def unsupported(self) -> str:
+        """What does not work through it, if its port is that of a protocol which needs a helper."""
+        return helped(self.protocol, self.remote.port)
 
     def __str__(self) -> str:
         return f"{self.protocol_name} {self.pod} as {self.leaves_as} -> {self.remote} {self.state}"
@@ -100,7 +105,7 @@ class MasqueradePlan:
     def __str__(self) -> str:
         if self.empty:
             return "nothing to change"
-        said = [f"{_said(key)}: {_leaves_as(rule)}" for key, rule in self.rules.items()]
+        said = [f"{_said(key)}: {_leaves_as(key, rule)}" for key, rule in self.rules.items()]
         said += [f"- {_said(key)}" for key in self.dropped_rules]
         for index, row in self.devices.items():
             addresses = ", ".join(map(str, row.addresses)) or "dropped, for want of an address"
@@ -168,9 +173,10 @@ class Masquerader(Resource):
             raise ModelError(
                 f"source addresses for {', '.join(sorted(strange))}, where nothing is masqueraded"
             )
-        rules = {
-            MasqKey.of(MasqSide.DESTINATION, each): MasqRule(NONE) for each in (*_ALWAYS, *wanted.exclude)
-        }
+        links = (each for version, each in _LINK_LOCAL.items() if version not in wanted.link_local)
+        excluded = (*_GROUPS, *links, *wanted.exclude)
+        rules = {MasqKey.of(MasqSide.DESTINATION, each): MasqRule(NONE) for each in excluded}
+        rules |= {MasqKey.of_port(protocol, port): MasqRule(NONE) for protocol, port in wanted.netfilter}
         rules |= {MasqKey.of(MasqSide.SOURCE, each): MasqRule(NONE) for each in wanted.routable}
         rules |= {MasqKey.of(MasqSide.SOURCE, each): MasqRule(to) for each, to in wanted.egress.items()}
         found = self._call(lambda: _look_up(wanted))
@@ -263,8 +269,13 @@ def _look_up(wanted: Masquerade) -> dict[str, tuple[int, tuple[IPAddress, ...]]]
 
 
 def _said(key: MasqKey) -> str:
+    if key.side == MasqSide.PORT:
+        protocol, port = key.port
+        return f"to port {port}/{Protocol(protocol).name}"
     return f"{'to' if key.side == MasqSide.DESTINATION else 'from'} {key.network}"
 
 
-def _leaves_as(rule: MasqRule) -> str:
+def _leaves_as(key: MasqKey, rule: MasqRule) -> str:
+    if key.side == MasqSide.PORT:
+        return "left to netfilter"
     return "as itself" if rule.leaves_as == NONE else f"as {rule.leaves_as}"

@@ -8,11 +8,12 @@ Live: ``events`` is what sources tell. ``watch`` is an API server as a source: a
 ``resources``, over a ``connection``, with ``patience``; ``wire`` and ``fast`` read what it sends.
 ``replay`` records sources, and plays them back.
 ``translator`` is ``translate`` for changes, ``local`` joins a source and that.
-``event_writer`` tells the cluster what is wrong.
+``event_writer`` tells the cluster what is wrong. ``ip_masq`` reads ip-masq-agent's configuration.
 """
 
 from k8sdatapath.kube.event_writer import EventWriter
 from k8sdatapath.kube.events import Batch, ObjectEvent, ObjectSource, in_asyncio
+from k8sdatapath.kube.ip_masq import IpMasqConfig, IpMasqFile
 from k8sdatapath.kube.local import NodeLocal, node_local
 from k8sdatapath.kube.patience import Patience
 from k8sdatapath.kube.replay import Recorder, Replay
@@ -27,6 +28,8 @@ __all__ = [
     "Batch",
     "EventWriter",
     "HealthCheck",
+    "IpMasqConfig",
+    "IpMasqFile",
     "KubeWatch",
     "NodeDelta",
     "NodeLocal",

@@ -22,6 +22,7 @@ class MasqSide(IntEnum):
 
     DESTINATION = 0
     SOURCE = 1
+    PORT = 2
 
 
 @struct
@@ -56,6 +57,16 @@ class MasqKey:
         """The key of a rule about these addresses."""
         mapped = _MAPPED_BITS if about.version == 4 else 0
         return cls(_SIDE_BITS + mapped + about.prefixlen, side, about.network_address)
+
+    @classmethod
+    def of_port(cls, protocol: int, port: int) -> MasqKey:
+        """The key of a rule about what is dialled at a port."""
+        return cls(_SIDE_BITS + 128, MasqSide.PORT, IPv6Address(protocol << 32 | port))
+
+    @property
+    def port(self) -> tuple[int, int]:
+        """Protocol and port that this rule is about."""
+        return int(self.addr) >> 32, int(self.addr) & 0xFFFF
 
     @property
     def network(self) -> IPNetwork:

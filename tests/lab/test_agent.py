@@ -21,7 +21,17 @@ import yaml
 from k8sdatapath.agent.options import OPTIONS
 from k8sdatapath.net.netns import NetNs
 from tests.api.graph import ROOT
-from tests.support.agents import SMALL, Callers, NodeUnderTest, ask, in_cgroup, service, slices, write
+from tests.support.agents import (
+    SMALL,
+    Callers,
+    NodeUnderTest,
+    ask,
+    in_cgroup,
+    seen_by,
+    service,
+    slices,
+    write,
+)
 from tests.support.api_double import ApiDouble, Query, Refusal
 from tests.support.chaos import SECONDS
 from tests.support.cni import config, environment
@@ -224,17 +234,6 @@ def test_pods_leave_under_the_addresses_of_the_node(manifests: Path) -> None:
         node.start()
         assert seen_by(node.outside, client, "192.0.2.101") == "192.0.2.11"
         assert seen_by(node.outside, client, "2001:db8:2::101") == "fd00:1:1::2"
-
-
-def seen_by(server: NetNs, client: NetNs, address: str) -> str:
-    """As whom a server sees a client that dials it at an address."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with server.call(socket.create_server, (address, 0), family=family) as listener:
-        listener.settimeout(5)
-        with client.call(socket.create_connection, listener.getsockname()[:2], 5):
-            connection, peer = listener.accept()
-            connection.close()
-            return str(peer[0])
 
 
 def test_node_ports_are_at_addresses_that_come_later(node: NodeUnderTest) -> None:

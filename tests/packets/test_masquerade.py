@@ -144,6 +144,42 @@ def test_new_exclusions_are_for_new_flows(uplink: Uplink) -> None:
     assert str(other.src) == "10.244.1.2"  # type: ignore[union-attr]
 
 
+def test_what_is_good_for_one_link_leaves_as_the_node_if_so_wanted(uplink: Uplink) -> None:
+    frames = {4: udp(PODS[0], "169.254.1.1", 4000, 53), 6: udp(PODS6[0], "fe80::1", 4000, 53)}
+    for families in ([4], [6], [4, 6], []):
+        uplink.masquerader.flush()
+        uplink.plan(link_local=families)
+        for family, frame in frames.items():
+            sent = uplink.send(frame)
+            assert sent is not None
+            assert str(sent.src) == (SOURCES[family] if family in families else str(parse(frame).src))
+
+
+def test_ports_left_to_netfilter_are_for_new_flows_of_their_protocol(uplink: Uplink) -> None:
+    old = tcp(PODS[0], WORLD, 40000, 21, "S")
+    assert uplink.send(old) is not None
+    wanted = Masquerade(devices="up0", exclude=EXCLUDED, sources={"up0": SOURCES.values()}, netfilter=[21])
+    plan = uplink.masquerader.plan(wanted)
+    assert str(plan) == "to port 21/TCP: left to netfilter"
+    plan.apply()
+    assert uplink.masquerader.plan(wanted).empty
+    assert str(uplink.send(old).src) == SOURCES[4]  # type: ignore[union-attr]
+    assert uplink.send(tcp(PODS[0], WORLD, 40001, 21, "S")) is None
+    assert uplink.send(tcp(PODS6[0], "2001:db8:9::9", 40001, 21, "S")) is None
+    assert uplink.count("DROP_LEFT_ALONE") == 2
+    for frame in (
+        udp(PODS[0], WORLD, 40001, 21),
+        tcp(PODS[0], WORLD, 40001, 2100, "S"),
+        tcp(PODS[0], WORLD, 21, 80, "S"),
+        icmp_echo(PODS[0], WORLD, 21),
+    ):
+        assert str(uplink.send(frame).src) == SOURCES[4]  # type: ignore[union-attr]
+    excluded = uplink.send(tcp(PODS[0], "10.9.9.9", 40001, 21, "S"))
+    assert str(excluded.src) == PODS[0]  # type: ignore[union-attr]
+    translated = uplink.send(tcp(SOURCES[4], WORLD, 40001, 21, "S"))  # by netfilter
+    assert str(translated.src) == SOURCES[4]  # type: ignore[union-attr]
+
+
 def test_answers_come_back_also_when_half_of_the_flow_was_lost(uplink: Uplink) -> None:
     for frame, back in (
         (tcp("10.244.1.2", WORLD, 40000, 80, "S"), tcp(WORLD, "192.0.2.1", 80, 40000, "SA")),

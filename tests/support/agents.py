@@ -207,6 +207,17 @@ def ask(client: NetNs, address: str, port: int = 80, *, timeout: float = 5) -> s
     return client.call(connect)
 
 
+def seen_by(server: NetNs, client: NetNs, address: str) -> str:
+    """As whom a server sees a client that dials it at an address."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with server.call(socket.create_server, (address, 0), family=family) as listener:
+        listener.settimeout(5)
+        with client.call(socket.create_connection, listener.getsockname()[:2], 5):
+            connection, peer = listener.accept()
+            connection.close()
+            return str(peer[0])
+
+
 class Callers:
     """Short connections one after the other, until the ``with`` is left."""
 

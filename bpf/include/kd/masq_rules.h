@@ -11,6 +11,7 @@
 #include <stdbool.h>
 #include <linux/bpf.h>
 #include <linux/in.h>
+#include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 #include <kd/addr.h>
 #include <kd/config.h>
@@ -34,6 +35,14 @@ static __always_inline struct kd_masq_rule *kd_masq_rule(enum kd_masq_side side,
 
 	key.addr = *addr;
 	return bpf_map_lookup_elem(&kd_masq_rules, &key);
+}
+
+/* Whether netfilter is to translate flows to this port, with helpers that we lack. */
+static __always_inline bool kd_masq_left_alone(const struct kd_tuple *tuple)
+{
+	struct kd_addr port = { { 0, 0, bpf_htonl(tuple->protocol), bpf_htonl(bpf_ntohs(tuple->dport)) } };
+
+	return kd_masq_rule(KD_MASQ_PORT, &port);
 }
 
 /* A flow from the world to a pod by the pod's own address: both its halves are as they are. */

@@ -8,7 +8,8 @@
  *  1. A destination in kd_masq_rules knows pods: other pods, nodes, networks with routes to them.
  *  2. An answer to who has dialled the pod by its own address goes on as it is. Such flows are noted as they come in.
  *  3. A source in kd_masq_rules keeps its address, or has one of its own.
- *  4. All else gets the device's address of its family, and a port as kd/ports.h finds one. Where there is no
+ *  4. What is to a port in kd_masq_rules netfilter should have given another source before: it is dropped.
+ *  5. All else gets the device's address of its family, and a port as kd/ports.h finds one. Where there is no
  *     address, or no port, the packet is dropped: it never leaves as it is.
  *
  * Such a flow is in kd_conntrack as every other, with KD_CT_SOURCE. What comes back is translated as it comes in; of a
@@ -68,6 +69,8 @@ KD_SUBPROGRAM int kd_masq_choose(const struct kd_pkt *pkt, const struct kd_masq_
 	}
 	if (kd_is_unset(found))
 		return KD_DROP_NO_SOURCE;
+	if (kd_masq_left_alone(&pkt->tuple))
+		return KD_DROP_LEFT_ALONE;
 	*to = pkt->tuple;
 	to->src = *found;
 	KD_TRACE(KD_STEP_NAME, 0, 0, to);

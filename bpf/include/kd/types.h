@@ -269,6 +269,7 @@ KD_ASSERT_SIZE(struct kd_masq_device, 32);
 enum kd_masq_side {
 	KD_MASQ_DESTINATION = 0, /* it knows pods by their own addresses */
 	KD_MASQ_SOURCE = 1, /* a pod, or several */
+	KD_MASQ_PORT = 2, /* a protocol's, left to netfilter: the address is 0, protocol and port, 64, 32 and 32 bits */
 };
 
 /* Key of kd_masq_rules. */

@@ -52,6 +52,7 @@
 	X(KD_DROP_REJECT, -12, "to be rejected, but the client was not told: one answer too many")  \
 	X(KD_DROP_NODE_PORT, -13, "a process of the node was to bind a node port, and was refused") \
 	X(KD_DROP_SCTP_PORT, -14, "SCTP to another port, which its checksum does not allow")        \
+	X(KD_DROP_LEFT_ALONE, -15, "left to netfilter by its port, which gave it no other source")  \
 	X(KD_DROP_NO_PEER, -20, "routed into the tunnel, but its destination is on no known node")  \
 	X(KD_DROP_UNKNOWN_PEER, -21, "it came through the tunnel from no known node")                \
 	X(KD_DROP_MEDDLING, -22, "to a node's end of the tunnel, from somebody who is no node")
