@@ -109,6 +109,12 @@ class NodeMetrics:
         yield used
         yield room
         yield GaugeMetricFamily("k8sdatapath_services", "Services in the kernel.", len(self._node.services))
+        text = "Flows that were alive when the full table forgot them, in one direction or begun anew."
+        lost = CounterMetricFamily("k8sdatapath_flows_lost", text, labels=["what"])
+        losses = self._node.flows.losses()
+        lost.add_metric(["half"], losses.halves)
+        lost.add_metric(["flow"], losses.flows)
+        yield lost
         if (upkeep := self._node.upkeep) is not None:
             text = "Flows collected after they were over."
             yield CounterMetricFamily("k8sdatapath_flows_collected", text, upkeep.collected)

@@ -105,5 +105,7 @@ def stats(pins: PinsOption = DEFAULT_PINS, output: OutputOption = Output.TABLE) 
         "capacity": known.capacity,
         "pressure": round(known.pressure, 4),
         **{state.name.lower(): known.states.get(state, 0) for state in FlowState},
+        "lost_halves": known.losses.halves,
+        "lost_flows": known.losses.flows,
     }
     show([rows], output)

@@ -15,20 +15,21 @@ from typing import Any
 from attrs import frozen
 
 from k8sdatapath import maps
-from k8sdatapath.datapath.contract import Bindable, bind_maps
+from k8sdatapath.datapath.contract import Bindable, bind_maps, names_of
 from k8sdatapath.datapath.flow import (
     ConntrackStats,
     Flow,
     FlowFilter,
+    FlowLosses,
     FlowState,
     Peer,
     Timeouts,
     state_of,
 )
 from k8sdatapath.errors import KeyExistsError
-from k8sdatapath.layout import Layout, layout_of
+from k8sdatapath.layout import Layout, layout_of, u64
 from k8sdatapath.resource import Resource
-from k8sdatapath.tables.conntrack import ConntrackRow, FlowFlags, Tuple
+from k8sdatapath.tables.conntrack import ConntrackRow, FlowFlags, Loss, Tuple
 from k8sdatapath.tables.halves import Columns, Pair, gather, joined, opposites
 from k8sdatapath.tables.halves import pair as join
 
@@ -36,6 +37,9 @@ __all__ = ["CONTRACT", "ConntrackTable", "Sweep"]
 
 #: The maps that a conntrack table is made of.
 CONTRACT = {"kd_conntrack": maps.LRUHash[Tuple, ConntrackRow]}
+
+# Of a table that programs write.
+_LOSSES = {"kd_losses": maps.PerCpuArray[u64]}
 
 _KEY, _ROW = layout_of(Tuple), layout_of(ConntrackRow)
 _REPLY = int(FlowFlags.REPLY)
@@ -72,6 +76,7 @@ class ConntrackTable(Resource):
         self.timeouts = timeouts
         self._flows = flows
         self._owned = owned
+        self._losses: maps.PerCpuArray[int] | None = None
 
     @classmethod
     def bind(cls, source: Bindable, *, timeouts: Timeouts | None = None) -> ConntrackTable:
@@ -81,8 +86,11 @@ class ConntrackTable(Resource):
         :raises ContractError: a map is missing.
         :raises LayoutError: a map holds something else.
         """
-        bound, owned = bind_maps(source, CONTRACT, "a conntrack table")
-        return cls(bound["kd_conntrack"], timeouts or Timeouts(), owned)
+        told = {name: kind for name, kind in _LOSSES.items() if name in names_of(source)[1]}
+        bound, owned = bind_maps(source, {**CONTRACT, **told}, "a conntrack table")
+        table = cls(bound["kd_conntrack"], timeouts or Timeouts(), owned)
+        table._losses = bound.get("kd_losses")
+        return table
 
     # -- reading --
 
@@ -98,7 +106,13 @@ class ConntrackTable(Resource):
         """How full the table is, and with what."""
         keys, rows, entries = self._flows.items_packed()
         states = Counter(_state(pair) for pair in joined(keys, rows))
-        return ConntrackStats(entries, self._flows.info.max_entries, states)
+        return ConntrackStats(entries, self._flows.info.max_entries, states, self.losses())
+
+    def losses(self) -> FlowLosses:
+        """What the table has forgotten for lack of room, since it was made. It costs no look at the flows."""
+        if self._losses is None:
+            return FlowLosses()
+        return FlowLosses(halves=sum(self._losses[Loss.HALF]), flows=sum(self._losses[Loss.FLOW]))
 
     def _meant(self, only: FlowFilter | None, now: int | None) -> Iterator[tuple[Pair, Flow]]:
         moment = _moment(now)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -12,7 +12,7 @@ from k8sdatapath.maps import Map
 from k8sdatapath.objects import Object
 from k8sdatapath.pins import PinDir
 
-__all__ = ["Bindable", "bind_maps"]
+__all__ = ["Bindable", "bind_maps", "names_of"]
 
 #: What a table can be bound to: a loaded object, a directory of pins, or maps by name (kernel or in-memory).
 Bindable = Object | PinDir | Mapping[str, Map]
@@ -24,12 +24,7 @@ def bind_maps(source: Bindable, contract: Mapping[str, Any], who: str) -> tuple[
     :raises ContractError: ``source`` lacks one.
     :raises LayoutError: one holds something else than ``contract`` says.
     """
-    if isinstance(source, Object):
-        where, have = f"object {source.spec.name}", list(source.map_fds)
-    elif isinstance(source, PinDir):
-        where, have = str(source), source.maps
-    else:
-        where, have = "the mapping", list(source)
+    where, have = names_of(source)
     missing = [name for name in contract if name not in have]
     if missing:
         present = ", ".join(sorted(have)) or "no maps"
@@ -45,3 +40,12 @@ def bind_maps(source: Bindable, contract: Mapping[str, Any], who: str) -> tuple[
             else:
                 bound[name] = source[name]
         return bound, undo.pop_all()
+
+
+def names_of(source: Bindable) -> tuple[str, Collection[str]]:
+    """What a source is called, and which maps it has."""
+    if isinstance(source, Object):
+        return f"object {source.spec.name}", list(source.map_fds)
+    if isinstance(source, PinDir):
+        return str(source), source.maps
+    return "the mapping", list(source)

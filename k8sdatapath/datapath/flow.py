@@ -11,7 +11,7 @@ from attrs import field, frozen, validators
 from k8sdatapath.model import Frontend, IPAddress, Protocol
 from k8sdatapath.tables.conntrack import FlowFlags
 
-__all__ = ["ConntrackStats", "Flow", "FlowFilter", "FlowState", "Peer", "Timeouts", "state_of"]
+__all__ = ["ConntrackStats", "Flow", "FlowFilter", "FlowLosses", "FlowState", "Peer", "Timeouts", "state_of"]
 
 
 class FlowState(StrEnum):
@@ -125,17 +125,34 @@ class FlowFilter:
 
 
 @frozen
+class FlowLosses:
+    """Flows that were alive when the full table forgot them, as far as their packets have told.
+
+    A flow of datagrams that was forgotten in both directions looks like a new one, and is not counted. A
+    connection that is older than the table is counted: nobody knows that it was never there.
+
+    :ivar halves: times that one direction was forgotten and made again by the other.
+    :ivar flows: flows that had to begin anew, maybe to another backend.
+    """
+
+    halves: int = 0
+    flows: int = 0
+
+
+@frozen
 class ConntrackStats:
     """How full the table is, and with what.
 
     :ivar entries: directions of flows, mostly two a flow.
     :ivar capacity: how many there is room for; flows that were silent longest go before it is reached.
     :ivar states: number of flows in each state.
+    :ivar losses: those that it should not have forgotten.
     """
 
     entries: int
     capacity: int
     states: Mapping[FlowState, int]
+    losses: FlowLosses = FlowLosses()
 
     @property
     def pressure(self) -> float:

@@ -1,13 +1,13 @@
-"""kd_conntrack: flows that were translated per packet, one entry per direction."""
+"""kd_conntrack: flows that were translated per packet, one entry per direction; kd_losses: what it forgot."""
 
 from __future__ import annotations
 
-from enum import IntFlag
+from enum import IntEnum, IntFlag
 from typing import ClassVar
 
 from k8sdatapath.layout import addr, be16, struct, u8, u32, u64, zeros
 
-__all__ = ["ConntrackRow", "FlowFlags", "Tuple"]
+__all__ = ["ConntrackRow", "FlowFlags", "Loss", "Tuple"]
 
 
 class FlowFlags(IntFlag):
@@ -42,3 +42,10 @@ class ConntrackRow:
     last_seen: u32
     flags: u32
     service: u32 = 0
+
+
+class Loss(IntEnum):
+    """``enum kd_loss``: what the full table forgot of a flow that was alive."""
+
+    HALF = 0
+    FLOW = 1

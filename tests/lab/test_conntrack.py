@@ -313,6 +313,7 @@ def test_the_command_line_lists_counts_and_flushes() -> None:
                 (stats,) = run("stats")
                 assert (stats["entries"], stats["established"], stats["answered"]) == (4, 1, 1)
                 assert stats["capacity"] == SMALL.flows
+                assert (stats["lost_halves"], stats["lost_flows"]) == (0, 0)
             assert run("flush", "--client", str(web.address6)) == [{"flushed": 0}]
             assert run("flush", "--backend", str(web.address6), "--state", "answered") == [{"flushed": 1}]
             assert run("flush", "--all") == [{"flushed": 1}]

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
+from attrs import evolve
 
+from k8sdatapath import maps
 from k8sdatapath.datapath.conntrack_table import ConntrackTable
-from k8sdatapath.datapath.flow import FlowState
+from k8sdatapath.datapath.flow import FlowLosses, FlowState
+from k8sdatapath.datapath.service_table import ServiceTable
+from k8sdatapath.errors import KeyNotFoundError
 from k8sdatapath.model import Protocol
-from tests.packets.rig import Rig, rig
-from tests.packets.world import TCP, UDP, WORLDS, World
+from k8sdatapath.net.packet import tcp
+from k8sdatapath.objects import ObjectSpec
+from k8sdatapath.programs import TC
+from k8sdatapath.tables.conntrack import ConntrackRow, FlowFlags, Tuple
+from tests.packets.rig import SIZES, Rig, rig
+from tests.packets.world import TCP, UDP, V4, WORLDS, World
 
 TO, BACK = ("client", "service"), ("one", "client")
 
@@ -90,3 +99,74 @@ def test_many_flows_are_collected_but_for_the_live_ones(pod: Rig, world: World) 
             pod.send(at.frame("client", "service", UDP))
         assert table.collect() == 1990
         assert sorted(flow.client.port for flow in table.flows()) == list(range(2000, 2010))
+
+
+@pytest.mark.parametrize("protocol", [TCP, UDP], ids=lambda protocol: protocol.name)
+def test_a_flow_that_keeps_its_entries_has_lost_nothing(pod: Rig, world: World, protocol: Protocol) -> None:
+    for _ in range(2):  # the second is begun anew on purpose
+        tell(pod, world, protocol, [(TO, "S"), (BACK, "SA"), (TO, "A"), (TO, "FA"), (BACK, "FA")])
+        pod.let_time_pass()
+    with ConntrackTable.bind(pod.loaded) as table:
+        assert table.losses() == table.stats().losses == FlowLosses()
+
+
+@pytest.mark.parametrize("protocol", [TCP, UDP], ids=lambda protocol: protocol.name)
+@pytest.mark.parametrize("lost", [FlowFlags.REPLY, FlowFlags(0)], ids=["reply", "original"])
+def test_a_half_that_is_made_again_is_counted(
+    pod: Rig, world: World, protocol: Protocol, lost: FlowFlags
+) -> None:
+    tell(pod, world, protocol, [(TO, "S"), (BACK, "SA")])
+    forget(pod, lost)
+    pod.let_time_pass()
+    tell(pod, world, protocol, [(TO, "A") if lost else (BACK, "A")] * 3)
+    with ConntrackTable.bind(pod.loaded) as table:
+        assert table.losses() == FlowLosses(halves=1)
+
+
+@pytest.mark.parametrize(("protocol", "whole"), [(TCP, True), (TCP, False), (UDP, False)])
+def test_a_flow_that_has_to_begin_anew_is_counted(
+    pod: Rig, world: World, protocol: Protocol, whole: bool
+) -> None:
+    tell(pod, world, protocol, [(TO, "S"), (BACK, "SA")])
+    if whole:
+        pod.flows.clear()
+    else:
+        forget(pod, FlowFlags(0))
+    tell(pod, world, protocol, [(TO, "A")] * 3)
+    with ConntrackTable.bind(pod.loaded) as table:
+        assert table.losses() == FlowLosses(flows=1)
+
+
+def forget(pod: Rig, half: FlowFlags) -> None:
+    """As the kernel does when it makes room."""
+    for key, row in list(pod.flows.items()):
+        if row.flags & FlowFlags.REPLY == half:
+            del pod.flows[key]
+
+
+def test_a_table_that_is_too_small_says_so() -> None:
+    """Ten connections that go on, and thousands of new ones through a table for a few hundred."""
+    spec = ObjectSpec.from_file("pod").with_maps(**{**SIZES, "kd_conntrack": 512})
+    with spec.load() as loaded, ConntrackTable.bind(loaded) as table:
+        with ServiceTable.bind(loaded) as services:
+            services.upsert(V4.service("service", TCP, ["one"]))
+        program = loaded.program("from_pod", TC)
+        flows = loaded.map("kd_conntrack", maps.LRUHash[Tuple, ConntrackRow])
+
+        def send(ports: range, flags: str) -> None:
+            ends = V4.address("client"), V4.address("service")
+            program.run_many([tcp(*ends, port, 80, flags) for port in ports])
+
+        kept = range(1000, 1010)
+        send(kept, "S")
+        for start in range(2000, 12000, 2000):
+            send(range(start, start + 2000), "S")
+        for key in set(flows):
+            with suppress(KeyNotFoundError):
+                flows.replace(key, evolve(flows[key], last_seen=1))
+        there = {key.sport for key in flows if key.sport in kept}
+        answered = {key.dport for key in flows if key.dport in kept}
+        send(kept, "A")
+        assert table.stats().entries <= 512
+        assert table.losses() == FlowLosses(halves=len(there - answered), flows=len(kept) - len(there))
+        assert len(there & answered) < len(kept)

@@ -35,6 +35,7 @@
 #include <kd/types.h>
 #include <kd/verdict.h>
 #include <kd/maps/conntrack.h>
+#include <kd/maps/losses.h>
 
 #define KD_CT_CLOSED (KD_CT_FIN | KD_CT_RST)
 #define KD_CT_UDP_IDLE 30 /* seconds after which another flow may take a silent one's tuple */
@@ -139,8 +140,10 @@ KD_SUBPROGRAM void kd_ct_visit_opposite(const struct kd_tuple *tuple, const stru
 	struct kd_ct answer = kd_ct_answer(tuple, ct);
 	struct kd_ct *other = kd_ct_find(&opposite);
 
-	if (!other)
-		kd_ct_put(&opposite, &answer, BPF_NOEXIST);
+	if (!other && !kd_ct_put(&opposite, &answer, BPF_NOEXIST))
+		kd_lost(KD_LOSS_HALF);
+	else if (!other)
+		return;
 	else if (kd_ct_answers(other, tuple, ct) && answer.flags & ~other->flags)
 		__sync_fetch_and_or(&other->flags, answer.flags);
 }

@@ -90,6 +90,8 @@ static __always_inline int kd_masq_begin(struct __sk_buff *skb, const struct kd_
 		return KD_DROP_NO_FLOW;
 	result = kd_ct_create(skb, &pkt->tuple, to, 0, KD_NO_SERVICE);
 	KD_TRACE(KD_STEP_NEW_FLOW, result, 0, to);
+	if (result == KD_CONTINUE)
+		kd_flow_resumed(pkt);
 	return result;
 }
 

@@ -33,6 +33,7 @@
 #include <kd/types.h>
 #include <kd/verdict.h>
 #include <kd/maps/conntrack.h>
+#include <kd/maps/losses.h>
 #include <kd/maps/ports.h>
 
 #define KD_EEXIST 17
@@ -115,9 +116,12 @@ static __always_inline int kd_port_claim(struct __sk_buff *skb, const struct kd_
 		failed = kd_ct_put(&opposite, &reply, BPF_NOEXIST);
 	if (failed == -KD_EEXIST) {
 		held = kd_ct_find_untold(&opposite);
-		if (held && !kd_ct_answers(held, tuple, original) &&
-		    !kd_ct_evict(&opposite, held, original->last_seen))
+		if (held && kd_ct_answers(held, tuple, original)) {
+			if (held->last_seen && tuple->protocol != IPPROTO_TCP)
+				kd_lost(KD_LOSS_FLOW);
+		} else if (held && !kd_ct_evict(&opposite, held, original->last_seen)) {
 			return KD_DROP_NO_PORT;
+		}
 		failed = kd_ct_put(&opposite, &reply, held ? BPF_ANY : BPF_NOEXIST);
 		if (failed == -KD_EEXIST) /* another CPU was faster */
 			return KD_DROP_NO_PORT;

@@ -48,6 +48,13 @@ static __always_inline bool kd_can_begin(const struct kd_pkt *pkt)
 	       (pkt->tcp_flags & (KD_TCP_SYN | KD_TCP_RST | KD_TCP_ACK)) == KD_TCP_ACK;
 }
 
+/* A flow was made of the packet. Was it not the first of its connection? */
+static __always_inline void kd_flow_resumed(const struct kd_pkt *pkt)
+{
+	if (pkt->tuple.protocol == IPPROTO_TCP && !kd_is_syn(pkt))
+		kd_lost(KD_LOSS_FLOW);
+}
+
 /* The backend for a packet that begins a flow. */
 KD_SUBPROGRAM int kd_flow_choose(const struct kd_pkt *pkt, bool outside, struct kd_backend **backend,
 				 __u32 *service)
@@ -99,8 +106,10 @@ static __always_inline int kd_flow_begin(struct __sk_buff *skb, const struct kd_
 		result = kd_ct_create(skb, &pkt->tuple, to, backend->id, service);
 		KD_TRACE(KD_STEP_NEW_FLOW, result, 0, to);
 	}
-	if (result == KD_CONTINUE)
+	if (result == KD_CONTINUE) {
 		kd_backend_count(backend);
+		kd_flow_resumed(pkt);
+	}
 	return result;
 }
 
