@@ -159,8 +159,10 @@ def test_a_table_that_is_too_small_says_so() -> None:
 
         kept = range(1000, 1010)
         send(kept, "S")
-        for start in range(2000, 12000, 2000):
+        for start in range(2000, 62000, 2000):  # whom the kernel forgets is not ours to say, nor when
             send(range(start, start + 2000), "S")
+            if len({key for key in flows if {key.sport, key.dport} & set(kept)}) < 2 * len(kept):
+                break
         for key in set(flows):
             with suppress(KeyNotFoundError):
                 flows.replace(key, evolve(flows[key], last_seen=1))
