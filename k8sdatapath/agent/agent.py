@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from ipaddress import ip_address
+from itertools import chain
 from pathlib import Path
 from threading import RLock
 
@@ -125,6 +126,7 @@ class Agent(Resource):
             service_networks=config.service_networks,
             xdp=config.acceleration is not Acceleration.DISABLED,
             tunnel=config.tunnel,
+            direct_routes=config.direct_routes,
             masquerade=self._masquerading,
             capacity=config.capacity,
         )
@@ -171,7 +173,7 @@ class Agent(Resource):
         problems = []
         with self._nodes_lock:
             self._nodes = nodes
-            for what in (self._plan_overlay, self._plan_masquerade):
+            for what in (self._plan_overlay, self._plan_routes, self._plan_masquerade):
                 try:
                     plan = what(nodes)
                     if plan is not None and not plan.empty:
@@ -185,6 +187,12 @@ class Agent(Resource):
         if self.node.overlay is None:
             return None
         return self.node.overlay.plan(peers_of(nodes, self.config.node_name, ipv6=self.config.tunnel_ipv6))
+
+    def _plan_routes(self, nodes: Nodes) -> Plan | None:
+        if self.node.routes is None:
+            return None
+        both = (peers_of(nodes, self.config.node_name, ipv6=ipv6) for ipv6 in (False, True))
+        return self.node.routes.plan(chain.from_iterable(both))
 
     def _plan_masquerade(self, nodes: Nodes) -> Plan | None:
         wanted = self._masquerading

@@ -8,6 +8,7 @@ from contextlib import suppress
 from k8sdatapath.agent.config import AgentConfig
 from k8sdatapath.cni.attachment import AttachmentStore
 from k8sdatapath.cni.server import unlink_abandoned
+from k8sdatapath.datapath.direct_routes import DirectRoutes
 from k8sdatapath.errors import DeviceGoneError
 from k8sdatapath.pins import PinDir
 
@@ -17,7 +18,7 @@ __all__ = ["clean_up"]
 def clean_up(config: AgentConfig) -> tuple[str, ...]:
     """Remove the pins of an agent with this configuration, and with them its programs, maps and links.
 
-    To be called in the agent's network namespace: its tunnel device goes too.
+    To be called in the agent's network namespace: its tunnel device goes too, and its routes.
 
     What is pinned elsewhere, such as another agent's, is not looked at.
 
@@ -40,6 +41,8 @@ def _clean_up(config: AgentConfig) -> Iterator[str]:
         with suppress(DeviceGoneError):
             config.tunnel.remove()
             yield f"device {config.tunnel.device}"
+    if config.direct_routes and (removed := DirectRoutes().remove()):
+        yield f"{removed} routes to pods of other nodes"
     if config.cni_socket is not None:
         # a word too few in a path must not cost what is there: only what an agent makes goes
         if unlink_abandoned(config.cni_socket):

@@ -75,6 +75,7 @@ class AgentConfig:
     masq_config: Path | None = None
     left_to_netfilter: tuple[tuple[Protocol, int], ...] = ()
     service_networks: tuple[IPNetwork, ...] = ()
+    direct_routes: bool = False
     tunneled: bool = False
     tunnel_kind: TunnelKind = TunnelKind.VXLAN
     tunnel_port: int = 0
@@ -209,6 +210,10 @@ class AgentConfig:
                 raise ConfigError("", "masqConfig", "nothing is masqueraded: see bpf.masquerade")
             if self.masq_file is not None and self.not_masqueraded:
                 raise ConfigError("", "masqConfig, ipMasqAgent.config", "one of these only")
+        if self.tunneled and self.direct_routes:
+            raise ConfigError(
+                "", "autoDirectNodeRoutes", "with routingMode: tunnel there is a tunnel instead"
+            )
         if self.tunneled and not self.tunnel_addresses:
             raise ConfigError("", "tunnelAddresses", "needed with routingMode: tunnel, one of each family")
 

@@ -115,6 +115,9 @@ OPTIONS: Final[Mapping[str, Option]] = {
     "loadBalancer.serviceTopology": Option("", _either("hints are always followed"), "true"),
     "serviceNetworks": Option("service_networks", values.networks, "whose addresses are all cluster IPs"),
     "routingMode": Option("tunneled", values.either("tunnel", "native"), "how pods elsewhere are reached"),
+    "autoDirectNodeRoutes": Option(
+        "direct_routes", values.flag, "make routes to pods elsewhere, through their nodes"
+    ),
     "tunnelProtocol": Option("tunnel_kind", values.one_of(TunnelKind), "what packets are wrapped in"),
     "tunnelPort": Option("tunnel_port", values.given_port, "UDP port"),
     "tunnelAddresses": Option("tunnel_addresses", values.addresses, "the node's, among those of its pods"),
@@ -163,7 +166,7 @@ OPTIONS: Final[Mapping[str, Option]] = {
 
 _CILIUM: Final = """
 affinity agent aksbyocni alibabacloud annotateK8sNode annotations apiRateLimit auth authentication
-autoDirectNodeRoutes azure bandwidthManager bgp bgpControlPlane bpfClockProbe ca certgen ciliumEndpointSlice
+azure bandwidthManager bgp bgpControlPlane bpfClockProbe ca certgen ciliumEndpointSlice
 cleanBpfState cleanState cluster clusterHealthPort clustermesh cni commonLabels conntrackGCInterval
 conntrackGCMaxInterval containerRuntime crdWaitTimeout customCalls daemon dashboards
 directRoutingSkipUnreachable disableEndpointCRD dnsPolicy dnsProxy egressGateway enableCiliumEndpointSlice

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from typing import Any
@@ -16,6 +15,7 @@ from k8sdatapath.datapath.contract import Bindable, bind_maps
 from k8sdatapath.errors import CapacityError, ModelError, StalePlanError
 from k8sdatapath.layout import addr, u8
 from k8sdatapath.model import IPAddress, IPNetwork, Peer
+from k8sdatapath.model.peer import by_network
 from k8sdatapath.net.netlink import Netlink
 from k8sdatapath.net.netns import NetNs
 from k8sdatapath.resource import Resource
@@ -112,11 +112,7 @@ class Overlay(Resource):
         for peer in peers:
             if peer.address.version != family:
                 raise ModelError(f"peer {peer.name or peer.address}: the tunnel is IPv{family}")
-        counted = Counter(network for peer in peers for network in peer.networks)
-        twice = [network for network, times in counted.items() if times > 1]
-        if twice:
-            raise ModelError(f"several peers have the pods {', '.join(map(str, twice))}")
-        led = {network: peer.address for peer in peers for network in peer.networks}
+        led = by_network(peers)
         for table, needed in (self._peers, len(led)), (self._nodes, len(peers)):
             if needed > table.info.max_entries:
                 raise CapacityError(table.name, needed, table.info.max_entries)

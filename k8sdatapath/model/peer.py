@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,7 +12,7 @@ from k8sdatapath.errors import ModelError
 from k8sdatapath.model.address import IPAddress, IPNetwork, network, shown
 from k8sdatapath.model.address import address as to_address
 
-__all__ = ["Peer"]
+__all__ = ["Peer", "by_network"]
 
 
 def _to_networks(values: Iterable[Any]) -> tuple[IPNetwork, ...]:
@@ -32,3 +33,16 @@ class Peer:
     address: IPAddress = field(converter=to_address)
     networks: tuple[IPNetwork, ...] = field(default=(), converter=_to_networks)
     name: str = field(default="", eq=False)
+
+
+def by_network(peers: Iterable[Peer]) -> dict[IPNetwork, IPAddress]:
+    """Where the pods of each network are.
+
+    :raises ModelError: a network of two peers.
+    """
+    peers = tuple(peers)
+    counted = Counter(network for peer in peers for network in peer.networks)
+    twice = [network for network, times in counted.items() if times > 1]
+    if twice:
+        raise ModelError(f"several peers have the pods {', '.join(map(str, twice))}")
+    return {network: peer.address for peer in peers for network in peer.networks}

@@ -15,6 +15,7 @@ from ipaddress import (
     IPv6Interface,
     IPv6Network,
     ip_address,
+    ip_network,
 )
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from k8sdatapath.resource import Resource
 _IFA_F_NODAD = 0x02
 _RTNH_F_ONLINK = 0x04
 _RT_SCOPE_UNIVERSE = 0
+_RT_TABLE_MAIN = 254
 _IFA_UNUSABLE = 0x08 | 0x20 | 0x40  # duplicate, deprecated, tentative
 _NUD_PERMANENT = 0x80
 _ADDR_GEN_NONE = 1
@@ -174,24 +176,48 @@ class Netlink(Resource):
         *,
         device: str = "",
         via: IPv4Address | IPv6Address | None = None,
+        protocol: int = 0,
     ) -> None:
-        """Route a network to a device, through a gateway, or both: then the gateway need not be on-link."""
+        """Route a network to a device, through a gateway, or both: then the gateway need not be on-link.
+
+        :param protocol: who makes it, see rtnetlink(7); 0: whoever.
+        """
         with self._errors("add route", str(network)):
-            self._route.route("add", **_route(network, device, via))
+            self._route.route("add", **_route(network, device, via, protocol))
 
-    def replace_route(self, network: IPv4Network | IPv6Network, *, device: str) -> None:
-        """Route a network to a device, whatever led there before."""
+    def replace_route(
+        self,
+        network: IPv4Network | IPv6Network,
+        *,
+        device: str = "",
+        via: IPv4Address | IPv6Address | None = None,
+        protocol: int = 0,
+    ) -> None:
+        """Route a network as :meth:`add_route` does, whatever led there before."""
         with self._errors("replace route", str(network)):
-            self._route.route("replace", **_route(network, device, None))
+            self._route.route("replace", **_route(network, device, via, protocol))
 
-    def remove_route(self, network: IPv4Network | IPv6Network, *, device: str) -> None:
-        """Take a route away, if it is there."""
+    def remove_route(
+        self, network: IPv4Network | IPv6Network, *, device: str = "", protocol: int = 0
+    ) -> None:
+        """Take a route away, if it is there: that to this device, or of this protocol."""
         try:
             with self._errors("remove route", str(network)):
-                self._route.route("del", **_route(network, device, None))
+                self._route.route("del", **_route(network, device, None, protocol))
         except KernelError as error:
             if error.errno != errno.ESRCH:
                 raise
+
+    def gateways(self, protocol: int) -> dict[IPv4Network | IPv6Network, IPv4Address | IPv6Address]:
+        """Networks that routes of this protocol lead to, of the main table, and through whom."""
+        with self._errors("list", "routes"):
+            families = (socket.AF_INET, socket.AF_INET6)
+            rows = [row for each in families for row in self._route.get_routes(family=each, proto=protocol)]
+        return {
+            ip_network(f"{row.get('RTA_DST')}/{row['dst_len']}"): ip_address(row.get("RTA_GATEWAY"))
+            for row in rows
+            if row.get("RTA_TABLE") == _RT_TABLE_MAIN and row.get("RTA_GATEWAY") and row.get("RTA_DST")
+        }
 
     def add_neighbour(self, name: str, address: IPv4Address | IPv6Address, mac: str) -> None:
         """Fix the link address of a neighbour, so that nobody ever asks for it."""
@@ -213,9 +239,11 @@ class Netlink(Resource):
 
 
 def _route(
-    network: IPv4Network | IPv6Network, device: str, via: IPv4Address | IPv6Address | None
+    network: IPv4Network | IPv6Network, device: str, via: IPv4Address | IPv6Address | None, protocol: int
 ) -> dict[str, Any]:
     route: dict[str, Any] = {"dst": str(network)}
+    if protocol:
+        route["proto"] = protocol
     if device:
         route["oif"] = link_index(device)
     if via:

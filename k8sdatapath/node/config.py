@@ -136,6 +136,7 @@ class NodeConfig:
     :ivar capacity: how much the tables hold.
     :ivar tunnel: how packets to pods of other nodes travel, ``"vxlan"`` or a :class:`Tunnel`; None: as the
         node's routes say.
+    :ivar direct_routes: make routes to the pods of other nodes, through these nodes; see :attr:`Node.routes`.
     :ivar masquerade: what pods send to the world leaves under an address of the node; see
         :attr:`Node.masquerade`.
     """
@@ -157,6 +158,7 @@ class NodeConfig:
     collect: bool = True
     timeouts: Timeouts = field(factory=Timeouts, validator=_a(Timeouts))
     tunnel: Tunnel | None = field(default=None, converter=to_tunnel)
+    direct_routes: bool = False
     masquerade: Masquerade | None = None
     capacity: Capacity = field(default=Capacity(), validator=_a(Capacity))
 

@@ -16,6 +16,7 @@ from attrs import evolve, frozen
 from k8sdatapath import maps
 from k8sdatapath.component import Pressure
 from k8sdatapath.datapath.conntrack_table import ConntrackTable, Sweep
+from k8sdatapath.datapath.direct_routes import DirectRoutes
 from k8sdatapath.datapath.explanation import Explanation, Place
 from k8sdatapath.datapath.flow_reaper import FlowReaper
 from k8sdatapath.datapath.masquerader import Masquerader
@@ -75,6 +76,7 @@ class Node(Resource):
     :ivar notes: what is otherwise than configured, in sentences.
     :ivar upkeep: collects those that are over; None if the configuration has it so.
     :ivar overlay: the other nodes, if there is a tunnel to them.
+    :ivar routes: routes to the pods of other nodes, if the configuration has it make any.
     :ivar masquerade: under which addresses pods leave, if the configuration has them do so.
     """
 
@@ -94,6 +96,7 @@ class Node(Resource):
         self._maps_stay = RLock()  # held while maps are in use that a resize may close
         self.notes: tuple[str, ...] = ()
         self.overlay: Overlay | None = None
+        self.routes = DirectRoutes(netns=config.netns) if config.direct_routes else None
         self.masquerade: Masquerader | None = None
         self._flow_reaper: FlowReaper | None = None
         own.callback(self._unload_reaper)
@@ -169,6 +172,8 @@ class Node(Resource):
             hooks.adopt((hook for device in pods for hook in _pod_hooks(device)), objects)
             node = cls(config, objects, services, hooks, own)
             node._lock = lock
+            if node.routes is not None and config.pins is None:
+                own.callback(node.routes.remove)
             try:
                 node.resize(config.capacity)
             except CapacityError as error:

@@ -10,8 +10,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from ipaddress import ip_interface
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ import pytest
 import yaml
 
 from k8sdatapath.agent.options import OPTIONS
+from k8sdatapath.datapath.direct_routes import DirectRoutes
+from k8sdatapath.net.netlink import Netlink
 from k8sdatapath.net.netns import NetNs
 from tests.api.graph import ROOT
 from tests.support.agents import (
@@ -213,13 +216,68 @@ def test_pods_of_other_nodes_are_reached_through_a_tunnel(tmp_path: Path) -> Non
             assert "kdtunnel" not in dict(node.wires.node.call(socket.if_nameindex)).values()
 
 
-def kube_node(node: NodeUnderTest) -> dict[str, Any]:
+def test_pods_of_other_nodes_are_reached_by_routes_that_the_agent_makes(tmp_path: Path) -> None:
+    options = {"routingMode": "native", "autoDirectNodeRoutes": True}
+    with ExitStack() as stack:
+        nodes: list[NodeUnderTest] = []
+        for number in (1, 2):
+            outside = nodes[0].outside if nodes else None
+            made = NodeUnderTest([f"--source={tmp_path}"], number=number, outside=outside, **options)
+            nodes.append(stack.enter_context(made))
+        one, two = nodes
+        one.wires.node.call(neighbours, two.wires.node)
+        two.wires.node.call(take_place, 2)
+        near = {node: (f"198.51.100.{node.number}", f"2001:db8:100::{node.number}") for node in nodes}
+        client = one.pod("client", 2)
+        two.pod("far", 3)
+        services = [WEB, *slices("web", [(2, 3)], node="node-2")]
+        write(tmp_path, "all", [*services, *(kube_node(node, near[node]) for node in nodes)])
+        for node in nodes:
+            node.start("--uplink=near")
+        for address in "10.96.0.10", "fd00:96::10":
+            assert ask(client, address) == "far"
+        for address in "10.1.2.3", "fd00:1:2::3":
+            assert ask(client, address, 8080) == "far"
+        assert ask(one.outside, one.addresses[0], 30080) == "far"
+        routes = DirectRoutes(netns=one.wires.node)
+        made_routes = {"10.1.2.0/24": "198.51.100.2", "fd00:1:2::/64": "2001:db8:100::2"}
+        assert {str(network): str(node) for network, node in routes.dump().items()} == made_routes
+        assert one.stop(signal.SIGKILL) == -signal.SIGKILL
+        assert ask(client, "10.1.2.3", 8080) == "far"
+        one.start("--uplink=near")
+        write(tmp_path, "all", [*services, kube_node(one, near[one])])
+        one.until(lambda: not routes.dump())  # the other node has gone
+        write(tmp_path, "all", [*services, *(kube_node(node, near[node]) for node in nodes)])
+        one.until(lambda: len(routes.dump()) == 2)
+        for node in nodes:
+            assert node.stop() == 0
+            assert "2 routes to pods of other nodes" in node.cleanup().stdout
+        assert not routes.dump()
+
+
+def neighbours(other: NetNs) -> None:
+    """A link between two nodes, which are then neighbours."""
+    with Netlink() as net:
+        net.create_veth("near", "near", peer_netns=other)
+    take_place(1)
+
+
+def take_place(number: int) -> None:
+    with Netlink() as net:
+        net.set_up("near")
+        for address in f"198.51.100.{number}/24", f"2001:db8:100::{number}/64":
+            net.add_address("near", ip_interface(address))
+
+
+def kube_node(node: NodeUnderTest, addresses: Sequence[str] = ()) -> dict[str, Any]:
     return {
         "apiVersion": "v1",
         "kind": "Node",
         "metadata": {"name": node.name},
         "spec": {"podCIDRs": [f"10.1.{node.number}.0/24", f"fd00:1:{node.number}::/64"]},
-        "status": {"addresses": [{"type": "InternalIP", "address": each} for each in node.addresses]},
+        "status": {
+            "addresses": [{"type": "InternalIP", "address": each} for each in addresses or node.addresses]
+        },
     }
 
 

@@ -124,6 +124,10 @@ def test_flags_are_stronger_than_the_file(write) -> None:
         ("k8sServiceHost: auto", "k8sServiceHost: 'auto' is not an address"),
         ("k8sServicePort: 70000", "k8sServicePort: 70000 is not a port"),
         ("routingMode: tunnel", "tunnelAddresses: needed with routingMode: tunnel"),
+        (
+            "{routingMode: tunnel, autoDirectNodeRoutes: true}",
+            "autoDirectNodeRoutes: with routingMode: tunnel there is a tunnel instead",
+        ),
         ("bpf: {masquerade: true}", "there are no uplinks that pods could leave by"),
         ("bpf: {masquerade: true}\nuplinks: eth0", "ipv4NativeRoutingCIDR: needed to masquerade"),
         ("tunnelProtocol: gre", "tunnelProtocol: 'gre' is none of vxlan, geneve"),
