@@ -52,6 +52,10 @@ PROMISES = {
         r"k8s:io\.kubernetes\.pod\.namespace=shop\n2 \(reserved:world=\)",
         r"0 nodes gone, 0 identities deleted, 0 numbers free",
     ],
+    "masquerade_alone": [
+        r"as itself: True\n\d+ added, 0 changed, 0 removed",
+        r"as the node: True\n10\.244\.1\.2 as 192\.0\.2\.11 -> 192\.0\.2\.101:8080\nas itself again: True",
+    ],
     "masquerade": [
         r"the world saw 192\.0\.2\.11, which is node 192\.0\.2\.11",
         r"10\.244\.1\.2 left as 192\.0\.2\.11 for 192\.0\.2\.101:8080",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from ipaddress import IPv4Address, ip_address
@@ -195,6 +196,35 @@ def test_answers_come_back_also_when_half_of_the_flow_was_lost(uplink: Uplink) -
         assert again is not None
         assert (str(again.src), again.sport) == ("192.0.2.1", 40000)
         assert uplink.answer(back).dst == parse(frame).src
+
+
+def test_the_half_of_the_answers_comes_back_within_a_second_when_it_was_lost(uplink: Uplink) -> None:
+    """Both are as young as each other to the kernel, so to lose one alone is rare; and it does not last."""
+    frame, back = udp(PODS[0], WORLD, 40000, 53), udp(WORLD, SOURCES[4], 53, 40000)
+    uplink.send(frame)
+    (reply,) = [key for key in uplink.flows if str(key.src) == WORLD]
+    del uplink.flows[reply]
+    deadline = time.monotonic() + 10
+    while str(uplink.answer(back).dst) != PODS[0]:
+        assert time.monotonic() < deadline
+        again = uplink.send(frame)
+        assert again is not None
+        assert (str(again.src), again.sport) == (SOURCES[4], 40000)
+        time.sleep(0.05)
+
+
+def test_devices_are_chosen_one_by_one_each_with_its_addresses(uplink: Uplink) -> None:
+    first, second = uplink.index, uplink.netns.call(device_index, "far")
+    frames = [tcp(PODS[0], WORLD, port, 80, "S") for port in range(40000, 40003)]
+
+    def leaves(device: int, frame: bytes) -> str:
+        uplink.index = device
+        return str(uplink.send(frame).src)  # type: ignore[union-attr]
+
+    assert [leaves(first, frames[0]), leaves(second, frames[1])] == [SOURCES[4], PODS[0]]
+    both = {"up0": SOURCES.values(), "far": ["203.0.113.1"]}
+    uplink.masquerader.plan(Masquerade(devices=["up0", "far"], sources=both, exclude=EXCLUDED)).apply()
+    assert [leaves(first, frames[2]), leaves(second, frames[1])] == [SOURCES[4], "203.0.113.1"]
 
 
 def test_who_dials_a_pod_is_answered_as_the_pod(uplink: Uplink) -> None:
