@@ -18,11 +18,14 @@ from urllib.parse import urlencode
 import urllib3
 from kubernetes.client.rest import RESTClientObject
 from kubernetes.config import ConfigException
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import HTTPError, LocationParseError
+from urllib3.util import Url, parse_url
 
+from k8sdatapath.errors import SourceError
 from k8sdatapath.kube.chunks import Chunks
 from k8sdatapath.kube.patience import Patience
 from k8sdatapath.kube.wire import GarbledError, Notice, notice, parse
+from k8sdatapath.model.address import shown
 from k8sdatapath.resource import Resource
 
 if TYPE_CHECKING:
@@ -56,9 +59,18 @@ class ApiServer:
     """The server that a client of the official library is configured for; one request at a time.
 
     It has a pool of connections of its own, so that ending its requests leaves the client's alone.
+
+    :raises SourceError: the client is configured for none.
     """
 
     def __init__(self, client: ApiClient, patience: Patience) -> None:
+        host = str(client.configuration.host)
+        try:
+            known = parse_url(host)
+        except LocationParseError:
+            known = Url()
+        if known.scheme not in ("http", "https") or not known.host:
+            raise SourceError(f"{shown(host)} is not where an API server is: https://HOST:PORT")
         self._client = client
         self._patience = patience
         self._handle = _Handle(patience.answer)

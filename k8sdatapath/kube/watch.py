@@ -128,14 +128,21 @@ class KubeWatch(k8sdatapath.resource.Resource):
         :param context: None: the current one.
         :raises SourceError: there is no such file or context, or it cannot be used.
         """
+        import yaml
         from kubernetes import client, config
 
         configuration = client.Configuration()
         try:
             file = None if path is None else os.fspath(path)
+            if file is not None:
+                os.stat(file)  # the client takes one that is not there for an empty one
             config.load_kube_config(file, context, configuration)  # type: ignore[no-untyped-call]
+        except FileNotFoundError as error:
+            raise SourceError(f"{error.filename}: {error.strerror}") from error
         except Exception as error:  # of YAML, of files, of its own: whatever a file can be wrong by
-            raise SourceError(f"{path or 'kubeconfig'}: cannot be read as a kubeconfig: {error}") from error
+            own = isinstance(error, config.ConfigException | OSError | yaml.YAMLError)
+            why = " ".join(str(error).split()) if own else "it is not the mapping that it should be"
+            raise SourceError(f"{path or 'kubeconfig'}: cannot be read as a kubeconfig: {why}") from error
         api = client.ApiClient(configuration)
         return cls(api, resources, node=node, page_size=page_size, patience=patience)
 

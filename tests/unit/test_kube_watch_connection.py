@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import subprocess
 import threading
@@ -19,7 +20,7 @@ from k8sdatapath.errors import ClosedError, SourceError
 from k8sdatapath.kube.patience import Patience
 from k8sdatapath.kube.watch import KubeWatch
 from tests.support.api_double import ApiDouble, Query, Refusal
-from tests.support.watching import HASTY, Listener, Watch, client, follow, service, wait
+from tests.support.watching import HASTY, KUBECONFIG, Listener, Watch, client, follow, service, wait
 
 
 class TestPatience:
@@ -219,6 +220,29 @@ class TestConnecting:
                 assert follow(source).ports() == {"web": 80}
             with pytest.raises(SourceError, match="elsewhere"):
                 KubeWatch.from_kubeconfig(path, "elsewhere")
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            (None, "No such file or directory"),
+            ("", "file is empty"),
+            ("hello", "it is not the mapping that it should be"),
+            ("clusters: [", "cannot be read as a kubeconfig: while parsing a flow node"),
+            ("clusters: []", "Expected key current-context"),
+            (KUBECONFIG.replace("cluster: double, user", "cluster: nosuch, user") % "", "name nosuch in"),
+            (KUBECONFIG % "not a url", "'not a url' is not where an API server is: https://HOST:PORT"),
+            (KUBECONFIG % "ftp://192.0.2.1", "'ftp://192.0.2.1' is not where an API server is"),
+        ],
+    )
+    def test_what_is_wrong_with_one_is_said_in_a_line(
+        self, tmp_path: Path, text: str | None, message: str
+    ) -> None:
+        path = tmp_path / "config"
+        if text is not None:
+            path.write_text(text)
+        with pytest.raises(SourceError, match=re.escape(message)) as refused:
+            KubeWatch.from_kubeconfig(path)
+        assert "\n" not in str(refused.value)
 
     def test_a_wrong_token_is_said(self, tmp_path: Path) -> None:
         with ApiDouble(token="secret") as double:
