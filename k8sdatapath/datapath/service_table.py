@@ -126,6 +126,9 @@ class ServiceTable(Resource):
     def resolve(self, frontend: Frontend, *, outside: bool = False) -> Resolution:
         """Who would answer a new connection to ``frontend``, by the same lookups that a program makes.
 
+        All of them at once, which no single packet could tell; of one packet :meth:`Node.explain` tells, by
+        running the programs. Tests hold the two together, slot by slot.
+
         :param outside: whether the connection comes from outside of the node.
         :raises ServiceNotFoundError: no service has this frontend.
         """
