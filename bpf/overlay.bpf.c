@@ -34,8 +34,11 @@ int from_overlay(struct __sk_buff *skb)
 
 	if (result == KD_CONTINUE)
 		result = kd_parse(skb, &pkt);
+	pkt.tunnelled = true;
 	if (result == KD_CONTINUE)
 		result = kd_translate(skb, &pkt, true);
+	else
+		result = kd_let_whole(skb, &pkt, true, result);
 	if (result == KD_CONTINUE)
 		result = kd_forward(skb, &pkt);
 	else if (result == KD_PASS)

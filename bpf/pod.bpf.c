@@ -27,6 +27,8 @@ int from_pod(struct __sk_buff *skb)
 	result = kd_parse(skb, &pkt);
 	if (result == KD_CONTINUE)
 		result = kd_translate(skb, &pkt, false);
+	else
+		result = kd_let_whole(skb, &pkt, false, result);
 	if ((result == KD_CONTINUE || result == KD_PASS) && kd_meddles(skb, &pkt))
 		result = KD_DROP_MEDDLING;
 	if (result == KD_CONTINUE)
@@ -48,6 +50,7 @@ int to_pod(struct __sk_buff *skb)
 	struct kd_pkt pkt = {};
 	int result = kd_overheard(skb) ? KD_PASS : kd_parse(skb, &pkt);
 
+	result = kd_let_in(skb, &pkt, result);
 	if (result == KD_CONTINUE)
 		result = kd_translate_out(skb, &pkt);
 	if (result == KD_CONTINUE)

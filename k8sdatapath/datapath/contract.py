@@ -18,9 +18,12 @@ __all__ = ["Bindable", "bind_maps", "names_of"]
 Bindable = Object | PinDir | Mapping[str, Map]
 
 
-def bind_maps(source: Bindable, contract: Mapping[str, Any], who: str) -> tuple[dict[str, Any], ExitStack]:
+def bind_maps(
+    source: Bindable, contract: Mapping[str, Any], who: str, *, keep: bool = False
+) -> tuple[dict[str, Any], ExitStack]:
     """Typed views of the maps that ``contract`` asks for, and what to close when done with them.
 
+    :param keep: views of an object's maps stay when the object is closed.
     :raises ContractError: ``source`` lacks one.
     :raises LayoutError: one holds something else than ``contract`` says.
     """
@@ -33,7 +36,9 @@ def bind_maps(source: Bindable, contract: Mapping[str, Any], who: str) -> tuple[
     bound: dict[str, Any] = {}
     with ExitStack() as undo:
         for name, kind in contract.items():
-            if isinstance(source, Object):
+            if isinstance(source, Object) and keep:
+                bound[name] = undo.enter_context(maps.bind(kind, source.map_fds[name].dup(), owned=True))
+            elif isinstance(source, Object):
                 bound[name] = undo.enter_context(source.map(name, kind))
             elif isinstance(source, PinDir):
                 bound[name] = undo.enter_context(maps.bind(kind, source.open_map(name), owned=True))

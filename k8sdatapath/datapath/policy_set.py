@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from ipaddress import IPv4Network, IPv6Network
 from typing import Any, TypeAlias
 
 from attrs import frozen
 
 from k8sdatapath.datapath.policy_compiler import EntryKey, PolicyCompiler
+from k8sdatapath.datapath.policy_networks import Networks
 from k8sdatapath.datapath.policy_rows import Because, Cause
 from k8sdatapath.errors import ModelError
-from k8sdatapath.model import IPAddress, IPNetwork, Protocol, address
+from k8sdatapath.model import IPAddress, Protocol, address
 from k8sdatapath.model.address import shown
 from k8sdatapath.model.enums import member
 from k8sdatapath.model.identity import LOCAL_NUMBERS
@@ -105,8 +105,7 @@ class PolicySet:
             for ip in map(address, addresses):
                 told.setdefault(ip, []).append(name)
         self._named = {ip: tuple(name_labels(patterns, its)) for ip, its in told.items()}
-        self._networks = self._compiler.networks
-        self._lengths = sorted({(each.version, each.prefixlen) for each in self._networks}, reverse=True)
+        self._networks = Networks(self._compiler.networks)
         self._numbers: dict[Party, int] = {}
         self._subjects: set[int] = set()
 
@@ -165,7 +164,7 @@ class PolicySet:
     def _number(self, side: Side, version: int) -> int:
         """The identity that it has under an address of a family."""
         found = next((each for each in _addresses(side) if each.version == version), None)
-        network = None if found is None else self._narrowest(found)
+        network = None if found is None else self._networks.narrowest(found)
         if isinstance(side, Workload):
             party = Party(side.labels, network, side.ports)
         else:
@@ -174,15 +173,6 @@ class PolicySet:
             self._numbers[party] = LOCAL_NUMBERS[len(self._numbers)]
             self._compiler.update(identities={self._numbers[party]: party})
         return self._numbers[party]
-
-    def _narrowest(self, ip: IPAddress) -> IPNetwork | None:
-        for version, length in self._lengths:
-            if version == ip.version:
-                kind = IPv4Network if version == 4 else IPv6Network
-                network = kind((int(ip), length), strict=False)
-                if network in self._networks:
-                    return network
-        return None
 
 
 def world(version: int) -> tuple[str, ...]:

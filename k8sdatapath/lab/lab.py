@@ -9,7 +9,7 @@ import secrets
 import subprocess
 import threading
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, get_args
 
@@ -35,12 +35,16 @@ from k8sdatapath.lab.host import Host
 from k8sdatapath.lab.process import Agent, start_keeper
 from k8sdatapath.model import Peer
 from k8sdatapath.model.address import shown
+from k8sdatapath.model.identity import CLUSTER_NUMBERS, Reserved
+from k8sdatapath.model.policy import Policy
+from k8sdatapath.model.workload import NamedPort, Workload
 from k8sdatapath.net.cgroup import Cgroup
 from k8sdatapath.net.netns import NetNs
 from k8sdatapath.pybpf.fd import Fd
 from k8sdatapath.resource import Resource
 
 if TYPE_CHECKING:
+    from k8sdatapath.datapath.identity_policy import Existing, IdentityPolicy
     from k8sdatapath.datapath.service_table import ServiceTable
     from k8sdatapath.node import Node, Tunnel
 
@@ -89,6 +93,16 @@ class LabNode(Host):
         """The services that its datapath balances."""
         return self.datapath.services
 
+    @property
+    def policy(self) -> IdentityPolicy:
+        """The policies that its datapath enforces.
+
+        :raises LabError: if the lab was started without ``policy=True``.
+        """
+        if self.datapath.policy is None:
+            raise LabError(f"{self.name} enforces no policies: start the lab with policy=True")
+        return self.datapath.policy
+
 
 class Lab(Resource):
     """A throwaway cluster: nodes, pods and hosts outside as network namespaces of this machine.
@@ -116,6 +130,7 @@ class Lab(Resource):
         self._datapath = datapath
         self._lock = threading.RLock()
         self._names = {_SWITCH}
+        self._identities: dict[tuple[str, ...], int] = {}  # labels -> number
         self._numbers = itertools.count(1)
         self._process = os.getpid()
         self._closed = False
@@ -161,11 +176,39 @@ class Lab(Resource):
         """The first node."""
         return self.nodes[0]
 
-    def pod(self, name: str, node: LabNode | None = None) -> Pod:
-        """Add a pod, to the first node if none is given."""
+    def pod(
+        self,
+        name: str,
+        node: LabNode | None = None,
+        *,
+        labels: Mapping[str, str] = {},
+        namespace: str = "default",
+        namespace_labels: Mapping[str, str] = {},
+        ports: Iterable[NamedPort] = (),
+    ) -> Pod:
+        """Add a pod, to the first node if none is given.
+
+        :param labels: what policies know it by, with its namespace and that one's labels.
+        :param ports: those that have names.
+        """
         with self._lock:
             self._reserve(name)
-            return self._add_pod(name, node or self.node)
+            known = {"namespace_labels": namespace_labels, "ports": tuple(ports)}
+            return self._add_pod(name, node or self.node, f"{namespace}/{name}", labels, known)
+
+    def apply(self, *policies: Policy | str, existing: Existing = "enforce") -> None:
+        """Have all nodes enforce policies: values, or manifests as text.
+
+        :raises ManifestError: a text says something that cannot be, or cannot be enforced.
+        :raises LabError: the lab was not started with ``policy=True``.
+        """
+        from k8sdatapath.kube.policy import parse_policies
+
+        found: list[Policy] = []
+        for each in policies:
+            found += parse_policies(each) if isinstance(each, str) else [each]
+        for node in self.nodes:
+            node.policy.upsert(*found, existing=existing)
 
     def external(self, name: str) -> Host:
         """Add a host outside the cluster: it reaches services through node 1, and pods through theirs."""
@@ -216,6 +259,15 @@ class Lab(Resource):
                 peers = [Peer(n.address, pod_networks(n.number), n.name) for n in others]
                 assert node.datapath.overlay is not None
                 node.datapath.overlay.plan(peers).apply()
+        for node in self.nodes if self._datapath is not None else ():
+            if node.datapath.policy is not None:
+                others = [other for other in self.nodes if other is not node]
+                node.datapath.policy.learn({self._as_workload(n): Reserved.REMOTE_NODE for n in others})
+
+    def _as_workload(self, node: LabNode) -> Workload:
+        """As other nodes know it."""
+        inside = tunnel_addresses(node.number) if self._tunnel(node) else ()
+        return Workload.node(node.name, addresses=(*node.addresses, *inside))
 
     def _make_node(self, number: int) -> LabNode:
         name = f"node{number}"
@@ -248,7 +300,9 @@ class Lab(Resource):
         """How others on the wire reach the pods of nodes."""
         return [(pod_networks(n.number), n.place) for n in nodes] if self.routing == "native" else []
 
-    def _add_pod(self, name: str, node: LabNode) -> Pod:
+    def _add_pod(
+        self, name: str, node: LabNode, full_name: str, labels: Mapping[str, str], known: Mapping[str, Any]
+    ) -> Pod:
         number = next(node._numbers)
         if number > MAX_PODS:
             raise LabError(f"a node has at most {MAX_PODS} pods")
@@ -256,13 +310,24 @@ class Lab(Resource):
         made = self._make(name, pod_place(node.number, number), parent=node.name)
         pod = Pod(*made, node=node, device=device)
         node.netns.call(wiring.add_pod, device, pod.netns, pod.place)
+        if self._datapath is not None:
+            workload = Workload.pod(full_name, labels, addresses=pod.addresses, **known)
+            self._attach(pod, workload)
         tunnel = self._tunnel(node)
         pod.netns.call(wiring.set_up_pod, pod.place, tunnel.overhead if tunnel else 0)
         node.netns.call(wiring.wait_for, [device])
-        if self._datapath is not None:
-            node.datapath.attach_pod(device, pod.addresses, pod_mac=pod.mac)
         node.pods.append(pod)
         return pod
+
+    def _attach(self, pod: Pod, workload: Workload) -> None:
+        """Everybody knows who it is before it can say anything."""
+        identity = self._identities.setdefault(workload.labels, CLUSTER_NUMBERS[len(self._identities)])
+        pod.node.datapath.attach_pod(
+            pod.device, pod.addresses, pod_mac=pod.mac, identity=identity, workload=workload
+        )
+        for node in self.nodes:
+            if node is not pod.node and node.datapath.policy is not None:
+                node.datapath.policy.learn({workload: identity})
 
     def _reserve(self, name: str) -> None:
         if self._closed:

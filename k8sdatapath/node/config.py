@@ -139,6 +139,8 @@ class NodeConfig:
     :ivar direct_routes: make routes to the pods of other nodes, through these nodes; see :attr:`Node.routes`.
     :ivar masquerade: what pods send to the world leaves under an address of the node; see
         :attr:`Node.masquerade`.
+    :ivar policy: pods send and receive what policies allow, and send under their own addresses only. A pod
+        that is attached without its labels can do neither; see :attr:`Node.policy`.
     """
 
     name: str = ""
@@ -160,10 +162,16 @@ class NodeConfig:
     tunnel: Tunnel | None = field(default=None, converter=to_tunnel)
     direct_routes: bool = False
     masquerade: Masquerade | None = None
+    policy: bool = False
     capacity: Capacity = field(default=Capacity(), validator=_a(Capacity))
 
     @property
     def constants(self) -> dict[str, ConfigValue]:
         """What the programs are told when they are loaded."""
         networks = {f"service_ipv{each.version}": each for each in self.service_networks}
-        return {"redirect": self.redirect, "masquerade": self.masquerade is not None, **networks}
+        return {
+            "redirect": self.redirect,
+            "masquerade": self.masquerade is not None,
+            "enforce": self.policy,
+            **networks,
+        }

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
 
+from k8sdatapath.datapath.identity_policy import CONTRACT as POLICIES
 from k8sdatapath.net.netns import NetNs
 from k8sdatapath.node.config import NodeConfig
 from k8sdatapath.objects import ConfigValue, Object, ObjectSpec
@@ -33,7 +34,10 @@ def specs(config: NodeConfig, *, moving: bool = False) -> dict[str, ObjectSpec]:
     found = {}
     for name in ("pod", "host", "socket", *(name for name, wanted in optional.items() if wanted)):
         spec = ObjectSpec.from_file(name)
-        spec = spec.with_maps(**{m: n for m, n in config.capacity.max_entries.items() if m in spec.maps})
+        sizes = config.capacity.max_entries
+        if not config.policy:
+            sizes |= dict.fromkeys((*POLICIES, "kd_talks"), 1)
+        spec = spec.with_maps(**{m: n for m, n in sizes.items() if m in spec.maps})
         found[name] = spec.with_config(**{s: value for s, value in told.items() if s in spec.config})
     return found
 

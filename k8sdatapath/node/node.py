@@ -19,6 +19,7 @@ from k8sdatapath.datapath.conntrack_table import ConntrackTable, Sweep
 from k8sdatapath.datapath.direct_routes import DirectRoutes
 from k8sdatapath.datapath.explanation import Explanation, Place
 from k8sdatapath.datapath.flow_reaper import FlowReaper
+from k8sdatapath.datapath.identity_policy import IdentityPolicy
 from k8sdatapath.datapath.masquerader import Masquerader
 from k8sdatapath.datapath.overlay import Overlay
 from k8sdatapath.datapath.service_table import CONTRACT, ServiceTable
@@ -27,6 +28,8 @@ from k8sdatapath.errors import AddressInUseError, BpffsError, CapacityError, Mod
 from k8sdatapath.layout import addr, layout_of
 from k8sdatapath.model import Frontend, IPAddress, Masquerade, address
 from k8sdatapath.model.address import shown
+from k8sdatapath.model.identity import Reserved
+from k8sdatapath.model.workload import Workload
 from k8sdatapath.net.rtnetlink import Rtnetlink
 from k8sdatapath.node.config import Capacity, NodeConfig
 from k8sdatapath.node.device_keeper import DeviceKeeper
@@ -78,6 +81,7 @@ class Node(Resource):
     :ivar overlay: the other nodes, if there is a tunnel to them.
     :ivar routes: routes to the pods of other nodes, if the configuration has it make any.
     :ivar masquerade: under which addresses pods leave, if the configuration has them do so.
+    :ivar policy: who may talk to whom, if the configuration has that enforced.
     """
 
     def __init__(
@@ -98,6 +102,7 @@ class Node(Resource):
         self.overlay: Overlay | None = None
         self.routes = DirectRoutes(netns=config.netns) if config.direct_routes else None
         self.masquerade: Masquerader | None = None
+        self.policy = own.enter_context(IdentityPolicy.bind(objects["pod"])) if config.policy else None
         self._flow_reaper: FlowReaper | None = None
         own.callback(self._unload_reaper)
         self._use(objects)
@@ -174,6 +179,7 @@ class Node(Resource):
             node._lock = lock
             if node.routes is not None and config.pins is None:
                 own.callback(node.routes.remove)
+            node.update_addresses()
             try:
                 node.resize(config.capacity)
             except CapacityError as error:
@@ -204,14 +210,21 @@ class Node(Resource):
             raise BpffsError("keep pins", str(pins), errno.ENOENT, f"{what} removed: start again to pin anew")
 
     def attach_pod(
-        self, device: str, addresses: Iterable[IPAddress], *, pod_mac: str, identity: int = 0
+        self,
+        device: str,
+        addresses: Iterable[IPAddress],
+        *,
+        pod_mac: str,
+        identity: int = 0,
+        workload: Workload | None = None,
     ) -> None:
-        """Take a pod into the datapath.
+        """Take a pod into the datapath. Its policy is in force before it can be reached.
 
         :param device: the node's end of the pod's veth.
         :param addresses: the pod's addresses.
         :param pod_mac: the MAC of the pod's end.
         :param identity: the number of the pod's labels, of 24 bits, which other nodes learn through a tunnel.
+        :param workload: what policies know of it; without it, where policies are enforced, it is cut off.
         :raises ModelError: an address that is none.
         :raises LayoutError: a MAC that is none.
         :raises DeviceGoneError: no such device.
@@ -231,6 +244,9 @@ class Node(Resource):
                 if hook not in self._hooks:
                     undo.callback(self._hooks.drop, hook)
                 self._hooks.put(hook, self._objects)
+            if self.policy is not None and workload is not None:
+                number = self.policy.attach(workload, identity)
+                row = EndpointRow(index, identity, pod_mac, host_mac, number)
             self._endpoints.update_many(dict.fromkeys(addresses, row))
             undo.pop_all()
 
@@ -240,7 +256,13 @@ class Node(Resource):
         Services that are dialled at such an address leave its other ports to the node. See
         :meth:`ServiceTable.set_node_addresses`.
         """
-        self.services.set_node_addresses(_own_addresses(self.config))
+        found = _own_addresses(self.config)
+        self.services.set_node_addresses(found)
+        if self.policy is not None:
+            host = Workload.node(
+                self.config.name or "this node", addresses=sorted(found, key=str), remote=False
+            )
+            self.policy.learn({host: Reserved.HOST})
 
     def reattach(self) -> set[str]:
         """Put programs on uplinks that were deleted and made anew under their names; returns which.
@@ -263,7 +285,10 @@ class Node(Resource):
         other addresses are behind it.
         """
         with self._maps_stay:
-            self._endpoints.delete_many([each for each in addresses if self._holder(each) in (None, device)])
+            gone = [each for each in addresses if self._holder(each) in (None, device)]
+            self._endpoints.delete_many(gone)
+            if self.policy is not None:
+                self.policy.detach(gone)
         if device not in {pod.device for pod in self.pods if pod.addresses}:
             for hook in _pod_hooks(device):
                 self._hooks.drop(hook)

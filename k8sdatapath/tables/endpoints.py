@@ -15,3 +15,4 @@ class EndpointRow:
     identity: u32
     pod_mac: mac
     host_mac: mac
+    policy: u32 = 0

@@ -34,6 +34,12 @@ PROMISES = {
         r"status of web: programmed",
         r"slowest change: at most [\d.]+ ms",
     ],
+    "enforce_policy": [
+        r"checkout at http://10\.244\.2\.2:8080: paid\ncheckout at http://\[fd00:10:244:2::2\]:8080: paid",
+        r"cart at http://10\.244\.2\.2:8080: nothing\ncart at http://\[fd00:10:244:2::2\]:8080: nothing",
+        r"keep: the connection answers paid\nenforce: the connection is silent",
+        r"DENY NetworkPolicy payments/payments: \d+ packets",
+    ],
     "conntrack": [
         r"UDP 192\.0\.2\.101:\d+ -> 10\.96\.0\.10:53 -> 10\.244\.1\.3:53 answered",
         r"forgotten now: 0\nforgotten in three minutes: 1",

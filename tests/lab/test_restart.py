@@ -277,7 +277,7 @@ def test_what_another_version_has_pinned_is_taken_over_under_traffic(
             flows = node.services.flows(place.steady.frontend)[place.steady.backends[0]]
         with pins.lock():  # an agent of the other version starts, as it were
             changed = upgrade(pins, others, SMALL.max_entries)
-        assert changed == ("kd_backends", "kd_conntrack", "kd_conntrack_to", "kd_counters")
+        assert changed == ("kd_backends", "kd_conntrack", "kd_conntrack_to", "kd_counters", "kd_rule_counts")
         traffic_goes_on(traffic)
         with pytest.raises(LayoutError):
             ServiceTable.bind(pins)

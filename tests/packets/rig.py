@@ -20,7 +20,14 @@ from k8sdatapath.tables.counters import Counter, CounterRow, outcomes, read_coun
 from k8sdatapath.tables.endpoints import EndpointRow
 
 POD_MAC, HOST_MAC = "02:00:00:00:00:0a", "02:00:00:00:00:0b"
-SIZES = {"kd_frontends": 64, "kd_sets": 192, "kd_slots": 1024, "kd_backends": 1024, "kd_conntrack": 65536}
+SIZES = {
+    "kd_frontends": 64,
+    "kd_sets": 192,
+    "kd_slots": 1024,
+    "kd_backends": 1024,
+    "kd_conntrack": 65536,
+    "kd_talks": 4096,
+}
 
 #: What a tc program answers for each outcome that is not a drop.
 ACTIONS = {
@@ -67,11 +74,13 @@ class Rig:
         """Make an address one of a pod of this node."""
         self._pods[ip_address(address)] = EndpointRow(1, 0, POD_MAC, HOST_MAC)
 
-    def send(self, frame: bytes, *, via: str = "", netns: NetNs | None = None) -> Sent:
-        """Run a packet through the entry, or through the one named by ``via``."""
+    def send(
+        self, frame: bytes, *, via: str = "", netns: NetNs | None = None, ctx: bytes | None = None
+    ) -> Sent:
+        """Run a packet through the entry, or the one named by ``via``; ``ctx`` says where it is met."""
         program = self.loaded.program(via or self._entry, programs.TC)
         before = self.read_counters()
-        result = in_netns(netns, lambda: program.run(frame))
+        result = in_netns(netns, lambda: program.run(frame, ctx=ctx))
         (outcome,) = (name for name, count in self.read_counters().items() if count != before.get(name))
         assert result.retval == ACTIONS.get(outcome, SHOT), f"{outcome} answered {result.retval}"
         return Sent(outcome, result.data)

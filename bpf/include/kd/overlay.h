@@ -91,6 +91,7 @@ static __always_inline int kd_decapsulated(struct __sk_buff *skb)
 		kd_addr_set_v4(&node, bpf_htonl(tunnel.remote_ipv4));
 	if (!bpf_map_lookup_elem(&kd_peer_nodes, &node))
 		return KD_DROP_UNKNOWN_PEER;
+	skb->cb[0] = tunnel.tunnel_id;
 	return bpf_skb_change_type(skb, PACKET_HOST) ? KD_DROP_REWRITE : KD_CONTINUE;
 }
 

@@ -41,6 +41,8 @@ struct kd_pkt {
 	bool ipv6;
 	bool fragment; /* of several */
 	bool later; /* and not the first: what it has of TCP or UDP is remembered */
+	bool reply : 1; /* of a translated flow, found by kd_flow_find() */
+	bool tunnelled : 1; /* cb[0] of its socket buffer is the identity of its source */
 	__u16 mtu; /* of its way on, if it is too big for that */
 	__be32 ident; /* of a fragment's datagram */
 };
@@ -159,6 +161,13 @@ struct kd_ipv6_ext {
 	__be16 fragment; /* of a fragment header; the low byte of a routing header's is segments left */
 };
 
+/* Not ours to translate; but policies know protocols by their numbers, of which 0 is none. */
+static __always_inline int kd_parse_other(struct kd_pkt *pkt, const struct kd_rest *rest)
+{
+	pkt->tuple.protocol = rest->protocol ? rest->protocol : IPPROTO_RAW;
+	return KD_PASS;
+}
+
 #define KD_IPV6_EXT_MAX 6 /* RFC 8200 names five that may precede TCP or UDP; the rest pass as unknown */
 
 static __always_inline bool kd_is_ipv6_ext(__u8 protocol)
@@ -186,7 +195,7 @@ KD_FUNCTION int kd_skip_ipv6_ext(struct __sk_buff *skb, struct kd_pkt *pkt, stru
 		}
 		/* A source route that is not at its end: the destination is but a waypoint. */
 		if (rest->protocol == IPPROTO_ROUTING && ext.fragment & bpf_htons(0xff))
-			return KD_PASS;
+			return kd_parse_other(pkt, rest);
 		rest->off += (ext.len + 1) * 8;
 		rest->protocol = ext.next;
 		if (pkt->later)
@@ -278,7 +287,7 @@ static __always_inline int kd_parse_ports(struct __sk_buff *skb, struct kd_pkt *
 	else if (rest->protocol == IPPROTO_SCTP)
 		needed = sizeof(struct kd_sctp);
 	else if (rest->protocol != IPPROTO_TCP && rest->protocol != IPPROTO_UDP)
-		return KD_PASS;
+		return kd_parse_other(pkt, rest);
 	if (rest->protocol == IPPROTO_TCP && !pkt->fragment)
 		needed = sizeof(*tcp);
 	if (pkt->later)

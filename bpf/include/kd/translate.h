@@ -31,6 +31,7 @@
 #include <kd/icmp.h>
 #include <kd/masq_rules.h>
 #include <kd/packet.h>
+#include <kd/policy.h>
 #include <kd/ports.h>
 #include <kd/reject.h>
 #include <kd/rewrite.h>
@@ -159,6 +160,14 @@ KD_SUBPROGRAM int kd_leave(struct __sk_buff *skb, struct kd_pkt *pkt, struct kd_
 	return result == KD_CONTINUE ? kd_send(skb, pkt, &fib) : result;
 }
 
+/* What leaves at once has not been asked for as the rest is. */
+static __always_inline int kd_leave_allowed(struct __sk_buff *skb, struct kd_pkt *pkt, struct kd_ct *ct)
+{
+	int allowed = enforce ? kd_policy(skb, pkt, &pkt->tuple, KD_ASK_SENDER) : KD_CONTINUE;
+
+	return allowed == KD_CONTINUE ? kd_leave(skb, pkt, ct) : allowed;
+}
+
 /*
  * The packet belongs to a flow of which only the source is translated, where it leaves: until then it goes on as it
  * is, from a pod directly. What comes back may be an answer through a service as well.
@@ -170,7 +179,7 @@ static __always_inline int kd_flow_follow_source(struct __sk_buff *skb, struct k
 
 	if (!(ct->flags & KD_CT_REPLY)) {
 		if (!outside)
-			return masquerade ? kd_leave(skb, pkt, ct) : KD_LEAVES;
+			return masquerade ? kd_leave_allowed(skb, pkt, ct) : KD_LEAVES;
 		kd_ct_touch(pkt, &pkt->tuple, ct);
 		return KD_PASS;
 	}
@@ -197,6 +206,7 @@ static __always_inline int kd_flow_find(struct __sk_buff *skb, struct kd_pkt *pk
 	}
 	if (!ct && pkt->later)
 		return KD_DROP_FRAGMENT;
+	pkt->reply = ct && ct->flags & KD_CT_REPLY;
 	if (ct && ct->flags & KD_CT_SOURCE)
 		return kd_flow_follow_source(skb, pkt, ct, outside, to);
 	return ct ? kd_flow_follow(pkt, ct, to) : kd_flow_begin(skb, pkt, outside, to);
@@ -235,11 +245,16 @@ static __always_inline int kd_translate(struct __sk_buff *skb, struct kd_pkt *pk
 	KD_TRACE(KD_STEP_PACKET, pkt->tcp_flags, outside, &pkt->tuple);
 	if (kd_is_icmp(pkt)) {
 		result = kd_icmp_translate(skb, pkt);
-		return masquerade && outside && result == KD_PASS ? kd_masq_echoed(skb, pkt) : result;
+		if (result != KD_PASS) /* an error about a flow that is known */
+			return result;
+		if (masquerade && outside)
+			result = kd_masq_echoed(skb, pkt);
+		return kd_let_through(skb, pkt, &pkt->tuple, outside, result);
 	}
 	if (pkt->later && !kd_fragment_find(pkt))
-		return kd_fragment_alone(pkt);
+		return kd_let_whole(skb, pkt, outside, kd_fragment_alone(pkt));
 	result = kd_flow_find(skb, pkt, outside, &to);
+	result = kd_let_through(skb, pkt, result == KD_CONTINUE ? &to : &pkt->tuple, outside, result);
 	if (result == KD_LEAVES)
 		return KD_CONTINUE;
 	if (masquerade && outside && result == KD_PASS)

@@ -193,6 +193,8 @@ enum kd_identity {
 	KD_IDENTITY_UNKNOWN = 0,
 	KD_IDENTITY_HOST = 1, /* the node itself */
 	KD_IDENTITY_WORLD = 2, /* nobody of the cluster */
+	KD_IDENTITY_WORLD_IPV4 = 9, /* the same, as policies tell the families apart */
+	KD_IDENTITY_WORLD_IPV6 = 10,
 };
 
 /* A pod of this node: where packets to its address are delivered. Keyed by kd_addr in kd_endpoints. */
@@ -201,8 +203,9 @@ struct kd_endpoint {
 	__u32 identity;
 	__u8 pod_mac[6];
 	__u8 host_mac[6];
+	__u32 policy; /* number of its policy, see kd_policies; 0: none is known, and nothing allowed */
 };
-KD_ASSERT_SIZE(struct kd_endpoint, 20);
+KD_ASSERT_SIZE(struct kd_endpoint, 24);
 
 /* Pods of another node, by network. Key of kd_peers. */
 struct kd_peer_key {
@@ -215,6 +218,65 @@ struct kd_peer {
 	struct kd_addr node; /* where its end of the tunnel is */
 };
 KD_ASSERT_SIZE(struct kd_peer, 16);
+
+/* Who is behind an address. Value of kd_ipcache and kd_networks. */
+struct kd_party {
+	__u32 number; /* what policies know it by: means something on this node only */
+	__u32 identity; /* that of its labels, the same in all the cluster */
+};
+KD_ASSERT_SIZE(struct kd_party, 8);
+
+/* Which way a connection is opened, as seen from the pod whose policy is asked. */
+enum kd_toward {
+	KD_INGRESS = 0,
+	KD_EGRESS = 1,
+};
+
+/* One direction of a policy, number 2 * policy + enum kd_toward. Value of kd_policies. */
+struct kd_policy {
+	__u32 table; /* of kd_rules; 0: none, and nothing is allowed */
+	__u32 revision; /* what is allowed by another one is asked for again; never 0 */
+	__u32 lengths; /* bit n: a key of the table counts n bits of the port */
+	__u32 flags; /* enum kd_policy_flags */
+};
+KD_ASSERT_SIZE(struct kd_policy, 16);
+
+enum kd_policy_flags {
+	KD_POLICY_AUDIT = 1, /* what is denied is counted as such, and passes */
+	KD_POLICY_OPEN = 2, /* nothing is ever denied */
+};
+
+/* Key of kd_rules. */
+struct kd_rule_key {
+	__u32 table;
+	__u32 number; /* of a kd_party; 0: everybody */
+	__be16 port; /* its leading bits, or of ICMP the type's; the others are 0 */
+	__u8 protocol; /* 0: any */
+	__u8 bits; /* how many of the port's */
+};
+KD_ASSERT_SIZE(struct kd_rule_key, 12);
+
+/* Value of kd_rules. Of the two that a packet finds, for its peer and for everybody, the greater precedence wins. */
+struct kd_rule {
+	__u32 precedence;
+	__u32 counter; /* index into kd_rule_counts */
+	__u32 deny; /* 1: it does not allow */
+};
+KD_ASSERT_SIZE(struct kd_rule, 12);
+
+#define KD_TALK_SECOND 1 /* began it: the end that comes second in the key. */
+
+/*
+ * Packets between two ends that a policy has let begin, whichever way they go. Value of kd_talks, whose key has the
+ * lower end as its source. Only pods of this node ask: the place of another end stays 0.
+ */
+struct kd_talk {
+	__u32 revision[2]; /* by which each end's policy has allowed it; 0: not yet */
+	__u32 counter[2]; /* of the rule that did */
+	__u32 last_seen; /* seconds of CLOCK_MONOTONIC */
+	__u32 flags; /* KD_TALK_SECOND, and enum kd_ct_flags FIN and RST */
+};
+KD_ASSERT_SIZE(struct kd_talk, 24);
 
 /* Socket storage: the translation that a socket last went through. */
 struct kd_sock {

@@ -55,7 +55,9 @@
 	X(KD_DROP_LEFT_ALONE, -15, "left to netfilter by its port, which gave it no other source")  \
 	X(KD_DROP_NO_PEER, -20, "routed into the tunnel, but its destination is on no known node")  \
 	X(KD_DROP_UNKNOWN_PEER, -21, "it came through the tunnel from no known node")                \
-	X(KD_DROP_MEDDLING, -22, "to a node's end of the tunnel, from somebody who is no node")
+	X(KD_DROP_MEDDLING, -22, "to a node's end of the tunnel, from somebody who is no node")     \
+	X(KD_DROP_POLICY_DENIED, -24, "no policy allows it, or one denies it")                      \
+	X(KD_DROP_INVALID_SOURCE_IP, -25, "a pod has sent it under an address that is not its own")
 /* clang-format on */
 
 #define KD_ENUMERATOR(name, number, sentence) name = number,

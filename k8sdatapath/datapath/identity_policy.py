@@ -1,0 +1,440 @@
+"""IdentityPolicy: which pods may talk to whom, enforced by the programs as pairs of identities."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from ipaddress import IPv4Network, IPv6Network
+from itertools import count
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+from attrs import frozen
+
+from k8sdatapath import maps
+from k8sdatapath.component import Report
+from k8sdatapath.datapath.contract import Bindable, bind_maps
+from k8sdatapath.datapath.policy_compiler import MapChange, PolicyCompiler, networks_of
+from k8sdatapath.datapath.policy_maps import PolicyMaps, RuleCount
+from k8sdatapath.datapath.policy_networks import Networks
+from k8sdatapath.datapath.policy_rows import Because, Cause
+from k8sdatapath.datapath.policy_set import world
+from k8sdatapath.errors import CapacityError, ModelError
+from k8sdatapath.layout import addr
+from k8sdatapath.model import IPAddress, IPNetwork
+from k8sdatapath.model.address import shown
+from k8sdatapath.model.identity import LOCAL_NUMBERS, Reserved
+from k8sdatapath.model.policy import Action, Policy, Toward
+from k8sdatapath.model.workload import NamedPort, Party, Workload
+from k8sdatapath.pybpf.memory import wait_for_programs
+from k8sdatapath.resource import Resource
+from k8sdatapath.tables.counters import CounterRow
+from k8sdatapath.tables.peers import PeerKey
+from k8sdatapath.tables.policy import PartyRow, PolicyRow, RuleKey, RuleRow
+
+__all__ = ["CONTRACT", "EndpointPolicy", "Existing", "IdentityPair", "IdentityPolicy"]
+
+CONTRACT = {
+    "kd_ipcache": maps.Hash[addr, PartyRow],
+    "kd_networks": maps.LPMTrie[PeerKey, PartyRow],
+    "kd_policies": maps.Array[PolicyRow],
+    "kd_rules": maps.Hash[RuleKey, RuleRow],
+    "kd_rule_counts": maps.PerCpuArray[CounterRow],
+}
+
+Existing: TypeAlias = Literal["enforce", "keep"]
+"""What becomes of connections that a change no longer allows: they are cut, or go on."""
+
+_WORLDS = {4: Reserved.WORLD_IPV4, 6: Reserved.WORLD_IPV6}
+
+
+@frozen
+class EndpointPolicy:
+    """A pod of this node, and what it has for a policy.
+
+    :ivar identity: that of its labels.
+    :ivar policy: the number that all pods of this identity share.
+    :ivar isolated: which ways a policy restricts.
+    :ivar rules: how many its policy has in the kernel.
+    """
+
+    name: str
+    addresses: tuple[IPAddress, ...]
+    identity: int
+    policy: int
+    isolated: frozenset[Toward]
+    rules: int
+
+
+@frozen
+class IdentityPair:
+    """A rule as the kernel has it: ``ingress of 300 from 301: TCP 8080 allowed by ...``.
+
+    :ivar subject: the identity whose pods it is for.
+    :ivar peer: that of the other side; 0 is everybody.
+    :ivar protocol: 0 is any.
+    :ivar first: of the ports; likewise ``last``.
+    """
+
+    subject: int
+    toward: Toward
+    peer: int
+    protocol: int
+    first: int
+    last: int
+    allowed: bool
+    because: Because
+    causes: tuple[Cause, ...]
+
+
+class _Who(NamedTuple):
+    """All that makes a difference to policies."""
+
+    identity: int
+    labels: tuple[str, ...]
+    network: IPNetwork | None
+    ports: tuple[NamedPort, ...]
+
+
+class _Known(NamedTuple):
+    workload: Workload
+    identity: int
+
+
+class IdentityPolicy(Resource):
+    """Which pods may talk to whom. It knows pods by their labels, which have numbers, their identities::
+
+        policy = IdentityPolicy.bind(loaded)
+        policy.learn({web: 300})                      # anywhere in the cluster
+        number = policy.attach(api, 301)              # a pod of this node; for its row in kd_endpoints
+        policy.upsert(*parse_policies(text))
+
+    All pods of one identity share one policy. Whoever is known is in the policies before an address leads
+    there, and leaves them afterwards.
+    """
+
+    def __init__(self, tables: dict[str, Any], own: ExitStack) -> None:
+        self._own = own
+        self._lock = threading.RLock()
+        self._ipcache: maps.Hash[IPAddress, PartyRow] = tables["kd_ipcache"]
+        self._tries: maps.LPMTrie[PeerKey, PartyRow] = tables["kd_networks"]
+        self._maps = PolicyMaps(tables, wait_for_programs)
+        self._compiler = PolicyCompiler()
+        self._networks = Networks()
+        self._known: dict[str, _Known] = {}
+        self._holders: dict[IPAddress, str] = {}
+        self._subjects: dict[str, _Who] = {}  # pods of this node
+        self._numbers: dict[_Who, int] = {}
+        self._uses: Counter[_Who] = Counter()
+        self._addresses: dict[IPAddress, _Who] = {}  # as kd_ipcache has them
+        self._led: dict[IPNetwork, _Who] = {}  # as kd_networks has them
+        self._local = count(LOCAL_NUMBERS.start)
+        self._policies: dict[str, Policy] = {}
+        self._kept: set[int] = set()  # subjects whose live connections have not felt a change yet
+        self._reserve()
+
+    @classmethod
+    def bind(cls, source: Bindable) -> IdentityPolicy:
+        """The policies of a loaded object, pins or maps. The object may be closed before it.
+
+        :raises ContractError: the maps are not there.
+        :raises LayoutError: one holds something else.
+        """
+        tables, own = bind_maps(source, CONTRACT, cls.__name__, keep=True)
+        return cls(tables, own)
+
+    # ---- policies
+
+    @property
+    def policies(self) -> Mapping[str, Policy]:
+        """Those in force, by name."""
+        return self._policies
+
+    def upsert(self, *policies: Policy, existing: Existing = "enforce") -> Report:
+        """Add policies, or give those of the same names another content.
+
+        :param existing: what becomes of connections that are no longer allowed. Those that were kept once are
+            cut by the next change that is enforced.
+        :raises CapacityError: they do not fit; nothing was changed.
+        :raises ModelError: two have one name.
+        """
+        return self._change(policies, (), existing)
+
+    def remove(self, *names: str, existing: Existing = "enforce") -> Report:
+        """Take policies away; one that is not there is no error."""
+        return self._change((), [name for name in names if name in self._policies], existing)
+
+    def apply(self, policies: Iterable[Policy], *, existing: Existing = "enforce") -> Report:
+        """These policies and no others; raises as :meth:`upsert`."""
+        wanted = tuple(policies)
+        with self._lock:
+            names = {each.name for each in wanted}
+            new = [each for each in wanted if self._policies.get(each.name) != each]
+            return self._change(new, [name for name in self._policies if name not in names], existing)
+
+    # ---- who is who
+
+    def learn(self, workloads: Mapping[Workload, int]) -> None:
+        """Know workloads, of whatever node, by their identities; of a name that is known, the latest.
+
+        An address that two have is of the one that was learned last.
+
+        :raises CapacityError: they do not fit; nothing was changed.
+        """
+        with self._lock:
+            self._meet({each.name: _Known(each, number) for each, number in workloads.items()}, {}, ())
+
+    def attach(self, workload: Workload, identity: int) -> int:
+        """The same of a pod of this node; returns the number of its policy, which is in force by then."""
+        with self._lock:
+            subject = _Who(identity, workload.labels, None, workload.ports)
+            self._meet({workload.name: _Known(workload, identity)}, {workload.name: subject}, ())
+            return self._maps.subjects[self._numbers[subject]]
+
+    def detach(self, addresses: Iterable[IPAddress]) -> None:
+        """The pods of this node that have these addresses are gone; after nothing is delivered there."""
+        with self._lock:
+            names = {self._holders.get(each) for each in addresses}
+            self._meet({}, {}, [name for name in names if name in self._subjects])
+
+    def forget(self, *names: str) -> None:
+        """Workloads that are gone. Addresses that others have by now stay with these."""
+        with self._lock:
+            self._meet({}, {}, [name for name in names if name in self._known])
+
+    @property
+    def endpoints(self) -> tuple[EndpointPolicy, ...]:
+        """The pods of this node."""
+        with self._lock:
+            return tuple(self._endpoint(name, who) for name, who in self._subjects.items())
+
+    def identity_of(self, address: IPAddress) -> int | None:
+        """Whose an address is, if it is known."""
+        who = self._addresses.get(address)
+        return None if who is None else who.identity
+
+    # ---- what there is
+
+    def dump(self) -> tuple[IdentityPair, ...]:
+        """The rules of all pods of this node, by identities."""
+        with self._lock:
+            by_number = {number: who for who, number in self._numbers.items()}
+            return tuple(
+                IdentityPair(
+                    by_number[subject].identity,
+                    key.toward,
+                    key.identity,
+                    key.protocol,
+                    key.port,
+                    key.port | (0xFFFF >> key.bits),
+                    entry.action is Action.ALLOW,
+                    entry.because,
+                    entry.causes,
+                )
+                for subject in self._maps.subjects
+                for key, entry in self._compiler.table(subject).items()
+            )
+
+    def counts(self) -> tuple[RuleCount, ...]:
+        """Which rules were decisive for how many packets, since they are in force."""
+        with self._lock:
+            return self._maps.counts()
+
+    def close(self) -> None:
+        """Let go of the maps; packets are judged as they are."""
+        self._own.close()
+
+    def __repr__(self) -> str:
+        return f"<IdentityPolicy {len(self._policies)} policies, {len(self._subjects)} pods>"
+
+    # ---- how it is done
+
+    def _reserve(self) -> None:
+        """Those who are known from the beginning."""
+        labels_of: dict[Reserved, tuple[str, ...]] = {
+            Reserved.HOST: ("reserved:host",),
+            Reserved.REMOTE_NODE: ("reserved:remote-node",),
+            **{number: world(version) for version, number in _WORLDS.items()},
+        }
+        for number, labels in labels_of.items():
+            who = _Who(number, Party(labels).labels, None, ())
+            self._numbers[who], self._uses[who] = number, 1
+        self._compiler.update(identities={number: _party(who) for who, number in self._numbers.items()})
+
+    def _change(self, new: Iterable[Policy], removed: Iterable[str], existing: Existing) -> Report:
+        if existing not in ("enforce", "keep"):
+            raise ModelError(f"existing is 'enforce' or 'keep', not {shown(existing)}")
+        with self._lock:
+            started = time.perf_counter()
+            new, removed = tuple(new), tuple(removed)
+            by_name = {each.name: each for each in new}
+            if len(by_name) < len(new):
+                (name, _), *_ = Counter(each.name for each in new).most_common(1)
+                raise ModelError(f"{name} is given twice")
+            old = [self._policies[name] for name in {*by_name, *removed} if name in self._policies]
+            self._networks.remove(each for policy in old for each in networks_of(policy))
+            self._networks.add(each for policy in new for each in networks_of(policy))
+            changed = sum(name in self._policies for name in by_name)
+            with ExitStack() as undo:
+                undo.callback(self._networks.add, [each for policy in old for each in networks_of(policy)])
+                undo.callback(self._networks.remove, [each for policy in new for each in networks_of(policy)])
+                self._carry_out(by_name, removed, self._known, self._subjects, existing)
+                undo.pop_all()
+            for name in removed:
+                del self._policies[name]
+            self._policies.update(by_name)
+            return Report(len(new) - changed, changed, len(removed), time.perf_counter() - started)
+
+    def _meet(self, learned: Mapping[str, _Known], attached: Mapping[str, _Who], gone: Iterable[str]) -> None:
+        gone = set(gone)
+        known = {name: each for name, each in {**self._known, **learned}.items() if name not in gone}
+        subjects = {name: who for name, who in {**self._subjects, **attached}.items() if name not in gone}
+        self._carry_out({}, (), known, subjects, "enforce")
+
+    def _carry_out(
+        self,
+        new: Mapping[str, Policy],
+        removed: Iterable[str],
+        known: dict[str, _Known],
+        subjects: dict[str, _Who],
+        existing: Existing,
+    ) -> None:
+        """Everything that changes, in the order that no packet notices."""
+        holders = self._holders_after(known)
+        addresses = {ip: self._who(ip, known[name]) for ip, name in holders.items()}
+        led = {_EVERY_IPV4: _WORLD_IPV4} | {
+            net: _outside(net) for net in self._networks if not _is_mapped(net)
+        }
+        wanted = Counter([*addresses.values(), *led.values(), *subjects.values()])
+        fresh = {who: self._number(who) for who in wanted if who not in self._numbers}
+        for size, table in ((len(addresses), self._ipcache), (len(led), self._tries)):
+            if size > table.info.max_entries:
+                raise CapacityError(table.name, size, table.info.max_entries)
+        numbers = {**self._numbers, **fresh}
+        here = {numbers[who] for who in subjects.values()}
+        before = dict(self._policies)
+        changes = self._compiler.update(
+            new.values(),
+            removed=removed,
+            identities={number: _party(who) for who, number in fresh.items()},
+            subjects=here,
+        )
+        rebuilt = [n for n in here if n not in self._maps or (n in changes and (new or removed))]
+        try:
+            added = sum(len(change.upserts) for n, change in changes.items() if n not in rebuilt)
+            self._maps.check({n: self._compiler.table(n) for n in rebuilt}, added)
+        except CapacityError:
+            self._compiler.update(
+                [before[name] for name in {*new, *removed} if name in before],
+                removed=[name for name in new if name not in before],
+                gone=fresh.values(),
+                no_subjects=here - self._maps.subjects.keys(),
+            )
+            raise
+        self._numbers = numbers
+        felt = {n for n in rebuilt if n in self._maps}
+        for n in rebuilt:
+            self._maps.replace(n, self._compiler.table(n))
+        self._follow({n: change for n, change in changes.items() if n not in rebuilt and n in self._maps})
+        moved = self._lead(addresses, led)
+        self._known, self._holders, self._subjects = known, holders, subjects
+        if moved:
+            felt = set(self._maps.subjects)
+        self._kept |= felt
+        if existing == "enforce":
+            self._maps.restamp(self._kept & self._maps.subjects.keys())
+            self._kept.clear()
+        self._leave(wanted, here)
+
+    def _follow(self, changes: Mapping[int, MapChange]) -> None:
+        for number, change in changes.items():
+            if change.upserts:
+                self._maps.extend(number, change.upserts)
+            if change.removed:
+                self._maps.shrink(number, change.removed)
+
+    def _lead(self, addresses: dict[IPAddress, _Who], led: dict[IPNetwork, _Who]) -> bool:
+        """Write who is behind addresses; whether that has changed."""
+        changed = {ip: who for ip, who in addresses.items() if self._addresses.get(ip) != who}
+        gone = [ip for ip in self._addresses if ip not in addresses]
+        reached = {net: who for net, who in led.items() if net not in self._led}
+        left = [net for net in self._led if net not in led]
+        self._tries.update_many({PeerKey.of(net): self._row(who) for net, who in reached.items()})
+        self._ipcache.update_many({ip: self._row(who) for ip, who in changed.items()})
+        self._ipcache.delete_many(gone)
+        self._tries.delete_many([PeerKey.of(net) for net in left])
+        self._addresses, self._led = addresses, led
+        return bool(changed or gone or reached or left)
+
+    def _leave(self, wanted: Counter[_Who], here: set[int]) -> None:
+        """Forget who leads nowhere, when no packet can be asked about it any more."""
+        reserved = {who for who in self._numbers if who.identity < 256 and who.network is None}
+        gone = {
+            who: number for who, number in self._numbers.items() if who not in wanted and who not in reserved
+        }
+        strangers = set(self._maps.subjects) - here
+        for number in strangers:
+            self._maps.drop(number)
+        self._maps.settle()
+        if gone or strangers:
+            self._follow(self._compiler.update(gone=gone.values(), no_subjects=strangers))
+        for who in gone:
+            del self._numbers[who]
+
+    def _holders_after(self, known: Mapping[str, _Known]) -> dict[IPAddress, str]:
+        if known is self._known:
+            return self._holders
+        holders = {}
+        for name, each in known.items():
+            for ip in each.workload.addresses:
+                holders[ip] = name
+        return holders
+
+    def _who(self, ip: IPAddress, known: _Known) -> _Who:
+        workload = known.workload
+        return _Who(known.identity, workload.labels, self._networks.narrowest(ip), workload.ports)
+
+    def _number(self, who: _Who) -> int:
+        """Its labels' own, where nothing else makes a difference."""
+        if who.network is None and who.identity not in self._numbers.values():
+            return who.identity
+        return next(self._local)
+
+    def _row(self, who: _Who) -> PartyRow:
+        return PartyRow(self._numbers[who], who.identity)
+
+    def _endpoint(self, name: str, who: _Who) -> EndpointPolicy:
+        number = self._numbers[who]
+        table = self._compiler.table(number)
+        isolated = {key.toward for key, entry in table.items() if entry.because is Because.DEFAULT_DENY}
+        workload = self._known[name].workload
+        return EndpointPolicy(
+            name,
+            workload.addresses,
+            who.identity,
+            self._maps.subjects[number],
+            frozenset(isolated),
+            len(table),
+        )
+
+
+_WORLD_IPV4 = _Who(Reserved.WORLD_IPV4, Party(world(4)).labels, None, ())
+_EVERY_IPV4 = IPv4Network("0.0.0.0/0")
+"""Always led somewhere, or IPv4 would be in ``::/0``: the kernel has it as ``::ffff:0:0/96``."""
+_MAPPED = IPv6Network("::ffff:0:0/96")
+
+
+def _is_mapped(network: IPNetwork) -> bool:
+    """A network of IPv6 whose addresses IPv4's are written as; no packet has one."""
+    return network.version == 6 and network.subnet_of(_MAPPED)
+
+
+def _party(who: _Who) -> Party:
+    return Party(who.labels, who.network, who.ports)
+
+
+def _outside(network: IPNetwork) -> _Who:
+    """Who is in a network and nobody that is known."""
+    return _Who(_WORLDS[network.version], Party(world(network.version)).labels, network, ())

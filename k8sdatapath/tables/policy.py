@@ -1,0 +1,65 @@
+"""kd_ipcache, kd_networks, kd_policies, kd_rules and kd_talks: who is who, and who may reach whom."""
+
+from __future__ import annotations
+
+from enum import IntFlag
+from typing import Annotated
+
+from k8sdatapath.layout import array, be16, struct, u8, u32
+
+__all__ = ["PartyRow", "PolicyFlags", "PolicyRow", "RuleKey", "RuleRow", "TalkRow"]
+
+
+@struct
+class PartyRow:
+    """``struct kd_party``: who is behind an address."""
+
+    number: u32
+    identity: u32
+
+
+class PolicyFlags(IntFlag):
+    """``enum kd_policy_flags``."""
+
+    AUDIT = 1
+    OPEN = 2
+
+
+@struct
+class PolicyRow:
+    """``struct kd_policy``: one direction of a policy, under twice its number and the direction."""
+
+    table: u32 = 0
+    revision: u32 = 0
+    lengths: u32 = 0
+    flags: u32 = 0
+
+
+@struct
+class RuleKey:
+    """``struct kd_rule_key``: of the port, ``bits`` count."""
+
+    table: u32
+    number: u32
+    port: be16
+    protocol: u8
+    bits: u8
+
+
+@struct
+class RuleRow:
+    """``struct kd_rule``."""
+
+    precedence: u32
+    counter: u32
+    deny: u32
+
+
+@struct
+class TalkRow:
+    """``struct kd_talk``: what both ends have allowed. ``last_seen`` is in seconds of CLOCK_MONOTONIC."""
+
+    revision: Annotated[tuple[int, ...], array(u32, 2)]
+    counter: Annotated[tuple[int, ...], array(u32, 2)]
+    last_seen: u32
+    flags: u32

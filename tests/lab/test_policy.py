@@ -1,0 +1,203 @@
+"""Policies between real sockets: the same pods, on one node and on two, routed and through a tunnel."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from k8sdatapath import Lab, Service
+from k8sdatapath.errors import LabError, ModelError
+from k8sdatapath.lab.host import Host
+from k8sdatapath.lab.lab import Pod
+from tests.api.graph import ROOT
+from tests.lab.test_docs import blocks, run
+
+pytestmark = pytest.mark.lab
+
+PAYMENTS = """
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: payments, namespace: payments}
+spec:
+  podSelector: {matchLabels: {app: payments-api}}
+  ingress:
+  - from:
+    - namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: frontend}}
+      podSelector: {matchLabels: {app: checkout-service}}
+    ports: [{port: 8080}]
+"""
+NOBODY = """
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: payments, namespace: payments}
+spec: {podSelector: {matchLabels: {app: payments-api}}}
+"""
+VIPS = {4: "10.96.0.20", 6: "fd00:10:96::20"}
+
+
+def url(address: object, port: int) -> str:
+    return f"http://[{address}]:{port}/" if ":" in str(address) else f"http://{address}:{port}/"
+
+
+def reaches(client: Host, address: object, port: int) -> bool:
+    """Whether an answer comes; silence is a denial."""
+    try:
+        return client.get(url(address, port), timeout=0.5).status == 200
+    except TimeoutError:
+        return False
+
+
+@pytest.fixture(
+    scope="module",
+    params=[("native", 1), ("native", 2), ("vxlan", 2)],
+    ids=lambda each: f"{each[0]}-{each[1]}",
+)
+def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
+    routing, nodes = request.param
+    with Lab.start(nodes=nodes, routing=routing, policy=True) as lab:
+        lab.pod("checkout", labels={"app": "checkout-service"}, namespace="frontend")
+        lab.pod("cart", labels={"app": "cart"}, namespace="frontend")
+        lab.pod("impostor", labels={"app": "checkout-service"}, namespace="elsewhere")
+        api = lab.pod("api", lab.nodes[-1], labels={"app": "payments-api"}, namespace="payments")
+        for port in (8080, 9090):
+            api.serve_http(port, "paid")
+        api.serve_udp(8080)
+        lab.external("outside")
+        for node in lab.nodes:
+            node.services.upsert(*(Service(VIPS[f], 80, backends=[api.at(8080, f)]) for f in VIPS))
+        lab.apply(PAYMENTS)
+        yield lab
+
+
+def pod(lab: Lab, name: str) -> Pod:
+    return next(each for node in lab.nodes for each in node.pods if each.name == name)
+
+
+def test_the_named_peer_reaches_the_named_port(lab: Lab) -> None:
+    api, checkout = pod(lab, "api"), pod(lab, "checkout")
+    for family, address in zip((4, 6), api.addresses, strict=True):
+        assert checkout.get(url(address, 8080)).text == "paid"
+        assert checkout.get(url(VIPS[family], 80)).text == "paid"  # judged as the backend that it becomes
+        assert not reaches(checkout, address, 9090)
+        with pytest.raises(TimeoutError):
+            checkout.udp(address, 8080, b"only TCP was named", timeout=0.5)
+
+
+@pytest.mark.parametrize("who", ["cart", "impostor"])
+def test_all_other_pods_get_nothing(lab: Lab, who: str) -> None:
+    for family, address in zip((4, 6), pod(lab, "api").addresses, strict=True):
+        assert not reaches(pod(lab, who), address, 8080)
+        assert not reaches(pod(lab, who), VIPS[family], 80)
+
+
+def test_neither_does_the_world(lab: Lab) -> None:
+    (outside,) = lab.externals
+    assert not reaches(outside, pod(lab, "api").address, 8080)
+
+
+def test_its_own_node_reaches_a_pod_and_other_nodes_do_not(lab: Lab) -> None:
+    api = pod(lab, "api")
+    for node in lab.nodes:
+        for address in api.addresses:
+            assert reaches(node, address, 9090) is (node is api.node)
+
+
+def test_who_is_isolated_still_talks_first(lab: Lab) -> None:
+    cart = pod(lab, "cart")
+    cart.serve_http(80, "cart")
+    for address in cart.addresses:
+        assert pod(lab, "api").get(url(address, 80)).text == "cart"
+
+
+def test_the_dump_has_the_pair(lab: Lab) -> None:
+    policy = pod(lab, "api").node.policy
+    checkout = policy.identity_of(pod(lab, "checkout").address)
+    (pair,) = [pair for pair in policy.dump() if pair.causes and pair.causes[0].rule == "spec.ingress[0]"]
+    assert (pair.peer, pair.protocol, pair.first, pair.last, pair.allowed) == (checkout, 6, 8080, 8080, True)
+    assert pair.subject == policy.identity_of(pod(lab, "api").address)
+
+
+def test_drops_are_counted_with_the_policy_that_isolates(lab: Lab) -> None:
+    node = pod(lab, "api").node
+    before = {each.causes: each.packets for each in node.policy.counts()}
+    assert not reaches(pod(lab, "cart"), pod(lab, "api").address, 8080)
+    after = {each.causes: each.packets for each in node.policy.counts()}
+    assert [cause.policy for causes in after if after[causes] > before[causes] for cause in causes] == [
+        "NetworkPolicy payments/payments"
+    ]
+    assert node.datapath.counters()["DROP_POLICY_DENIED"].packets
+
+
+def asks(connection: socket.socket) -> bool:
+    """Another request over a connection that is there."""
+    try:
+        connection.send(b"GET / HTTP/1.1\r\nHost: api\r\n\r\n")
+        return b"paid" in connection.recv(4096)
+    except TimeoutError:
+        return False
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_live_connections_are_kept_or_cut_as_the_change_says(lab: Lab, family: int) -> None:
+    checkout, api = pod(lab, "checkout"), pod(lab, "api")
+    address = api.addresses[family == 6]
+    with checkout.tcp(address, 8080, timeout=1.0) as one, checkout.tcp(VIPS[family], 80, timeout=1.0) as two:
+        assert asks(one)
+        assert asks(two)
+        try:
+            lab.apply(NOBODY, existing="keep")
+            assert asks(one)
+            assert asks(two)
+            assert not reaches(checkout, address, 8080)
+            lab.apply(PAYMENTS)
+            assert asks(one)
+            assert asks(two)
+            lab.apply(NOBODY)
+            assert not asks(one)
+            assert not asks(two)
+        finally:
+            lab.apply(PAYMENTS)
+        assert reaches(checkout, address, 8080)
+
+
+def test_answers_to_who_is_not_let_in_any_more_are_cut_too(lab: Lab) -> None:
+    """A server that goes on sending to a client gets no farther than the client does."""
+    checkout, api = pod(lab, "checkout"), pod(lab, "api")
+    with api.socket() as listener:
+        listener.bind((str(api.address), 8081))
+        listener.listen()
+        lab.apply(PAYMENTS.replace("8080", "8081"))
+        try:
+            with checkout.tcp(api.address, 8081, timeout=1.0) as client:
+                server, _ = listener.accept()
+                with server:
+                    server.send(b"one")
+                    assert client.recv(8) == b"one"
+                    lab.apply(NOBODY)
+                    server.send(b"two")
+                    with pytest.raises(TimeoutError):
+                        client.recv(8)
+        finally:
+            lab.apply(PAYMENTS)
+
+
+def test_a_pod_sends_under_its_own_address_only(lab: Lab) -> None:
+    cart, api = pod(lab, "cart"), pod(lab, "api")
+    with cart.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw:
+        header = bytes.fromhex("4500001c0000400040110000") + pod(lab, "checkout").address.packed
+        raw.sendto(header + api.address.packed + bytes.fromhex("9c401f9000080000"), (str(api.address), 0))
+    assert cart.node.datapath.counters()["DROP_INVALID_SOURCE_IP"].packets >= 1
+
+
+def test_what_cannot_be_asked_for_is_refused(lab: Lab) -> None:
+    with pytest.raises(ModelError, match="existing is"):
+        lab.apply(PAYMENTS, existing="drop")  # type: ignore[arg-type]
+    with Lab.start() as plain, pytest.raises(LabError, match="policy=True"):
+        plain.apply(PAYMENTS)
+
+
+def test_the_how_to_is_true() -> None:
+    ((code, output),) = blocks(ROOT / "docs/how-to/enforce.md")
+    assert run(code, {}) == output

@@ -1,0 +1,87 @@
+"""Pods under policy, and packets between them: out of one, and into another, as the programs judge."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from ipaddress import ip_address
+
+from k8sdatapath import maps
+from k8sdatapath.datapath.identity_policy import IdentityPolicy
+from k8sdatapath.layout import addr
+from k8sdatapath.model import IPAddress
+from k8sdatapath.model.workload import Workload
+from k8sdatapath.tables.conntrack import Tuple
+from k8sdatapath.tables.endpoints import EndpointRow
+from k8sdatapath.tables.policy import TalkRow
+from tests.packets.rig import HOST_MAC, POD_MAC, Rig, Sent, rig
+
+HERE, ELSEWHERE, UPLINK = 1, 2, 3  # devices: of the pod that acts, of all others, towards other nodes
+_PASSED = ("PASS", "TO_STACK", "TO_POD", "TO_DEVICE", "ECHO")
+
+
+class Checkpoint:
+    """A node's programs, and its pods.
+
+    :ivar policy: what they enforce.
+    :ivar talks: what was allowed.
+    """
+
+    def __init__(self, datapath: Rig) -> None:
+        self.rig = datapath
+        self.policy = IdentityPolicy.bind(datapath.loaded)
+        self.talks = datapath.loaded.map("kd_talks", maps.LRUHash[Tuple, TalkRow])
+        self._pods = datapath.loaded.map("kd_endpoints", maps.Hash[addr, EndpointRow])
+        self._numbers: dict[tuple[str, ...], int] = {}
+
+    def identity(self, workload: Workload) -> int:
+        return self._numbers.setdefault(workload.labels, 300 + len(self._numbers))
+
+    def attach(self, *pods: Workload) -> None:
+        for pod in pods:
+            number = self.policy.attach(pod, self.identity(pod))
+            row = EndpointRow(ELSEWHERE, self.identity(pod), POD_MAC, HOST_MAC, number)
+            self._pods.update_many(dict.fromkeys(pod.addresses, row))
+
+    def learn(self, *others: Workload) -> None:
+        self.policy.learn({each: self.identity(each) for each in others})
+
+    def drop(self, pod: Workload) -> None:
+        self._pods.delete_many(pod.addresses)
+        self.policy.detach(pod.addresses)
+
+    def leave(self, frame: bytes, source: str | IPAddress) -> Sent:
+        """A packet comes from a pod."""
+        address = ip_address(source)
+        row = self._pods[address]
+        self._pods[address] = EndpointRow(HERE, row.identity, row.pod_mac, row.host_mac, row.policy)
+        try:
+            return self.rig.send(frame, via="from_pod")
+        finally:
+            self._pods[address] = row
+
+    def enter(self, frame: bytes, *, came_through: int = UPLINK) -> Sent:
+        """The stack sends a packet to a pod."""
+        return self.rig.send(frame, via="to_pod", ctx=context(came_through))
+
+    def passes(self, frame: bytes, source: str | IPAddress, destination: str | IPAddress) -> bool:
+        """Whether a packet that no service changes gets to its other end, as far as both are here."""
+        if ip_address(source) in self._pods and self.leave(frame, source).outcome not in _PASSED:
+            return False
+        return ip_address(destination) not in self._pods or self.enter(frame).outcome in _PASSED
+
+
+def context(came_through: int) -> bytes:
+    """A ``struct __sk_buff`` of a packet that the node forwards; 0: that it sends itself."""
+    return struct.pack("=36xII148x", came_through, HERE)
+
+
+@contextmanager
+def checkpoint(*pods: Workload, others: Mapping[Workload, int] = {}) -> Iterator[Checkpoint]:
+    with rig("from_pod", enforce=True, redirect=False) as datapath:
+        made = Checkpoint(datapath)
+        with made.policy:
+            made.policy.learn(others)
+            made.attach(*pods)
+            yield made

@@ -1,0 +1,277 @@
+"""Policies as the programs enforce them: what the rules say, who answers, and what always passes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from attrs import evolve
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from k8sdatapath.datapath.policy_oracle import allows
+from k8sdatapath.kube.policy import parse_policies
+from k8sdatapath.model import Backend, IPAddress, Service
+from k8sdatapath.model.policy import EVERYBODY, Policy, PortMatch, Rule, Toward
+from k8sdatapath.model.workload import Workload
+from k8sdatapath.net.packet import fragment, icmp_echo, icmp_error, sctp, tcp, udp
+from tests.packets.checkpoint import Checkpoint, checkpoint
+from tests.support.policies import ADDRESSES, PORTS, pods, policy_lists
+
+pytestmark = pytest.mark.packets
+
+WEB = Workload.pod("shop/web", {"app": "web"}, addresses=["10.244.1.2", "fd00:10:244:1::2"])
+API = Workload.pod("shop/api", {"app": "api"}, addresses=["10.244.1.3", "fd00:10:244:1::3"])
+FAR = Workload.pod("shop/far", {"app": "web"}, addresses=["10.244.2.2", "fd00:10:244:2::2"])
+STRANGERS = {4: "198.51.100.7", 6: "2001:db8:7::7"}
+FAMILIES = pytest.mark.parametrize("family", [4, 6])
+
+ONLY_WEB = """
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: api, namespace: shop}
+spec:
+  podSelector: {matchLabels: {app: api}}
+  policyTypes: [Ingress, Egress]
+  ingress:
+  - from: [{podSelector: {matchLabels: {app: web}}}]
+    ports: [{port: 8080}, {port: 53, protocol: UDP}]
+"""
+
+
+def at(workload: Workload, family: int) -> str:
+    return str(workload.addresses[family == 6])
+
+
+@pytest.fixture
+def node() -> Iterator[Checkpoint]:
+    with checkpoint(WEB, API) as made:
+        made.learn(FAR)
+        made.policy.upsert(*parse_policies(ONLY_WEB))
+        yield made
+
+
+@FAMILIES
+@pytest.mark.parametrize("peer", [WEB, FAR], ids=lambda each: each.name)
+def test_a_peer_that_is_named_and_its_answers(node: Checkpoint, peer: Workload, family: int) -> None:
+    client, server = at(peer, family), at(API, family)
+    assert node.passes(tcp(client, server, 40000, 8080, "S"), client, server)
+    assert node.passes(tcp(server, client, 8080, 40000, "SA"), server, client)
+    assert node.passes(tcp(client, server, 40000, 8080, "A", b"x"), client, server)
+    assert not node.passes(tcp(client, server, 40000, 8081, "S"), client, server)
+    assert not node.passes(udp(client, server, 40000, 8080, b"x"), client, server)
+    assert not node.passes(sctp(client, server, 40000, 8080), client, server)
+
+
+@FAMILIES
+def test_who_is_isolated_both_ways_begins_nothing(node: Checkpoint, family: int) -> None:
+    server, client = at(API, family), at(WEB, family)
+    assert not node.passes(tcp(server, client, 8080, 40000, "S"), server, client)
+    assert not node.passes(udp(server, client, 53, 40000, b"x"), server, client)
+    assert not node.passes(tcp(server, client, 8080, 40000, "SA"), server, client)  # an answer to nothing
+    assert node.leave(tcp(server, client, 1, 1, "S"), server).outcome == "DROP_POLICY_DENIED"
+
+
+@FAMILIES
+def test_a_pod_lies_about_its_address(node: Checkpoint, family: int) -> None:
+    liar = tcp(at(FAR, family), at(API, family), 40000, 8080, "S")
+    assert node.leave(liar, at(WEB, family)).outcome == "DROP_INVALID_SOURCE_IP"
+
+
+@FAMILIES
+def test_the_node_itself_reaches_its_pods_and_nobody_else_in_its_name(node: Checkpoint, family: int) -> None:
+    own = {4: "192.0.2.11", 6: "2001:db8::11"}[family]
+    node.policy.learn({Workload.node("this", addresses=[own], remote=False): 1})
+    probe = tcp(own, at(API, family), 40000, 9000, "S")
+    assert node.enter(probe, came_through=0).outcome == "PASS"
+    assert node.passes(tcp(at(API, family), own, 9000, 40000, "SA"), at(API, family), own)
+    assert (
+        node.enter(tcp(STRANGERS[family], at(API, family), 40000, 9000, "S")).outcome == "DROP_POLICY_DENIED"
+    )
+
+
+@FAMILIES
+def test_errors_pass_if_they_are_about_a_talk(node: Checkpoint, family: int) -> None:
+    client, server = at(FAR, family), at(API, family)
+    assert node.passes(udp(client, server, 40000, 53, b"x"), client, server)
+    answer = udp(server, client, 53, 40000, b"y")
+    assert node.passes(answer, server, client)
+    unreachable = {4: (3, 1), 6: (1, 0)}[family]
+    assert node.enter(icmp_error(STRANGERS[family], server, answer, unreachable)).outcome == "PASS"
+    other = udp(server, client, 53, 40001, b"y")
+    assert (
+        node.enter(icmp_error(STRANGERS[family], server, other, unreachable)).outcome == "DROP_POLICY_DENIED"
+    )
+    too_big = {4: (3, 4), 6: (2, 0)}[family]
+    assert node.enter(icmp_error(STRANGERS[family], server, other, too_big)).outcome == "PASS"
+
+
+@FAMILIES
+def test_echo_needs_a_rule_of_its_own(node: Checkpoint, family: int) -> None:
+    client, server = at(FAR, family), at(API, family)
+    request, reply = icmp_echo(client, server, 7), bytearray(icmp_echo(server, client, 7))
+    reply[{4: 34, 6: 54}[family]] = {4: 0, 6: 129}[family]
+    assert not node.passes(request, client, server)
+    protocol, kind = {4: (1, 8), 6: (58, 128)}[family]
+    ping = Rule("ping", Toward.INGRESS, [EVERYBODY], [PortMatch(protocol, kind, kind)])
+    node.policy.upsert(Policy("ping", EVERYBODY, [ping]))
+    assert not node.passes(bytes(reply), server, client)  # nobody has asked
+    assert node.passes(request, client, server)
+    assert node.passes(bytes(reply), server, client)
+    assert not node.passes(icmp_echo(server, client, 7), server, client)
+
+
+@FAMILIES
+def test_fragments_follow_their_first(node: Checkpoint, family: int) -> None:
+    client, server = at(FAR, family), at(API, family)
+    for port, passes in (53, True), (54, False):
+        first, *later = fragment(udp(client, server, 40000, port, bytes(3000)), 1200, ident=port)
+        assert node.passes(first, client, server) is passes
+        assert [node.passes(each, client, server) for each in later] == [passes] * len(later)
+    _, *lost = fragment(udp(client, server, 40000, 53, bytes(3000)), 1200, ident=99)
+    assert node.enter(lost[0]).outcome == "DROP_FRAGMENT"
+
+
+@FAMILIES
+def test_a_service_is_judged_by_its_backend(node: Checkpoint, family: int) -> None:
+    client, server, vip = at(WEB, family), at(API, family), {4: "10.96.0.9", 6: "fd00:10:96::9"}[family]
+    for port in 80, 81:
+        node.rig.services.upsert(Service(vip, port, backends=[Backend(server, port + 8000)]))
+    there = node.leave(tcp(client, vip, 40000, 80, "S"), client)
+    assert there.outcome == "TO_STACK"
+    assert node.enter(there.frame).outcome == "PASS"
+    back = node.leave(tcp(server, client, 8080, 40000, "SA"), server)
+    assert (back.outcome, str(back.packet.src), back.packet.sport) == ("TO_STACK", vip, 80)
+    assert node.leave(tcp(client, vip, 40000, 81, "S"), client).outcome == "DROP_POLICY_DENIED"
+
+
+@FAMILIES
+def test_datagrams_of_both_sides_on_the_same_ports(node: Checkpoint, family: int) -> None:
+    """Web may not begin with API's port 5000, but another pod may begin with web's, from its own 5000."""
+    server, other = at(API, family), at(WEB, family)
+    rule = Rule("gossip", Toward.EGRESS, [EVERYBODY], [PortMatch(17, 5000, 5000)])
+    node.policy.upsert(Policy("gossip", EVERYBODY, [rule]))
+    assert not node.passes(udp(other, server, 5000, 5000, b"x"), other, server)
+    assert node.passes(udp(server, other, 5000, 5000, b"x"), server, other)
+    assert node.passes(udp(other, server, 5000, 5000, b"x"), other, server)  # an answer, now
+
+
+@FAMILIES
+def test_a_talk_ends_after_a_silence(node: Checkpoint, family: int) -> None:
+    client, server = at(FAR, family), at(API, family)
+    assert node.passes(udp(client, server, 40000, 53, b"x"), client, server)
+    assert node.passes(udp(server, client, 53, 40000, b"y"), server, client)
+    node.talks.update_many(
+        {key: evolve(row, last_seen=row.last_seen - 121) for key, row in node.talks.items()}
+    )
+    assert not node.passes(udp(server, client, 53, 40000, b"y"), server, client)
+
+
+@FAMILIES
+def test_live_talks_feel_a_change_or_do_not(node: Checkpoint, family: int) -> None:
+    client, server = at(FAR, family), at(API, family)
+    assert node.passes(tcp(client, server, 40000, 8080, "S"), client, server)
+    (closed,) = parse_policies(ONLY_WEB.replace("8080", "8081"))
+    node.policy.upsert(closed, existing="keep")
+    assert node.passes(tcp(client, server, 40000, 8080, "A"), client, server)
+    assert node.passes(tcp(server, client, 8080, 40000, "A"), server, client)
+    assert not node.passes(tcp(client, server, 40000, 8080, "S"), client, server)
+    node.policy.upsert(*parse_policies(ONLY_WEB.replace("8080", "8082")))
+    assert not node.passes(tcp(client, server, 40000, 8080, "A"), client, server)
+    assert not node.passes(tcp(server, client, 8080, 40000, "A"), server, client)
+
+
+@FAMILIES
+def test_an_address_that_gets_another_owner(node: Checkpoint, family: int) -> None:
+    """Of two that claim it the later is believed, and the earlier takes nothing away when it goes."""
+    client, server = at(FAR, family), at(API, family)
+    assert node.passes(tcp(client, server, 40000, 8080, "S"), client, server)
+    node.learn(Workload.pod("shop/new", {"app": "db"}, addresses=FAR.addresses))
+    node.policy.forget("shop/far")
+    assert not node.passes(tcp(client, server, 40000, 8080, "A"), client, server)
+    assert not node.passes(tcp(client, server, 40001, 8080, "S"), client, server)
+
+
+def test_neighbours_are_always_found(node: Checkpoint) -> None:
+    server = at(API, 6)
+    solicitation = bytearray(icmp_echo(server, "ff02::1:ff00:2", 1))
+    solicitation[54] = 135
+    assert node.leave(bytes(solicitation), server).outcome == "PASS"
+    assert node.leave(icmp_echo(server, "ff02::1:ff00:2", 1), server).outcome == "DROP_POLICY_DENIED"
+
+
+def test_a_pod_of_unknown_labels_is_cut_off(node: Checkpoint) -> None:
+    node.rig.add_pod("10.244.1.9")
+    assert node.leave(tcp("10.244.1.9", at(WEB, 4), 1, 80), "10.244.1.9").outcome == "DROP_POLICY_DENIED"
+    assert node.enter(tcp(at(WEB, 4), "10.244.1.9", 1, 80)).outcome == "DROP_POLICY_DENIED"
+
+
+# ---- everything, against the oracle
+
+ASKED = (*((port, 6) for port in PORTS), (80, 17), (53, 17), (8, 1), (80, 132))
+
+
+@pytest.fixture(scope="module")
+def crossing() -> Iterator[Checkpoint]:
+    with checkpoint() as made:
+        yield made
+
+
+def frame(source: IPAddress, destination: IPAddress, port: int, protocol: int, number: int) -> bytes:
+    ends = str(source), str(destination), 10000 + number, port
+    if protocol == 1:
+        return icmp_echo(str(source), str(destination), number)
+    return {6: tcp, 17: udp, 132: sctp}[protocol](*ends)
+
+
+def disagreements(
+    node: Checkpoint, policies: list[Policy], around: list[Workload | IPAddress]
+) -> Iterator[str]:
+    number = 0
+    for source in around:
+        for destination in around:
+            for version in 4, 6:
+                ends = [_address(each, version) for each in (source, destination)]
+                if source is destination or None in ends or ends[0] == ends[1]:
+                    continue
+                for port, protocol in ASKED:
+                    if protocol == 1 and version == 6:
+                        continue
+                    number += 1
+                    told = allows(policies, source, destination, port, protocol, version=version)
+                    if node.passes(frame(*ends, port, protocol, number), *ends) is not told:
+                        yield f"{ends[0]} -> {ends[1]} {port}/{protocol}: {told}"
+
+
+def _address(side: Workload | IPAddress, version: int) -> IPAddress | None:
+    addresses = side.addresses if isinstance(side, Workload) else (side,)
+    return next((each for each in addresses if each.version == version), None)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    policy_lists,
+    st.sets(st.integers(0, 3), min_size=1, max_size=3).flatmap(lambda n: st.tuples(*map(pods, sorted(n)))),
+    st.booleans(),
+    st.sets(st.sampled_from(ADDRESSES[1:]), max_size=2),
+)
+def test_the_programs_say_what_the_rules_say(crossing, found, workloads, one_is_elsewhere, outside):
+    taken = {address for each in workloads for address in each.addresses}
+    here, there = workloads[one_is_elsewhere:], workloads[:one_is_elsewhere]
+    policies_first = len(outside) == 1
+    crossing.talks.clear()
+    if policies_first:
+        crossing.policy.apply(found)
+    crossing.learn(*there)
+    crossing.attach(*here)
+    crossing.policy.apply(found)
+    try:
+        around = [*workloads, *(each for each in outside if each not in taken)]
+        kept = [*here, *around[len(workloads) :]]  # what happens at other nodes is not seen here
+        assert not list(disagreements(crossing, found, kept))
+    finally:
+        for each in here:
+            crossing.drop(each)
+        crossing.policy.forget(*(each.name for each in workloads))
+        crossing.policy.apply([])
+        assert len(crossing.policy.dump()) == 0
