@@ -200,6 +200,7 @@ _FEATURES = {
         Feature("redirect_neigh", "fast forwarding to the network", "5.10", _helper(_TC, 152)),
         Feature("redirect_peer", "fast forwarding to pods", "5.10", _helper(_TC, 155)),
         Feature("fib_lookup", "fast forwarding to the network", "4.18", _helper(_TC, 69)),
+        Feature("check_mtu", "telling who sends more than fits", "5.12", _helper(_TC, 163)),
         Feature("coarse_clock", "flow timestamps", "5.11", _helper(_TC, 160)),
         Feature(
             "mmapable_arrays",

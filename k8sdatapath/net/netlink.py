@@ -20,7 +20,7 @@ from ipaddress import (
 from pathlib import Path
 from typing import Any
 
-from k8sdatapath.errors import KernelError
+from k8sdatapath.errors import KernelError, NotSupportedError
 from k8sdatapath.net.netns import NetNs
 from k8sdatapath.pybpf.calls import kernel_error
 from k8sdatapath.resource import Resource
@@ -79,13 +79,20 @@ class Netlink(Resource):
 
         :param kind: ``"vxlan"`` or ``"geneve"``.
         :param port: UDP.
+        :raises NotSupportedError: the kernel has no devices of this kind.
         """
         settings = {f"{kind}_collect_metadata": True, f"{kind}_port": port}
         if kind == "vxlan":
             settings["vxlan_learning"] = False
-        with self._errors(f"create {kind} device", name):
-            self._route.link("add", ifname=name, kind=kind, mtu=mtu, **settings)
-            self._route.link("set", index=link_index(name), arp=False)
+        try:
+            with self._errors(f"create {kind} device", name):
+                self._route.link("add", ifname=name, kind=kind, mtu=mtu, **settings)
+                self._route.link("set", index=link_index(name), arp=False)
+        except KernelError as error:
+            if error.errno != errno.EOPNOTSUPP:
+                raise
+            hint = f"CONFIG_{kind.upper()} is not set"
+            raise NotSupportedError(f"{kind} devices", subject=name, hint=hint) from None
         set_sysctl(f"ipv6/conf/{name}/addr_gen_mode", _ADDR_GEN_NONE)
 
     def remove_device(self, name: str) -> None:

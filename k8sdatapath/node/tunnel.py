@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from attrs import field, frozen, validators
 
-from k8sdatapath.errors import KernelError, ModelError, NotSupportedError
+from k8sdatapath.errors import KernelError, ModelError
 from k8sdatapath.model import IPAddress, address
 from k8sdatapath.model.address import shown
 from k8sdatapath.net.netlink import Netlink
@@ -89,13 +89,7 @@ class Tunnel:
 
     def _create(self, net: Netlink, uplinks: Iterable[str]) -> None:
         mtu = self.mtu or min((net.mtu(each) for each in uplinks), default=1500) - self.overhead
-        try:
-            net.create_tunnel(self.kind, self.device, port=self.udp_port, mtu=mtu)
-        except KernelError as error:
-            if error.errno != errno.EOPNOTSUPP:
-                raise
-            hint = f"CONFIG_{self.kind.upper()} is not set"
-            raise NotSupportedError(f"{self.kind} devices", subject=self.device, hint=hint) from None
+        net.create_tunnel(self.kind, self.device, port=self.udp_port, mtu=mtu)
 
     def _add_address(self, net: Netlink, each: IPAddress) -> None:
         try:

@@ -320,6 +320,12 @@ def test_nodes_may_reach_each_other_by_ipv6() -> None:
             for address in two.addresses:
                 assert one.get(_url(address)).text == "pod2"
                 assert identities() == [0xABCD02, 0xABCD01]
+        two.serve_http(8090, data := "0123456789abcdef" * 50_000)
+        for node in lab.nodes:  # narrower than the pods were told
+            node.exec(["ip", "link", "set", "eth0", "mtu", "1400"], check=True)
+            node.exec(["ip", "link", "set", DEVICE, "mtu", "1330"], check=True)
+        for address in two.addresses:
+            assert one.get(_url(address, 8090), timeout=20).text == data
 
 
 def test_a_kernel_without_geneve_says_so() -> None:
@@ -328,8 +334,10 @@ def test_a_kernel_without_geneve_says_so() -> None:
         if features.probe("geneve").supported:
             own.enter_context(Node.open(NodeConfig(netns=netns, tunnel="geneve", capacity=SMALL)))
         else:
-            with pytest.raises(NotSupportedError, match="geneve"):
+            with pytest.raises(NotSupportedError, match=r"geneve devices.*CONFIG_GENEVE is not set"):
                 Node.open(NodeConfig(netns=netns, tunnel="geneve", capacity=SMALL))
+            assert "CONFIG_GENEVE is not set" in features.probe("geneve").detail
+            assert DEVICE not in dict(netns.call(socket.if_nameindex)).values()
     assert features.probe("vxlan").supported
 
 

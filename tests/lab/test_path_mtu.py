@@ -185,3 +185,14 @@ def test_what_may_be_cut_is_cut(way: Narrow) -> None:
                 break
         else:
             pytest.fail("what may be cut does not arrive")
+
+
+def test_what_the_tunnel_adds_may_be_too_much_for_the_network_below() -> None:
+    """Nobody has told the tunnel of a network that narrow: its own packets are cut, not those of pods."""
+    with narrow("vxlan") as way:
+        for node in way.lab.nodes:
+            node.exec(["ip", "link", "set", "eth0", "mtu", "1300"], check=True)
+        client, server = way.pods
+        for family in 4, 6:
+            transfer(client, of(family, server), 8080)
+            assert len(client.udp(of(family, server), 5353, bytes(1380)).data) == 1380
