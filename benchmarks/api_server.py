@@ -115,10 +115,13 @@ class ApiServer(ThreadingTCPServer):
         self.chance = random.Random(4)
 
     def prepare(self, number: int) -> None:
-        """Replace one endpoint of a random service, so often."""
+        """Replace one endpoint of a service, so often; a second time only when all have had their turn."""
         self.chunks = []
+        turns: list[int] = []
         for _ in range(number):
-            index = self.chance.randrange(len(self.services))
+            if not turns:
+                turns = self.chance.sample(range(len(self.services)), len(self.services))
+            index = turns.pop()
             self.version += 1
             after = kubeproxy.with_other_endpoint(self.services[index], self.version)
             self.services[index] = after

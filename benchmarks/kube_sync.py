@@ -27,7 +27,7 @@ ROUNDS = 3
 SERVICES, ENDPOINTS = 10_000, 10
 FEW = 10
 CHANGES, GAP_US = 2000, 1500  # one after the other
-FLOOD = 20_000  # as fast as they come
+FLOODS = 4  # all slices change, one endpoint each, as fast as they come
 
 
 @frozen
@@ -56,7 +56,7 @@ def main() -> None:
         last = many[-1]
         say(f"round {number + 1}: {last.cpu:.2f} s CPU, {last.rss:.0f} MB, p50 {last.quantile(0.5):.0f} us")
     harness.table(
-        ["one slice changed", "services", "p50 us", "p99 us", "slowest us", "changes/s"],
+        ["one slice changed", "services", "p50 us", "p99 us", "slowest us"],
         [
             (
                 "k8sdatapath",
@@ -64,7 +64,6 @@ def main() -> None:
                 median(each.quantile(0.5) for each in rounds),
                 median(each.quantile(0.99) for each in rounds),
                 max(max(each.changes) for each in rounds),
-                median(each.per_second for each in rounds),
             )
             for size, rounds in ((FEW, few), (SERVICES, many))
         ],
@@ -94,7 +93,7 @@ def agent(services: int) -> None:
     """Be that process."""
     from kubernetes.client import ApiClient, Configuration
 
-    gc.set_threshold(100_000, 50, 100)  # as the agent does
+    gc.set_threshold(20_000, 250, 100)  # as the agent does
     latencies: list[float] = []
     last = 0.0
 
@@ -118,20 +117,20 @@ def agent(services: int) -> None:
             api.ask("send", GAP_US)
             time.sleep(0.2)
             changes = latencies[:]
-            api.ask("prepare", FLOOD)
-            before, start = watch.status["endpointslices"].events, time.monotonic()
-            flood_cpu = time.process_time()
-            api.ask("send", 0)
-            while watch.status["endpointslices"].events < before + FLOOD:
-                time.sleep(0.01)
-            quiet = reconciler.metrics.batches
-            while time.sleep(0.3) or quiet != (quiet := reconciler.metrics.batches):
-                pass
-            flood_cpu = (time.process_time() - flood_cpu) / FLOOD * 1e6
+            flood_cpu, flood = 0.0, 0.0
+            for _ in range(FLOODS if services == SERVICES else 0):
+                api.ask("prepare", services)
+                before, cpu_before, start = reconciler.metrics.changed, time.process_time(), time.monotonic()
+                api.ask("send", 0)
+                while reconciler.metrics.changed < before + services:  # none is one with another
+                    time.sleep(0.005)
+                flood_cpu += time.process_time() - cpu_before
+                flood += time.monotonic() - start
             assert not reconciler.errors()
     rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    per_second = FLOOD / (last - start)
-    result = Round(cpu, wall, rss, tuple(changes), per_second, flood_cpu)
+    total = FLOODS * services
+    per_second = total / flood if flood else 0.0
+    result = Round(cpu, wall, rss, tuple(changes), per_second, flood_cpu / total * 1e6)
     print(json.dumps(asdict(result)))
 
 
@@ -166,7 +165,8 @@ def figures(many: list[Round], few: list[Round], rules: dict[str, float]) -> dic
         "changes_per_s": Figure(
             tuple(each.per_second for each in many),
             "changes/s",
-            f"{FLOOD:,} changes as fast as they come, until the last is in the kernel",
+            f"{SERVICES:,} slices change as fast as they come, until the last is in the kernel, "
+            f"{FLOODS} times: each is written for itself",
             none,
             at_least=10_000,
         ),

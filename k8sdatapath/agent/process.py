@@ -32,7 +32,7 @@ class Process:
         self._hung_up = threading.Event()
         log.set_up(config.log_level, config.log_format)
         # nearly all that an agent makes it keeps: to look for cycles in it takes a third of a first fill
-        gc.set_threshold(100_000, 50, 100)
+        gc.set_threshold(20_000, 250, 100)
 
     def run(self, stop: threading.Event) -> None:
         """Until told to stop, in the network namespace of the calling thread.

@@ -15,6 +15,7 @@ passed over without a look at each of its backends.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -36,7 +37,7 @@ from k8sdatapath.model import Frontend, FrontendKind, IPAddress, IPNetwork, Serv
 from k8sdatapath.tables.backends import BackendRow, BackendRows
 from k8sdatapath.tables.frontends import NO_SERVICE, FrontendKey, FrontendRow
 from k8sdatapath.tables.grace import Numbers
-from k8sdatapath.tables.sets import SetKind, SetRow, Sets, SlotsBlock
+from k8sdatapath.tables.sets import NO_RUN, SetKind, SetRow, Sets, SlotsBlock
 from k8sdatapath.tables.sources import NODE, SourceKey
 
 __all__ = ["CONTRACT", "ServiceMaps"]
@@ -174,20 +175,20 @@ class ServiceMaps:
         steps = [self._step(change) for change in changes]
         made = self.rows.add(
             [
-                (backend, step.after.service.protocol)
+                (step.after.service.backends[place], step.after.service.protocol)
                 for step in steps
                 if step.after is not None
-                for _, backend in step.new
+                for place in step.new
             ]
         )
         try:
             unused = iter(made)
             for step in steps:
                 if step.after is not None:
-                    for place, _ in step.new:
+                    for place in step.new:
                         step.after.ids[place] = next(unused)
                     for kind, members in members_of_sets(step.after.service, step.after.ids).items():
-                        step.runs[kind] = self.sets.prepare(members)
+                        step.runs[kind] = self.sets.prepare(members) if members else NO_RUN
             numbers = iter(self._numbers.take_many(sum(step.before is None for step in steps)))
         except BaseException:
             self.rows.put_back(made)
@@ -206,22 +207,16 @@ class ServiceMaps:
         if service is None:
             return Step(change, before, None)
         if before is None:
-            after = Entry(service, -1, [-1] * len(service.backends))
-            return Step(change, None, after, new=list(enumerate(service.backends)))
-        # those that stay are mostly the very same values: found without a look at any
-        rows = dict(zip(map(id, before.service.backends), before.ids, strict=True))
-        ids = [rows.get(each, -1) for each in map(id, service.backends)]
+            after = Entry(service, -1, array("I", [0] * len(service.backends)))
+            return Step(change, None, after, new=change.fresh)
+        had = before.ids
+        ids = array("I", [0 if place is None else had[place] for place in change.places])
         step = Step(change, before, Entry(service, before.number, ids))
         step.inner = only_backends_differ(before.service, service)
-        if -1 in ids:
-            for place, backend in enumerate(service.backends):
-                if ids[place] == -1:
-                    row = before.row_of(backend)
-                    if row is None:
-                        step.new.append((place, backend))
-                    else:
-                        ids[place] = row
-                        step.altered.append((row, backend))
+        step.new = [at for at in change.fresh if change.places[at] is None]
+        step.altered = [
+            (ids[at], service.backends[at]) for at in change.fresh if change.places[at] is not None
+        ]
         return step
 
     def _commit(self, steps: Sequence[Step]) -> None:
@@ -241,18 +236,14 @@ class ServiceMaps:
         ]
         if wider:
             self._sources.update_many((key, 1) for key in wider)
-        self.sets.commit(
-            (step.after.number, kind, run)
-            for step in steps
-            if step.after is not None
-            for kind, run in step.runs.items()
-        )
+        self.sets.commit((step.after.number, step.runs) for step in steps if step.after is not None)
         if outer or self.addresses.amiss:
             self._write_frontends(outer, self.addresses.plan([step.change for step in outer]))
         if narrower:
             self._sources.delete_many(set(narrower).difference(wider))
         gone = [step.before for step in steps if step.after is None and step.before is not None]
-        self.sets.commit((before.number, kind, (0, 0)) for before in gone for kind in SetKind)
+        if gone:
+            self.sets.commit((before.number, dict.fromkeys(SetKind, NO_RUN)) for before in gone)
         for step in steps:
             for row in step.retired:
                 self.rows.remove(row)
@@ -334,7 +325,7 @@ class ServiceMaps:
         for number, frontends in found.items():
             sets = {kind: self.sets.ids(number, kind) for kind in SetKind}
             service, ids = read_service(frontends, sets, rows, sources.get(number, ()))
-            self.entries[service.frontend] = Entry(service, number, ids)
+            self.entries[service.frontend] = Entry(service, number, array("I", ids))
             self.owners |= dict.fromkeys(service.frontends, service.frontend)
         self.addresses.adopt((entry.service for entry in self.entries.values()), whole)
         named = {id for entry in self.entries.values() for id in entry.ids}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import count
 from operator import add
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,15 @@ class Change:
     frontend: Frontend
     before: Service | None
     after: Service | None
+    places: Sequence[int | None] = field(init=False, repr=False, eq=False)
+    """Where each backend of ``after`` is among those of ``before``; None: it is new."""
+    fresh: Sequence[int] = field(init=False, repr=False, eq=False)
+    """The places of those in ``after`` that are new or other values. The rest are the very same."""
+
+    def __attrs_post_init__(self) -> None:
+        places, fresh = _compared(self.before, self.after)
+        object.__setattr__(self, "places", places)
+        object.__setattr__(self, "fresh", fresh)
 
     def __str__(self) -> str:
         if self.before is None:
@@ -80,7 +90,7 @@ class Needs:
                 frontends -= 1 + len(before.exposed)
             if after is not None:
                 frontends += 1 + len(after.exposed)
-                backends += _new_backends(before, after)
+                backends += change.places.count(None)
                 slots += sum([room(slot_count(after, scope)) for scope in _SCOPES])
                 sources += len(after.source_ranges) + 1 if after.source_ranges else 0  # one for the node
         return cls(frontends, services, backends, slots, sources)
@@ -189,9 +199,17 @@ def claimed_twice(frontend: Frontend, one: Service, other: Service | None) -> Mo
     return ModelError(f"{frontend} is claimed by two services: {one} and {other}")
 
 
-def _new_backends(before: Service | None, after: Service) -> int:
+def _compared(before: Service | None, after: Service | None) -> tuple[Sequence[int | None], Sequence[int]]:
+    if after is None:
+        return (), ()
     if before is None:
-        return len(after.backends)
-    stay = set(map(id, before.backends))  # most are the very same values: found without a look at them
-    others = [each for each in after.backends if id(each) not in stay]
-    return sum([before.place_of(each.key) is None for each in others])
+        return (None,) * len(after.backends), range(len(after.backends))
+    # those that stay are mostly the very same values: found without a look at any
+    there = dict(zip(map(id, before.backends), count()))
+    places = list(map(there.get, map(id, after.backends)))
+    fresh, at = [], -1
+    for _ in range(places.count(None)):
+        at = places.index(None, at + 1)
+        fresh.append(at)
+        places[at] = before.place_of(after.backends[at].key)
+    return places, fresh

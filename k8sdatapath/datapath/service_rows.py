@@ -84,6 +84,8 @@ _rest = attrgetter(
 
 
 def _has_endpoints(service: Service) -> bool:
+    if service.alike:
+        return bool(service.candidates_in(Scope.CLUSTER) or service.candidates_in(Scope.LOCAL))
     return any(backend.weight and (backend.cluster or backend.local) for backend in service.backends)
 
 

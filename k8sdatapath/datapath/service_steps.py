@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from array import array
+from collections.abc import Collection, Sequence
 
 from attrs import define, field
 
@@ -19,12 +20,7 @@ class Entry:
 
     service: Service
     number: int
-    ids: list[int]
-
-    def row_of(self, backend: Backend) -> int | None:
-        """The row of the backend that has the address and port of this one."""
-        place = self.service.place_of(backend.key)
-        return None if place is None else self.ids[place]
+    ids: array[int]
 
 
 @define
@@ -32,7 +28,7 @@ class Step:
     """One change, prepared: what it leads from and to.
 
     :ivar inner: only backends differ.
-    :ivar new: backends of ``after`` that have no row yet, with their places among them.
+    :ivar new: the places of those backends of ``after`` that have no row yet.
     :ivar altered: backends that are treated otherwise now, with their rows.
     :ivar runs: the slots that wait to be committed, by set.
     """
@@ -41,7 +37,7 @@ class Step:
     before: Entry | None
     after: Entry | None
     inner: bool = False
-    new: list[tuple[int, Backend]] = field(factory=list)
+    new: Sequence[int] = ()
     altered: list[tuple[int, Backend]] = field(factory=list)
     runs: dict[SetKind, tuple[int, int]] = field(factory=dict)
 

@@ -13,12 +13,14 @@ from typing import TypeAlias
 from k8sdatapath.kube.objects import Endpoint
 from k8sdatapath.kube.view import NodeView
 from k8sdatapath.model import Backend, BackendState, Protocol
+from k8sdatapath.model.backend import backend_key
 
 __all__ = ["choose"]
 
-_Place: TypeAlias = tuple[int, int]
-"""Address, as the int that is faster to look up, and port."""
+_Place: TypeAlias = int
+"""The key of a backend."""
 
+_PORT = 0xFFFF
 _node_hints = attrgetter("node_hints")
 _zone_hints = attrgetter("zone_hints")
 
@@ -49,7 +51,7 @@ def choose(
     name = node.name if node is not None else ""
     found: dict[_Place, Endpoint] = {}
     for endpoint, port in copies:
-        place = int(endpoint.address), port
+        place = backend_key(endpoint.address, port)
         known = found.setdefault(place, endpoint)
         if known is not endpoint and _merit(endpoint, name) > _merit(known, name):
             found[place] = endpoint
@@ -86,7 +88,7 @@ def _all_of(
         local = bool(here) and each.node == here
         same = old.get(place)
         if same is None or same.state is not BackendState.ACTIVE or not same.cluster or same.local != local:
-            same = Backend(each.address, place[1], local=local)
+            same = Backend(each.address, place & _PORT, local=local)
         made.append(same)
     return tuple(made)
 
@@ -102,7 +104,7 @@ def _backend(
     same = old.get(place)
     if same is not None and (same.state, same.cluster, same.local) == (state, cluster, local):
         return same
-    return Backend(endpoint.address, place[1], state=state, cluster=cluster, local=local)
+    return Backend(endpoint.address, place & _PORT, state=state, cluster=cluster, local=local)
 
 
 def _meant(ready: Mapping[_Place, Endpoint], node: NodeView | None) -> Collection[_Place]:

@@ -139,12 +139,42 @@ _time = lru_cache(1024)(decode.unix_time)  # in whole seconds, so that many chan
 _REFUSED = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
 
 
+class _Memory:
+    """The endpoints of each slice by their bytes: with one that changes, all others are told again."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, str], dict[bytes, Endpoint]] = {}
+        self._listed: set[tuple[str, str]] = set()
+
+    def endpoints(self, own: _Metadata, raws: list[bytes]) -> tuple[Endpoint, ...] | None:
+        """Those of a slice; None: one is not ordinary."""
+        key = own.namespace, own.name
+        known = self._known.get(key, _NOTHING)
+        found = [known.get(raw) or _endpoint(raw) for raw in raws]
+        if not all(found):
+            return None
+        self._known[key] = dict(zip(raws, found, strict=True))  # type: ignore[arg-type]
+        return tuple(found)  # type: ignore[arg-type]
+
+    def forget(self, item: Item) -> None:
+        """It has gone."""
+        self._known.pop((item.namespace, item.name), None)
+
+    def page(self, page: Page) -> None:
+        """With the last page of a list it is known which others have gone."""
+        self._listed.update((item.namespace, item.name) for item in page.items)
+        if not page.following:
+            self._known = {key: each for key, each in self._known.items() if key in self._listed}
+            self._listed = set()
+
+
 class FastReader:
     """Reads a resource that there are many objects of."""
 
     def __init__(self, plain: PlainReader, kind: type[_Object], make: _Maker) -> None:
         self._plain = plain
         self._make = make
+        self._memory = _Memory()
         self._object = msgspec.json.Decoder(kind)
         self._event = msgspec.json.Decoder(_Event[kind])  # type: ignore[valid-type]
         resource = plain.resource
@@ -176,7 +206,9 @@ class FastReader:
             except GarbledError:
                 continue
         lost = len(found.items or ()) - len(items)
-        return Page(items, found.metadata.resourceVersion, found.metadata.following, lost)
+        page = Page(items, found.metadata.resourceVersion, found.metadata.following, lost)
+        self._memory.page(page)
+        return page
 
     def event(self, line: bytes) -> tuple[str, Item | Notice]:
         """One line of a watch."""
@@ -187,6 +219,8 @@ class FastReader:
         if event.type in ("MODIFIED", "ADDED", "DELETED"):
             item = self._ordinary(event.object)
             if item is not None:
+                if event.type == "DELETED":
+                    self._memory.forget(item)
                 return event.type, item
         return self._plain.event(line)
 
@@ -194,13 +228,13 @@ class FastReader:
         if value.kind not in self._kinds or value.apiVersion not in self._versions:
             return None
         own = value.metadata
-        found = self._make(value, f"{self._title} {own.namespace}/{own.name})")
+        found = self._make(value, f"{self._title} {own.namespace}/{own.name})", self._memory)
         if found is None:
             return None
         return Item(own.namespace, own.name, own.uid, own.resourceVersion, found)
 
 
-def _service(value: _Service, where: str) -> KubeService | None:
+def _service(value: _Service, where: str, _: _Memory) -> KubeService | None:
     own, spec = value.metadata, value.spec
     labels, annotations = own.labels, own.annotations
     external, internal = spec.externalTrafficPolicy, spec.internalTrafficPolicy
@@ -233,15 +267,15 @@ def _service(value: _Service, where: str) -> KubeService | None:
     )
 
 
-def _slice(value: _Slice, where: str) -> EndpointSlice | None:
+def _slice(value: _Slice, where: str, memory: _Memory) -> EndpointSlice | None:
     own = value.metadata
     labels, annotations = own.labels, own.annotations
     version, family = _FAMILIES.get(value.addressType, (0, None))
     ports = _ports_of(bytes(value.ports))
     if family is None or ports is None or labels is None or labels.service is None or not _named(own):
         return None
-    endpoints = tuple(map(_known, map(bytes, value.endpoints or ())))
-    if not all(endpoints) or set(map(type, map(_address_of, endpoints))) - {family}:
+    endpoints = memory.endpoints(own, list(map(bytes, value.endpoints or ())))
+    if endpoints is None or set(map(type, map(_address_of, endpoints))) - {family}:
         return None
     told = annotations.triggered if annotations is not None else None
     return EndpointSlice(
@@ -250,20 +284,10 @@ def _slice(value: _Slice, where: str) -> EndpointSlice | None:
         labels.service,
         version,
         ports,
-        endpoints,  # type: ignore[arg-type]
+        endpoints,
         _time(told) if type(told) is str else 0.0,
         where=where,
     )
-
-
-class _Memory(dict[bytes, Endpoint | None]):
-    """Endpoints by their bytes. With one of a slice that changes, all the others are told again."""
-
-    def __missing__(self, raw: bytes) -> Endpoint | None:
-        if len(self) >= _REMEMBERED:
-            self.clear()
-        found = self[raw] = _endpoint(raw)
-        return found
 
 
 def _endpoint(raw: bytes) -> Endpoint | None:
@@ -296,7 +320,12 @@ def _ports_of(raw: bytes) -> tuple[Port, ...] | None:
 
 
 def _named(own: _Metadata) -> bool:
-    return bool(decode.NAME.fullmatch(own.name) and decode.NAME.fullmatch(own.namespace))
+    return _is_name(own.name) and _is_name(own.namespace)
+
+
+@lru_cache(1 << 15)
+def _is_name(text: str) -> bool:
+    return decode.NAME.fullmatch(text) is not None
 
 
 def _ports(given: Iterable[_Port]) -> tuple[Port, ...] | None:
@@ -352,13 +381,12 @@ def _set(names: tuple[str, ...]) -> frozenset[str]:
 
 
 _NOWHERE: frozenset[str] = frozenset()
-_REMEMBERED = 1 << 18
-_known = _Memory().__getitem__
+_NOTHING: dict[bytes, Endpoint] = {}
 _NO_CONDITIONS = _Conditions()
 _FAMILIES = {"IPv4": (4, IPv4Address), "IPv6": (6, IPv6Address)}
 _POLICIES = ("Cluster", "Local")
 _PROTOCOLS = {None: Protocol.TCP, "TCP": Protocol.TCP, "UDP": Protocol.UDP}  # SCTP is not ordinary
-_Maker = Callable[[Any, str], KubeObject | None]
+_Maker = Callable[[Any, str, _Memory], KubeObject | None]
 _KNOWN: dict[tuple[str, str], tuple[type[_Object], _Maker]] = {
     ("v1", "Service"): (_Service, _service),
     ("discovery.k8s.io/v1", "EndpointSlice"): (_Slice, _slice),

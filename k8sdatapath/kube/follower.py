@@ -259,4 +259,6 @@ class Follower:
 
 def _older(version: str, than: str) -> bool:
     """Whether both are numbers, as they are of every server so far, and one is the lesser."""
+    if len(version) == len(than) and version >= than:  # as nearly always
+        return False
     return version.isdecimal() and than.isdecimal() and int(version) < int(than)

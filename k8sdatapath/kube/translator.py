@@ -20,7 +20,7 @@ from k8sdatapath.kube.frontends import (
     trespass,
     trespasses,
 )
-from k8sdatapath.kube.objects import EndpointSlice, KubeNode, KubePod, KubeService
+from k8sdatapath.kube.objects import EndpointSlice, KubeNode, KubePod, KubeService, Port
 from k8sdatapath.kube.refill import plain, refilled
 from k8sdatapath.kube.translate import HealthCheck, health_check, host_ports_of, services_of
 from k8sdatapath.kube.view import NodeView
@@ -55,8 +55,8 @@ class _Owner:
     check: HealthCheck | None = None
     notes: tuple[str, ...] = ()
     error: ManifestError | ModelError | None = None
-    plain: bool = False
-    """Whether it can be refilled."""
+    plain: Mapping[Frontend, Port] | None = None
+    """The ports of its services, if these can be refilled."""
 
 
 class ServiceTranslator:
@@ -206,7 +206,7 @@ class ServiceTranslator:
             if owner is None:  # slices without a Service
                 continue
             why = (key, *(reasons - {key}))
-            changed = self._refill(key, owner, reasons) if owner.plain else None
+            changed = self._refill(key, owner, reasons)
             if changed is not None:
                 upserts += changed.values()
                 causes |= dict.fromkeys(changed, why)
@@ -289,19 +289,11 @@ class ServiceTranslator:
         self, key: ObjectKey, owner: _Owner, reasons: set[ObjectKey]
     ) -> Mapping[Frontend, Service] | None:
         """Change the services of a plain owner by what has changed in its slices, if that is all that has."""
-        service = owner.object
-        if not isinstance(service, KubeService) or not self._former.keys() >= reasons:
+        service, ports = owner.object, owner.plain
+        if ports is None or not isinstance(service, KubeService) or not self._former.keys() >= reasons:
             return None
-        swaps = []
-        for reason in reasons:
-            was, now = self._former[reason], self._slices.get(reason[1:])
-            swaps.append(
-                (
-                    was if was is not None and was.service == service.name else None,
-                    now if now is not None and now.service == service.name else None,
-                )
-            )
-        changed = refilled(service, owner.claims, owner.services, swaps, self._view)
+        swaps = [(self._former[reason], self._slices.get(reason[1:])) for reason in reasons]
+        changed = refilled(service, ports, owner.services, swaps, self._view)
         if changed is None:
             return None
         owner.services |= changed
@@ -342,11 +334,10 @@ class ServiceTranslator:
         self._renote |= told != owner.notes
         self._recheck |= check != owner.check
         owner.notes, owner.check = told, check
-        owner.plain = (
-            error is None
-            and isinstance(owner.object, KubeService)
-            and plain(owner.object, self._parts.get(key[1:], {}).values(), owner.services)
-        )
+        owner.plain = None
+        if error is None and isinstance(owner.object, KubeService):
+            parts = self._parts.get(key[1:], {}).values()
+            owner.plain = plain(owner.object, owner.claims, parts, owner.services)
 
     def _sum_up(self) -> None:
         if self._recheck:

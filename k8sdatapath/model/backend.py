@@ -13,7 +13,7 @@ from k8sdatapath.model.address import port as to_port
 from k8sdatapath.model.enums import flag, member
 from k8sdatapath.model.frontend import place
 
-__all__ = ["Backend", "BackendState", "Scope"]
+__all__ = ["Backend", "BackendState", "Scope", "backend_key"]
 
 
 class BackendState(IntEnum):
@@ -65,15 +65,20 @@ class Backend:
     cluster: bool = field(default=True, converter=flag, kw_only=True)
     local: bool = field(default=False, converter=flag, kw_only=True)
 
-    key: tuple[int, int] = field(init=False, eq=False, repr=False)
-    """Address and port, by which it is looked up: an int is hashed far quicker than an address."""
+    key: int = field(init=False, eq=False, repr=False)
+    """Address and port, by which it is looked up: see :func:`backend_key`."""
     role: int = field(init=False, eq=False, repr=False)
     """All that says which new flows it is given, in one number that is quick to compare."""
 
     def __attrs_post_init__(self) -> None:
         put = object.__setattr__
-        put(self, "key", (int(self.address), self.port))
+        put(self, "key", backend_key(self.address, self.port))
         put(self, "role", self.state | self.cluster << 2 | self.local << 3 | self.weight << 4)
 
     def __str__(self) -> str:
         return place(self.address, self.port)
+
+
+def backend_key(address: IPAddress, port: int) -> int:
+    """Address and port in one number, which is far quicker to look up than an address."""
+    return int(address) << 16 | port

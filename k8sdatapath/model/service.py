@@ -216,7 +216,7 @@ class Service:
         """Whether all backends have one role: then new flows may be given each of them, or none."""
         return len(set(map(_role, self.backends))) <= 1
 
-    def place_of(self, key: tuple[int, int]) -> int | None:
+    def place_of(self, key: int) -> int | None:
         """Where the backend of an address and port is among the backends, by its key."""
         place = bisect_left(self.backends, key, key=_key)
         return place if place < len(self.backends) and self.backends[place].key == key else None
@@ -230,7 +230,7 @@ class Service:
         made._check_backends(made.backends)
         return made
 
-    def exchange(self, gone: Iterable[tuple[int, int]], come: Iterable[Backend]) -> Self:
+    def exchange(self, gone: Iterable[int], come: Iterable[Backend]) -> Self:
         """The same service without some backends and with others, at the cost of these: the rest get no look.
 
         :param gone: their keys.

@@ -114,7 +114,7 @@ class Ledger:
         :param failed: what was not done.
         """
         self.blocked = None
-        finished = [frontend for frontend in (*self._due, *work.services) if frontend not in failed]
+        finished = [each for each in self._due | dict.fromkeys(work.services) if each not in failed]
         self._due.clear()
         for frontend in finished:
             if frontend not in work.kept:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 
 from k8sdatapath.errors import ContractError
 from k8sdatapath.layout import addr, be16, layout_of, struct, u8, u32, u64
@@ -19,6 +20,7 @@ FREE = 0
 _INDEX_BITS = 22
 _INDEX_MASK = (1 << _INDEX_BITS) - 1
 _GENERATIONS = 1 << (32 - _INDEX_BITS)
+_AT_ONCE = 1024
 _STATE_MASK = 0xF  # of a status; each scope has a bit above
 
 
@@ -79,12 +81,11 @@ class BackendRows:
         """
         indexes = self._numbers.take_many(len(members))
         ids = [self._next_id(index) for index in indexes]
-        packed = self._layout.pack_many(
-            [
-                BackendRow(backend.address, 0, id, backend.port, protocol, _status(backend))
-                for (backend, protocol), id in zip(members, ids, strict=True)
-            ]
+        rows = (
+            BackendRow(backend.address, 0, id, backend.port, protocol, _status(backend))
+            for (backend, protocol), id in zip(members, ids, strict=True)
         )
+        packed = b"".join(map(self._layout.pack_many, iter(lambda: list(islice(rows, _AT_ONCE)), [])))
         size = self._size
         first = indexes[0] if indexes else 0
         if indexes == list(range(first, first + len(indexes))):  # in a row: one copy

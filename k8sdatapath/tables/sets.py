@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import IntEnum
 from typing import Annotated
 
@@ -15,7 +15,7 @@ from k8sdatapath.model import Scope
 from k8sdatapath.pybpf.memory import store_many
 from k8sdatapath.tables.grace import Ranges
 
-__all__ = ["SetKind", "SetRow", "Sets", "SlotsBlock"]
+__all__ = ["NO_RUN", "SetKind", "SetRow", "Sets", "SlotsBlock"]
 
 
 @struct
@@ -45,6 +45,7 @@ class SetKind(IntEnum):
     KEPT = 2
 
 
+NO_RUN = (0, 0)
 _KINDS = len(SetKind)
 _LITTLE = sys.byteorder == "little"
 
@@ -83,7 +84,7 @@ class Sets:
         """Fill a run of slots that nothing names yet; returns ``(offset, count)``."""
         count = len(ids)
         if not count:
-            return 0, 0
+            return NO_RUN
         offset = self._ranges.take(count)
         self._slots[offset : offset + count] = memoryview(array("I", ids))
         return offset, count
@@ -93,16 +94,17 @@ class Sets:
         if run[1]:
             self._ranges.put_back(*run)
 
-    def commit(self, runs: Iterable[tuple[int, SetKind, tuple[int, int]]]) -> None:
-        """Make ``(service, kind, run)`` current; the runs they had are given back."""
+    def commit(self, services: Iterable[tuple[int, Mapping[SetKind, tuple[int, int]]]]) -> None:
+        """Make runs of services current, by set; the runs they had are given back."""
         places, values, old = array("I"), array("Q"), []
-        for service, kind, run in runs:
-            place, value = service * _KINDS + kind, _as_value(*run)
-            before = self._sets[place]
-            if before != value:  # most sets but the first are empty, and stay so
-                old.append(before)
-                places.append(place)
-                values.append(value)
+        for service, runs in services:
+            for kind, (offset, count) in runs.items():
+                place = service * _KINDS + kind
+                before = self._sets[place]
+                if count or before:  # most sets but the first are empty, and stay so
+                    old.append(before)
+                    places.append(place)
+                    values.append(_as_value(offset, count))
         store_many(self._sets, places, values)
         for before in old:
             if before:

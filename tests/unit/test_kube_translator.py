@@ -125,6 +125,15 @@ class TestDeltas:
         assert [str(each.address) for each in after.backends] == [f"10.244.1.{host}" for host in (2, 3, 4)]
         assert after.frontend is before.frontend
 
+    def test_a_slice_that_comes_back_in_one_batch_leaves_nothing_behind(self) -> None:
+        node = Follower()
+        node.update(event(service()), event(service("shop", "10.96.0.11")), event(slice_of("web", 1)))
+        away, back = evolve(slice_of("web", 2), service="shop"), slice_of("web", 2)
+        node.update(event(away), event(back))
+        web, shop = (node.services[Frontend(ip, 80)] for ip in ("10.96.0.10", "10.96.0.11"))
+        assert [str(each) for each in web.backends] == ["10.244.1.2:8080"]
+        assert shop.backends == ()
+
     def test_what_one_endpoint_does_to_others_is_seen(self) -> None:
         node = Follower()
         node.update(event(service()), event(slice_of("web", 1)))

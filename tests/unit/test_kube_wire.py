@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from k8sdatapath.kube.fast import FastReader
+from k8sdatapath.kube.objects import Endpoint, EndpointSlice
 from k8sdatapath.kube.objects import KubeRaw, KubeService
 from k8sdatapath.kube.resources import RESOURCES, Resource
 from k8sdatapath.kube.wire import GarbledError, Item, Notice, PlainReader, Reader, reader
@@ -90,6 +91,34 @@ def told(read: Reader, value: object) -> object:
         return page.garbled, page.items, str(error)
     assert isinstance(item, Item)
     return [parts(each) for each in page.items], page.garbled, parts(item)
+
+
+def endpoints_told(fast: FastReader, kind: str, endpoints: list[Any]) -> tuple[Endpoint, ...]:
+    value = SLICE | {"endpoints": endpoints, "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice"}
+    _, item = fast.event(json.dumps({"type": kind, "object": value}).encode())
+    assert isinstance(item, Item)
+    assert isinstance(item.object, EndpointSlice)
+    return item.object.endpoints
+
+
+def test_endpoints_that_stay_are_the_very_same_until_their_slice_goes() -> None:
+    _, fast = readers("endpointslices")
+    first, second = SLICE["endpoints"]
+    third = second | {"addresses": ["10.244.2.3"]}
+    page = fast.page(json.dumps({"metadata": {"resourceVersion": "9"}, "items": [SLICE]}).encode())
+    assert isinstance(page.items[0].object, EndpointSlice)
+    one, two = page.items[0].object.endpoints
+    moved = endpoints_told(fast, "MODIFIED", [third, first])
+    assert moved[1] is one
+    assert moved[0] is endpoints_told(fast, "MODIFIED", [third])[0]
+    again = endpoints_told(fast, "MODIFIED", [second])  # only what a slice has now is remembered
+    assert again[0] == two
+    assert again[0] is not two
+    endpoints_told(fast, "DELETED", [second])
+    assert endpoints_told(fast, "ADDED", [second])[0] is not again[0]
+    last = endpoints_told(fast, "MODIFIED", [second])
+    fast.page(b'{"metadata":{"resourceVersion":"9"},"items":[]}')
+    assert endpoints_told(fast, "ADDED", [second])[0] is not last[0]
 
 
 @pytest.mark.parametrize("name", ORDINARY)
