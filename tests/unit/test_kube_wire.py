@@ -12,8 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from k8sdatapath.kube.fast import FastReader
-from k8sdatapath.kube.objects import Endpoint, EndpointSlice
-from k8sdatapath.kube.objects import KubeRaw, KubeService
+from k8sdatapath.kube.objects import Endpoint, EndpointSlice, KubeRaw, KubeService
 from k8sdatapath.kube.resources import RESOURCES, Resource
 from k8sdatapath.kube.wire import GarbledError, Item, Notice, PlainReader, Reader, reader
 
