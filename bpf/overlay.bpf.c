@@ -20,7 +20,7 @@ int to_overlay(struct __sk_buff *skb)
 	struct kd_pkt pkt = {};
 	int result = kd_parse(skb, &pkt);
 
-	if (result == KD_CONTINUE)
+	if (result == KD_CONTINUE || (result == KD_PASS && pkt.ttl)) /* IP, whatever it carries */
 		result = kd_encapsulate(skb, &pkt);
 	return kd_finish(skb, result);
 }

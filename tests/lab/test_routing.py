@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections import Counter
 from collections.abc import Iterator
 from ipaddress import ip_address
@@ -70,6 +71,16 @@ def test_pods_reach_pods_of_every_node(lab: Lab, family: int) -> None:
             if one is not other:  # and are seen as who they are
                 assert asker(answer) == _of(one, family)
             assert one.udp(_of(other, family), 5353, b"hello").data == b"hello"
+
+
+@FAMILIES
+def test_protocols_that_no_service_knows_reach_pods_of_other_nodes(lab: Lab, family: int) -> None:
+    one, two, _ = pods(lab)
+    kind = socket.AF_INET if family == 4 else socket.AF_INET6
+    with one.socket(kind, socket.SOCK_RAW, 253) as sender, two.socket(kind, socket.SOCK_RAW, 253) as receiver:
+        receiver.settimeout(5)
+        sender.sendto(b"an experiment", (_of(two, family), 0))
+        assert receiver.recv(100).endswith(b"an experiment")
 
 
 @FAMILIES

@@ -38,18 +38,23 @@ static __always_inline bool kd_is_tunnel(const struct kd_pkt *pkt, const struct 
 	       bpf_map_lookup_elem(&kd_peer_nodes, other);
 }
 
+/* Whether a packet is for this node or one of its peers. */
+KD_SUBPROGRAM bool kd_is_for_node(struct __sk_buff *skb, const struct kd_pkt *pkt)
+{
+	struct bpf_fib_lookup fib = {};
+
+	return bpf_map_lookup_elem(&kd_peer_nodes, &pkt->tuple.dst) ||
+	       kd_route(skb, skb->ifindex, pkt, &fib) == BPF_FIB_LKUP_RET_NOT_FWDED;
+}
+
 /*
  * A node's end of the tunnel is for nodes: who sends there under a node's name writes identities. So nothing that came
  * from elsewhere is let through to one, whatever it was dialled by.
  */
-KD_SUBPROGRAM bool kd_meddles(struct __sk_buff *skb, const struct kd_pkt *pkt)
+static __always_inline bool kd_meddles(struct __sk_buff *skb, const struct kd_pkt *pkt)
 {
-	struct bpf_fib_lookup fib = {};
-
-	if (!tunnel_port || pkt->tuple.dport != bpf_htons(tunnel_port) || pkt->tuple.protocol != IPPROTO_UDP)
-		return false;
-	return bpf_map_lookup_elem(&kd_peer_nodes, &pkt->tuple.dst) ||
-	       kd_route(skb, skb->ifindex, pkt, &fib) == BPF_FIB_LKUP_RET_NOT_FWDED; /* this node itself */
+	return tunnel_port && pkt->tuple.dport == bpf_htons(tunnel_port) && pkt->tuple.protocol == IPPROTO_UDP &&
+	       kd_is_for_node(skb, pkt);
 }
 
 /* Tell the tunnel device where this packet goes. */

@@ -46,7 +46,6 @@ KD_CONFIG(bool, enforce, "pods send and receive what policies allow") = false;
 #define KD_TALK_IDLE 120 /* all else */
 
 #define KD_ICMP_FRAGMENTATION_NEEDED 4
-#define KD_ICMPV6_TOO_BIG 2
 #define KD_ICMPV6_MLD_QUERY 130 /* multicast listeners to 132, neighbours to 137 */
 #define KD_ICMPV6_REDIRECT 137
 #define KD_ICMPV6_MLD2_REPORT 143
