@@ -121,8 +121,11 @@ class Sender:
 def collecting() -> dict[str, list[float]]:
     """Seconds of a pass over a table, a value per round."""
     took: dict[str, list[float]] = defaultdict(list)
-    with maps.LRUHash[Tuple, ConntrackRow].create("kdbench", ENTRIES * 5 // 4) as table, pinned():
-        flows = ConntrackTable.bind({"kd_conntrack": table})
+    with (
+        maps.LRUHash[Tuple, ConntrackRow].create("kdbench", ENTRIES * 5 // 4) as table,
+        ConntrackTable.bind({"kd_conntrack": table}) as flows,
+        pinned(),
+    ):
         now = int(time.monotonic())
         entries = packed(now)
         table.update_packed(*entries)

@@ -161,13 +161,14 @@ class MapFullError(KernelError):
     ``written`` counts the elements of a batch that went in before the kernel refused.
     """
 
-    def __init__(self, op: str, subject: str, capacity: int, written: int = 0) -> None:
-        super().__init__(op, subject, _errno.E2BIG, f"it holds at most {capacity}")
+    def __init__(self, op: str, subject: str, capacity: int, written: int = 0, hint: str = "") -> None:
+        super().__init__(op, subject, _errno.E2BIG, hint)
         self.capacity = capacity
         self.written = written
 
     def __str__(self) -> str:
-        return f"{self.op}: map {self.subject!r} is full: it holds at most {self.capacity} entries"
+        tail = f" ({self.hint})" if self.hint else ""
+        return f"{self.op}: map {self.subject!r} is full: it holds at most {self.capacity} entries{tail}"
 
 
 class DeviceGoneError(KernelError):
@@ -192,8 +193,9 @@ _ROOM = {
 class CapacityError(DatapathError):
     """A desired state would not fit. It was refused before anything was written."""
 
-    def __init__(self, resource: str, needed: int, capacity: int, subject: str = "") -> None:
-        super().__init__(resource, needed, capacity, subject)
+    def __init__(self, resource: str, needed: int, capacity: int, subject: str = "", hint: str = "") -> None:
+        super().__init__(resource, needed, capacity, subject, hint)
+        self.hint = hint
         self.resource = resource
         self.needed = needed
         self.capacity = capacity
@@ -202,7 +204,9 @@ class CapacityError(DatapathError):
     def __str__(self) -> str:
         who = f"{self.subject}: " if self.subject else ""
         over = self.needed - self.capacity
-        hint = _ROOM.get(self.resource, "Node.resize gives tables more room, in an agent `capacity`")
+        hint = self.hint or _ROOM.get(
+            self.resource, "Node.resize gives tables more room, in an agent `capacity`"
+        )
         return (
             f"{who}{self.needed} {self.resource} needed, {self.capacity} fit: {over} too many; "
             f"nothing was changed ({hint})"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, suppress
 from typing import Any
 
@@ -26,7 +26,8 @@ from k8sdatapath.datapath.flow import (
     Timeouts,
     state_of,
 )
-from k8sdatapath.errors import KeyExistsError
+from k8sdatapath.datapath.flow_collector import FlowCollector
+from k8sdatapath.errors import ContractError, KeyExistsError
 from k8sdatapath.layout import Layout, layout_of, u64
 from k8sdatapath.resource import Resource
 from k8sdatapath.tables.conntrack import ConntrackRow, FlowFlags, Loss, Tuple
@@ -77,6 +78,7 @@ class ConntrackTable(Resource):
         self._flows = flows
         self._owned = owned
         self._losses: maps.PerCpuArray[int] | None = None
+        self._collector: FlowCollector | None = None
 
     @classmethod
     def bind(cls, source: Bindable, *, timeouts: Timeouts | None = None) -> ConntrackTable:
@@ -130,8 +132,7 @@ class ConntrackTable(Resource):
         :param only: those that are meant; default all.
         """
         doomed = [pair for pair, _ in self._meant(only, None)]
-        self._remove(doomed)
-        return len(doomed)
+        return self._remove(doomed)
 
     def collect(self, now: int | None = None) -> int:
         """Forget flows that have been silent for longer than their state allows; returns how many.
@@ -147,6 +148,7 @@ class ConntrackTable(Resource):
 
         :param now: as with :meth:`collect`.
         """
+        take = self._taker()
         started, moment = time.perf_counter(), _moment(now)
         keys, rows, count = self._flows.items_packed()
         entries = Columns.of(keys, rows)
@@ -158,7 +160,7 @@ class ConntrackTable(Resource):
         # Originals first: with them go most replies that are suspected, and are not looked at any more.
         suspects.sort(key=lambda index: entries.flags[index] & _REPLY)
         batches = (suspects[at : at + _BATCH] for at in range(0, len(suspects), _BATCH))
-        flows = sum(self._collect(gather(keys, batch), moment) for batch in batches)
+        flows = sum(self._collect(gather(keys, batch), moment, take) for batch in batches)
         return Sweep(count, self._flows.info.max_entries, flows, time.perf_counter() - started)
 
     def _suspects(self, entries: Columns, now: int) -> list[int]:
@@ -181,7 +183,7 @@ class ConntrackTable(Resource):
             limits.append(now - self.timeouts.of(state_of(protocol, flags, ended, answered=answered)))
         return limits
 
-    def _collect(self, keys: bytes, now: int) -> int:
+    def _collect(self, keys: bytes, now: int, take: Callable[[Collection[Pair]], int]) -> int:
         """Look at the flows of some entries, and take away those that are over."""
         rows, found = self._flows.lookup_packed(keys)
         if not any(found):
@@ -197,10 +199,18 @@ class ConntrackTable(Resource):
                 )
                 if now - pair.last_seen > self.timeouts.of(_state(pair)):
                     doomed[pair.original_key or pair.reply_key] = pair
-        self._remove(doomed.values())
-        return len(doomed)
+        return take(doomed.values())
 
-    def _remove(self, doomed: Collection[Pair]) -> None:
+    def _taker(self) -> Callable[[Collection[Pair]], int]:
+        """What removes those flows that are still as they were looked at, and says how many."""
+        if self._collector is None:
+            try:
+                self._collector = self._owned.enter_context(FlowCollector.bind(self._flows))
+            except ContractError:  # a table in memory, which no program writes to
+                return self._remove
+        return self._collector.remove
+
+    def _remove(self, doomed: Collection[Pair]) -> int:
         originals = b"".join([pair.original_key for pair in doomed])
         self._flows.delete_packed(originals)
         self._flows.delete_packed(b"".join([pair.reply_key for pair in doomed]))
@@ -211,6 +221,7 @@ class ConntrackTable(Resource):
                 again = join(_cut(originals, _KEY, at), _cut(rows, _ROW, at), b"", b"")
                 with suppress(KeyExistsError):
                     self._flows.insert(*again.answer())
+        return len(doomed)
 
     def close(self) -> None:
         """Let go of the maps; idempotent."""

@@ -6,7 +6,7 @@ import errno
 import fcntl
 import logging
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from threading import RLock
 from typing import TYPE_CHECKING
@@ -18,13 +18,14 @@ from k8sdatapath.component import Pressure
 from k8sdatapath.datapath.conntrack_table import ConntrackTable, Sweep
 from k8sdatapath.datapath.direct_routes import DirectRoutes
 from k8sdatapath.datapath.explanation import Explanation, Place
+from k8sdatapath.datapath.flow_move import MOVED, FlowMove
 from k8sdatapath.datapath.flow_reaper import FlowReaper
 from k8sdatapath.datapath.identity_policy import IdentityPolicy
 from k8sdatapath.datapath.masquerader import Masquerader
 from k8sdatapath.datapath.overlay import Overlay
 from k8sdatapath.datapath.service_table import CONTRACT, ServiceTable
 from k8sdatapath.datapath.socket_reaper import DestroyedSocket, SocketReaper
-from k8sdatapath.errors import AddressInUseError, BpffsError, CapacityError, ModelError
+from k8sdatapath.errors import AddressInUseError, BpffsError, CapacityError, MapFullError, ModelError
 from k8sdatapath.layout import addr, layout_of
 from k8sdatapath.model import Frontend, IPAddress, Masquerade, address
 from k8sdatapath.model.address import shown
@@ -98,13 +99,14 @@ class Node(Resource):
         self._own = own
         self._lock: PinLock | None = None
         self._maps_stay = RLock()  # held while maps are in use that a resize may close
+        self._flows_stay = RLock()  # likewise of flows alone, which are collected while a resize gets ready
         self.notes: tuple[str, ...] = ()
         self.overlay: Overlay | None = None
         self.routes = DirectRoutes(netns=config.netns) if config.direct_routes else None
         self.masquerade: Masquerader | None = None
         self.policy = own.enter_context(IdentityPolicy.bind(objects["pod"])) if config.policy else None
         self._flow_reaper: FlowReaper | None = None
-        own.callback(self._unload_reaper)
+        own.callback(self._unload)
         self._use(objects)
         self.upkeep: Upkeep | None = None
         if config.collect:
@@ -114,7 +116,6 @@ class Node(Resource):
             own.enter_context(DeviceKeeper(self.reattach, config.netns))
 
     def _use(self, objects: dict[str, Object]) -> None:
-        self._unload_reaper()
         self._objects = objects
         pod = objects["pod"]
         self._endpoints = pod.map("kd_endpoints", maps.Hash[addr, EndpointRow])
@@ -148,6 +149,7 @@ class Node(Resource):
             lock = None
             if config.pins is not None:
                 lock = own.enter_context(config.pins.lock())
+                FlowMove.resume(config.pins)
                 undo.enter_context(config.pins.restored_on_error())
             if config.tunnel is not None:
                 _make_tunnel(config, config.tunnel, own)
@@ -229,7 +231,7 @@ class Node(Resource):
         :raises LayoutError: a MAC that is none.
         :raises DeviceGoneError: no such device.
         :raises AddressInUseError: another pod, whose device is still there, has one of the addresses.
-        :raises MapFullError: there is room for no more pods.
+        :raises MapFullError: there is room for no more pods; nothing was changed.
         """
         index, host_mac = in_netns(self.config.netns, lambda: (device_index(device), _mac(device)))
         row = EndpointRow(index, identity, pod_mac, host_mac)
@@ -247,7 +249,13 @@ class Node(Resource):
             if self.policy is not None and workload is not None:
                 number = self.policy.attach(workload, identity)
                 row = EndpointRow(index, identity, pod_mac, host_mac, number)
-            self._endpoints.update_many(dict.fromkeys(addresses, row))
+            before = self._endpoints.lookup_many(addresses)
+            undo.callback(self._endpoints.delete_many, [each for each in addresses if each not in before])
+            try:
+                self._endpoints.update_many(dict.fromkeys(addresses, row))
+            except MapFullError as error:
+                hint = "Node.resize gives room for more pods, in an agent `capacity`"
+                raise MapFullError(error.op, error.subject, error.capacity, error.written, hint) from None
             undo.pop_all()
 
     def update_addresses(self) -> None:
@@ -330,32 +338,27 @@ class Node(Resource):
         """
         found = self.services.pressure()
         with self._maps_stay:
-            for name, each in self._all_maps().items():
-                if isinstance(each, maps.Hash | maps.LRUHash) and name not in found:
+            for name, each in _maps_of(self._objects).items():
+                if isinstance(each, maps.Hash | maps.LRUHash) and name not in {*found, *MOVED.values()}:
                     found[name] = Pressure(len(each), each.info.max_entries)
         return found
 
     @property
     def capacity(self) -> Capacity:
         """How much the tables hold as they are; not what is configured if :attr:`notes` says so."""
-        return Capacity.of({name: each.info.max_entries for name, each in self._all_maps().items()})
-
-    def _all_maps(self) -> dict[str, maps.Map]:
-        return {name: each for loaded in self._objects.values() for name, each in loaded.maps.items()}
+        return Capacity.of({name: each.info.max_entries for name, each in _maps_of(self._objects).items()})
 
     def resize(self, capacity: Capacity) -> None:
         """Give tables other sizes, while traffic flows. No flow is lost, be it old or begun meanwhile.
 
         New maps are filled with what is in the old ones, then every hook gets programs over the new maps,
-        each in one step; where flows get another table, by way of programs that know both. A client with
-        affinity whose first connection comes during the last of these steps may get another backend next
-        time, and a few flows that end in that moment are kept until they were silent for long. A table
+        each in one step; where flows or clients get other tables, by way of programs that know both. A table
         shrinks to the highest place in use, which may be more than are in use.
 
         :raises CapacityError: what is there would not fit; nothing was changed.
         """
         with self._maps_stay, ExitStack() as own, ExitStack() as done:
-            there, old = self._all_maps(), self._objects
+            there, old = _maps_of(self._objects), self._objects
             sizes = {name: each.info.max_entries for name, each in there.items()}
             changed = {name for name, size in capacity.max_entries.items() if sizes[name] != size}
             config = self.config
@@ -365,25 +368,35 @@ class Node(Resource):
                 self.config = config
                 return
             changed |= CONTRACT.keys()  # the service table goes to the new objects as a whole
+            moved = not changed.isdisjoint(MOVED)
+            if moved:
+                changed |= {*MOVED, *MOVED.values(), "kd_moving"}
             unpinned = evolve(config, pins=None)
             new = load(unpinned, own, {name: each for name, each in there.items() if name not in changed})
             between = None
-            if "kd_conntrack" in changed:
-                both = {**there, "kd_conntrack_to": new["pod"].maps["kd_conntrack"]}
-                between = load(unpinned, done, both, moving=True)
-                self.flows.collect()
+            if moved:
+                given = _maps_of(new)
+                given |= {to: given[name] for name, to in MOVED.items()}
+                given |= {name: there[name] for name in MOVED}
+                between = load(unpinned, done, given, moving=True)
+            done.enter_context(self._flows_stay)
+            if moved:
+                self.flows.collect()  # what is over need not move
             move = Move(self._hooks, config.pins, changed, old, new, between)
             move.check()
             self.services.move(new["pod"], move.switch)
             self._own.push(own.pop_all())
             self.config = config
+            self._unload()
             self._use(new)
-            for loaded in old.values():
-                loaded.close()
+            done.callback(_close_all, old)
+            move.finish()
+            if self.upkeep is not None:
+                self.upkeep.sweep_soon()
 
     def _sweep(self) -> Sweep:
         self.update_addresses()
-        with self._maps_stay:
+        with self._flows_stay:
             return self.flows.sweep()
 
     def explain(
@@ -431,12 +444,14 @@ class Node(Resource):
         The upkeep does so after each change. Without it, this is for after backends or services were removed;
         else such a flow is there until it was silent for long, or begins anew with its next datagram.
         """
-        with self._maps_stay:
+        with self._flows_stay:
             if self._flow_reaper is None:
                 self._flow_reaper = FlowReaper.bind(self._objects["pod"])
             return self._flow_reaper.reap()
 
-    def _unload_reaper(self) -> None:
+    def _unload(self) -> None:
+        """What was loaded to be run over flows, and not by packets."""
+        self.flows.close()
         if self._flow_reaper is not None:
             self._flow_reaper.close()
             self._flow_reaper = None
@@ -463,6 +478,15 @@ def _own_addresses(config: NodeConfig) -> set[IPAddress]:
             return {each for _, each in net.addresses()}
 
     return in_netns(config.netns, read)
+
+
+def _maps_of(objects: Mapping[str, Object]) -> dict[str, maps.Map]:
+    return {name: each for loaded in objects.values() for name, each in loaded.maps.items()}
+
+
+def _close_all(objects: Mapping[str, Object]) -> None:
+    for loaded in objects.values():
+        loaded.close()
 
 
 def _masquerade(config: NodeConfig, host: Object) -> tuple[str, ...]:

@@ -1,41 +1,40 @@
 """Other maps under a node's programs, while traffic flows.
 
-Maps that user space alone writes are copied, and nobody writes them until every hook has the new ones. Flows
-are made by the programs all the time, and one hook makes what another has to find a moment later. So hooks do
-not go from the old table to the new one at once, but in two steps:
+Maps that user space alone writes are copied, and nobody writes them until every hook has the new ones:
+programs over the old and over the new maps answer alike. Flows and clients are made by the programs all the
+time, and one hook makes what another has to find a moment later. So hooks do not go from the old tables to
+the new ones at once, but by way of programs that know both, and that move to the new ones all together: see
+:mod:`k8sdatapath.datapath.flow_move`.
 
-1. Every hook gets programs that are ``moving``: they write flows to both tables, and find what is in either.
-   Hooks that have not got them yet know the old table only, in which is all there is.
-2. Flows are copied until both tables say the same.
-3. Every hook gets programs over the new maps. Hooks that have not got them yet find what these make.
-
-What is pinned changes between 2 and 3: whenever the process is killed, the maps that a next one finds are
-whole.
+1. Every hook gets these programs, which do as those before them at first. All other maps are the new ones.
+2. What is pinned changes: whenever the process is killed, the maps that a next one finds are whole.
+3. Flows move. Until here all can be undone, from here on it is only finished, if need be by a next process.
+4. Every hook gets programs that know the new tables only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from contextlib import ExitStack
 from typing import Any
 
 from attrs import frozen
 
 from k8sdatapath import maps
-from k8sdatapath.datapath.copying import copy_ends, copy_flows, copy_map, copy_missing
+from k8sdatapath.datapath.copying import copy_map
+from k8sdatapath.datapath.flow_move import MOVED, FlowMove
 from k8sdatapath.errors import CapacityError
 from k8sdatapath.layout import addr
 from k8sdatapath.node.hooks import Hooks
 from k8sdatapath.objects import Object
 from k8sdatapath.pins import PinDir
-from k8sdatapath.tables.affinity import AffinityKey, AffinityRow
 from k8sdatapath.tables.conntrack import ConntrackRow, Tuple
 from k8sdatapath.tables.endpoints import EndpointRow
 
 __all__ = ["Move"]
 
 _FLOWS = maps.LRUHash[Tuple, ConntrackRow]
-_CLIENTS = maps.LRUHash[AffinityKey, AffinityRow]
 _PODS = maps.Hash[addr, EndpointRow]
 
 
@@ -49,7 +48,7 @@ class Move:
 
     hooks: Hooks
     pins: PinDir | None
-    changed: Collection[str]
+    changed: AbstractSet[str]
     old: Mapping[str, Object]
     new: Mapping[str, Object]
     between: Mapping[str, Object] | None
@@ -63,37 +62,45 @@ class Move:
             old, new = self._both("kd_conntrack", _FLOWS)
             room = new.info.max_entries * 3 // 4
             if len(old) > room:
-                raise CapacityError(f"elements of {old.name}, three quarters at most,", len(old), room)
+                hint = "flows need a larger size than was asked for, or to be fewer"
+                what = f"elements of {old.name}, three quarters at most,"
+                raise CapacityError(what, len(old), room, hint=hint)
 
     def switch(self) -> None:
-        """Copy what is not services, and put the new programs on every hook; or leave all as it was.
+        """Copy what is not services, and put programs over the new maps on every hook; or leave all be.
+
+        If flows move, what is left is :meth:`finish`, which there is no way back from.
 
         :raises CapacityError: the pods do not fit.
         """
         if "kd_endpoints" in self.changed:
             copy_map(*self._both("kd_endpoints", _PODS))
-        if "kd_affinity" in self.changed:
-            copy_missing(*self._both("kd_affinity", _CLIENTS))
-        before = self.old
+        after = self.new if self.between is None else self.between
         with ExitStack() as undo:
+            if self.between is None:
+                undo.callback(self._pin, self.old, self.changed)
+                self._pin(self.new, self.changed)
+            undo.callback(self.hooks.switch, after, self.old)
+            self.hooks.switch(self.old, after)
             if self.between is not None:
-                before = self.between
-                undo.callback(self.hooks.switch, before, self.old)
-                self.hooks.switch(self.old, before)
-                copy_flows(*self._both("kd_conntrack", _FLOWS))
-            undo.callback(self._pin, self.old)
-            self._pin(self.new)
-            self.hooks.switch(before, self.new)
+                undo.callback(self._pin, self.old, self.changed)
+                self._pin(self.between, self.changed - MOVED.keys())
+                with FlowMove.bind(self.between["pod"]) as flows:
+                    flows.begin()
             undo.pop_all()
+
+    def finish(self) -> None:
+        """Have flows be where they belong, and nothing on the hooks any more that knows of a move."""
         if self.between is not None:
-            copy_ends(*self._both("kd_conntrack", _FLOWS))
-        if "kd_affinity" in self.changed:
-            copy_missing(*self._both("kd_affinity", _CLIENTS))
+            with FlowMove.bind(self.between["pod"]) as flows:
+                flows.finish(self.pins)
+            self._pin(self.new, MOVED.values())
+            self.hooks.switch(self.between, self.new)
 
     def _both(self, name: str, kind: Any) -> tuple[Any, Any]:
         return self.old["pod"].map(name, kind), self.new["pod"].map(name, kind)
 
-    def _pin(self, objects: Mapping[str, Object]) -> None:
+    def _pin(self, objects: Mapping[str, Object], names: Iterable[str]) -> None:
         if self.pins is not None:
-            for name in self.changed:
+            for name in names:
                 self.pins.replace(objects["pod"].map_fds[name], self.pins.map_path(name))

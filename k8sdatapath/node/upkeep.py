@@ -35,6 +35,7 @@ class Upkeep(Resource):
         self._woken = threading.Event()
         self._closing = False
         self._asked = False
+        self._hurry = False
         self.sweeps = 0
         self.collected = 0
         self.reaped = 0
@@ -46,6 +47,11 @@ class Upkeep(Resource):
     def reap_soon(self) -> None:
         """A change may have ended flows. Many such calls are answered by one walk through the table."""
         self._asked = True
+        self._woken.set()
+
+    def sweep_soon(self) -> None:
+        """The table is another now, and may be fuller than the one before it."""
+        self._hurry = True
         self._woken.set()
 
     def _run(self) -> None:
@@ -60,8 +66,9 @@ class Upkeep(Resource):
                 reap_at = started + self._reaped(started)
             if closing:
                 return
-            if started < sweep_at:
+            if started < sweep_at and not self._hurry:
                 continue
+            self._hurry = False
             try:
                 sweep = self._sweep()
             except DatapathError as error:

@@ -18,6 +18,8 @@ class FlowFlags(IntFlag):
     RST = 4
     SEEN_REPLY = 8
     SOURCE = 16
+    GONE = 32
+    BURIED = 64
 
 
 @struct

@@ -16,13 +16,14 @@ from k8sdatapath.tables.conntrack import ConntrackRow, FlowFlags, Tuple
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["Columns", "Pair", "ahead", "differing", "gather", "joined", "opposites", "pair"]
+__all__ = ["Columns", "Pair", "gather", "gone", "joined", "opposites", "pair"]
 
 _KEY, _ROW = layout_of(Tuple), layout_of(ConntrackRow)
 _PROTOCOL = next(field.offset for field in _KEY.fields if field.name == "protocol")
 _AT = {field.name: field.offset for field in _ROW.fields}
 _FLAGS, _LAST_SEEN = _AT["flags"] // 4, _AT["last_seen"] // 4  # in words
 _REPLY, _SEEN_REPLY = int(FlowFlags.REPLY), int(FlowFlags.SEEN_REPLY)  # as bare numbers many times as fast
+_SEEN = slice(_AT["last_seen"], _AT["last_seen"] + 4)
 _TO = slice(_AT["to"], _AT["to"] + _KEY.size)
 
 
@@ -76,6 +77,13 @@ class Pair:
     def last_seen(self) -> int:
         """When the last packet of either direction came; 0 if that is not known."""
         return max(_last_seen(self.original), _last_seen(self.reply))
+
+    @property
+    def silent(self) -> bytes:
+        """``struct kd_silent``: which flow it is, and when each half has spoken."""
+        keys = (key.ljust(_KEY.size, b"\0") for key in (self.original_key, self.reply_key))
+        seen = (row[_SEEN].ljust(4, b"\0") for row in (self.original, self.reply))
+        return b"".join((*keys, *seen))
 
     @property
     def packets(self) -> int:
@@ -135,22 +143,10 @@ def gather(packed: Buffer, indexes: Iterable[int], size: int = _KEY.size) -> byt
     return b"".join([view[index * size : (index + 1) * size] for index in indexes])
 
 
-def differing(rows: bytearray, others: bytearray, found: bytearray) -> list[int]:
-    """Which rows lead elsewhere than the others in their places, or have none there."""
-    wrong = []
-    for index, there in enumerate(found):
-        to = slice(index * _ROW.size + _TO.start, index * _ROW.size + _TO.stop)
-        backend = slice(index * _ROW.size + _AT["backend"], index * _ROW.size + _AT["backend"] + 4)
-        if not there or rows[to] != others[to] or rows[backend] != others[backend]:
-            wrong.append(index)
-    return wrong
-
-
-def ahead(rows: bytearray, others: bytearray, found: bytearray) -> list[int]:
-    """Which rows know of an end of their flow that the others in their places do not know of."""
-    ends = int(FlowFlags.FIN | FlowFlags.RST)
-    columns = zip(rows[_FLAGS :: _ROW.size], others[_FLAGS :: _ROW.size], found, strict=True)
-    return [index for index, (flags, known, there) in enumerate(columns) if there and flags & ~known & ends]
+def gone(rows: bytearray) -> list[int]:
+    """Which rows only say that there is none any more."""
+    mark = int(FlowFlags.GONE)
+    return [index for index, flags in enumerate(rows[_AT["flags"] :: _ROW.size]) if flags & mark]
 
 
 def opposites(rows: Buffer) -> bytes:

@@ -227,7 +227,9 @@ def test_collecting_under_traffic_harms_nothing() -> None:
             assert asked(flow) == "web"
 
         impatient = Timeouts(opening=1, established=1, closed=1, one_way=1, answered=1)
-        table = ConntrackTable.bind(lab.node.datapath._objects["pod"], timeouts=impatient)
+        table = opened.enter_context(
+            ConntrackTable.bind(lab.node.datapath._objects["pod"], timeouts=impatient)
+        )
         collected = 0
         with Talk(short, long, datagrams) as talk:
             until = time.monotonic() + 6

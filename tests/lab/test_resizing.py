@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import signal
 import subprocess
 import sys
 import threading
@@ -13,8 +14,8 @@ from contextlib import ExitStack
 import pytest
 from attrs import evolve
 
-from k8sdatapath.datapath.flow import Timeouts
-from k8sdatapath.errors import CapacityError
+from k8sdatapath.datapath.flow import FlowState, Timeouts
+from k8sdatapath.errors import CapacityError, MapFullError
 from k8sdatapath.lab import Host, Lab, Pod
 from k8sdatapath.model import Exposure, Service
 from k8sdatapath.node import Capacity, Node, NodeConfig
@@ -65,6 +66,13 @@ class Clients:
                 return
             self.requests += 1
 
+    def go_on(self) -> None:
+        """Returns when some more requests have been answered."""
+        enough, deadline = self.requests + 20, time.monotonic() + 10
+        while self.requests < enough:
+            assert time.monotonic() < deadline, self.failures
+            time.sleep(0.01)
+
     def end(self) -> None:
         self.over.set()
         for thread in self.threads:
@@ -112,17 +120,18 @@ def test_flows_get_another_table_and_none_is_lost(config: NodeConfig, lab: Lab) 
         outside = Clients(lab.externals[0], str(lab.node.address), 30080)
         stack.callback(outside.end)
         for flows in (131072, 32768):
-            before = inside.requests, outside.requests
             node.resize(evolve(SMALL, flows=flows, clients=flows // 16, pods=flows // 2048))
             assert (node.capacity.flows, node.config.capacity.flows) == (flows, flows)
-            deadline = time.monotonic() + 10
-            while inside.requests < before[0] + 20 or outside.requests < before[1] + 20:
-                assert time.monotonic() < deadline, (inside.failures, outside.failures)
-                time.sleep(0.01)
+            inside.go_on()
+            outside.go_on()
         assert node.pressure()["kd_affinity"].used >= 1
-        with pytest.raises(CapacityError, match="elements of kd_conntrack"):
+        with pytest.raises(
+            CapacityError, match=r"elements of kd_conntrack.*\(flows need a larger size than was"
+        ):
             node.resize(evolve(SMALL, flows=4))
-        with pytest.raises(CapacityError, match="elements of kd_endpoints"):
+        with pytest.raises(
+            CapacityError, match=r"elements of kd_endpoints.*\(the size that was asked for is"
+        ):
             node.resize(evolve(node.capacity, pods=3))
         assert node.capacity.flows == 32768
     assert (inside.failures, outside.failures) == ([], [])
@@ -155,6 +164,7 @@ from attrs import evolve
 from k8sdatapath.net.netns import NetNs
 from k8sdatapath.node import Node, NodeConfig
 from k8sdatapath.pins import PinDir
+from k8sdatapath.tables.moving import Step
 from tests.api.graph import ROOT
 from tests.lab.test_resizing import SMALL
 config = NodeConfig(netns=NetNs.open(sys.argv[1]), uplinks="eth0", pins=PinDir(sys.argv[2]), capacity=SMALL)
@@ -184,13 +194,105 @@ def test_killed_at_any_instant_of_a_resize_no_flow_is_lost(config: NodeConfig, l
                 resizing.kill()
             with Node.open(config) as node:
                 assert node.capacity == SMALL
-                before, deadline = clients.requests, time.monotonic() + 10
-                while clients.requests < before + 20:
-                    assert time.monotonic() < deadline, clients.failures
-                    time.sleep(0.01)
+                clients.go_on()
     finally:
         clients.end()
     assert clients.failures == []
+
+
+#: A process that finishes what the one before it has begun, and is killed as it gives flows another table.
+DYING = """
+import os, signal, sys
+from attrs import evolve
+from k8sdatapath.datapath.flow_move import FlowMove
+from k8sdatapath.net.netns import NetNs
+from k8sdatapath.node import Node, NodeConfig
+from k8sdatapath.node.hooks import Hooks
+from k8sdatapath.pins import PinDir
+from tests.lab.test_resizing import SMALL
+name, pins, last, there, wanted = sys.argv[1:]
+capacity = evolve(SMALL, flows=int(there))
+config = NodeConfig(netns=NetNs.open(name), uplinks="eth0", pins=PinDir(pins), capacity=capacity)
+reached = []
+def watch(kind, method, what):
+    do = getattr(kind, method)
+    def wrapper(self, *args):
+        reached.append(what(*args))
+        if reached[-1] == last:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return do(self, *args)
+    setattr(kind, method, wrapper)
+watch(Hooks, "switch", lambda old, new: "programs")
+with Node.open(config) as node:
+    assert reached == [], "the tables had other sizes than they were to have after the last death"
+    watch(FlowMove, "go", lambda step: step.name)
+    watch(PinDir, "replace", lambda fd, path: path.name if "NEW" in reached else "")
+    node.resize(evolve(SMALL, flows=int(wanted)))
+"""
+#: Steps before which it is killed, or between two pins; and whether flows have moved by then.
+DEATHS = {"BOTH": False, "TAKING": False, "TAKEN": True, "NEW": True, "kd_affinity": True, "OVER": True}
+
+
+@pytest.mark.timeout(180)
+def test_killed_at_any_step_of_a_move_the_next_process_finishes_it(config: NodeConfig, lab: Lab) -> None:
+    assert config.netns is not None
+    with Node.open(config) as node:
+        client = attach(node, lab)
+    clients = Clients(client, VIP, 80)
+    there, wanted = SMALL.flows, 2 * SMALL.flows
+    try:
+        for last, moved in DEATHS.items():
+            where = config.netns.name, str(config.pins)
+            command = [sys.executable, "-c", DYING, *where, last, str(there), str(wanted)]
+            died = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
+            assert died.returncode == -signal.SIGKILL, (last, died.stderr)
+            if moved:
+                there, wanted = wanted, there
+            clients.go_on()  # with programs that nobody looks after
+    finally:
+        clients.end()
+    assert clients.failures == []
+    with Node.open(evolve(config, capacity=evolve(SMALL, flows=there))) as node:
+        assert unfinished(node) == []
+
+
+@pytest.mark.timeout(180)
+def test_what_ends_while_flows_get_another_table_is_known_to_have_ended(config: NodeConfig, lab: Lab) -> None:
+    """It would be kept until it was silent for very long, and be in the way of other flows."""
+    with Node.open(evolve(config, timeouts=Timeouts())) as node, ExitStack() as stack:
+        client = attach(node, lab)
+        talks = [Clients(client, VIP, 80), Clients(lab.externals[0], str(lab.node.address), 30080)]
+        for talk in talks:
+            stack.callback(talk.end)
+        for flows in (131072, 32768, 65536):
+            node.resize(evolve(SMALL, flows=flows))
+            for talk in talks:
+                talk.go_on()
+        stack.close()
+        assert [talk.failures for talk in talks] == [[], []]
+        assert unfinished(node) == []
+
+
+def unfinished(node: Node) -> list[str]:
+    """Flows that are not over, though all clients are gone."""
+    deadline = time.monotonic() + 10
+    while True:
+        found = [str(flow) for flow in node.flows.flows() if flow.state is not FlowState.CLOSED]
+        if not found or time.monotonic() > deadline:
+            return found
+        time.sleep(0.05)
+
+
+def test_a_pod_that_does_not_fit_is_refused_as_a_whole(config: NodeConfig, lab: Lab) -> None:
+    client, web = lab.node.pods[:2]
+    with Node.open(evolve(config, capacity=evolve(SMALL, pods=3))) as node:
+        node.attach_pod(client.device, client.addresses, pod_mac=client.mac)
+        with pytest.raises(MapFullError, match=r"at most 3 entries \(Node.resize gives room for more pods"):
+            node.attach_pod(web.device, web.addresses, pod_mac=web.mac)
+        assert [pod.device for pod in node.pods] == [client.device]
+        node.resize(SMALL)
+        node.attach_pod(web.device, web.addresses, pod_mac=web.mac)
+        assert {pod.device for pod in node.pods} == {client.device, web.device}
 
 
 def test_a_device_that_is_gone_is_no_hindrance(config: NodeConfig, lab: Lab) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 
 import pytest
@@ -12,6 +12,7 @@ from attrs import evolve
 from k8sdatapath import maps
 from k8sdatapath.datapath.conntrack_table import ConntrackTable
 from k8sdatapath.datapath.flow import FlowLosses, FlowState
+from k8sdatapath.datapath.flow_collector import FlowCollector
 from k8sdatapath.datapath.service_table import ServiceTable
 from k8sdatapath.errors import KeyNotFoundError
 from k8sdatapath.model import Protocol
@@ -19,6 +20,7 @@ from k8sdatapath.net.packet import tcp
 from k8sdatapath.objects import ObjectSpec
 from k8sdatapath.programs import TC
 from k8sdatapath.tables.conntrack import ConntrackRow, FlowFlags, Tuple
+from k8sdatapath.tables.halves import Pair
 from tests.packets.rig import SIZES, Rig, rig
 from tests.packets.world import TCP, UDP, V4, WORLDS, World
 
@@ -172,3 +174,62 @@ def test_a_table_that_is_too_small_says_so() -> None:
         assert table.stats().entries <= 512
         assert table.losses() == FlowLosses(halves=len(there - answered), flows=len(kept) - len(there))
         assert len(there & answered) < len(kept)
+
+
+AGAIN = {
+    "with the same backend": (["one"], "one"),
+    "with another backend": (["two"], "two"),
+}
+
+
+@pytest.mark.parametrize("protocol", [TCP, UDP])
+@pytest.mark.parametrize(("backends", "answering"), AGAIN.values(), ids=AGAIN)
+def test_ports_that_are_used_again_while_their_flow_is_collected_keep_the_new_one(
+    pod: Rig,
+    world: World,
+    monkeypatch: pytest.MonkeyPatch,
+    protocol: Protocol,
+    backends: list[str],
+    answering: str,
+) -> None:
+    remove = FlowCollector.remove
+
+    def begin_and_remove(self: FlowCollector, flows: Collection[Pair]) -> int:
+        """The flow was looked at, and found to be over; now its client begins another."""
+        assert len(flows) == 1
+        pod.services.upsert(world.service("service", protocol, backends))
+        pod.send(world.frame("client", "service", protocol, "S"))
+        return remove(self, flows)
+
+    monkeypatch.setattr(FlowCollector, "remove", begin_and_remove)
+    tell(pod, world, protocol, [(TO, "S"), (BACK, "SA"), (TO, "FA"), (BACK, "FA")])
+    pod.let_time_pass()
+    with ConntrackTable.bind(pod.loaded) as table:
+        assert table.collect() == 0
+        answer = pod.send(world.frame(answering, "client", protocol, "SA")).packet
+        assert (str(answer.src), answer.sport) == world["service"]
+        (flow,) = table.flows()
+    assert str(flow.backend.address) == world.address(answering)
+    assert len(pod.flows) == 2
+
+
+def test_a_half_that_was_lost_and_is_back_stays(
+    pod: Rig, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remove = FlowCollector.remove
+    tell(pod, world, UDP, [(TO, ""), (BACK, "")])
+    pod.let_time_pass()
+    rows = dict(pod.flows.items())
+    (lost,) = (key for key, row in rows.items() if not row.flags & FlowFlags.REPLY)
+    del pod.flows[lost]
+
+    def find_and_remove(self: FlowCollector, flows: Collection[Pair]) -> int:
+        pod.flows[lost] = rows[lost]
+        return remove(self, flows)
+
+    monkeypatch.setattr(FlowCollector, "remove", find_and_remove)
+    with ConntrackTable.bind(pod.loaded) as table:
+        assert table.collect() == 0
+        assert dict(pod.flows.items()) == rows
+        monkeypatch.undo()
+        assert table.collect() == 1

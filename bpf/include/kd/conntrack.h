@@ -32,6 +32,7 @@
 #include <kd/config.h>
 #include <kd/packet.h>
 #include <kd/service.h>
+#include <kd/tuple.h>
 #include <kd/types.h>
 #include <kd/verdict.h>
 #include <kd/maps/conntrack.h>
@@ -50,19 +51,6 @@ static __always_inline bool kd_is_syn_ack(const struct kd_pkt *pkt)
 	return (pkt->tcp_flags & (KD_TCP_SYN | KD_TCP_ACK)) == (KD_TCP_SYN | KD_TCP_ACK);
 }
 
-static __always_inline struct kd_tuple kd_reversed(const struct kd_tuple *tuple)
-{
-	struct kd_tuple reversed = {
-		.src = tuple->dst,
-		.dst = tuple->src,
-		.sport = tuple->dport,
-		.dport = tuple->sport,
-		.protocol = tuple->protocol,
-	};
-
-	return reversed;
-}
-
 /* What the opposite direction's entry says: become what answers this direction's own tuple. */
 static __always_inline struct kd_ct kd_ct_answer(const struct kd_tuple *tuple, const struct kd_ct *ct)
 {
@@ -74,15 +62,6 @@ static __always_inline struct kd_ct kd_ct_answer(const struct kd_tuple *tuple, c
 	};
 
 	return answer;
-}
-
-/* Whether an entry is the other direction of the flow that `tuple` and `ct` are one direction of. */
-static __always_inline bool kd_ct_answers(const struct kd_ct *other, const struct kd_tuple *tuple,
-					  const struct kd_ct *ct)
-{
-	return kd_addr_equal(&other->to.src, &tuple->dst) && kd_addr_equal(&other->to.dst, &tuple->src) &&
-	       other->to.sport == tuple->dport && other->to.dport == tuple->sport &&
-	       (other->flags ^ ct->flags) & KD_CT_REPLY;
 }
 
 /* What the opposite direction's tuple leads to. */
@@ -133,6 +112,17 @@ KD_SUBPROGRAM void kd_ct_forget(const struct kd_tuple *tuple, const struct kd_ct
 	kd_ct_remove(tuple);
 }
 
+/* Flags are only ever added to an entry. */
+static __always_inline void kd_ct_add_flags(const struct kd_tuple *tuple, struct kd_ct *ct, __u32 flags)
+{
+	struct kd_ct *twin;
+
+	__sync_fetch_and_or(&ct->flags, flags);
+	twin = kd_ct_twin(tuple, ct);
+	if (twin)
+		__sync_fetch_and_or(&twin->flags, flags);
+}
+
 /* The once-a-second visit to the other direction. */
 KD_SUBPROGRAM void kd_ct_visit_opposite(const struct kd_tuple *tuple, const struct kd_ct *ct)
 {
@@ -145,7 +135,20 @@ KD_SUBPROGRAM void kd_ct_visit_opposite(const struct kd_tuple *tuple, const stru
 	else if (!other)
 		return;
 	else if (kd_ct_answers(other, tuple, ct) && answer.flags & ~other->flags)
-		__sync_fetch_and_or(&other->flags, answer.flags);
+		kd_ct_add_flags(&opposite, other, answer.flags);
+}
+
+/* Once more for the twin, which counts a packet twice if it was made just now. */
+KD_SUBPROGRAM void kd_ct_touch_twin(const struct kd_tuple *tuple, struct kd_ct *ct, __u32 closing, __u32 now)
+{
+	struct kd_ct *twin = kd_ct_twin(tuple, ct);
+
+	if (!twin)
+		return;
+	__sync_fetch_and_add(&twin->packets, 1);
+	if (closing & ~twin->flags)
+		__sync_fetch_and_or(&twin->flags, closing);
+	twin->last_seen = now;
 }
 
 /* A packet of the entry of `tuple`: its own, or what that has become already. */
@@ -162,6 +165,8 @@ static __always_inline void kd_ct_touch(const struct kd_pkt *pkt, const struct k
 	__sync_fetch_and_add(&ct->packets, 1);
 	if (closing & ~ct->flags)
 		__sync_fetch_and_or(&ct->flags, closing);
+	if (moving)
+		kd_ct_touch_twin(tuple, ct, closing, now);
 	if (ct->last_seen == now)
 		return;
 	ct->last_seen = now;

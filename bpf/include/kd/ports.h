@@ -36,7 +36,6 @@
 #include <kd/maps/losses.h>
 #include <kd/maps/ports.h>
 
-#define KD_EEXIST 17
 #define KD_PORT_PROBES 16
 #define KD_PORTS_OF_CLIENTS_END 61000 /* Linux chooses below, unless it is told otherwise */
 

@@ -184,6 +184,7 @@ static __always_inline int kd_backend_pick(struct kd_frontend *frontend, enum kd
 /* The backend that the client had last time, if it may have it again. */
 static __always_inline struct kd_backend *kd_backend_pinned(const struct kd_frontend *frontend,
 							    enum kd_scope scope, __u32 now,
+							    const struct kd_affinity_key *client,
 							    struct kd_affinity *pin)
 {
 	__u8 wanted = KD_BACKEND_ACTIVE | KD_BACKEND_IN(scope);
@@ -195,7 +196,7 @@ static __always_inline struct kd_backend *kd_backend_pinned(const struct kd_fron
 	backend = kd_backend_find(pin->backend);
 	if (!backend || (backend->status & (KD_BACKEND_STATE | KD_BACKEND_IN(scope))) != wanted)
 		return NULL;
-	pin->last_seen = now;
+	kd_affinity_seen(client, pin, now);
 	return backend;
 }
 
@@ -215,8 +216,8 @@ static __always_inline int kd_backend_choose(struct kd_frontend *frontend, enum 
 	if (!frontend->affinity_timeout)
 		return kd_backend_pick(frontend, scope, number, chosen);
 	client->service = frontend->service;
-	pin = bpf_map_lookup_elem(&kd_affinity, client);
-	*chosen = pin ? kd_backend_pinned(frontend, scope, fresh.last_seen, pin) : NULL;
+	pin = kd_affinity_find(client);
+	*chosen = pin ? kd_backend_pinned(frontend, scope, fresh.last_seen, client, pin) : NULL;
 	KD_TRACE(KD_STEP_AFFINITY, *chosen != NULL, frontend->service, NULL);
 	if (*chosen)
 		return KD_CONTINUE;
@@ -224,7 +225,7 @@ static __always_inline int kd_backend_choose(struct kd_frontend *frontend, enum 
 	if (result != KD_CONTINUE)
 		return result;
 	fresh.backend = (*chosen)->id;
-	bpf_map_update_elem(&kd_affinity, client, &fresh, BPF_ANY);
+	kd_affinity_put(client, &fresh);
 	return KD_CONTINUE;
 }
 

@@ -147,6 +147,8 @@ enum kd_ct_flags {
 	KD_CT_RST = 4, /* this direction has sent RST */
 	KD_CT_SEEN_REPLY = 8, /* on the original direction: the backend has answered */
 	KD_CT_SOURCE = 16, /* of no service: only the source is translated */
+	KD_CT_GONE = 32, /* removed; while tables move, it keeps what the old one has from coming back */
+	KD_CT_BURIED = 64, /* and somebody is about to take it away */
 };
 
 /*
@@ -164,6 +166,25 @@ struct kd_ct {
 	__u32 service; /* whose frontend was dialled; nothing with KD_CT_SOURCE */
 };
 KD_ASSERT_SIZE(struct kd_ct, 64);
+
+/* A flow that was silent for long: its halves and when their last packets came, as user space has seen them. */
+struct kd_silent {
+	struct kd_tuple original; /* no protocol: this half is lost */
+	struct kd_tuple reply;
+	__u32 original_seen;
+	__u32 reply_seen;
+};
+KD_ASSERT_SIZE(struct kd_silent, 88);
+
+/* Where flows and clients are while they move to other tables. Value of kd_moving. */
+enum kd_move {
+	KD_MOVE_OLD = 0, /* in the old tables */
+	KD_MOVE_BOTH = 1, /* in the old ones; what is written there is written to the new ones as well */
+	KD_MOVE_TAKING = 2, /* in the new ones, which take what they lack from the old; nobody writes to these */
+	KD_MOVE_TAKEN = 3, /* in the new ones, which lack nothing */
+	KD_MOVE_NEW = 4, /* the same, and nobody looks into the old ones any more */
+	KD_MOVE_OVER = 5, /* the same, and they are who is found under the old ones' names */
+};
 
 /* A client of a service with session affinity. Key of kd_affinity. */
 struct kd_affinity_key {
