@@ -159,7 +159,7 @@ class ServiceTranslator:
         if before == now:
             return
         self._former.setdefault(key, before)
-        if before is not None:
+        if before is not None and (now is None or now.service != before.service):
             parts = self._parts[namespace, before.service]
             del parts[name]
             if not parts:
@@ -205,7 +205,7 @@ class ServiceTranslator:
             owner = self._owners.get(key)
             if owner is None:  # slices without a Service
                 continue
-            why = (key, *(reasons - {key}))
+            why = (key, *(reasons - {key} if key in reasons else reasons))
             changed = self._refill(key, owner, reasons)
             if changed is not None:
                 upserts += changed.values()
