@@ -46,10 +46,11 @@ PATHS = {
     "ours": "k8sdatapath",
     "iptables": "iptables MASQUERADE",
     "random": "the same, --random-fully",
+    "agent": "iptables as ip-masq-agent writes it",
     "nftables": "nftables masquerade",
 }
 
-OTHERS = ("iptables", "random", "nftables")
+OTHERS = ("iptables", "random", "agent", "nftables")
 
 _DEVICES = (
     "link set lo up",
@@ -67,7 +68,23 @@ _SYSCTLS = (
     "net.netfilter.nf_conntrack_checksum=0",  # which a device would have looked at
     "net.netfilter.nf_conntrack_udp_timeout=600",
 )
-_RULE = "-s 10.244.0.0/16 ! -d 10.0.0.0/8 -o up0 -j MASQUERADE"
+_RULE = "-A POSTROUTING -s 10.244.0.0/16 ! -d 10.0.0.0/8 -o up0 -j MASQUERADE"
+_SPARED = (
+    "169.254.0.0/16",
+    "10.0.0.0/8",
+    "172.16.0.0/12",
+    "192.168.0.0/16",
+)  # what that agent spares by itself
+_RULES = {
+    "iptables": (_RULE,),
+    "random": (f"{_RULE} --random-fully",),
+    "agent": (
+        "-N IP-MASQ-AGENT",
+        "-A POSTROUTING -m addrtype ! --dst-type LOCAL -j IP-MASQ-AGENT",
+        *(f"-A IP-MASQ-AGENT -d {network} -j RETURN" for network in _SPARED),
+        "-A IP-MASQ-AGENT -p udp -j MASQUERADE --to-ports 32768-65535 --random-fully",
+    ),
+}
 _NFTABLES = """table ip nat {
     chain postrouting {
         type nat hook postrouting priority 100;
@@ -155,8 +172,8 @@ def masquerade(name: str, space: str, netns: NetNs, own: ExitStack) -> Callable[
     if name == "nftables":
         run(*inside(space, "nft", "-f", "-"), stdin=_NFTABLES)
     else:
-        rule = f"{_RULE} --random-fully" if name == "random" else _RULE
-        run(*inside(space, "iptables-legacy", "-t", "nat", "-A", "POSTROUTING", *rule.split()))
+        for rule in _RULES[name]:
+            run(*inside(space, "iptables-legacy", "-t", "nat", *rule.split()))
     return partial(netns.call, forget_netfilters)
 
 
