@@ -132,7 +132,16 @@ def refusal(sock: socket.socket, data: bytes) -> int | None:
     return None
 
 
+@pytest.fixture(params=[1500, NARROW - 20], ids=["behind a router", "the node's own"])
+def uplink_mtu(way: Way, request: pytest.FixtureRequest) -> Iterator[int]:
+    """What fits into the node's uplink: all that pods send, or less than anything behind it."""
+    way.node.exec(["ip", "link", "set", "eth0", "mtu", str(request.param)], check=True)
+    yield request.param
+    way.node.exec(["ip", "link", "set", "eth0", "mtu", "1500"], check=True)
+
+
 @FAMILIES
+@pytest.mark.usefixtures("uplink_mtu")
 def test_a_transfer_over_a_narrow_link_arrives(way: Way, family: int) -> None:
     data = random.Random(family).randbytes(2 << 20)
     with way.serve(family, socket.SOCK_STREAM) as far, ThreadPoolExecutor(1) as receiving:

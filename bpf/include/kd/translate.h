@@ -146,12 +146,13 @@ static __always_inline int kd_become(struct __sk_buff *skb, struct kd_pkt *pkt, 
  */
 KD_SUBPROGRAM int kd_leave(struct __sk_buff *skb, struct kd_pkt *pkt, struct kd_ct *ct)
 {
-	struct bpf_fib_lookup fib = {};
+	struct bpf_fib_lookup fib = { .tot_len = skb->gso_size ? 0 : pkt->end - ETH_HLEN };
 	struct kd_tuple to = ct->to;
 	int result;
 
 	if (!redirect || pkt->ttl <= 1 ||
 	    kd_route(skb, skb->ifindex, pkt, &fib) != BPF_FIB_LKUP_RET_SUCCESS ||
+	    (skb->gso_size && !kd_fits(skb, fib.ifindex, pkt)) ||
 	    !bpf_map_lookup_elem(&kd_masq_devices, &fib.ifindex))
 		return KD_LEAVES;
 	kd_ct_touch(pkt, &pkt->tuple, ct);
