@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 from attrs import frozen
 
 from k8sdatapath.datapath.policy_compiler import EntryKey, PolicyCompiler
+from k8sdatapath.datapath.policy_misses import Miss, misses
 from k8sdatapath.datapath.policy_networks import Networks
 from k8sdatapath.datapath.policy_rows import Because, Cause
 from k8sdatapath.errors import ModelError
@@ -19,7 +20,7 @@ from k8sdatapath.model.names import name_labels, name_patterns
 from k8sdatapath.model.policy import Action, Policy, Toward
 from k8sdatapath.model.workload import Party, Workload
 
-__all__ = ["ICMP", "Decision", "PolicySet", "Verdict"]
+__all__ = ["ICMP", "Decision", "PolicySet", "Verdict", "Why"]
 
 Side: TypeAlias = Workload | IPAddress
 ICMP = {"ICMP": 1, "ICMPV6": 58}
@@ -58,9 +59,11 @@ class Verdict:
     """What becomes of a new connection: true if it is allowed.
 
     :ivar decisions: of the source's egress and of the destination's ingress, as far as they are pods.
+    :ivar version: of IP.
     """
 
     decisions: tuple[Decision, ...]
+    version: int = 4
 
     @property
     def allowed(self) -> bool:
@@ -72,6 +75,23 @@ class Verdict:
 
     def __str__(self) -> str:
         return "; ".join(map(str, self.decisions)) or "allowed: neither side is a pod"
+
+
+@frozen
+class Why:
+    """A verdict and, where it is denied by default, the rules that would nearly have allowed it.
+
+    :ivar nearest: the nearest first, of each side.
+    """
+
+    verdict: Verdict
+    nearest: tuple[Miss, ...] = ()
+
+    def __bool__(self) -> bool:
+        return self.verdict.allowed
+
+    def __str__(self) -> str:
+        return "\n".join([str(self.verdict), *(f"    not by {each}" for each in self.nearest)])
 
 
 class PolicySet:
@@ -148,7 +168,37 @@ class PolicySet:
             key, entry = self._compiler.table(subject).find(toward, other, number, port)
             allowed = entry.action is Action.ALLOW
             found.append(Decision(allowed, toward, entry.because, entry.causes, key))
-        return Verdict(tuple(found))
+        return Verdict(tuple(found), version)
+
+    def why(
+        self,
+        source: Workload | str | IPAddress,
+        destination: Workload | str | IPAddress,
+        port: int,
+        protocol: Protocol | str | int = Protocol.TCP,
+        *,
+        version: int = 0,
+        most: int = 3,
+    ) -> Why:
+        """The same, and where it is denied by default: the rules that would nearly have allowed it.
+
+        :param most: of these, for each side.
+        """
+        verdict = self.verdict(source, destination, port, protocol, version=version)
+        sides = self._side(source), self._side(destination)
+        family = verdict.version
+        parties = [Party((), None)] * 2
+        if any(each.because is Because.DEFAULT_DENY for each in verdict.decisions):
+            by_number = {number: party for party, number in self._numbers.items()}
+            parties = [by_number[self._number(each, family)] for each in sides]
+        found: list[Miss] = []
+        for each in verdict.decisions:
+            if each.because is Because.DEFAULT_DENY:
+                own, peer = parties if each.toward is Toward.EGRESS else parties[::-1]
+                policies = self._compiler.policies.values()
+                asked = _protocol(protocol), port, parties[1].ports
+                found += misses(policies, own, peer, each.toward, *asked)[:most]
+        return Why(verdict, tuple(found))
 
     def _side(self, side: Workload | str | IPAddress) -> Side:
         if isinstance(side, Workload):

@@ -196,6 +196,9 @@ def within(inner: IPNetwork, outer: IPNetwork) -> bool:
     return int(inner.network_address) >> shift == int(outer.network_address) >> shift
 
 
+_PROTOCOLS = {1: "ICMP", 6: "TCP", 17: "UDP", 58: "ICMPv6", 132: "SCTP"}
+
+
 @frozen
 class PortMatch:
     """Ports of a destination: ``PortMatch(6, 8000, 8100)``, ``PortMatch(6, name="http")``.
@@ -217,7 +220,8 @@ class PortMatch:
             raise ModelError("a range of ports needs its protocol")
 
     def __str__(self) -> str:
-        protocol = "any protocol" if self.protocol is None else f"protocol {self.protocol}"
+        protocol = "any protocol" if self.protocol is None else _PROTOCOLS.get(self.protocol, "")
+        protocol = protocol or f"protocol {self.protocol}"
         if self.name:
             return f"port {self.name!r} of {protocol}"
         if (self.first, self.last) == (0, 65535):

@@ -251,7 +251,10 @@ def node(root: Field, *, remote: bool = True) -> Workload:
 
 
 def workloads_of(manifests: Iterable[Manifest]) -> Iterator[Workload]:
-    """The pods and nodes among manifests; pods have the labels of their namespaces."""
+    """The pods and nodes among manifests; pods have the labels of their namespaces.
+
+    Of what makes pods, such as a Deployment, there is one pod of its name, without an address.
+    """
     there = list(manifests)
     around: dict[str, dict[str, str]] = {}
     for each in there:
@@ -262,8 +265,8 @@ def workloads_of(manifests: Iterable[Manifest]) -> Iterator[Workload]:
         root = Field(each.value, each.where)
         if (each.version, each.kind) == ("v1", "Node"):
             yield node(root)
-        elif (each.version, each.kind) == ("v1", "Pod"):
-            found = pod(root)
+        elif (each.version, each.kind) == ("v1", "Pod") or each.kind in TEMPLATES:
+            found = template_of(root) if each.kind in TEMPLATES else pod(root)
             if found is not None:
                 yield found.workload(around.get(found.namespace, {}))
 
