@@ -13,6 +13,7 @@ from ipaddress import IPv4Address, IPv6Address
 from attrs import define, evolve, field, frozen
 
 from k8sdatapath.datapath.maglev import maglev_slots
+from k8sdatapath.datapath.service_rows import frontend_rows, slots
 from k8sdatapath.model import (
     Backend,
     BackendState,
@@ -169,6 +170,16 @@ class Fate:
         return fair and becomes == evolve(self.becomes, sport=becomes.sport)
 
 
+@frozen
+class Complaint:
+    """An ICMP error as it is passed on. :ivar quoted: the packet that it is about then."""
+
+    outcome: str
+    src: Address
+    dst: Address
+    quoted: Tuple
+
+
 @define
 class Reference:
     """A node.
@@ -176,22 +187,38 @@ class Reference:
     :ivar pods: addresses of its pods.
     :ivar own: its addresses towards other nodes, by family.
     :ivar entries: its flows, each direction by its own tuple.
+    :ivar turns: flows that were given out in turn at each frontend, since something about it changed.
     """
 
     pods: set[Address]
     own: dict[int, Address]
     services: dict[Frontend, Served] = field(factory=dict)
     entries: dict[Tuple, Entry] = field(factory=dict)
+    turns: dict[Frontend, int] = field(factory=dict)
 
     # -- changes --
 
     def upsert(self, service: Service) -> None:
+        before = self._rules()
         if service.frontend not in self.services:
             self.services[service.frontend] = Served(service)
         self.services[service.frontend].become(service)
+        after = self._rules()
+        self.turns = {at: turn for at, turn in self.turns.items() if before.get(at) == after.get(at)}
 
     def remove(self, frontend: Frontend) -> None:
-        self.services.pop(frontend).end()
+        served = self.services.pop(frontend)
+        served.end()
+        for each in served.service.frontends:
+            self.turns.pop(each, None)
+
+    def _rules(self) -> dict[Frontend, object]:
+        """All that is said at each frontend, but for who the backends are: a change begins its turns anew."""
+        return {
+            Frontend(key.addr, key.port, Protocol(key.protocol)): (main, row)
+            for main, served in self.services.items()
+            for key, row in frontend_rows(served.service, 0).items()
+        }
 
     def let_time_pass(self) -> None:
         """Long enough for datagram flows to be silent."""
@@ -226,7 +253,7 @@ class Reference:
     def is_early(self, arrival: Arrival) -> bool:
         """Whether the program at XDP sends the packet on: of a flow between others than pods of this node."""
         entry = self.entries.get(arrival.flow)
-        if entry is None or self._is_over(arrival, entry):
+        if entry is None or arrival.flow.protocol == Protocol.SCTP or self._is_over(arrival, entry):
             return False
         return self._way(entry.to.dst, arrival) == "TO_DEVICE"
 
@@ -322,26 +349,62 @@ class Reference:
             return [Fate("DROP_NOT_LOCAL" if anybody else "REJECT_NO_BACKEND")]
         if service.selection is Selection.MAGLEV:
             candidates = [self._by_hash(arrival.flow, service, candidates)]
+        if service.selection is Selection.ROUND_ROBIN:
+            return [self._in_turn(arrival, served, scope)]
         return [self._give(arrival, served, member) for member in candidates]
 
-    def _elsewhere(self, arrival: Arrival) -> str:
-        """At an address where no service is dialled with this port and protocol: whose is it?"""
-        address = arrival.flow.dst
-        kinds = {
+    def _in_turn(self, arrival: Arrival, served: Served, scope: Scope) -> Fate:
+        """The next of the backends, in their order; those that weigh more come oftener, spread out."""
+        service, flow = served.service, arrival.flow
+        frontend = Frontend(flow.dst, flow.dport, Protocol(flow.protocol))
+        order = slots(service, range(len(service.backends)), scope)
+        turn = self.turns.get(frontend, 0)
+        chosen = service.backends[order[turn % len(order)]]
+        fate = self._give(arrival, served, served.members[chosen.address, chosen.port])
+
+        def begin(to: Tuple) -> None:
+            self.turns[frontend] = turn + 1
+            fate.then(to)
+
+        return evolve(fate, then=begin)
+
+    def is_of_services(self, address: Address) -> bool:
+        """Whether an address belongs to services, and to nobody else."""
+        shared = {FrontendKind.NODE_PORT, FrontendKind.HOST_PORT}
+        kinds = self._kinds_at(address)
+        return bool(kinds) and address not in self.own.values() and not kinds & shared
+
+    def _kinds_at(self, address: Address) -> set[FrontendKind]:
+        return {
             kind
             for served in self.services.values()
             for frontend, kind in zip(served.service.frontends, served.service.kinds, strict=True)
             if frontend.address == address
         }
-        if (
-            not kinds
-            or address in self.own.values()
-            or kinds & {FrontendKind.NODE_PORT, FrontendKind.HOST_PORT}
-        ):
+
+    def _elsewhere(self, arrival: Arrival) -> str:
+        """At an address where no service is dialled with this port and protocol: whose is it?"""
+        address = arrival.flow.dst
+        if not self.is_of_services(address):
             return "PASS"
-        if FrontendKind.CLUSTER_IP not in kinds:
+        if FrontendKind.CLUSTER_IP not in self._kinds_at(address):
             return "DROP_NO_SERVICE"
-        return "DROP_REJECT" if "R" in arrival.flags else "REJECT_NO_SERVICE"  # no RST answers a RST
+        reset = arrival.flow.protocol == Protocol.TCP and "R" in arrival.flags
+        return "DROP_REJECT" if reset else "REJECT_NO_SERVICE"  # no RST answers a RST
+
+    # -- ICMP --
+
+    def error_about(self, quoted: Tuple, sender: Address) -> Complaint | None:
+        """What becomes of an error about a packet as it was when it met the error; None: it stays as it is.
+
+        It goes to whom an answer would go, and quotes what that one has sent.
+        """
+        answer = self.entries.get(turned(quoted))
+        if answer is None:
+            return None
+        src = answer.to.src if sender == quoted.dst else sender
+        way = self._way(answer.to.dst, Arrival(FROM_UPLINK, quoted))
+        return Complaint(way, src, answer.to.dst, turned(answer.to))
 
     @staticmethod
     def _holds(served: Served, pin: Pin, scope: Scope) -> bool:
@@ -357,10 +420,10 @@ class Reference:
     @staticmethod
     def _by_hash(flow: Tuple, service: Service, candidates: list[Member]) -> Member:
         backends = [member.backend for member in candidates]
-        slots = maglev_slots(backends, range(len(backends)), service.protocol)
+        table = maglev_slots(backends, range(len(backends)), service.protocol)
         if service.affinity_timeout:
             flow = evolve(flow, sport=0)
-        return candidates[slots[maglev_slot(flow, len(slots))]]
+        return candidates[table[maglev_slot(flow, len(table))]]
 
     def _give(self, arrival: Arrival, served: Served, member: Member) -> Fate:
         """The fate of a packet whose flow is given to a backend."""
@@ -374,6 +437,9 @@ class Reference:
         least = CLIENTS_END if to.src == flow.src else 1024
         if self._is_free(flow, to):
             least = 0
+
+        if least and flow.protocol == Protocol.SCTP:  # which keeps its port
+            return Fate("DROP_NO_PORT", member=member)
 
         def begin(to: Tuple) -> None:
             self._pin(served, flow, member)

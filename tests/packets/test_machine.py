@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from k8sdatapath.datapath.service_table import ServiceTable
-from k8sdatapath.model import Backend, BackendState, Exposure, FrontendKind, Selection, Service
-from k8sdatapath.net.packet import parse, tcp, udp
+from k8sdatapath.model import Backend, BackendState, Exposure, FrontendKind, Protocol, Selection, Service
+from k8sdatapath.net.packet import fragment, icmp_echo, icmp_error, parse, quoted, sctp, tcp, udp
 from k8sdatapath.tables.conntrack import FlowFlags, Tuple
 from tests.packets.anatomy import dissect, residues, without
 from tests.packets.reference import (
@@ -40,6 +40,7 @@ from tests.packets.world import PROTOCOLS, TCP, V4, WORLDS, World
 
 pytestmark = pytest.mark.packets
 
+SCTP = Protocol.SCTP
 STEPS = int(os.environ.get("KD_MACHINE_STEPS", "10000"))
 STEPS_EACH = 100
 TIMEOUT = 100  # of affinity
@@ -65,13 +66,27 @@ KINDS = (
     FrontendKind.EXTERNAL_IP,
     FrontendKind.HOST_PORT,
 )
+LINK = bytes.fromhex((OURS + NEXT_HOP).replace(":", ""))
+KINDS_OF_ERRORS = {
+    V4.name: [(3, 1), (3, 3), (3, 4), (11, 0), (12, 0)],
+    "IPv6": [(1, 0), (1, 4), (2, 0), (3, 0), (4, 1)],
+}
 WHICH = st.integers(0, 255)
 #: What must have happened at least once.
 REACHED = {
     *("PASS", "TO_STACK", "TO_POD", "TO_DEVICE", "REJECT_NO_BACKEND", "REJECT_NO_SERVICE"),
     *("DROP_NO_SERVICE", "DROP_NOT_LOCAL", "DROP_NO_FLOW", "DROP_SOURCE"),
+    *("DROP_FRAGMENT", "DROP_NO_PORT", "ECHO"),
 }
+CHUNKS = {"S": 1, "SA": 2, "A": 0, "R": 6}
 FLAGS = ("S", "S", "S", "A", "PA", "A", "FA", "R", "RA", "SA", "F")
+
+
+def flags_of(flow: Tuple, flags: str) -> str:
+    """What of these flags the protocol can say; in SCTP it is the chunk that says it."""
+    if flow.protocol == SCTP:
+        return "R" if "R" in flags else flags if "S" in flags else "A"
+    return flags if flow.protocol == TCP else ""
 
 
 def place(world: World, name: str) -> tuple[str, int]:
@@ -79,10 +94,11 @@ def place(world: World, name: str) -> tuple[str, int]:
 
 
 @st.composite
-def backends(draw: Any, world: World) -> list[Backend]:
+def backends(draw: Any, world: World, protocol: Protocol) -> list[Backend]:
     return [
         Backend(
-            *place(world, name),
+            place(world, name)[0],
+            80 if protocol == SCTP else place(world, name)[1],
             state=draw(st.sampled_from(list(BackendState))),
             weight=draw(st.sampled_from((1, 1, 1, 2, 3, 0))),
             cluster=draw(st.sampled_from((True, True, False))),
@@ -98,19 +114,22 @@ def services(draw: Any) -> Service:
     ports = dict.fromkeys(KINDS, 80 + index)
     ports |= {FrontendKind.NODE_PORT: 30080 + index, FrontendKind.HOST_PORT: 9000 + index}
     where = {FrontendKind.LOAD_BALANCER: "balancer", FrontendKind.EXTERNAL_IP: "external"}
+    protocol, kinds = draw(st.sampled_from((*PROTOCOLS, SCTP))), KINDS
+    if protocol == SCTP:  # which keeps its port, so it has one everywhere
+        ports, kinds = dict.fromkeys(KINDS, 80), KINDS[:3]
     return Service(
         world.address(("service", "other")[index]),
         80,
-        draw(st.sampled_from(PROTOCOLS)),
-        backends=draw(backends(world)),
+        protocol,
+        backends=draw(backends(world, protocol)),
         selection=draw(st.sampled_from(list(Selection))),
         exposed=[
             Exposure(kind, world.address(where.get(kind, "node")), ports[kind])
-            for kind in draw(st.sets(st.sampled_from(KINDS)))
+            for kind in draw(st.sets(st.sampled_from(kinds)))
         ],
         internal_local=draw(st.booleans()),
         external_local=draw(st.booleans()),
-        affinity_timeout=draw(st.sampled_from((0, TIMEOUT))),
+        affinity_timeout=0 if protocol == SCTP else draw(st.sampled_from((0, TIMEOUT))),
         source_ranges=draw(st.sets(st.sampled_from(RANGES[world.name]).map(ip_network), max_size=2)),
     )
 
@@ -121,6 +140,7 @@ class Machine(RuleBasedStateMachine):
     node: ClassVar[Station]
     steps: ClassVar[int] = 0
     seen: ClassVar[Counter[str]] = Counter()
+    ident: ClassVar[int] = 0  # of datagrams in fragments, whose first one the kernel remembers
 
     def __init__(self) -> None:
         super().__init__()
@@ -161,7 +181,7 @@ class Machine(RuleBasedStateMachine):
                 self.table.remove(frontend)
                 self.model.remove(frontend)
             else:
-                members = data.draw(backends(WORLDS[frontend.address.version == 6]))
+                members = data.draw(backends(WORLDS[frontend.address.version == 6], frontend.protocol))
                 self.upsert(evolve(self.model.services[frontend].service, backends=members))
 
         self.let_pass(1)
@@ -248,7 +268,7 @@ class Machine(RuleBasedStateMachine):
         flow = self.one_of_the_flows(which)
         entry = self.model.entries[flow]
         if last and entry.reply and entry.to.dst in self.model.pods:
-            self.step(Arrival(TO_POD, flow, flags if flow.protocol == TCP else ""))
+            self.step(Arrival(TO_POD, flow, flags_of(flow, flags)))
         else:
             self.send(flow, flags, 64, early=early)
 
@@ -259,7 +279,7 @@ class Machine(RuleBasedStateMachine):
 
     def send(self, flow: Tuple, flags: str, ttl: int, *, early: bool) -> None:
         entry = FROM_POD if flow.src in self.model.pods else FROM_UPLINK
-        arrival = Arrival(entry, flow, flags if flow.protocol == TCP else "", ttl)
+        arrival = Arrival(entry, flow, flags_of(flow, flags), ttl)
         if early and entry == FROM_UPLINK:
             if self.model.is_early(arrival):
                 self.step(arrival, by=XDP_IN)
@@ -275,20 +295,108 @@ class Machine(RuleBasedStateMachine):
         ends = flow.src, flow.dst, flow.sport, flow.dport
         if flow.protocol == TCP:
             return tcp(*ends, arrival.flags, b"payload", ttl=arrival.ttl, **macs)
+        if flow.protocol == SCTP:
+            return LINK + sctp(*ends, CHUNKS[arrival.flags], b"payload.", ttl=arrival.ttl)[12:]
         return udp(*ends, b"payload", ttl=arrival.ttl, **macs)
 
     def step(self, arrival: Arrival, *, by: str = "") -> None:
-        Machine.steps += 1
         frame = self.frame(arrival)
         fates = self.model.fates(arrival)
-        ((_, out),) = self.node.run_many(by or arrival.entry, [frame])
+        outcome, out = self.run(by or arrival.entry, frame)
+        becomes = self.read(arrival, frame, outcome, out)
+        self.follow(arrival, fates, outcome, becomes)
+
+    @rule(data=st.data(), which=WHICH, old=st.booleans())
+    def send_in_pieces(self, data: st.DataObject, which: int, old: bool) -> None:
+        """A datagram in fragments: the first is as any, and those that follow go where it went."""
+        flow = self.one_of_the_flows(which) if old and self.model.entries else self.draw_flow(data)
+        if flow.protocol != Protocol.UDP:
+            return
+        Machine.ident += 1
+        entry = FROM_POD if flow.src in self.model.pods else FROM_UPLINK
+        arrival = Arrival(entry, flow)
+        whole = self.frame(arrival)
+        first, *later = fragment(whole, 8, ident=self.ident)
+        fates = self.model.fates(arrival)
+        outcome, out = self.run(entry, first, " of a fragment")
+        self.follow(arrival, fates, outcome, self.read(arrival, first, outcome, out))
+        for piece in later:
+            known = outcome.startswith("TO")
+            (fate,) = self.model.fates(arrival) if known else [None]
+            said, out = self.run(entry, piece, " of a fragment")
+            if fate is None or fate.becomes is None:
+                assert said == ("DROP_FRAGMENT" if self.model.is_of_services(flow.dst) else "PASS")
+                assert out == piece
+                continue
+            after, to = parse(out), fate.becomes
+            assert (said, after.src, after.dst) == (fate.outcome, to.src, to.dst)
+            was, is_now = dissect(piece), dissect(out)
+            assert was is not None
+            assert is_now is not None
+            sent = said in ("TO_POD", "TO_DEVICE")
+            assert without(out, is_now, macs=sent) == without(piece, was, macs=sent)
+            assert residues(out, is_now) == (0, 0)
+            fate.then(to)
+
+    def run(self, entry: str, frame: bytes, what: str = "") -> tuple[str, bytes]:
+        """What a program has made of a packet, by its own word and as it is."""
+        Machine.steps += 1
+        ((_, out),) = self.node.run_many(entry, [frame])
         now = self.node.read_counters()
         (outcome,) = (name for name, count in now.items() if count != self.counted.get(name, 0))
         assert now[outcome] == self.counted.get(outcome, 0) + 1
         self.counted = now
-        self.seen[f"{by or arrival.entry} {outcome}"] += 1
-        becomes = self.read(arrival, frame, outcome, out)
-        self.follow(arrival, fates, outcome, becomes)
+        self.seen[f"{entry} {outcome}{what}"] += 1
+        return outcome, out
+
+    @rule(
+        data=st.data(),
+        which=WHICH,
+        way=st.sampled_from((FROM_POD, FROM_UPLINK, TO_POD)),
+        kind=st.integers(-1, 4),
+        own=st.booleans(),
+        strange=st.sampled_from((False, False, True)),
+    )
+    def complain(
+        self, data: st.DataObject, which: int, way: str, kind: int, own: bool, strange: bool
+    ) -> None:
+        """A router or the other end sends an error, about a flow or about none; or somebody pings."""
+        if kind < 0 and way != TO_POD:
+            self.ping(self.draw_flow(data), way)
+        if kind < 0 or not self.model.entries:
+            return
+        flow = self.one_of_the_flows(which)
+        about = self.model.entries[flow].to
+        if strange:
+            about = evolve(about, sport=about.sport ^ 1)
+        world = WORLDS[about.src.version == 6]
+        sender = about.dst if own else ip_address(place(world, "visitor")[0])
+        quoting = self.frame(Arrival(way, about, "A"))
+        error = LINK + icmp_error(sender, about.src, quoting, KINDS_OF_ERRORS[world.name][kind], 1300)[12:]
+        expected = self.model.error_about(about, sender)
+        outcome, out = self.run(way, error, " of an error")
+        if expected is None:
+            assert (outcome, out) == ("PASS", error)
+            return
+        assert outcome == (expected.outcome if way != TO_POD else "TO_STACK")
+        after = parse(out)
+        assert after.checksums_ok
+        assert (after.src, after.dst, after.icmp) == (expected.src, expected.dst, parse(error).icmp)
+        told = quoted(after)
+        ends = expected.quoted
+        assert (told.src, told.sport, told.dst, told.dport) == (ends.src, ends.sport, ends.dst, ends.dport)
+
+    def ping(self, flow: Tuple, way: str) -> None:
+        """An echo request: addresses that belong to services only answer it themselves."""
+        request = LINK + icmp_echo(flow.src, flow.dst)[12:]
+        outcome, out = self.run(way, request, " of a ping")
+        if not self.model.is_of_services(flow.dst):
+            assert (outcome, out) == ("PASS", request)
+            return
+        reply, asked = parse(out), parse(request)
+        assert outcome == "ECHO"
+        assert reply.checksums_ok
+        assert (reply.src, reply.dst, reply.payload) == (flow.dst, flow.src, asked.payload)
 
     def read(self, arrival: Arrival, frame: bytes, outcome: str, out: bytes) -> Tuple | None:
         """What the packet has become, after a look at all of it."""
@@ -305,7 +413,8 @@ class Machine(RuleBasedStateMachine):
         assert is_now is not None
         sent = outcome in ("TO_POD", "TO_DEVICE")
         assert without(out, is_now, macs=sent) == without(frame, was, macs=sent)
-        assert residues(out, is_now) == (0, 0)
+        assert residues(out, is_now) == residues(frame, was)
+        assert was.fragment or residues(out, is_now) == (0, 0)
         after = parse(out)
         assert after.ttl == arrival.ttl - sent
         assert after.sport is not None

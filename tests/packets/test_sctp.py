@@ -74,6 +74,21 @@ def test_it_stays_until_it_is_over_then_begins_anew(datapath: Rig, world: World)
         datapath.services.upsert(service(world, "one"))
 
 
+@FAMILIES
+def test_an_init_to_an_address_that_has_moved_begins_anew_at_once(datapath: Rig, world: World) -> None:
+    """Also when another packet of the old association came in the same second."""
+    where = Exposure(FrontendKind.LOAD_BALANCER, world.address("balancer"), PORT)
+    other = Service(
+        world.address("other"), PORT, "SCTP", backends=[Backend(world.address("two"), PORT)], exposed=[where]
+    )
+    client, one, two = (world.address(name) for name in ("client", "one", "two"))
+    datapath.services.upsert(service(world, "one", exposed=[where]))
+    leads_to(datapath, frame(world, "client", "balancer", INIT), client, one)
+    datapath.services.plan([service(world, "one"), other]).apply()
+    leads_to(datapath, frame(world, "client", "balancer", DATA), client, one)
+    leads_to(datapath, frame(world, "client", "balancer", INIT), client, two)
+
+
 @pytest.mark.parametrize("chunk", [ABORT, SHUTDOWN_COMPLETE, INIT_ACK])
 def test_what_ends_or_answers_begins_nothing(datapath: Rig, chunk: int) -> None:
     datapath.services.upsert(service(V4, "one"))

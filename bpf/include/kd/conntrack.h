@@ -99,7 +99,7 @@ static __always_inline bool kd_ct_over(const struct kd_pkt *pkt, const struct kd
 		return false;
 	if (!kd_backend_stays(ct->backend))
 		return true;
-	return (pkt->tuple.protocol == IPPROTO_TCP || ct->last_seen != kd_now()) && kd_ct_moved(&pkt->tuple, ct);
+	return (pkt->tuple.protocol != IPPROTO_UDP || ct->last_seen != kd_now()) && kd_ct_moved(&pkt->tuple, ct);
 }
 
 KD_SUBPROGRAM void kd_ct_forget(const struct kd_tuple *tuple, const struct kd_ct *ct)
