@@ -5,18 +5,18 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from contextlib import ExitStack
 from ipaddress import IPv4Network, IPv6Network
 from itertools import count
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 
 from attrs import frozen
 
 from k8sdatapath import maps
 from k8sdatapath.component import Report
 from k8sdatapath.datapath.contract import Bindable, bind_maps
-from k8sdatapath.datapath.policy_compiler import MapChange, PolicyCompiler, networks_of
+from k8sdatapath.datapath.policy_compiler import PolicyCompiler, networks_of
 from k8sdatapath.datapath.policy_maps import PolicyMaps, RuleCount
 from k8sdatapath.datapath.policy_networks import Networks
 from k8sdatapath.datapath.policy_rows import Because, Cause
@@ -46,6 +46,9 @@ CONTRACT = {
 
 Existing: TypeAlias = Literal["enforce", "keep"]
 """What becomes of connections that a change no longer allows: they are cut, or go on."""
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 _WORLDS = {4: Reserved.WORLD_IPV4, 6: Reserved.WORLD_IPV6}
 
@@ -124,9 +127,10 @@ class IdentityPolicy(Resource):
         self._compiler = PolicyCompiler()
         self._networks = Networks()
         self._known: dict[str, _Known] = {}
-        self._holders: dict[IPAddress, str] = {}
+        self._claims: dict[IPAddress, dict[str, None]] = {}  # names of who has it; the last is believed
         self._subjects: dict[str, _Who] = {}  # pods of this node
         self._numbers: dict[_Who, int] = {}
+        self._taken: set[int] = set()
         self._uses: Counter[_Who] = Counter()
         self._addresses: dict[IPAddress, _Who] = {}  # as kd_ipcache has them
         self._led: dict[IPNetwork, _Who] = {}  # as kd_networks has them
@@ -184,25 +188,26 @@ class IdentityPolicy(Resource):
         :raises CapacityError: they do not fit; nothing was changed.
         """
         with self._lock:
-            self._meet({each.name: _Known(each, number) for each, number in workloads.items()}, {}, ())
+            self._carry_out(learned={each.name: _Known(each, number) for each, number in workloads.items()})
 
     def attach(self, workload: Workload, identity: int) -> int:
         """The same of a pod of this node; returns the number of its policy, which is in force by then."""
         with self._lock:
             subject = _Who(identity, workload.labels, None, workload.ports)
-            self._meet({workload.name: _Known(workload, identity)}, {workload.name: subject}, ())
-            return self._maps.subjects[self._numbers[subject]]
+            learned = {workload.name: _Known(workload, identity)}
+            self._carry_out(learned=learned, attached={workload.name: subject})
+            return self._maps.number(self._numbers[subject])
 
     def detach(self, addresses: Iterable[IPAddress]) -> None:
         """The pods of this node that have these addresses are gone; after nothing is delivered there."""
         with self._lock:
-            names = {self._holders.get(each) for each in addresses}
-            self._meet({}, {}, [name for name in names if name in self._subjects])
+            names = {name for each in addresses for name in self._claims.get(each, ())}
+            self._carry_out(gone=names & self._subjects.keys())
 
     def forget(self, *names: str) -> None:
         """Workloads that are gone. Addresses that others have by now stay with these."""
         with self._lock:
-            self._meet({}, {}, [name for name in names if name in self._known])
+            self._carry_out(gone=self._known.keys() & names)
 
     @property
     def endpoints(self) -> tuple[EndpointPolicy, ...]:
@@ -233,7 +238,7 @@ class IdentityPolicy(Resource):
                     entry.because,
                     entry.causes,
                 )
-                for subject in self._maps.subjects
+                for subject in self._maps
                 for key, entry in self._compiler.table(subject).items()
             )
 
@@ -261,6 +266,7 @@ class IdentityPolicy(Resource):
         for number, labels in labels_of.items():
             who = _Who(number, Party(labels).labels, None, ())
             self._numbers[who], self._uses[who] = number, 1
+            self._taken.add(number)
         self._compiler.update(identities={number: _party(who) for who, number in self._numbers.items()})
 
     def _change(self, new: Iterable[Policy], removed: Iterable[str], existing: Existing) -> Report:
@@ -274,123 +280,151 @@ class IdentityPolicy(Resource):
                 (name, _), *_ = Counter(each.name for each in new).most_common(1)
                 raise ModelError(f"{name} is given twice")
             old = [self._policies[name] for name in {*by_name, *removed} if name in self._policies]
-            self._networks.remove(each for policy in old for each in networks_of(policy))
-            self._networks.add(each for policy in new for each in networks_of(policy))
+            less = [each for policy in old for each in networks_of(policy)]
+            more = [each for policy in new for each in networks_of(policy)]
             changed = sum(name in self._policies for name in by_name)
             with ExitStack() as undo:
-                undo.callback(self._networks.add, [each for policy in old for each in networks_of(policy)])
-                undo.callback(self._networks.remove, [each for policy in new for each in networks_of(policy)])
-                self._carry_out(by_name, removed, self._known, self._subjects, existing)
+                undo.callback(self._networks.add, less)
+                undo.callback(self._networks.remove, more)
+                self._networks.remove(less)
+                self._networks.add(more)
+                self._carry_out(by_name, removed, existing=existing)
                 undo.pop_all()
             for name in removed:
                 del self._policies[name]
             self._policies.update(by_name)
             return Report(len(new) - changed, changed, len(removed), time.perf_counter() - started)
 
-    def _meet(self, learned: Mapping[str, _Known], attached: Mapping[str, _Who], gone: Iterable[str]) -> None:
-        gone = set(gone)
-        known = {name: each for name, each in {**self._known, **learned}.items() if name not in gone}
-        subjects = {name: who for name, who in {**self._subjects, **attached}.items() if name not in gone}
-        self._carry_out({}, (), known, subjects, "enforce")
-
     def _carry_out(
         self,
-        new: Mapping[str, Policy],
-        removed: Iterable[str],
-        known: dict[str, _Known],
-        subjects: dict[str, _Who],
-        existing: Existing,
+        new: Mapping[str, Policy] = {},
+        removed: Iterable[str] = (),
+        *,
+        learned: Mapping[str, _Known] = {},
+        attached: Mapping[str, _Who] = {},
+        gone: Set[str] = frozenset(),
+        existing: Existing = "enforce",
     ) -> None:
         """Everything that changes, in the order that no packet notices."""
-        holders = self._holders_after(known)
-        addresses = {ip: self._who(ip, known[name]) for ip, name in holders.items()}
-        led = {_EVERY_IPV4: _WORLD_IPV4} | {
-            net: _outside(net) for net in self._networks if not _is_mapped(net)
-        }
-        wanted = Counter([*addresses.values(), *led.values(), *subjects.values()])
-        fresh = {who: self._number(who) for who in wanted if who not in self._numbers}
-        for size, table in ((len(addresses), self._ipcache), (len(led), self._tries)):
-            if size > table.info.max_entries:
-                raise CapacityError(table.name, size, table.info.max_entries)
-        numbers = {**self._numbers, **fresh}
-        here = {numbers[who] for who in subjects.values()}
-        before = dict(self._policies)
+        claims, addresses = self._addresses_after(learned, gone, every=bool(new or removed))
+        led = self._networks_after() if new or removed else {}
+        subjects = {**dict.fromkeys(gone & self._subjects.keys()), **attached}
+        uses = Counter[_Who]()
+        for change in (
+            _replaced(self._addresses, addresses),
+            _replaced(self._led, led),
+            _replaced(self._subjects, subjects),
+        ):
+            for before, after in change:
+                uses.update([after] if after else ())
+                uses.subtract([before] if before else ())
+        fresh = {who: self._number(who) for who in uses if who not in self._numbers}
+        self._check(addresses, led)
+        here = {self._numbers.get(who) or fresh[who] for who in attached.values()}
+        policies = dict(self._policies)
         changes = self._compiler.update(
             new.values(),
             removed=removed,
             identities={number: _party(who) for who, number in fresh.items()},
             subjects=here,
         )
-        rebuilt = [n for n in here if n not in self._maps or (n in changes and (new or removed))]
+        felt = {n for n in changes if n in self._maps} if new or removed else set()
+        tables = {n: self._compiler.table(n) for n in (*changes, *here) if n in self._maps or n in here}
         try:
-            added = sum(len(change.upserts) for n, change in changes.items() if n not in rebuilt)
-            self._maps.check({n: self._compiler.table(n) for n in rebuilt}, added)
+            self._maps.check(tables, changes)
         except CapacityError:
+            self._taken -= set(fresh.values())
             self._compiler.update(
-                [before[name] for name in {*new, *removed} if name in before],
-                removed=[name for name in new if name not in before],
+                [policies[name] for name in {*new, *removed} if name in policies],
+                removed=[name for name in new if name not in policies],
                 gone=fresh.values(),
-                no_subjects=here - self._maps.subjects.keys(),
+                no_subjects=[n for n in here if n not in self._maps],
             )
             raise
-        self._numbers = numbers
-        felt = {n for n in rebuilt if n in self._maps}
-        for n in rebuilt:
-            self._maps.replace(n, self._compiler.table(n))
-        self._follow({n: change for n, change in changes.items() if n not in rebuilt and n in self._maps})
-        moved = self._lead(addresses, led)
-        self._known, self._holders, self._subjects = known, holders, subjects
-        if moved:
-            felt = set(self._maps.subjects)
+        self._numbers |= fresh
+        self._uses.update(uses)
+        self._maps.apply(tables, changes)
+        _follow_dict(self._claims, {ip: names or None for ip, names in claims.items()})
+        if self._lead(addresses, led):
+            felt = set(self._maps)
+        self._known.update(learned)
+        for name in gone:
+            del self._known[name]
+        _follow_dict(self._subjects, subjects)
         self._kept |= felt
         if existing == "enforce":
-            self._maps.restamp(self._kept & self._maps.subjects.keys())
+            self._maps.restamp(each for each in self._kept if each in self._maps)
             self._kept.clear()
-        self._leave(wanted, here)
+        self._leave(uses)
 
-    def _follow(self, changes: Mapping[int, MapChange]) -> None:
-        for number, change in changes.items():
-            if change.upserts:
-                self._maps.extend(number, change.upserts)
-            if change.removed:
-                self._maps.shrink(number, change.removed)
+    def _addresses_after(
+        self, learned: Mapping[str, _Known], gone: Set[str], *, every: bool
+    ) -> tuple[dict[IPAddress, dict[str, None]], dict[IPAddress, _Who | None]]:
+        """Who will claim the addresses concerned, and who will be behind those where that changes."""
+        touched = [self._known[name] for name in (*learned, *gone) if name in self._known]
+        claims = {ip: dict.fromkeys(self._claims[ip]) for each in touched for ip in each.workload.addresses}
+        for name in (*learned, *gone):
+            for ip in self._known[name].workload.addresses if name in self._known else ():
+                claims[ip].pop(name, None)
+        for name, known in learned.items():
+            for ip in known.workload.addresses:
+                if ip not in claims:
+                    claims[ip] = dict.fromkeys(self._claims.get(ip, ()))
+                claims[ip][name] = None
+        after: dict[IPAddress, _Who | None] = {}
+        for ip in self._addresses.keys() | claims.keys() if every else claims:
+            names = claims.get(ip, self._claims.get(ip, {}))
+            last = next(reversed(names), None)
+            found = None if last is None else self._who(ip, learned.get(last) or self._known[last])
+            if found != self._addresses.get(ip):
+                after[ip] = found
+        return claims, after
 
-    def _lead(self, addresses: dict[IPAddress, _Who], led: dict[IPNetwork, _Who]) -> bool:
-        """Write who is behind addresses; whether that has changed."""
-        changed = {ip: who for ip, who in addresses.items() if self._addresses.get(ip) != who}
-        gone = [ip for ip in self._addresses if ip not in addresses]
-        reached = {net: who for net, who in led.items() if net not in self._led}
-        left = [net for net in self._led if net not in led]
-        self._tries.update_many({PeerKey.of(net): self._row(who) for net, who in reached.items()})
-        self._ipcache.update_many({ip: self._row(who) for ip, who in changed.items()})
-        self._ipcache.delete_many(gone)
-        self._tries.delete_many([PeerKey.of(net) for net in left])
-        self._addresses, self._led = addresses, led
-        return bool(changed or gone or reached or left)
-
-    def _leave(self, wanted: Counter[_Who], here: set[int]) -> None:
-        """Forget who leads nowhere, when no packet can be asked about it any more."""
-        reserved = {who for who in self._numbers if who.identity < 256 and who.network is None}
-        gone = {
-            who: number for who, number in self._numbers.items() if who not in wanted and who not in reserved
+    def _networks_after(self) -> dict[IPNetwork, _Who | None]:
+        """Who is in the networks that come, and nobody in those that go."""
+        wanted = {_EVERY_IPV4: _WORLD_IPV4} | {
+            net: _outside(net) for net in self._networks if not _is_mapped(net)
         }
-        strangers = set(self._maps.subjects) - here
+        changed: dict[IPNetwork, _Who | None] = {
+            net: who for net, who in wanted.items() if self._led.get(net) != who
+        }
+        return {**changed, **{net: None for net in self._led if net not in wanted}}
+
+    def _check(
+        self, addresses: Mapping[IPAddress, _Who | None], led: Mapping[IPNetwork, _Who | None]
+    ) -> None:
+        """See that who is who fits."""
+        for table, there, change in (
+            (self._ipcache, len(self._addresses), _replaced(self._addresses, addresses)),
+            (self._tries, len(self._led), _replaced(self._led, led)),
+        ):
+            size = there + sum((after is not None) - (before is not None) for before, after in change)
+            if size > table.info.max_entries:
+                raise CapacityError(table.name, size, table.info.max_entries)
+
+    def _lead(self, addresses: Mapping[IPAddress, _Who | None], led: Mapping[IPNetwork, _Who | None]) -> bool:
+        """Write who is behind addresses; whether that has changed anything."""
+        self._tries.update_many({PeerKey.of(net): self._row(who) for net, who in led.items() if who})
+        self._ipcache.update_many({ip: self._row(who) for ip, who in addresses.items() if who})
+        self._ipcache.delete_many([ip for ip, who in addresses.items() if who is None])
+        self._tries.delete_many([PeerKey.of(net) for net, who in led.items() if who is None])
+        _follow_dict(self._addresses, addresses)
+        _follow_dict(self._led, led)
+        return bool(addresses or led)
+
+    def _leave(self, changed: Iterable[_Who]) -> None:
+        """Forget who leads nowhere, when no packet can be asked about it any more."""
+        gone = {who: self._numbers[who] for who in changed if not self._uses[who]}
+        here = {self._numbers[who] for who in self._subjects.values()}
+        strangers = set(self._maps) - here
         for number in strangers:
             self._maps.drop(number)
-        self._maps.settle()
+        self._maps.settle(wait=bool(gone))
         if gone or strangers:
-            self._follow(self._compiler.update(gone=gone.values(), no_subjects=strangers))
-        for who in gone:
-            del self._numbers[who]
-
-    def _holders_after(self, known: Mapping[str, _Known]) -> dict[IPAddress, str]:
-        if known is self._known:
-            return self._holders
-        holders = {}
-        for name, each in known.items():
-            for ip in each.workload.addresses:
-                holders[ip] = name
-        return holders
+            self._maps.shrink(self._compiler.update(gone=gone.values(), no_subjects=strangers))
+        for who, number in gone.items():
+            del self._numbers[who], self._uses[who]
+            self._taken.discard(number)
 
     def _who(self, ip: IPAddress, known: _Known) -> _Who:
         workload = known.workload
@@ -398,9 +432,11 @@ class IdentityPolicy(Resource):
 
     def _number(self, who: _Who) -> int:
         """Its labels' own, where nothing else makes a difference."""
-        if who.network is None and who.identity not in self._numbers.values():
-            return who.identity
-        return next(self._local)
+        number = (
+            who.identity if who.network is None and who.identity not in self._taken else next(self._local)
+        )
+        self._taken.add(number)
+        return number
 
     def _row(self, who: _Who) -> PartyRow:
         return PartyRow(self._numbers[who], who.identity)
@@ -414,7 +450,7 @@ class IdentityPolicy(Resource):
             name,
             workload.addresses,
             who.identity,
-            self._maps.subjects[number],
+            self._maps.number(number),
             frozenset(isolated),
             len(table),
         )
@@ -429,6 +465,20 @@ _MAPPED = IPv6Network("::ffff:0:0/96")
 def _is_mapped(network: IPNetwork) -> bool:
     """A network of IPv6 whose addresses IPv4's are written as; no packet has one."""
     return network.version == 6 and network.subnet_of(_MAPPED)
+
+
+def _replaced(there: Mapping[K, V], changed: Mapping[K, V | None]) -> Iterator[tuple[V | None, V | None]]:
+    for key, value in changed.items():
+        yield there.get(key), value
+
+
+def _follow_dict(there: dict[K, V], changed: Mapping[K, V | None]) -> None:
+    """Where a change says None, there is nothing then."""
+    for key, value in changed.items():
+        if value is None:
+            there.pop(key, None)
+        else:
+            there[key] = value
 
 
 def _party(who: _Who) -> Party:

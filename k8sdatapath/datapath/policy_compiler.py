@@ -110,6 +110,11 @@ class PolicyTable:
     def __init__(self, halves: tuple[Mapping[int, Row], Mapping[int, Row]]) -> None:
         self._halves = halves
 
+    @property
+    def halves(self) -> tuple[Mapping[int, Row], Mapping[int, Row]]:
+        """The rows of each direction, by number of the peer; what tables have in common is one object."""
+        return self._halves
+
     def __len__(self) -> int:
         return sum(len(row) for half in self._halves for row in half.values())
 

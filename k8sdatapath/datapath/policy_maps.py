@@ -1,22 +1,22 @@
 """Compiled policies in the kernel: tables of rules, which every change leaves whole for whoever reads them.
 
-The rules of a policy's direction have a table number. New rules are written under a new number, then the
-policy gets it, and the old ones go when no program can read them any more: a packet is judged by what there
-was before, or by what there is now. Rules of an identity that others know nothing of are added to a table, or
-taken from it, as it is.
+The rules of a policy's direction have a table number; policies that have them in common share it. New rules
+are written under a new number, then the policy gets it, and the old ones go when no program can read them any
+more: a packet is judged by what there was before, or by what there is now. Rules of an identity that others
+know nothing of are added to a table, or taken from it, as it is.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 from attrs import define, field, frozen
 
 from k8sdatapath import maps
-from k8sdatapath.datapath.policy_compiler import EntryKey, PolicyTable
-from k8sdatapath.datapath.policy_rows import Because, Cause, Entry
+from k8sdatapath.datapath.policy_compiler import MapChange, PolicyTable
+from k8sdatapath.datapath.policy_rows import Because, Cause, Entry, PortKey, Row
 from k8sdatapath.errors import CapacityError
 from k8sdatapath.model.policy import Action, Toward
 from k8sdatapath.tables.counters import CounterRow
@@ -46,12 +46,16 @@ class RuleCount:
     bytes: int
 
 
-@define
+@define(eq=False)
 class _Half:
-    """One direction of a policy, as it is in the kernel."""
+    """One direction of some policies, as it is in the kernel.
 
+    :ivar source: what the compiler has for it; equal policies have the same.
+    """
+
+    source: Mapping[int, Row]
     table: int
-    revision: int
+    users: int = 0
     rules: dict[RuleKey, Said] = field(factory=dict)
     lengths: Counter[int] = field(factory=Counter)
     closed: int = 0  # rules of policies, or policies that isolate
@@ -61,12 +65,20 @@ class _Half:
             self.lengths[key.bits] += sign
         self.closed += sign * (said[2] not in _OPEN)
 
-    @property
-    def row(self) -> PolicyRow:
-        """What leads to its rules."""
+    def row(self, revision: int) -> PolicyRow:
+        """What leads a policy to its rules."""
         lengths = sum(1 << bits for bits, count in self.lengths.items() if count)
         flags = PolicyFlags(0) if self.closed else PolicyFlags.OPEN
-        return PolicyRow(self.table, self.revision, lengths, flags)
+        return PolicyRow(self.table, revision, lengths, flags)
+
+
+@define(eq=False)
+class _Subject:
+    """A policy in the kernel: its number, and of each direction the rules and the revision."""
+
+    number: int
+    halves: list[_Half]
+    revisions: list[int]
 
 
 class _Counters:
@@ -113,99 +125,118 @@ class PolicyMaps:
         self._numbers = Numbers("policies", len(self._policies) // 2, wait, {0, *(at // 2 for at in taken)})
         self._table = max((row.table for row in taken.values()), default=0)
         self._revision = max((row.revision for row in taken.values()), default=0)
-        self._halves: dict[int, tuple[_Half, _Half]] = {}
-        self._places: dict[int, int] = {}  # subject -> number of its policy
-        self._old: list[tuple[list[RuleKey], list[Said]]] = []
+        self._subjects: dict[int, _Subject] = {}
+        self._halves: dict[int, _Half] = {}  # by the identity of their source, which they keep alive
+        self._size = len(self._rules)
+        self._old: list[_Half] = []
         self._freed: list[int] = []
 
     def __contains__(self, subject: object) -> bool:
-        return subject in self._places
+        return subject in self._subjects
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._subjects)
 
     def __len__(self) -> int:
-        return sum(len(half.rules) for halves in self._halves.values() for half in halves)
+        """Rules in the kernel."""
+        return self._size
 
-    @property
-    def subjects(self) -> Mapping[int, int]:
-        """The number of each subject's policy."""
-        return self._places
+    def number(self, subject: int) -> int:
+        """Of a subject's policy."""
+        return self._subjects[subject].number
 
-    def check(self, changed: Mapping[int, PolicyTable], added: int = 0) -> None:
+    def check(self, tables: Mapping[int, PolicyTable], changes: Mapping[int, MapChange]) -> None:
         """See that all there is then fits beside all that there is until then.
 
+        :param tables: of the subjects that are new or changed, as they are to be.
+        :param changes: what has led there.
         :raises CapacityError: it does not.
         """
-        needed = len(self._rules) + added + sum(map(len, changed.values()))
+        needed, seen = self._size, set()
+        for subject, table in tables.items():
+            for toward, source in zip(Toward, table.halves, strict=True):
+                if id(source) in seen:
+                    continue
+                seen.add(id(source))
+                if id(source) not in self._halves:
+                    needed += sum(map(len, source.values()))
+                elif subject in changes:
+                    needed += sum(key.toward is toward for key in changes[subject].upserts)
         if needed > self._rules.info.max_entries:
             raise CapacityError(
                 "policy rules, old and new ones together,", needed, self._rules.info.max_entries
             )
-        missing = len(changed.keys() - self._places.keys())
+        missing = len(tables.keys() - self._subjects.keys())
         if missing > self._numbers.available:
-            raise CapacityError(
-                "policies", self._numbers.size - self._numbers.available + missing, self._numbers.size
-            )
+            taken = self._numbers.size - self._numbers.available
+            raise CapacityError("policies", taken + missing, self._numbers.size)
 
-    def replace(self, subject: int, table: PolicyTable) -> None:
-        """Give a subject other rules, or its first ones. Live connections do not feel it yet."""
-        made: dict[Toward, _Half] = {}
-        rows: dict[RuleKey, RuleRow] = {}
-        old = self._halves.get(subject)
-        for toward in Toward:
-            self._table += 1
-            made[toward] = _Half(self._table, old[toward].revision if old else self._next())
-        for key, entry in table.items():
-            rule, row = self._enter(made[key.toward], key, entry)
-            rows[rule] = row
-        self._rules.update_many(rows)
-        if old is None:
-            self._places[subject] = self._numbers.take()
-        for toward, half in made.items():
-            self._write(subject, toward, half)
-        for half in old or ():
-            self._old.append((list(half.rules), list(half.rules.values())))
-        self._halves[subject] = made[Toward.INGRESS], made[Toward.EGRESS]
+    def apply(self, tables: Mapping[int, PolicyTable], changes: Mapping[int, MapChange]) -> None:
+        """Give subjects other rules, or their first ones. Live connections do not feel it yet."""
+        old = dict(self._halves)
+        done: set[int] = set()
+        left: list[_Half] = []
+        rows: dict[int, PolicyRow] = {}
+        for subject, table in tables.items():
+            for toward, source in zip(Toward, table.halves, strict=True):
+                if id(source) not in done:
+                    done.add(id(source))
+                    if id(source) not in old:
+                        self._make(toward, source)
+                    elif subject in changes:
+                        self._change(old[id(source)], toward, changes[subject])
+            halves = [self._halves[id(source)] for source in table.halves]
+            known = self._subjects.get(subject)
+            for half in halves:
+                half.users += 1
+            left += known.halves if known else ()
+            if known is None:
+                known = _Subject(self._numbers.take(), halves, [self._next(), self._next()])
+                self._subjects[subject] = known
+            known.halves = halves
+        for subject in self._subjects:
+            if subject in tables or any(id(half.source) in done for half in self._subjects[subject].halves):
+                rows |= self._rows(subject)
+        self._policies.update_many(rows)
+        for half in left:
+            self._leave(half)
 
-    def extend(self, subject: int, upserts: Mapping[EntryKey, Entry]) -> None:
-        """Add rules that do not change what the others mean."""
-        halves, rows = self._halves[subject], {}
-        for key, entry in upserts.items():
-            self._forget(halves[key.toward], key)
-            rule, row = self._enter(halves[key.toward], key, entry)
-            rows[rule] = row
-        for toward, half in zip(Toward, halves, strict=True):
-            self._write(subject, toward, half)
-        self._rules.update_many(rows)
-
-    def shrink(self, subject: int, removed: Iterable[EntryKey]) -> None:
+    def shrink(self, changes: Mapping[int, MapChange]) -> None:
         """Take rules away that no packet asks for any more."""
-        halves = self._halves[subject]
-        gone = [rule for key in removed if (rule := self._forget(halves[key.toward], key)) is not None]
-        self._rules.delete_many(gone)
-        for toward, half in zip(Toward, halves, strict=True):
-            self._write(subject, toward, half)
+        done: set[int] = set()
+        for subject, change in changes.items():
+            for toward, half in zip(Toward, self._subjects[subject].halves, strict=True):
+                if id(half) not in done:
+                    done.add(id(half))
+                    self._change(half, toward, change)
 
     def drop(self, subject: int) -> None:
         """A subject has no pods here any more."""
-        for half in self._halves.pop(subject):
-            self._old.append((list(half.rules), list(half.rules.values())))
-        self._freed.append(self._places.pop(subject))
+        known = self._subjects.pop(subject)
+        for half in known.halves:
+            self._leave(half)
+        self._freed.append(known.number)
 
     def restamp(self, subjects: Iterable[int]) -> None:
         """Have live connections asked for again."""
+        rows: dict[int, PolicyRow] = {}
         for subject in subjects:
-            for toward, half in zip(Toward, self._halves[subject], strict=True):
-                half.revision = self._next()
-                self._write(subject, toward, half)
+            self._subjects[subject].revisions = [self._next(), self._next()]
+            rows |= self._rows(subject)
+        self._policies.update_many(rows)
 
-    def settle(self) -> None:
-        """Delete what no program reads any more."""
-        if not self._old and not self._freed:
+    def settle(self, *, wait: bool = False) -> None:
+        """Delete what no program reads any more.
+
+        :param wait: for who reads what the caller is going to delete.
+        """
+        if not self._old and not self._freed and not wait:
             return
         self._wait()
         old, self._old = self._old, []
-        self._rules.delete_many([rule for rules, _ in old for rule in rules])
-        for _, sayings in old:
-            for said in sayings:
+        for half in old:
+            self._size -= self._rules.delete_many(half.rules)
+            for said in half.rules.values():
                 self._counters.drop(said)
         freed, self._freed = self._freed, []
         for place in freed:
@@ -220,25 +251,52 @@ class PolicyMaps:
         self._revision += 1
         return self._revision
 
-    def _enter(self, half: _Half, key: EntryKey, entry: Entry) -> tuple[RuleKey, RuleRow]:
-        rule = _rule(half, key)
-        said = key.toward, entry.action, entry.because, entry.causes
-        half.rules[rule] = said
-        half.learn(rule, said)
-        return rule, RuleRow(entry.precedence, self._counters.use(said), entry.action is Action.DENY)
+    def _rows(self, subject: int) -> dict[int, PolicyRow]:
+        known = self._subjects[subject]
+        return {
+            2 * known.number + toward: half.row(revision)
+            for toward, half, revision in zip(Toward, known.halves, known.revisions, strict=True)
+        }
 
-    def _forget(self, half: _Half, key: EntryKey) -> RuleKey | None:
-        rule = _rule(half, key)
-        said = half.rules.pop(rule, None)
-        if said is None:
-            return None
-        half.learn(rule, said, -1)
-        self._counters.drop(said)
-        return rule
+    def _make(self, toward: Toward, source: Mapping[int, Row]) -> None:
+        self._table += 1
+        half = self._halves[id(source)] = _Half(source, self._table)
+        self._write(
+            half, toward, ((n, key, entry) for n, row in source.items() for key, entry in row.items())
+        )
 
-    def _write(self, subject: int, toward: Toward, half: _Half) -> None:
-        self._policies[2 * self._places[subject] + toward] = half.row
+    def _change(self, half: _Half, toward: Toward, change: MapChange) -> None:
+        """Of rules that stand by themselves."""
+        added = [(k.identity, k[2:], entry) for k, entry in change.upserts.items() if k.toward is toward]
+        gone = [(k.identity, k[2:]) for k in change.removed if k.toward is toward]
+        self._size -= len(self._forget(half, [(number, key) for number, key, _ in added]))
+        self._write(half, toward, added)
+        self._size -= self._rules.delete_many(self._forget(half, gone))
 
+    def _write(self, half: _Half, toward: Toward, rules: Iterable[tuple[int, PortKey, Entry]]) -> None:
+        rows = {}
+        for number, (protocol, port, bits), entry in rules:
+            rule = RuleKey(half.table, number, port, protocol, bits)
+            said = toward, entry.action, entry.because, entry.causes
+            half.rules[rule] = said
+            half.learn(rule, said)
+            rows[rule] = RuleRow(entry.precedence, self._counters.use(said), entry.action is Action.DENY)
+        self._size += len(rows)
+        self._rules.update_many(rows)
 
-def _rule(half: _Half, key: EntryKey) -> RuleKey:
-    return RuleKey(half.table, key.identity, key.port, key.protocol, key.bits)
+    def _forget(self, half: _Half, keys: Iterable[tuple[int, PortKey]]) -> list[RuleKey]:
+        found = []
+        for number, (protocol, port, bits) in keys:
+            rule = RuleKey(half.table, number, port, protocol, bits)
+            said = half.rules.pop(rule, None)
+            if said is not None:
+                half.learn(rule, said, -1)
+                self._counters.drop(said)
+                found.append(rule)
+        return found
+
+    def _leave(self, half: _Half) -> None:
+        half.users -= 1
+        if not half.users:
+            del self._halves[id(half.source)]
+            self._old.append(half)
