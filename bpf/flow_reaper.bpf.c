@@ -28,6 +28,8 @@ static long kd_reap_flow(__attribute__((unused)) void *map, const struct kd_tupl
 	dialled = reply ? kd_reversed(&ct->to) : tuple;
 	if (kd_backend_stays(ct->backend) && !kd_ct_moved(&dialled, ct))
 		return 0;
+	if (!kd_ct_find_untold(&tuple)) /* gone a moment ago, with its other half, and the walk was at it already */
+		return 0;
 	kd_ct_forget(&tuple, ct);
 	++*gone;
 	return 0;
