@@ -16,7 +16,7 @@ from k8sdatapath.net.packet import tcp, udp
 from k8sdatapath.objects import Object, ObjectSpec
 from k8sdatapath.tables.endpoints import EndpointRow
 from k8sdatapath.tables.peers import PeerKey, PeerRow
-from tests.packets.rig import HOST_MAC, POD_MAC
+from tests.packets.rig import HOST_MAC, POD_MAC, rig
 
 pytestmark = pytest.mark.packets
 
@@ -86,3 +86,16 @@ def test_programs_are_the_same_for_both_kinds() -> None:
     told = {name for which in ("pod", "host", "overlay") for name in ObjectSpec.from_file(which).config}
     assert {name for name in told if "tunnel" in name} == {"tunnel_device", "tunnel_port", "tunnel_ipv6"}
     assert {"geneve", "vxlan"} <= set(features.known())
+
+
+@pytest.mark.parametrize("underlay", [4, 6])
+@pytest.mark.parametrize("extensions", [0, 6, 7, 20])
+def test_a_pod_does_not_get_to_a_nodes_end_however_it_hides(underlay: int, extensions: int) -> None:
+    padding = [(60, bytes([1, 4, 0, 0, 0, 0]))] * (extensions if underlay == 6 else 0)
+    pod, node = PODS[underlay][0], NODES[underlay]
+    with rig(tunnel_port=8472, tunnel_device=1, tunnel_ipv6=underlay == 6) as datapath:
+        nodes = datapath.loaded.map("kd_peer_nodes", maps.Hash[addr, u8])
+        nodes[ip_address(node)] = 1
+        assert datapath.send(udp(pod, node, 40000, 8472, b"?", extensions=padding)).outcome == "DROP_MEDDLING"
+        assert datapath.send(udp(pod, node, 40000, 8473, b"?")).outcome == "PASS"
+        assert datapath.send(tcp(pod, node, 40000, 8472)).outcome == "PASS"

@@ -49,12 +49,17 @@ KD_SUBPROGRAM bool kd_is_for_node(struct __sk_buff *skb, const struct kd_pkt *pk
 
 /*
  * A node's end of the tunnel is for nodes: who sends there under a node's name writes identities. So nothing that came
- * from elsewhere is let through to one, whatever it was dialled by.
+ * from elsewhere is let through to one, whatever it was dialled by. Nor what may be UDP behind more extension headers
+ * than anybody needs, where tunnels are IPv6.
  */
 static __always_inline bool kd_meddles(struct __sk_buff *skb, const struct kd_pkt *pkt)
 {
-	return tunnel_port && pkt->tuple.dport == bpf_htons(tunnel_port) && pkt->tuple.protocol == IPPROTO_UDP &&
-	       kd_is_for_node(skb, pkt);
+	__u8 protocol = pkt->tuple.protocol;
+	bool hidden = tunnel_ipv6 && pkt->ipv6 && (!protocol || protocol == IPPROTO_ROUTING ||
+						   protocol == IPPROTO_FRAGMENT || protocol == IPPROTO_DSTOPTS);
+	bool dialled = pkt->tuple.dport == bpf_htons(tunnel_port) && protocol == IPPROTO_UDP;
+
+	return tunnel_port && (dialled || hidden) && kd_is_for_node(skb, pkt);
 }
 
 /* Tell the tunnel device where this packet goes. */
