@@ -127,11 +127,12 @@ class TestDeltas:
 
     def test_a_slice_that_comes_back_in_one_batch_leaves_nothing_behind(self) -> None:
         node = Follower()
-        node.update(event(service()), event(service("shop", "10.96.0.11")), event(slice_of("web", 1)))
-        away, back = evolve(slice_of("web", 2), service="shop"), slice_of("web", 2)
-        node.update(event(away), event(back))
+        first = slice_of("web", 1)
+        node.update(event(service()), event(service("shop", "10.96.0.11")), event(first))
+        back = evolve(first, endpoints=(*first.endpoints, Endpoint(address("10.244.1.2"), node="n1")))
+        node.update(event(evolve(first, service="shop")), event(back))
         web, shop = (node.services[Frontend(ip, 80)] for ip in ("10.96.0.10", "10.96.0.11"))
-        assert [str(each) for each in web.backends] == ["10.244.1.2:8080"]
+        assert [str(each) for each in web.backends] == ["10.244.1.1:8080", "10.244.1.2:8080"]
         assert shop.backends == ()
 
     def test_what_one_endpoint_does_to_others_is_seen(self) -> None:

@@ -175,6 +175,17 @@ def test_backends_that_terminate_keep_their_row_but_get_nothing_new() -> None:
         assert len(answers(kernel, Frontend("10.96.0.10", 80))) == 1
 
 
+def test_a_backend_that_is_treated_otherwise_is_so_in_its_row() -> None:
+    with ServiceTable.bind(memory()) as table:
+        stays, leaves = Backend("10.244.1.1", 8080), Backend("10.244.1.2", 8080)
+        before = evolve(service(80), backends=[stays, leaves])
+        table.change([before])
+        leaving = evolve(leaves, state="terminating")
+        table.change([before.exchange([leaves.key], [leaving])])
+        assert table.verify() == ()
+        assert table.get(before.frontend).backends == (stays, leaving)
+
+
 def test_a_restarted_table_takes_over_everything_including_terminating_backends() -> None:
     kernel = memory(slots=512)
     leaving = Backend("10.244.1.9", 8080, state=BackendState.TERMINATING)
