@@ -31,8 +31,7 @@ def agreed(listener: Listener, double: ApiDouble) -> bool:
 def end(listener: Listener, chaos: Chaos) -> None:
     """All is well again: then all is told, soon, and each object by one more change at the latest."""
     chaos.calm()
-    listener.until(lambda: agreed(listener, chaos.double))
-    assert listener.synced
+    listener.until(lambda: listener.synced and agreed(listener, chaos.double))
     chaos.double.put("services", service("last", 4242))
     chaos.double.put("endpointslices", part("last", "10.244.9.9"))
     listener.until(lambda: agreed(listener, chaos.double))
