@@ -11,6 +11,7 @@ from attrs import frozen
 
 from benchmarks import harness
 from benchmarks.harness import Figure, median, say
+from k8sdatapath.datapath.identity_policy import IdentityPolicy
 from k8sdatapath.datapath.policy_compiler import PolicyCompiler
 from k8sdatapath.model.policy import (
     POD_NAMESPACE,
@@ -23,7 +24,8 @@ from k8sdatapath.model.policy import (
     Toward,
     attributes,
 )
-from k8sdatapath.model.workload import Party
+from k8sdatapath.model.workload import Party, Workload
+from k8sdatapath.objects import ObjectSpec
 
 BENCH = "policy_compile"
 ROUNDS = 7
@@ -31,6 +33,7 @@ IDENTITIES, POLICIES = 10_000, 1_000
 LOCAL = 100
 NAMESPACES, APPS, TIERS = 200, 2_000, 7
 NEW = 400  # identities a round
+CHANGES = 20  # of labels, a round
 
 
 @frozen
@@ -47,12 +50,17 @@ def main() -> None:
     print(f"{BENCH}: {IDENTITIES:,} identities x {POLICIES:,} policies, {ROUNDS} rounds\n")
     with harness.pinned():
         rounds = [once(number) for number in range(ROUNDS)]
+        changes = relabelled()
     times = [seconds for each in rounds for seconds in each.new]
     harness.table(
         [f"{IDENTITIES:,} identities x {POLICIES:,} policies", "median", "slowest"],
         [
             (f"s, with the tables of {LOCAL} identities", *ends([each.compiled for each in rounds])),
             ("s, with those of all", *ends([each.all_tables for each in rounds])),
+            (
+                f"ms, one pod relabelled, enforced on {LOCAL}",
+                *ends([each for own in changes for each in own]),
+            ),
             ("us, one identity more", *ends([seconds * 1e6 for seconds in times])),
             (
                 f"ms, one policy more for {IDENTITIES // TIERS:,}",
@@ -60,10 +68,10 @@ def main() -> None:
             ),
         ],
     )
-    harness.report(BENCH, ROUNDS, figures(rounds))
+    harness.report(BENCH, ROUNDS, figures(rounds, changes))
 
 
-def figures(rounds: list[Round]) -> dict[str, Figure]:
+def figures(rounds: list[Round], changes: list[list[float]]) -> dict[str, Figure]:
     return {
         "compile_s_10k_x_1k": Figure(
             tuple(each.compiled for each in rounds),
@@ -85,6 +93,13 @@ def figures(rounds: list[Round]) -> dict[str, Figure]:
             "99th percentile: one identity more, for all tables",
             "none",
             at_most=1000.0,
+        ),
+        "relabel_enforced_ms_100": Figure(
+            tuple(map(median, changes)),
+            "ms",
+            f"another label of one pod, in the kernel's policies of {LOCAL} others",
+            "none",
+            at_most=50.0,
         ),
     }
 
@@ -122,6 +137,51 @@ def forget() -> None:
     """Nothing is known of the labels of an earlier round."""
     attributes.cache_clear()
     gc.collect()
+
+
+def relabelled() -> list[list[float]]:
+    """Milliseconds until the programs judge a pod by its new labels, in the policies of 100 other pods.
+
+    Each of these has an identity of its own, with a policy that selects the labels that come and go.
+    """
+    wanted = [
+        Policy(
+            f"p{number}",
+            Selector([equals("k8s:app", f"local{number}")]),
+            [
+                Rule(
+                    "r",
+                    Toward.INGRESS,
+                    [Selector([equals("k8s:role", role)]) for role in ("one", "two", f"own{number}")],
+                    [PortMatch(6, 8000 + number, 8000 + number)],
+                )
+            ],
+            [Toward.INGRESS],
+        )
+        for number in range(LOCAL)
+    ]
+    times = []
+    with (
+        ObjectSpec.from_file("pod").with_config(enforce=True).load() as loaded,
+        IdentityPolicy.bind(loaded) as policy,
+    ):
+        policy.upsert(*wanted)
+        for number in range(LOCAL):
+            local = Workload(
+                f"local{number}", [f"k8s:app=local{number}"], addresses=[f"10.244.0.{number + 2}"]
+            )
+            policy.attach(local, 300 + number)
+        for _ in range(ROUNDS):
+            own = []
+            for change in range(CHANGES):
+                role = ("one", "two")[change % 2]
+                pod = Workload("peer", [f"k8s:role={role}"], addresses=["10.244.9.9"])
+                began = time.perf_counter()
+                policy.learn({pod: 1000 + change % 2})
+                own.append((time.perf_counter() - began) * 1e3)
+            times.append(own)
+        assert sum(each.peer == 1000 + change % 2 for each in policy.dump()) == LOCAL
+    return times
 
 
 def equals(key: str, value: str) -> Requirement:
