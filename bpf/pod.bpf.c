@@ -48,9 +48,12 @@ SEC("tc")
 int to_pod(struct __sk_buff *skb)
 {
 	struct kd_pkt pkt = {};
-	int result = kd_overheard(skb) ? KD_PASS : kd_parse(skb, &pkt);
+	bool overheard = kd_overheard(skb); /* or bridged, which policies judge as well */
+	int result = overheard && !enforce ? KD_PASS : kd_parse(skb, &pkt);
 
 	result = kd_let_in(skb, &pkt, result);
+	if (overheard && result == KD_CONTINUE)
+		result = KD_PASS;
 	if (result == KD_CONTINUE)
 		result = kd_translate_out(skb, &pkt);
 	if (result == KD_CONTINUE)

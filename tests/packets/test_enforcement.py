@@ -192,6 +192,15 @@ def test_an_address_that_gets_another_owner(node: Checkpoint, family: int) -> No
     assert not node.passes(tcp(client, server, 40001, 8080, "S"), client, server)
 
 
+@FAMILIES
+def test_what_a_bridge_hands_over_is_judged_too(node: Checkpoint, family: int) -> None:
+    """Such a frame has the pod's own link address, and so seems to be for somebody else."""
+    stranger = tcp(STRANGERS[family], at(API, family), 40000, 8080, "S", dst_mac="02:00:00:00:00:0a")
+    assert node.enter(stranger).outcome == "DROP_POLICY_DENIED"
+    friend = tcp(at(FAR, family), at(API, family), 40000, 8080, "S", dst_mac="02:00:00:00:00:0a")
+    assert node.enter(friend).outcome == "PASS"
+
+
 def test_neighbours_are_always_found(node: Checkpoint) -> None:
     server = at(API, 6)
     solicitation = bytearray(icmp_echo(server, "ff02::1:ff00:2", 1))
