@@ -209,6 +209,18 @@ class IdentityPolicy(Resource):
         with self._lock:
             self._carry_out(gone=self._known.keys() & names)
 
+    def forget_strangers(self) -> None:
+        """All that there is was learned, attached and applied: what pinned maps still have from before goes.
+
+        Until then pods that are not attached again keep the policies that an earlier process gave them.
+        """
+        with self._lock:
+            self._ipcache.delete_many([ip for ip in self._ipcache if ip not in self._addresses])
+            led = {PeerKey.of(net) for net in self._led}
+            self._tries.delete_many([key for key in self._tries if key not in led])
+            self._maps.drop_strange()
+            self._maps.restamp(self._maps)
+
     @property
     def endpoints(self) -> tuple[EndpointPolicy, ...]:
         """The pods of this node."""

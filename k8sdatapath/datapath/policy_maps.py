@@ -243,6 +243,19 @@ class PolicyMaps:
             self._policies.update_many({2 * place + toward: PolicyRow() for toward in Toward})
             self._numbers.give(place)
 
+    def drop_strange(self) -> None:
+        """Delete what an earlier process has left, once no pod has its policies any more."""
+        numbers = {each.number for each in self._subjects.values()}
+        rows = {
+            at: PolicyRow() for at, row in enumerate(self._policies) if row.table and at // 2 not in numbers
+        }
+        self._policies.update_many(rows)
+        tables = {half.table for half in self._halves.values()}
+        self._wait()
+        self._size -= self._rules.delete_many([rule for rule in self._rules if rule.table not in tables])
+        for number in {at // 2 for at in rows}:
+            self._numbers.give(number)
+
     def counts(self) -> tuple[RuleCount, ...]:
         """What was decisive for how many packets, since it is in force."""
         return tuple(self._counters.read())

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from ipaddress import ip_address
 
 import pytest
 from attrs import evolve
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from k8sdatapath import maps
+from k8sdatapath.datapath.identity_policy import CONTRACT, IdentityPolicy
 from k8sdatapath.datapath.policy_oracle import allows
 from k8sdatapath.kube.policy import parse_policies
 from k8sdatapath.model import Backend, IPAddress, Service
@@ -201,6 +204,23 @@ def test_what_a_bridge_hands_over_is_judged_too(node: Checkpoint, family: int) -
     assert node.enter(friend).outcome == "PASS"
 
 
+@FAMILIES
+def test_a_process_that_takes_over_and_what_it_was_not_told_again(node: Checkpoint, family: int) -> None:
+    client, server = at(FAR, family), at(API, family)
+    node.policy.close()
+    with IdentityPolicy.bind(node.rig.loaded) as node.policy:
+        assert node.passes(tcp(client, server, 40000, 8080, "S"), client, server)
+        assert not node.passes(tcp(client, server, 40000, 8081, "S"), client, server)
+        node.attach(WEB, API)
+        node.policy.upsert(*parse_policies(ONLY_WEB))
+        assert node.passes(tcp(client, server, 40000, 8080, "A"), client, server)
+        node.policy.forget_strangers()
+        assert not node.passes(tcp(client, server, 40000, 8080, "A"), client, server)
+        node.learn(FAR)
+        assert node.passes(tcp(client, server, 40000, 8080, "A"), client, server)
+        assert not node.passes(tcp(client, server, 40001, 8081, "S"), client, server)
+
+
 def test_neighbours_are_always_found(node: Checkpoint) -> None:
     server = at(API, 6)
     solicitation = bytearray(icmp_echo(server, "ff02::1:ff00:2", 1))
@@ -284,3 +304,36 @@ def test_the_programs_say_what_the_rules_say(crossing, found, workloads, one_is_
         crossing.policy.forget(*(each.name for each in workloads))
         crossing.policy.apply([])
         assert len(crossing.policy.dump()) == 0
+
+
+BUGS = {
+    "an allow that denies": ("kd_rules", lambda key, row: evolve(row, deny=1) if key.port == 8080 else None),
+    "a default that allows": ("kd_rules", lambda key, row: evolve(row, deny=0) if row.deny else None),
+    "a default above all": ("kd_rules", lambda key, row: evolve(row, precedence=99) if row.deny else None),
+    "another identity": ("kd_ipcache", lambda key, row: evolve(row, number=row.number + 1)),
+    "everybody a peer": ("kd_networks", lambda key, row: evolve(row, number=300)),
+    "prefixes forgotten": ("kd_policies", lambda key, row: evolve(row, lengths=0) if row.lengths else None),
+    "a wrong prefix": ("kd_policies", lambda key, row: evolve(row, lengths=1 << 15) if row.lengths else None),
+    "all open": ("kd_policies", lambda key, row: evolve(row, flags=2) if row.table else None),
+    "another table": (
+        "kd_policies",
+        lambda key, row: evolve(row, table=row.table ^ 1) if row.table else None,
+    ),
+}
+
+
+@pytest.mark.parametrize("bug", BUGS)
+def test_the_comparison_finds_seeded_bugs(bug):
+    policies = list(parse_policies(ONLY_WEB))
+    around = [WEB, API, ip_address(STRANGERS[4]), ip_address(STRANGERS[6])]
+    with checkpoint(WEB, API) as node:
+        node.policy.upsert(*policies)
+        assert not list(disagreements(node, policies, around))
+        name, change = BUGS[bug]
+        rows = node.rig.loaded.map(name, CONTRACT[name])
+        elements = enumerate(rows) if isinstance(rows, maps.Array) else rows.items()
+        changed = {key: new for key, row in list(elements) if (new := change(key, row)) is not None}
+        assert changed
+        rows.update_many(changed)
+        node.talks.clear()
+        assert list(disagreements(node, policies, around))
