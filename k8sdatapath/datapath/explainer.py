@@ -23,6 +23,7 @@ from attrs import frozen
 from k8sdatapath import maps, programs
 from k8sdatapath.datapath.contract import Bindable, bind_maps
 from k8sdatapath.datapath.explanation import Explanation, Place, Step, told
+from k8sdatapath.datapath.identity_policy import CONTRACT as _POLICIES
 from k8sdatapath.datapath.masquerader import CONTRACT as MASQUERADE
 from k8sdatapath.datapath.service_table import CONTRACT as SERVICES
 from k8sdatapath.errors import ModelError
@@ -50,13 +51,14 @@ _MASQUERADE = {name: MASQUERADE[name] for name in ("kd_masq_devices", "kd_masq_r
 CONTRACT: Mapping[str, Any] = {
     **SERVICES,
     **_MASQUERADE,
+    **_POLICIES,
     "kd_endpoints": maps.Hash[addr, EndpointRow],
     "kd_peers": maps.LPMTrie[PeerKey, PeerRow],
     "kd_conntrack": maps.LRUHash[Tuple, ConntrackRow],
     "kd_affinity": maps.LRUHash[AffinityKey, AffinityRow],
 }
 
-_SHARED = (*SERVICES, *_MASQUERADE, "kd_endpoints", "kd_peers")
+_SHARED = (*SERVICES, *_MASQUERADE, *_POLICIES, "kd_endpoints", "kd_peers")
 _ENTRIES = {
     Place.POD: "from_pod",
     Place.UPLINK: "from_uplink",
@@ -148,7 +150,7 @@ class Explainer(Resource):
             told_them |= config or {}
             known = {name: value for name, value in told_them.items() if name in spec.config}
             sizes = {name: live[name].info.max_entries for name in _SHARED}
-            private = dict.fromkeys(("kd_conntrack", "kd_affinity", "kd_fragments"), _SMALL)
+            private = dict.fromkeys(("kd_conntrack", "kd_affinity", "kd_fragments", "kd_talks"), _SMALL)
             spec = spec.with_config(**known).with_maps(**sizes, **private)
             return cls(live, spec, netns, undo.pop_all())
 

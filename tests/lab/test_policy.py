@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from k8sdatapath import Lab, Service
+from k8sdatapath import Frontend, Lab, Service
 from k8sdatapath.errors import LabError, ModelError
 from k8sdatapath.lab.host import Host
 from k8sdatapath.lab.lab import Pod
@@ -196,6 +196,17 @@ def test_what_cannot_be_asked_for_is_refused(lab: Lab) -> None:
         lab.apply(PAYMENTS, existing="drop")  # type: ignore[arg-type]
     with Lab.start() as plain, pytest.raises(LabError, match="policy=True"):
         plain.apply(PAYMENTS)
+
+
+def test_an_explanation_asks_the_policies(lab: Lab) -> None:
+    api, dialled = pod(lab, "api"), Frontend(VIPS[4], 80)
+    for client, allowed in ("checkout", True), ("cart", False):
+        source = pod(lab, client)
+        explained = source.node.datapath.explain(dialled, source.address)
+        judged_here = source.node is api.node  # else the server's node does
+        assert (explained.outcome.name != "DROP_POLICY_DENIED") is (allowed or not judged_here), str(
+            explained
+        )
 
 
 def test_the_how_to_is_true() -> None:
