@@ -122,6 +122,7 @@ class Agent(Resource):
             cgroup=config.cgroup,
             pins=pins,
             socket_lb=config.socket_lb,
+            pod_sockets=config.pod_sockets,
             protect_node_ports=config.protect_node_ports,
             service_networks=config.service_networks,
             xdp=config.acceleration is not Acceleration.DISABLED,

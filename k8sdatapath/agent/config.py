@@ -61,6 +61,7 @@ class AgentConfig:
     health_checks: bool = True
     write_events: bool = False
     socket_lb: bool = True
+    pod_sockets: bool = True
     selection: Selection = Selection.RANDOM
     acceleration: Acceleration = Acceleration.DISABLED
     masquerade: bool = False

@@ -106,7 +106,7 @@ OPTIONS: Final[Mapping[str, Option]] = {
     "hostPort.enabled": Option("", _must(True, _ALWAYS), "true"),
     "sessionAffinity": Option("", _must(True, _ALWAYS), "true"),
     "socketLB.enabled": Option("socket_lb", values.flag, "balance sockets of `cgroup` as they connect"),
-    "socketLB.hostNamespaceOnly": Option("", _must(False, "all of the cgroup's are balanced"), "false"),
+    "socketLB.hostNamespaceOnly": Option("pod_sockets", values.unless, "not those of pods"),
     "loadBalancer.algorithm": Option("selection", values.selection, "of services that ask for nothing else"),
     "loadBalancer.acceleration": Option(
         "acceleration", values.one_of(Acceleration), "flows in drivers of uplinks"

@@ -69,6 +69,11 @@ def flag(value: Any) -> bool:
     return found
 
 
+def unless(value: Any) -> bool:
+    """Whether not."""
+    return not flag(value)
+
+
 def count(value: Any) -> int:
     """How many: one at least."""
     if isinstance(value, bool) or not (

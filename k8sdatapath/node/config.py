@@ -124,6 +124,8 @@ class NodeConfig:
         one by one.
     :ivar tc_lb: balance packets at pod devices and uplinks.
     :ivar socket_lb: balance sockets of ``cgroup``.
+    :ivar pod_sockets: those in other network namespaces than the node's own too. False: what pods send is
+        balanced per packet, and proxies beside them see what they dialled. Needs ``tc_lb``.
     :ivar protect_node_ports: refuse to processes of ``cgroup`` in the node's own namespace to bind a node
         port, where nobody would reach them (``EADDRINUSE``). Needs ``socket_lb``.
     :ivar redirect: hand translated packets to their device, past the node's netfilter and routing.
@@ -154,6 +156,7 @@ class NodeConfig:
     service_networks: tuple[IPNetwork, ...] = field(default=(), converter=_networks)
     tc_lb: bool = True
     socket_lb: bool = True
+    pod_sockets: bool = True
     protect_node_ports: bool = True
     redirect: bool = True
     xdp: bool = False
@@ -171,6 +174,7 @@ class NodeConfig:
         networks = {f"service_ipv{each.version}": each for each in self.service_networks}
         return {
             "redirect": self.redirect,
+            "pod_sockets": self.pod_sockets,
             "masquerade": self.masquerade is not None,
             "enforce": self.policy,
             **networks,

@@ -217,3 +217,42 @@ def test_protection_can_be_left_out() -> None:
         exposed = [Exposure(FrontendKind.NODE_PORT, LOOPBACK[4], NODE_PORT)]
         lab.node.services.upsert(Service(VIP[4], 80, exposed=exposed))
         assert not refused(lab.node, socket.SOCK_STREAM, 4, ANY[4])
+
+
+@FAMILIES
+def test_sockets_of_pods_can_be_left_to_the_packets(family: int) -> None:
+    """A proxy that takes a pod's connections then finds the service at their other end, not a backend."""
+    with Lab.start(capacity=SMALL, pod_sockets=False) as lab:
+        client, web = lab.pod("client"), lab.pod("web")
+        web.serve_http(8080, "web")
+        web.serve_udp(5353)
+        services = (
+            Service(VIP[family], 80, backends=[web.at(8080, family)]),
+            Service(VIP[family], 53, "UDP", backends=[web.at(5353, family)]),
+        )
+        lab.node.services.upsert(*services)
+        for host, is_pod in (client, True), (lab.node, False):
+            before = at_socket(lab)
+            with host.tcp(VIP[family], 80) as sock:
+                assert sock.getpeername()[:2] == (VIP[family], 80)
+                assert ends_at(host, family, VIP[family], 80) is is_pod
+                assert ends_at(host, family, str(web.addresses[family == 6]), 8080) is not is_pod
+            for connected in (False, True):
+                got = host.udp(VIP[family], 53, b"?", connected=connected)
+                assert (got.data, got.source) == (b"?", (VIP[family], 53))
+            with pytest.raises(ConnectionRefusedError):
+                host.tcp(VIP[family], 81)
+            assert at_socket(lab) - before == (0 if is_pod else 3)
+
+
+def at_socket(lab: Lab) -> int:
+    counter = lab.node.datapath.counters().get("AT_SOCKET")
+    return counter.packets if counter is not None else 0
+
+
+def ends_at(host: Host, family: int, address: str, port: int) -> bool:
+    """Whether the kernel has a connection of the host's to this place."""
+    packed = socket.inet_pton(FAMILY[family], address)
+    words = [packed[at : at + 4][::-1].hex() for at in range(0, len(packed), 4)]
+    table = host.exec(["cat", "/proc/net/tcp6" if family == 6 else "/proc/net/tcp"], check=True).stdout
+    return f" {''.join(words)}:{port:04x} 01 " in table.lower()

@@ -111,6 +111,19 @@ def test_who_is_isolated_still_talks_first(lab: Lab) -> None:
         assert pod(lab, "api").get(url(address, 80)).text == "cart"
 
 
+@pytest.mark.parametrize("socket_lb", [True, False], ids=["socket", "tc"])
+def test_who_lets_nobody_in_meets_itself_behind_its_own_service(socket_lb: bool) -> None:
+    with Lab.start(policy=True, socket_lb=socket_lb) as lab:
+        api = lab.pod("api", labels={"app": "payments-api"}, namespace="payments")
+        other = lab.pod("other", labels={"app": "payments-api"}, namespace="payments")
+        api.serve_http(8080, "paid")
+        lab.node.services.upsert(*(Service(VIPS[f], 80, backends=[api.at(8080, f)]) for f in VIPS))
+        lab.apply(NOBODY)
+        for vip in VIPS.values():
+            assert api.get(url(vip, 80)).text == "paid"
+            assert not reaches(other, vip, 80)
+
+
 def test_the_dump_has_the_pair(lab: Lab) -> None:
     policy = pod(lab, "api").node.policy
     checkout = policy.identity_of(pod(lab, "checkout").address)

@@ -15,6 +15,7 @@ from k8sdatapath.net.netns import NetNs
 from k8sdatapath.net.packet import Packet, parse
 from k8sdatapath.objects import ConfigValue, Object, ObjectSpec
 from k8sdatapath.programs.base import in_netns
+from k8sdatapath.tables.affinity import AffinityKey, AffinityRow
 from k8sdatapath.tables.conntrack import ConntrackRow, Tuple
 from k8sdatapath.tables.counters import Counter, CounterRow, outcomes, read_counters
 from k8sdatapath.tables.endpoints import EndpointRow
@@ -91,6 +92,12 @@ class Rig:
     def let_time_pass(self) -> None:
         """No flow has been seen in this second, nor in many before."""
         self.flows.update_many({key: evolve(row, last_seen=1) for key, row in self.flows.items()})
+
+
+def let_clients_wait(loaded: Object, seconds: int) -> None:
+    """Time passes for all clients with affinity."""
+    pins = loaded.map("kd_affinity", maps.LRUHash[AffinityKey, AffinityRow])
+    pins.update_many({key: evolve(pin, last_seen=pin.last_seen - seconds) for key, pin in pins.items()})
 
 
 @contextmanager

@@ -30,7 +30,7 @@ from k8sdatapath.net.netns import NetNs
 from k8sdatapath.objects import Object, ObjectSpec
 from k8sdatapath.tables.counters import CounterRow, outcomes, read_counters
 from tests.packets.chance import is_even
-from tests.packets.rig import SIZES
+from tests.packets.rig import SIZES, let_clients_wait
 from tests.packets.world import TCP, UDP, V4, V6, World
 
 PRELUDE = """
@@ -106,6 +106,7 @@ class Host:
         self.cgroup = cgroup
         self.netns = netns
         self.services = services
+        self.loaded = loaded
         self._counters = loaded.map("kd_counters", maps.PerCpuArray[CounterRow])
         self._known = outcomes(loaded.spec.btf)
 
@@ -426,6 +427,32 @@ def test_with_affinity_a_namespace_reaches_one_backend(host: Host) -> None:
     """)
     assert len(shown) == 30
     assert len(set(shown)) == 1
+
+
+def test_with_affinity_all_processes_of_a_namespace_share_a_backend(host: Host) -> None:
+    """Until their stay ends, whoever of them renews it."""
+    world = host.dialect.world
+    host.services.upsert(evolve(world.service("service", TCP, ["one", "two"]), affinity_timeout=100))
+    with host.process("""
+        import os
+        for again in range(31):
+            for n in range(2):
+                if not os.fork():
+                    with client(SOCK_STREAM) as s:
+                        s.connect(service)
+                        show(s.recv(100).decode())
+                    os._exit(0)
+                os.wait()
+            if again < 30:
+                pause()
+    """) as process:
+        told = [process.shown()]
+        for _ in range(30):
+            let_clients_wait(host.loaded, 110)
+            process.go_on()
+            told.append(process.shown())
+    assert all(first == second for first, second in told)
+    assert {first for first, _ in told} == {"one", "two"}
 
 
 def test_a_frontend_for_some_sources_is_left_to_the_packets(host: Host) -> None:

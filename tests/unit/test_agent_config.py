@@ -23,7 +23,7 @@ k8sServicePort: 6443
 devices: eth0 eth1
 bpf: {masquerade: false, root: /sys/fs/bpf, lbServiceMapMax: 1000, preallocateMaps: true}
 enableIPv4Masquerade: false
-socketLB: {enabled: false}
+socketLB: {enabled: false, hostNamespaceOnly: true}
 loadBalancer: {algorithm: maglev, acceleration: best-effort, mode: snat}
 nodePort: {addresses: ["192.0.2.0/24", "2001:db8::/64"], range: "30000,32000", bindProtection: false}
 ipam: {mode: kubernetes}
@@ -59,7 +59,7 @@ def test_helm_values_of_cilium_mean_what_they_mean_there(write) -> None:
     assert config.acceleration is Acceleration.BEST_EFFORT
     assert config.node_port_networks == (ip_network("192.0.2.0/24"), ip_network("2001:db8::/64"))
     assert config.node_port_range == (30000, 32000)
-    assert (config.socket_lb, config.protect_node_ports) == (False, False)
+    assert (config.socket_lb, config.pod_sockets, config.protect_node_ports) == (False, False, False)
     assert (str(config.bpffs), str(config.cgroup)) == ("/sys/fs/bpf/k8sdatapath", "/run/cgroup")
     assert (config.capacity.services, config.log_level) == (1000, "debug")
     told = "\n".join(config.ignored)

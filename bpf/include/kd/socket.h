@@ -10,7 +10,9 @@
  * socket before its latest, for the replies still to come.
  *
  * Every network namespace has a loopback address of its own: a frontend there is the node's, for its processes
- * alone. Nor may they bind a port that is a node port at the same address, since nobody would reach them.
+ * alone. Nor may they bind a port that is a node port at the same address, since nobody would reach them. On
+ * demand only its sockets are balanced: those of pods stay connected to what they have dialled, as a proxy
+ * beside them, or a guest of a virtual machine, has to see it, and their packets are balanced at the device.
  *
  * A socket's source is chosen after its destination. So frontends for some sources only are settled here for
  * the node itself, as a whole: it is let in if one of its addresses is. Packets of all others are looked at on
@@ -35,6 +37,7 @@
 #include <kd/maps/sockets.h>
 
 KD_CONFIG(__u64, node_netns, "cookie of the node's own network namespace; 0: none is") = 0;
+KD_CONFIG(bool, pod_sockets, "balance sockets of other network namespaces than the node's own too") = true;
 
 #define KD_ENOMEM 12
 #define KD_EADDRINUSE 98
@@ -78,6 +81,11 @@ static __always_inline void kd_sock_write(struct bpf_sock_addr *ctx, bool v6, co
 static __always_inline bool kd_sock_of_node(struct bpf_sock_addr *ctx)
 {
 	return node_netns && bpf_get_netns_cookie(ctx) == node_netns;
+}
+
+static __always_inline bool kd_sock_is_balanced(struct bpf_sock_addr *ctx)
+{
+	return pod_sockets || kd_sock_of_node(ctx);
 }
 
 /* What the process dials, if that is a frontend to it. */
@@ -163,8 +171,10 @@ static __always_inline int kd_sock_connect(struct bpf_sock_addr *ctx, bool v6)
 {
 	struct kd_addr addr = kd_sock_addr(ctx, v6);
 	struct kd_frontend *frontend = kd_sock_frontend(ctx, &addr, kd_sock_port(ctx));
-	int result = frontend ? kd_sock_let_in(ctx, frontend) : kd_frontend_missing(&addr);
+	int result = KD_PASS;
 
+	if (kd_sock_is_balanced(ctx))
+		result = frontend ? kd_sock_let_in(ctx, frontend) : kd_frontend_missing(&addr);
 	if (frontend && result == KD_CONTINUE)
 		return kd_sock_choose(ctx, v6, frontend, false);
 	/* From here on its peer is what it dials, whatever it dialled before. */
@@ -180,6 +190,8 @@ static __always_inline int kd_sock_sendmsg(struct bpf_sock_addr *ctx, bool v6)
 	struct kd_sock *sock;
 	int result;
 
+	if (!kd_sock_is_balanced(ctx))
+		return KD_PASS;
 	if (!frontend)
 		return kd_frontend_missing(&addr);
 	result = kd_sock_let_in(ctx, frontend);
