@@ -66,6 +66,8 @@ class Ledger:
         self._waiting: dict[ObjectKey, set[Frontend]] = {}
         """The same the other way round."""
         self._news: dict[ObjectKey, Told] = {}
+        self._held: dict[ObjectKey, Told] = {}
+        """What was told last of objects in ``invalid``: they may become right by what others say."""
         self._since: dict[ObjectKey, float] = {}
         self._objects: dict[ObjectKey, object] = {}
         """What is programmed, as far as sources tell it."""
@@ -90,6 +92,8 @@ class Ledger:
             self.invalid.pop(key, None)
             if error is not None:
                 self.invalid[key] = error
+            elif key in self._held and key not in self._news:  # it waits for the kernel since now
+                self._news[key] = evolve(self._held[key], received=time.monotonic())
 
     # -- what to do --
 
@@ -126,6 +130,7 @@ class Ledger:
         for told in settled:
             key = told.key
             del self._news[key]
+            self._held.pop(key, None)
             if told.gone:
                 self._since.pop(key, None)
                 self._objects.pop(key, None)
@@ -133,6 +138,8 @@ class Ledger:
                 self._since[key] = stamp
                 if told.object is not None:
                     self._objects[key] = told.object
+            else:
+                self._held[key] = told
         return [told for told in settled if not told.gone and told.key not in self.invalid]
 
     def _acquit(self, frontend: Frontend) -> None:

@@ -14,7 +14,7 @@ from k8sdatapath.datapath.service_table import ServiceTable
 from k8sdatapath.errors import ManifestError, NotProgrammedError
 from k8sdatapath.kube import Batch, NodeView, ObjectEvent, node_local
 from k8sdatapath.kube.translator import NodeDelta
-from k8sdatapath.model import Frontend, Service
+from k8sdatapath.model import Frontend, Selection, Service
 from k8sdatapath.reconcile import Applied, Reconciler, State
 from tests.unit.test_kube_translator import NODE, event, gone, service, slice_of, unreadable
 from tests.unit.test_reconcile import SOON, until
@@ -116,6 +116,26 @@ def test_objects_are_waited_for_by_key_and_by_what_they_are_to_be(
     objects.tell(gone(service()))
     until(lambda: running.status(("Service", "default", "web")).state is State.UNKNOWN)
     assert WEB not in table
+
+
+def test_a_service_that_gets_its_place_when_another_goes_is_programmed(
+    running: Reconciler, objects: Objects, table: ServiceTable
+) -> None:
+    """Nothing more is told of it: it was right all the time, and lost to another."""
+    key: ObjectKey = ("Service", "default", "web")
+    objects.tell(event(service("first")), event(service("web")), event(slice_of("web", 1)))
+    until(lambda: running.status(key).state is State.ERROR)
+    objects.tell(event(service("web", selection=Selection.MAGLEV)), event(slice_of("web", 1, 2)))
+    running.wait_programmed(slice_of("web", 1, 2), SOON)
+    with pytest.raises(NotProgrammedError, match="is taken"):
+        running.wait_programmed(key, 0)
+    objects.tell(gone(service("first")))
+    running.wait_programmed(key, SOON)
+    running.wait_programmed(service("web", selection=Selection.MAGLEV), SOON)
+    assert table.get(WEB).name == "default/web"
+    objects.tell(gone(service("web")))
+    until(lambda: running.status(key).state is State.UNKNOWN)
+    assert key not in running.statuses()
 
 
 def test_what_cannot_be_read_is_reported_and_keeps_what_it_had(
