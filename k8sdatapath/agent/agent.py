@@ -66,6 +66,7 @@ class Agent(Resource):
         self._nodes: Nodes | None = None
         self._view: NodeView | None = None
         self._health: HealthServer | None = None
+        self._unheard: frozenset[tuple[IPAddress, int]] = frozenset()
         self._notes: frozenset[str] = frozenset()
         self._masq = IpMasqFile(config.masq_file) if config.masq_file and config.masquerading else None
         if self._masq is not None:
@@ -250,9 +251,20 @@ class Agent(Resource):
             return
         if self._health is None or self._view is None or _places(self._view) != _places(delta.view):
             self._close_health()
-            self._health = HealthServer(_places(delta.view))
+            self._health = HealthServer(_places(delta.view), healthy=self._is_healthy)
         self._view = delta.view
         self._health.update(delta.health_checks)
+
+    def _is_healthy(self) -> bool:
+        return all(finding.well for finding in self.checks.ask(Probe.HEALTHY))
+
+    def _listen_again(self) -> None:
+        """Answer health checks at ports that somebody else had, and tell of those that somebody has."""
+        failed = self._health.retry() if self._health is not None else {}
+        for (address, port), error in failed.items():
+            if (address, port) not in self._unheard:
+                _log.warning("health checks at %s port %s cannot be answered yet: %s", address, port, error)
+        self._unheard = frozenset(failed)
 
     def _note(self, delta: NodeDelta) -> None:
         notes = frozenset(delta.notes)
@@ -359,6 +371,7 @@ class Agent(Resource):
             if self._backends_went:
                 self._end_sockets()
             self._look_at_masq_file()
+            self._listen_again()
             if not pruned and self.reconciler.synced:
                 self.node.prune()
                 pruned = True

@@ -10,7 +10,7 @@ import selectors
 import socket
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TypeAlias
 
@@ -61,13 +61,15 @@ class HealthServer(Resource):
     One thread serves all. Sockets are made by the caller of :meth:`update`, in its network namespace.
 
     :param addresses: where to listen. A Service is asked about at those of its families.
+    :param healthy: whether the datapath works; if not, 503 is all that is answered. It is called for every
+        question, in the server's thread.
     """
 
-    def __init__(self, addresses: Iterable[IPAddress]) -> None:
+    def __init__(self, addresses: Iterable[IPAddress], *, healthy: Callable[[], bool] = lambda: True) -> None:
         self.addresses = tuple(addresses)
         self.failed: dict[_Place, OSError] = {}
         """Where the last update could not listen, and why; most often somebody else does."""
-        self._healthy = True
+        self._healthy = healthy
         self._checks: dict[_Place, HealthCheck] = {}
         self._listeners: dict[_Place, socket.socket] = {}
         self._talks: set[_Talk] = set()
@@ -83,15 +85,24 @@ class HealthServer(Resource):
         """What to do so that exactly ``wanted`` is answered: for those who keep several components alike."""
         return HealthPlan(self, self._checks, self._places(wanted))
 
-    def update(self, checks: Iterable[HealthCheck], *, healthy: bool = True) -> None:
+    def update(self, checks: Iterable[HealthCheck]) -> None:
         """Answer by these from now on. The ports of others are closed, those of the same stay open.
 
         Where nobody can listen, the rest is served: see :attr:`failed`. The next update tries again.
 
-        :param healthy: whether the datapath works; if not, 503 is all that is answered.
         :raises ClosedError: the server is closed.
         """
-        self._answer_by(self._places(checks), healthy)
+        self._answer_by(self._places(checks))
+
+    def retry(self) -> dict[_Place, OSError]:
+        """Try again where nobody could listen; returns where that is so still.
+
+        A closed server tries nothing.
+        """
+        with self._lock:
+            if not self._closed:
+                self._open(tuple(self.failed))
+            return dict(self.failed)
 
     def _places(self, checks: Iterable[HealthCheck]) -> dict[_Place, HealthCheck]:
         return {
@@ -101,20 +112,24 @@ class HealthServer(Resource):
             if (check.ipv4 if address.version == 4 else check.ipv6) is not None
         }
 
-    def _answer_by(self, wanted: dict[_Place, HealthCheck], healthy: bool) -> None:
+    def _answer_by(self, wanted: dict[_Place, HealthCheck]) -> None:
         with self._lock:
             if self._closed:
                 raise ClosedError("the health server is closed")
-            self._checks, self._healthy, self.failed = wanted, healthy, {}
+            self._checks = wanted
             for place in self._listeners.keys() - wanted.keys():
                 self._forget(self._listeners.pop(place))
-            for place in wanted.keys() - self._listeners.keys():
-                try:
-                    self._listeners[place] = listener = _listen(*place)
-                except OSError as error:
-                    self.failed[place] = error
-                else:
-                    self._selector.register(listener, selectors.EVENT_READ, partial(self._accept, place))
+            self._open(wanted.keys() - self._listeners.keys())
+
+    def _open(self, places: Iterable[_Place]) -> None:
+        self.failed = {}
+        for place in places:
+            try:
+                self._listeners[place] = listener = _listen(*place)
+            except OSError as error:
+                self.failed[place] = error
+            else:
+                self._selector.register(listener, selectors.EVENT_READ, partial(self._accept, place))
 
     def close(self) -> None:
         """Hang up, and close all ports. A second time it does nothing."""
@@ -191,17 +206,24 @@ class HealthServer(Resource):
         if asked is None or check is None:  # the latter: its port was closed meanwhile
             return _response("400 Bad Request" if asked is None else "404 Not Found")
         count = (check.ipv4 if place[0].version == 4 else check.ipv6) or 0
+        healthy = self._is_healthy()
         told = {
             "service": {"namespace": check.namespace, "name": check.name},
             "localEndpoints": count,
-            "serviceProxyHealthy": self._healthy,
+            "serviceProxyHealthy": healthy,
         }
         return _response(
-            "200 OK" if count and self._healthy else "503 Service Unavailable",
+            "200 OK" if count and healthy else "503 Service Unavailable",
             json.dumps(told, indent="\t").encode(),
             f"X-Load-Balancing-Endpoint-Weight: {count}",
             head_only=asked[1] == b"HEAD",
         )
+
+    def _is_healthy(self) -> bool:
+        try:
+            return self._healthy()
+        except Exception:  # who cannot tell is not well, and the others are answered still
+            return False
 
 
 @frozen
@@ -220,7 +242,7 @@ class HealthPlan:
     def apply(self) -> Report:
         """Answer as wanted; see :meth:`HealthServer.update`."""
         started = time.perf_counter()
-        self._server._answer_by(self._after, True)
+        self._server._answer_by(self._after)
         added, kept, removed = self._changes
         changed = sum(self._before[place] != self._after[place] for place in kept)
         return Report(len(added), changed, len(removed), time.perf_counter() - started)

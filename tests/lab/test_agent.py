@@ -301,6 +301,50 @@ def test_node_ports_are_at_addresses_that_come_later(node: NodeUnderTest) -> Non
     node.until(lambda: answers(node.outside, "192.0.2.12", 30080))
 
 
+def test_load_balancers_are_told_whether_the_node_serves(node: NodeUnderTest, manifests: Path) -> None:
+    """Somebody has the port at first; then the node has an endpoint, is not well, and has none."""
+    node.pod("web", 3)
+    port = 32000
+    balanced = service(
+        "web", "10.96.0.10", "fd00:96::10", type="LoadBalancer", healthCheckNodePort=port,
+        externalTrafficPolicy="Local",
+    )  # fmt: skip
+
+    def told(number: int) -> tuple[int, int, bool]:
+        status, body = node.ask_http(node.outside, node.addresses[number], port)
+        found = json.loads(body)
+        assert found["service"] == {"namespace": "shop", "name": "web"}
+        return status, found["localEndpoints"], found["serviceProxyHealthy"]
+
+    with node.wires.node.call(socket.create_server, (node.addresses[0], port)):
+        write(manifests, "web", [balanced, *slices("web", [(1, 3)])])
+        node.start()
+        node.until(lambda: any(f"{node.addresses[0]} port {port} cannot be" in e for e in node.messages()))
+        node.until(lambda: told(1) == (200, 1, True))
+    node.until(lambda: answers_http(node, port))
+    assert told(0) == (200, 1, True)
+    pin = next((node.pins.path).rglob("kd_frontends"))
+    pin.unlink()
+    assert node.probe("healthz")[0] == 503
+    assert told(0) == told(1) == (503, 1, False)
+    node.stop()
+    node.start()
+    node.until(lambda: answers_http(node, port))
+    leaving = slices("web", [(1, 3)])
+    for each in leaving:
+        each["endpoints"][0]["conditions"] = {"ready": False, "serving": True, "terminating": True}
+    write(manifests, "web", [balanced, *leaving])
+    node.until(lambda: told(0) == told(1) == (503, 0, True))
+
+
+def answers_http(node: NodeUnderTest, port: int) -> bool:
+    """Whether somebody listens for health checks."""
+    try:
+        return node.ask_http(node.outside, node.addresses[0], port)[0] == 200
+    except OSError:
+        return False
+
+
 def answers(client: NetNs, address: str, port: int) -> bool:
     try:
         return bool(ask(client, address, port, timeout=1))

@@ -143,12 +143,13 @@ class NodeUnderTest:
         where = next((str(line["address"]) for line in self.log if line["message"] == "listening"), "")
         if not where:
             return 0, ""
-        sock = self.wires.node.call(
-            socket.create_connection, ("127.0.0.1", int(where.rpartition(":")[2])), 10
-        )
-        connection = http.client.HTTPConnection("127.0.0.1")
-        connection.sock = sock
-        with sock:
+        return self.ask_http(self.wires.node, "127.0.0.1", int(where.rpartition(":")[2]), what)
+
+    def ask_http(self, client: NetNs, address: str, port: int, what: str = "") -> tuple[int, str]:
+        """What is answered to a client over HTTP, with its status."""
+        connection = http.client.HTTPConnection("localhost")
+        connection.sock = client.call(socket.create_connection, (address, port), 10)
+        with connection.sock:
             connection.request("GET", f"/{what}")
             answer = connection.getresponse()
             return answer.status, answer.read().decode()

@@ -77,11 +77,16 @@ class TestAnswers:
         status, body, _ = ask(port)
         assert (status, body["localEndpoints"], body["serviceProxyHealthy"]) == (503, 0, True)
 
-    def test_503_while_the_datapath_does_not_work(self, health: HealthServer):
+    def test_503_while_the_datapath_does_not_work_or_cannot_tell(self):
         port = free_port()
-        health.update([check(port)], healthy=False)
-        status, body, _ = ask(port)
-        assert (status, body["localEndpoints"], body["serviceProxyHealthy"]) == (503, 1, False)
+        well = iter([True, False, True])  # then it ends
+        with HealthServer([V4, V6], healthy=lambda: next(well)) as health:
+            health.update([check(port)])
+            for healthy in (True, False, True, False):
+                health.plan([check(port)]).apply()
+                status, body, _ = ask(port)
+                assert status == (200 if healthy else 503)
+                assert (body["localEndpoints"], body["serviceProxyHealthy"]) == (1, healthy)
 
     def test_each_family_is_told_of_its_own(self, health: HealthServer):
         port = free_port()
@@ -148,9 +153,11 @@ class TestChange:
             [(place, error)] = health.failed.items()
             assert place == (V4, taken)
             assert isinstance(error, OSError)
-        health.update([check(taken), check(port)])
-        assert health.failed == {}
-        assert ask(taken)[0] == 200
+            assert health.retry().keys() == {(V4, taken)}
+            health.update([check(taken), check(port)])
+            assert health.failed.keys() == {(V4, taken)}
+        assert health.retry() == health.failed == {}
+        assert (ask(taken)[0], ask(port)[0]) == (200, 200)
 
 
 class TestClients:
