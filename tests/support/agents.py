@@ -98,7 +98,8 @@ class NodeUnderTest:
             cwd=Path(__file__).parents[2],
         )
         self.log = []
-        threading.Thread(target=self._read, args=(self.process, self.log), daemon=True).start()
+        self._reader = threading.Thread(target=self._read, args=(self.process, self.log), daemon=True)
+        self._reader.start()
 
     def _read(self, process: subprocess.Popen[str], log: list[dict[str, Any]]) -> None:
         assert process.stderr is not None
@@ -134,7 +135,10 @@ class NodeUnderTest:
         """Wait for something, while the agent lives."""
         deadline = time.monotonic() + 60
         while not condition():
-            assert self.process is None or self.process.poll() is None, self.messages()
+            if self.process is not None and self.process.poll() is not None:
+                self._reader.join(10)  # what it said as it ended counts
+                assert condition(), self.messages()
+                return
             assert time.monotonic() < deadline, self.messages()
             time.sleep(0.02)
 
