@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from ipaddress import IPv6Network
 from typing import Any
 
 from attrs import field, frozen
@@ -18,7 +19,14 @@ __all__ = ["Peer", "by_network"]
 def _to_networks(values: Iterable[Any]) -> tuple[IPNetwork, ...]:
     if isinstance(values, str):
         raise ModelError(f"networks is an iterable of networks; {shown(values)} is a single one")
-    return tuple(sorted({network(value) for value in values}, key=lambda each: (each.version, each)))
+    found = {network(value) for value in values}
+    for each in found:
+        if isinstance(each, IPv6Network) and each.supernet_of(_MAPPED):
+            raise ModelError(f"{each} has all of IPv4 in it ({_MAPPED}): pods are in narrower networks")
+    return tuple(sorted(found, key=lambda each: (each.version, each)))
+
+
+_MAPPED = IPv6Network("::ffff:0:0/96")
 
 
 @frozen

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import IntEnum
 from ipaddress import IPv4Address, IPv6Address
 
-from k8sdatapath.layout import addr, struct, u32, u64
+from k8sdatapath.layout import addr, struct, u16, u32, u64
 from k8sdatapath.model import IPAddress, IPNetwork, network
 
 __all__ = ["NONE", "ExhaustedRow", "MasqDeviceRow", "MasqKey", "MasqRule", "MasqSide"]
@@ -46,22 +46,23 @@ class MasqDeviceRow:
 
 @struct
 class MasqKey:
-    """``struct kd_masq_key``: the prefix counts the side's bits and those of the mapped address."""
+    """``struct kd_masq_key``: the prefix counts bits of side and family, then of the mapped address."""
 
     prefixlen: u32
-    side: u32
+    side: u16
+    ipv6: u16
     addr: addr
 
     @classmethod
     def of(cls, side: MasqSide, about: IPNetwork) -> MasqKey:
         """The key of a rule about these addresses."""
         mapped = _MAPPED_BITS if about.version == 4 else 0
-        return cls(_SIDE_BITS + mapped + about.prefixlen, side, about.network_address)
+        return cls(_SIDE_BITS + mapped + about.prefixlen, side, about.version == 6, about.network_address)
 
     @classmethod
     def of_port(cls, protocol: int, port: int) -> MasqKey:
         """The key of a rule about what is dialled at a port."""
-        return cls(_SIDE_BITS + 128, MasqSide.PORT, IPv6Address(protocol << 32 | port))
+        return cls(_SIDE_BITS + 128, MasqSide.PORT, True, IPv6Address(protocol << 32 | port))
 
     @property
     def port(self) -> tuple[int, int]:

@@ -48,7 +48,7 @@ PROMISES = {
     ],
     "explain": [
         r"10\.96\.0\.10:80/TCP is a cluster IP of service number 0, selection maglev\.",
-        r"TO_POD: translated and put into a pod of this node\.",
+        r"TO_POD: put into a pod of this node\.",
         r"A process dials 10\.96\.0\.10:80/TCP\.",
         r"another port: REJECT_NO_SERVICE, ",
         r"flows that explaining has made: 0",

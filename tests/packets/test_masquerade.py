@@ -145,6 +145,18 @@ def test_new_exclusions_are_for_new_flows(uplink: Uplink) -> None:
     assert str(other.src) == "10.244.1.2"  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize(("everything", "kept"), [("::/0", 6), ("0.0.0.0/0", 4)])
+@pytest.mark.parametrize("which", ["exclude", "routable"])
+def test_all_of_one_family_is_nothing_of_the_other(
+    uplink: Uplink, which: str, everything: str, kept: int
+) -> None:
+    uplink.plan(**{which: [everything]})
+    for family, pod, world in ((4, PODS[0], WORLD), (6, PODS6[0], "2001:db8:9::9")):
+        sent = uplink.send(tcp(pod, world, 40000, 80, "S"))
+        assert sent is not None
+        assert str(sent.src) == (pod if family == kept else str(SOURCES[family]))
+
+
 def test_what_is_good_for_one_link_leaves_as_the_node_if_so_wanted(uplink: Uplink) -> None:
     frames = {4: udp(PODS[0], "169.254.1.1", 4000, 53), 6: udp(PODS6[0], "fe80::1", 4000, 53)}
     for families in ([4], [6], [4, 6], []):

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from ipaddress import ip_address, ip_network
 
+import pytest
+
+from k8sdatapath.errors import ModelError
 from k8sdatapath.kube.objects import KubeNode
 from k8sdatapath.kube.peers import peers_of
 from k8sdatapath.model import Peer
@@ -27,3 +30,8 @@ def test_every_other_node_that_says_where_it_is_and_what_it_has() -> None:
     )
     assert [str(peer.address) for peer in peers_of(nodes, "n1", ipv6=True)] == ["2001:db8::2", "2001:db8::3"]
     assert [peer.name for peer in peers_of(nodes, "n2")] == ["n1", "n3"]
+
+
+def test_pods_are_not_everywhere() -> None:
+    with pytest.raises(ModelError, match="::/0 has all of IPv4 in it"):
+        Peer("192.0.2.2", ["::/0"])

@@ -31,9 +31,13 @@ KD_CONFIG(bool, masquerade, "what pods send to the world leaves under an address
 
 static __always_inline struct kd_masq_rule *kd_masq_rule(enum kd_masq_side side, const struct kd_addr *addr)
 {
-	struct kd_masq_key key = { .prefixlen = 8 * (sizeof(key) - sizeof(key.prefixlen)), .side = side };
+	struct kd_masq_key key = {
+		.prefixlen = 8 * (sizeof(key) - sizeof(key.prefixlen)),
+		.side = side,
+		.ipv6 = !kd_is_v4(addr),
+		.addr = *addr,
+	};
 
-	key.addr = *addr;
 	return bpf_map_lookup_elem(&kd_masq_rules, &key);
 }
 

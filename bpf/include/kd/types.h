@@ -357,8 +357,9 @@ enum kd_masq_side {
 
 /* Key of kd_masq_rules. */
 struct kd_masq_key {
-	__u32 prefixlen; /* 32 for the side, then those of the address: an IPv4 /8 has 32 + 96 + 8 */
-	__u32 side; /* enum kd_masq_side */
+	__u32 prefixlen; /* 32 for the side and the family, then those of the address: an IPv4 /8 has 32 + 96 + 8 */
+	__u16 side; /* enum kd_masq_side */
+	__u16 ipv6; /* whether it is none of IPv4: or ::/0 would be all of that too, which is mapped */
 	struct kd_addr addr;
 };
 KD_ASSERT_SIZE(struct kd_masq_key, 24);
