@@ -66,9 +66,11 @@ class FlowMove(Resource):
         """Finish what a process that is no more has begun, if there is such a thing."""
         if not _CONTRACT.keys() <= set(pins.maps):
             return
-        with cls.bind(pins) as move:
-            if move.step in (Step.OLD, Step.BOTH, Step.OVER):
+        bound, owned = bind_maps(pins, {"kd_moving": _CONTRACT["kd_moving"]}, "a move of flows")
+        with owned:  # without a move the tables may still be another version's
+            if Step(bound["kd_moving"][0]) in (Step.OLD, Step.BOTH, Step.OVER):
                 return
+        with cls.bind(pins) as move:
             move.finish(pins)
         for name in (*MOVED.values(), "kd_moving"):
             pins.map_path(name).unlink()
