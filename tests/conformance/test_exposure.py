@@ -405,6 +405,16 @@ class TestHostPort:
             assert exposed(found["default/web"]) == ["192.0.2.11:80 (LOAD_BALANCER)"]
             assert list(map(str, found["default/edge:80"].frontends)) == ["192.0.2.50:80/TCP"]
 
+    def test_and_loopback_where_there_is_one(self):
+        node = NodeView("n1", addresses=["192.0.2.11"])
+        found = translated(pod(), balanced("192.0.2.11"), node=node).services
+        assert sorted(f"{each.name} {place}" for each in found for place in each.frontends) == [
+            "default/edge:80 127.0.0.1:80/TCP",
+            "default/edge:80 [::1]:80/TCP",
+            "default/web 10.96.0.10:80/TCP",
+            "default/web 192.0.2.11:80/TCP",
+        ]
+
     def test_node_ports_are_kept_free(self):
         assert read(pod(host_port=30080), node=N1) == {}
 

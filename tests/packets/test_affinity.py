@@ -58,9 +58,10 @@ class Client:
         self.address = address or world.address("client")
         self.port = 10000
 
-    def dial(self, name: str = "service") -> Backend:
+    def dial(self, name: str = "service", *, port: int = 0) -> Backend:
         self.port += 1
-        sent = self.datapath.send(tcp(self.address, self.world.address(name), self.port, self.world[name][1]))
+        address, usual = self.world[name]
+        sent = self.datapath.send(tcp(self.address, address, self.port, port or usual))
         assert sent.outcome == "TO_STACK"
         assert sent.packet.dport is not None
         return Backend(sent.packet.dst, sent.packet.dport)
@@ -84,6 +85,20 @@ def test_another_client_and_another_service_choose_for_themselves(datapath: Rig,
     assert {Client(datapath, world, f"{prefix}{n}").dial() for n in range(10, 60)} == set(backends(world))
     assert len({client.dial("other") for _ in range(20)}) == 1
     assert client.dial() == first
+
+
+@FAMILIES
+def test_two_ports_of_one_service_may_lead_a_client_to_two_backends(datapath: Rig, world: World) -> None:
+    first = service(world)
+    second = Service(world.address("service"), 443, backends=backends(world), affinity_timeout=TIMEOUT)
+    datapath.services.upsert(first, second)
+    seen = set()
+    for n in range(10, 40):
+        client = Client(datapath, world, f"{world.address('client')[:-1]}{n}")
+        chosen = [client.dial(port=port) for port in (first.frontend.port, 443) * 3]
+        assert len(set(chosen[::2])) == len(set(chosen[1::2])) == 1
+        seen.add(chosen[0] == chosen[1])
+    assert seen == {True, False}
 
 
 @FAMILIES

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from attrs import evolve
 
-from k8sdatapath.model import Backend, Exposure, FrontendKind, Protocol, Service
+from k8sdatapath.model import Backend, Exposure, FrontendKind, Protocol, Selection, Service
 from tests.packets.rig import Rig, rig
 from tests.packets.world import PROTOCOLS, TCP, UDP, V4, WORLDS, World
 
@@ -75,6 +75,23 @@ def test_connections_go_on_and_the_next_follow_the_address(datapath: Rig, world:
     assert reached(datapath, world, TCP, "A") == world.address("one")
     assert reached(datapath, world, TCP, "S") == world.address("two")
     assert reached(datapath, world, TCP, "A") == world.address("two")
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS, ids=lambda protocol: protocol.name)
+@pytest.mark.parametrize("selection", list(Selection), ids=lambda selection: selection.name)
+def test_a_backend_without_weight_keeps_the_flows_it_has(
+    datapath: Rig, protocol: Protocol, selection: Selection
+) -> None:
+    before = evolve(owner(V4, "service", "one", protocol, has=True), selection=selection)
+    datapath.services.upsert(before)
+    assert reached(datapath, V4, protocol, "S") == V4.address("one")
+    idle = [Backend(*V4["one"], weight=0), Backend(*V4["two"])]
+    datapath.services.upsert(evolve(before, backends=idle))
+    next_second(datapath)
+    assert {reached(datapath, V4, protocol) for _ in range(10)} == {V4.address("one")}
+    for _ in range(20):
+        datapath.flows.clear()
+        assert reached(datapath, V4, protocol, "S") == V4.address("two")
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS, ids=lambda protocol: protocol.name)
