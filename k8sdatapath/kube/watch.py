@@ -71,6 +71,8 @@ class KubeWatch(k8sdatapath.resource.Resource):
         patience = patience or Patience()
         self._changed = threading.Condition()
         self._pending: dict[ObjectKey, ObjectEvent] = {}
+        self._following: dict[ObjectKey, ObjectEvent] = {}
+        """What has to wait for the batch after the next."""
         self._unsynced = {each.kind for each in self.resources}
         self._closed = False
         self._followers: list[Follower] = []
@@ -177,7 +179,7 @@ class KubeWatch(k8sdatapath.resource.Resource):
                 if self._closed:
                     return
                 events, told = tuple(self._pending.values()), self.synced
-                self._pending = {}
+                self._pending, self._following = self._following, {}
             yield Batch(events, told)
 
     def close(self) -> None:
@@ -185,6 +187,7 @@ class KubeWatch(k8sdatapath.resource.Resource):
         with self._changed:
             self._closed = True
             self._pending.clear()
+            self._following.clear()
             self._changed.notify_all()
         for follower in self._followers:
             follower.close()
@@ -205,10 +208,22 @@ class KubeWatch(k8sdatapath.resource.Resource):
 
     def _tell(self, events: list[ObjectEvent]) -> None:
         with self._changed:
-            self._pending.update((each.key, each) for each in events)
+            pending, following = self._pending, self._following
+            for each in events:
+                key = each.key
+                # what was last known of an object that cannot be read holds, but not if it is of one that has
+                # gone before: then the later event is not enough
+                if key in following or (each.error is not None and _tells_gone(pending.get(key))):
+                    following[key] = each
+                else:
+                    pending[key] = each
             self._changed.notify_all()
 
     def _synced(self, kind: str) -> None:
         with self._changed:
             self._unsynced.discard(kind)
             self._changed.notify_all()
+
+
+def _tells_gone(event: ObjectEvent | None) -> bool:
+    return event is not None and event.object is None and event.error is None

@@ -146,6 +146,22 @@ class TestCalm:
         listener.until(lambda: listener.events[-1].error is not None)
         assert listener.ports() == {"good": 80, "bad": 81}  # what was last known holds
 
+    def test_a_wrong_object_is_not_taken_for_one_of_its_name_that_has_gone(
+        self, double: ApiDouble, watch: Watch
+    ) -> None:
+        """Also for a listener so slow that both have happened when it looks again."""
+        double.put("services", service("web"))
+        source = watch()
+        listener = follow(source)
+        known = source.status["services"].events
+        double.delete("services", "default", "web")
+        double.put("services", service("web", port=70000))
+        wait(lambda: source.status["services"].events == known + 2)
+        listener.until(lambda: listener.events[-1].error is not None)
+        assert listener.ports() == {}
+        double.put("services", service("web", port=81))
+        listener.until(lambda: listener.ports() == {"web": 81})
+
     @pytest.mark.parametrize(
         ("resources", "said"),
         [
