@@ -102,12 +102,12 @@ class ConntrackTable(Resource):
         :param only: those that are meant; default all.
         :param now: seconds of ``CLOCK_MONOTONIC`` that ages are counted to; default this moment.
         """
-        return (flow for _, flow in self._meant(only, now))
+        return (flow for pair, flow in self._meant(only, now) if not pair.ended)
 
     def stats(self) -> ConntrackStats:
         """How full the table is, and with what."""
         keys, rows, entries = self._flows.items_packed()
-        states = Counter(_state(pair) for pair in joined(keys, rows))
+        states = Counter(_state(pair) for pair in joined(keys, rows) if not pair.ended)
         return ConntrackStats(entries, self._flows.info.max_entries, states, self.losses())
 
     def losses(self) -> FlowLosses:
@@ -132,7 +132,8 @@ class ConntrackTable(Resource):
         :param only: those that are meant; default all.
         """
         doomed = [pair for pair, _ in self._meant(only, None)]
-        return self._remove(doomed)
+        self._remove(doomed)
+        return sum(not pair.ended for pair in doomed)
 
     def collect(self, now: int | None = None) -> int:
         """Forget flows that have been silent for longer than their state allows; returns how many.

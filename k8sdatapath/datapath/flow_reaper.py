@@ -3,6 +3,9 @@
 A flow whose backend has left begins anew with its next datagram. If none comes, it is only a row in the flow
 table until it was silent for long, and looks like a flow to an address that may be another pod's by now. TCP
 and SCTP drain: their flows end by themselves.
+
+The last datagram may be with the backend still. Its answer has two to three seconds to come from the
+service's address; what is kept for it is no flow any more, and is taken away by the next walk after that.
 """
 
 from __future__ import annotations
@@ -38,6 +41,8 @@ class FlowReaper(Resource):
 
     def reap(self) -> int:
         """Forget them; returns how many. One walk through the table, inside the kernel.
+
+        And take away what earlier walks have kept for answers on their way, which is not counted again.
 
         Programs that chose a backend before it left are waited for: they may be making a flow to it.
         """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from math import inf
 
 from k8sdatapath.datapath.conntrack_table import Sweep
 from k8sdatapath.errors import DatapathError
@@ -15,6 +16,7 @@ __all__ = ["Upkeep"]
 _SHORTEST, _LONGEST = 1.0, 10.0
 _FULL_ENOUGH = 0.75
 _SHARE = 0.1  # of a processor, at most
+_LINGER = 3.5  # seconds until nothing is kept for answers to flows that have ended: above KD_CT_LINGER
 
 
 class Upkeep(Resource):
@@ -36,6 +38,7 @@ class Upkeep(Resource):
         self._closing = False
         self._asked = False
         self._hurry = False
+        self._again_at = inf
         self.sweeps = 0
         self.collected = 0
         self.reaped = 0
@@ -58,11 +61,12 @@ class Upkeep(Resource):
         left, began = 0, time.monotonic()
         sweep_at, reap_at = began + _SHORTEST, began
         while True:
-            at = min(sweep_at, reap_at) if self._asked else sweep_at
+            at = min(sweep_at, reap_at if self._asked else max(reap_at, self._again_at))
             self._woken.wait(max(at - time.monotonic(), 0))
             self._woken.clear()
             started, closing = time.monotonic(), self._closing
-            if self._asked and (started >= reap_at or closing):
+            again = started >= self._again_at and not closing
+            if (self._asked and closing) or ((self._asked or again) and started >= reap_at):
                 reap_at = started + self._reaped(started)
             if closing:
                 return
@@ -84,12 +88,15 @@ class Upkeep(Resource):
 
     def _reaped(self, started: float) -> float:
         """Forget what changes have ended until now; returns after how many seconds it may be done again."""
-        self._asked = False
+        # What was not asked for takes away what the walk before it has left to answers on their way.
+        self._again_at, self._asked = started + _LINGER if self._asked else inf, False
         try:
-            self.reaped += self._reap()
+            reaped = self._reap()
         except DatapathError as error:
             self.error, self._asked = error, True
             return _LONGEST
+        if reaped:
+            self.reaped, self._again_at = self.reaped + reaped, started + _LINGER
         return (time.monotonic() - started) / _SHARE
 
     def close(self) -> None:

@@ -20,6 +20,7 @@ class FlowFlags(IntFlag):
     SOURCE = 16
     GONE = 32
     BURIED = 64
+    ENDED = 128
 
 
 @struct

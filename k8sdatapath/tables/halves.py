@@ -23,6 +23,7 @@ _PROTOCOL = next(field.offset for field in _KEY.fields if field.name == "protoco
 _AT = {field.name: field.offset for field in _ROW.fields}
 _FLAGS, _LAST_SEEN = _AT["flags"] // 4, _AT["last_seen"] // 4  # in words
 _REPLY, _SEEN_REPLY = int(FlowFlags.REPLY), int(FlowFlags.SEEN_REPLY)  # as bare numbers many times as fast
+_ENDED = int(FlowFlags.ENDED)
 _SEEN = slice(_AT["last_seen"], _AT["last_seen"] + 4)
 _TO = slice(_AT["to"], _AT["to"] + _KEY.size)
 
@@ -72,6 +73,11 @@ class Pair:
     def answered(self) -> bool:
         """Whether the backend has sent anything."""
         return bool(self.flags[0] & _SEEN_REPLY or _last_seen(self.reply))
+
+    @property
+    def ended(self) -> bool:
+        """Whether the flow is over already, and what is left is for answers on their way."""
+        return bool(self.reply) and not self.original and bool(_word(self.reply, _FLAGS) & _ENDED)
 
     @property
     def last_seen(self) -> int:

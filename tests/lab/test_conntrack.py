@@ -375,6 +375,48 @@ def test_flows_of_silent_clients_are_gone_when_their_backend_is() -> None:
         pins.remove()
 
 
+CHANGES = {"another": ["two"], "nobody": [], "deleted": None}
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_answers_of_a_backend_that_has_left_still_come_from_the_service(family: int) -> None:
+    """A client that asked before the change takes an answer from nobody else, even if it asks again."""
+    kind = socket.AF_INET if family == 4 else socket.AF_INET6
+    with Lab.start(name="kdct-slow", capacity=SMALL, socket_lb=False) as lab, ExitStack() as stack:
+        client, slow, two = (lab.pod(name) for name in ("client", "slow", "two"))
+        two.serve_udp(53, "two")
+        server = stack.enter_context(slow.socket(kind, socket.SOCK_DGRAM))
+        server.bind((str(slow.at(53, family).address), 53))
+        server.settimeout(5)
+        frontend = Service(VIP[family], 53, "UDP").frontend
+        for change in CHANGES.values():
+            lab.node.services.upsert(Service(VIP[family], 53, "UDP", backends=[slow.at(53, family)]))
+            asker = stack.enter_context(client.socket(kind, socket.SOCK_DGRAM))
+            asker.connect((VIP[family], 53))
+            asker.settimeout(5)
+            asker.send(b"?")
+            _, peer = server.recvfrom(100)
+            if change is None:
+                lab.node.services.remove(frontend)
+            else:
+                there = [two.at(53, family) for _ in change]
+                lab.node.services.upsert(Service(VIP[family], 53, "UDP", backends=there))
+            forgotten(lab)
+            if change:
+                asker.send(b"?")
+                assert asker.recv(100) == b"two"
+            server.sendto(b"slow", peer)
+            assert asker.recv(100) == b"slow"
+
+
+def forgotten(lab: Lab) -> None:
+    """The node has done by itself what the change asks for."""
+    deadline = time.monotonic() + 10
+    while any(lab.node.datapath.flows.flows()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def test_a_change_just_before_a_node_is_closed_leaves_nothing_behind() -> None:
     """As ``apply`` does: open, change, close."""
     pins = PinDir(BPFFS / "kdct-last")

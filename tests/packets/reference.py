@@ -101,6 +101,8 @@ class Entry:
     """One direction of a flow.
 
     :ivar silent: it has had no packet for longer than :data:`SILENCE`, or ever.
+    :ivar ended: the flow is over, and this is left for answers on their way.
+    :ivar late: they have had their time.
     """
 
     to: Tuple
@@ -111,6 +113,8 @@ class Entry:
     rst: bool = False
     answered: bool = False
     silent: bool = True
+    ended: bool = False
+    late: bool = False
 
     @property
     def closed(self) -> bool:
@@ -224,6 +228,7 @@ class Reference:
         """Long enough for datagram flows to be silent."""
         for entry in self.entries.values():
             entry.silent = True
+            entry.late = entry.ended
 
     def age_pins(self, seconds: int) -> None:
         for served in self.services.values():
@@ -279,6 +284,8 @@ class Reference:
 
     def _is_over(self, arrival: Arrival, entry: Entry) -> bool:
         """Whether the packet is not of this flow any more, but of another with the same ports."""
+        if entry.ended:
+            return entry.late
         left = not entry.reply and self._has_left(arrival.flow, entry.member)
         if arrival.flow.protocol == Protocol.UDP:
             return left
@@ -296,12 +303,17 @@ class Reference:
         return not member.present or found is None or found[0] is not member.home
 
     def _forget(self, flow: Tuple, entry: Entry) -> None:
-        if self._other(flow, entry) is not None:
+        other = self._other(flow, entry)
+        if other is not None and other.reply and flow.protocol == Protocol.UDP:
+            other.ended, other.late = True, False
+        elif other is not None:
             del self.entries[turned(entry.to)]
         del self.entries[flow]
 
     def _follow(self, arrival: Arrival, entry: Entry) -> None:
         entry.packets += 1
+        if entry.ended:
+            return
         entry.silent = False
         entry.fin |= "F" in arrival.flags
         entry.rst |= "R" in arrival.flags

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 
@@ -91,3 +92,24 @@ def test_what_a_process_before_has_not_forgotten_is_forgotten_and_what_fails_is_
     with Upkeep(lambda: swept(0), reap) as upkeep:
         assert done.wait(10)
     assert upkeep.reaped == 7
+
+
+def test_what_a_walk_has_left_to_late_answers_is_taken_away_by_one_more(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(upkeep_module, "_LINGER", 0.05)
+    walks: list[float] = []
+    again = threading.Event()
+
+    def reap() -> int:
+        walks.append(time.monotonic())
+        if len(walks) == 2:
+            again.set()
+        return 0
+
+    with Upkeep(lambda: swept(0), reap) as upkeep:
+        upkeep.reap_soon()
+        assert again.wait(10)
+        time.sleep(0.3)
+        assert len(walks) == 2  # and no more, as nobody has asked
+    assert walks[1] - walks[0] >= 0.05

@@ -10,7 +10,9 @@
  *
  * When an entry stops to hold, kd_ct_over() says so and the next packet begins a new flow:
  *  - UDP: its backend is gone, or, asked once a second, what the client dials is not that service's any more. So
- *    stale flows heal before they are cleaned up (flow_reaper.bpf.c).
+ *    stale flows heal before they are cleaned up (flow_reaper.bpf.c). An answer may be on its way even so, and no
+ *    client takes it from the backend's own address: the reply direction lasts KD_CT_LINGER seconds longer, as
+ *    KD_CT_ENDED, during which another flow may take its place.
  *  - TCP: a SYN arrives, and the flow was closed by FIN or RST in either direction, or as for UDP.
  *    A SYN sent again to a live backend stays where it was, and segments of a connection go on even when the
  *    backend has left its service: it may be finishing what it began.
@@ -39,6 +41,7 @@
 #include <kd/maps/losses.h>
 
 #define KD_CT_CLOSED (KD_CT_FIN | KD_CT_RST)
+#define KD_CT_LINGER 2 /* seconds, counted whole */
 #define KD_CT_UDP_IDLE 30 /* seconds after which another flow may take a silent one's tuple */
 
 static __always_inline bool kd_is_syn(const struct kd_pkt *pkt)
@@ -49,6 +52,12 @@ static __always_inline bool kd_is_syn(const struct kd_pkt *pkt)
 static __always_inline bool kd_is_syn_ack(const struct kd_pkt *pkt)
 {
 	return (pkt->tcp_flags & (KD_TCP_SYN | KD_TCP_ACK)) == (KD_TCP_SYN | KD_TCP_ACK);
+}
+
+/* Its answers have had the time to come. `last_seen` is when the flow ended, whatever has come since. */
+static __always_inline bool kd_ct_ended(const struct kd_ct *ct)
+{
+	return ct->flags & KD_CT_ENDED && (__s32)(kd_now() - ct->last_seen) > KD_CT_LINGER;
 }
 
 /* What the opposite direction's entry says: become what answers this direction's own tuple. */
@@ -96,20 +105,10 @@ static __always_inline bool kd_ct_over(const struct kd_pkt *pkt, const struct kd
 			return true;
 	}
 	if (ct->flags & (KD_CT_REPLY | KD_CT_SOURCE))
-		return false;
+		return kd_ct_ended(ct);
 	if (!kd_backend_stays(ct->backend))
 		return true;
 	return (pkt->tuple.protocol != IPPROTO_UDP || ct->last_seen != kd_now()) && kd_ct_moved(&pkt->tuple, ct);
-}
-
-KD_SUBPROGRAM void kd_ct_forget(const struct kd_tuple *tuple, const struct kd_ct *ct)
-{
-	struct kd_tuple opposite = kd_reversed(&ct->to);
-	struct kd_ct *other = kd_ct_find(&opposite);
-
-	if (other && kd_ct_answers(other, tuple, ct))
-		kd_ct_remove(&opposite);
-	kd_ct_remove(tuple);
 }
 
 /* Flags are only ever added to an entry. */
@@ -121,6 +120,34 @@ static __always_inline void kd_ct_add_flags(const struct kd_tuple *tuple, struct
 	twin = kd_ct_twin(tuple, ct);
 	if (twin)
 		__sync_fetch_and_or(&twin->flags, flags);
+}
+
+/* The reply direction of a flow of datagrams that is over. */
+KD_SUBPROGRAM void kd_ct_end(const struct kd_tuple *tuple, struct kd_ct *ct)
+{
+	struct kd_ct *twin;
+	__u32 now = kd_now();
+
+	ct->last_seen = now;
+	twin = kd_ct_twin(tuple, ct);
+	if (twin)
+		twin->last_seen = now;
+	kd_ct_add_flags(tuple, ct, KD_CT_ENDED);
+}
+
+/* A new flow may begin in its place at once. */
+KD_SUBPROGRAM void kd_ct_forget(const struct kd_tuple *tuple, const struct kd_ct *ct)
+{
+	struct kd_tuple opposite = kd_reversed(&ct->to);
+	struct kd_ct *other = kd_ct_find(&opposite);
+
+	if (!other || !kd_ct_answers(other, tuple, ct))
+		other = NULL;
+	if (other && tuple->protocol == IPPROTO_UDP && !(ct->flags & (KD_CT_REPLY | KD_CT_SOURCE)))
+		kd_ct_end(&opposite, other);
+	else if (other)
+		kd_ct_remove(&opposite);
+	kd_ct_remove(tuple);
 }
 
 /* The once-a-second visit to the other direction. */
@@ -148,7 +175,8 @@ KD_SUBPROGRAM void kd_ct_touch_twin(const struct kd_tuple *tuple, struct kd_ct *
 	__sync_fetch_and_add(&twin->packets, 1);
 	if (closing & ~twin->flags)
 		__sync_fetch_and_or(&twin->flags, closing);
-	twin->last_seen = now;
+	if (!(twin->flags & KD_CT_ENDED))
+		twin->last_seen = now;
 }
 
 /* A packet of the entry of `tuple`: its own, or what that has become already. */
@@ -167,7 +195,7 @@ static __always_inline void kd_ct_touch(const struct kd_pkt *pkt, const struct k
 		__sync_fetch_and_or(&ct->flags, closing);
 	if (moving)
 		kd_ct_touch_twin(tuple, ct, closing, now);
-	if (ct->last_seen == now)
+	if (ct->last_seen == now || ct->flags & KD_CT_ENDED)
 		return;
 	ct->last_seen = now;
 	kd_ct_visit_opposite(tuple, ct);

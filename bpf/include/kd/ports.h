@@ -116,7 +116,7 @@ static __always_inline int kd_port_claim(struct __sk_buff *skb, const struct kd_
 	if (failed == -KD_EEXIST) {
 		held = kd_ct_find_untold(&opposite);
 		if (held && kd_ct_answers(held, tuple, original)) {
-			if (held->last_seen && tuple->protocol != IPPROTO_TCP)
+			if (held->last_seen && !(held->flags & KD_CT_ENDED) && tuple->protocol != IPPROTO_TCP)
 				kd_lost(KD_LOSS_FLOW);
 		} else if (held && !kd_ct_evict(&opposite, held, original->last_seen)) {
 			return KD_DROP_NO_PORT;

@@ -187,7 +187,7 @@ static __always_inline int kd_flow_follow_source(struct __sk_buff *skb, struct k
 	kd_flow_follow(pkt, ct, to);
 	if (!kd_addr_equal(&to->dst, &pkt->tuple.dst)) /* a pod's: a socket of the node has no service any more */
 		answer = kd_ct_find(to);
-	if (answer && (answer->flags & (KD_CT_REPLY | KD_CT_SOURCE)) == KD_CT_REPLY) {
+	if (answer && (answer->flags & (KD_CT_REPLY | KD_CT_SOURCE)) == KD_CT_REPLY && !kd_ct_ended(answer)) {
 		kd_ct_touch(pkt, to, answer);
 		*to = answer->to;
 		KD_TRACE(KD_STEP_FLOW, answer->flags, answer->backend, to);

@@ -149,6 +149,7 @@ enum kd_ct_flags {
 	KD_CT_SOURCE = 16, /* of no service: only the source is translated */
 	KD_CT_GONE = 32, /* removed; while tables move, it keeps what the old one has from coming back */
 	KD_CT_BURIED = 64, /* and somebody is about to take it away */
+	KD_CT_ENDED = 128, /* on the reply direction of datagrams: the flow is over, but for answers on their way */
 };
 
 /*
