@@ -15,8 +15,16 @@ from attrs import evolve
 
 from k8sdatapath.agent.config import AgentConfig
 from k8sdatapath.agent.health import Checks, Probe
-from k8sdatapath.agent.metrics import Metrics, NodeMetrics, PodMetrics, ReconcilerMetrics, WatchMetrics
+from k8sdatapath.agent.metrics import (
+    Metrics,
+    NodeMetrics,
+    PodMetrics,
+    PolicyMetrics,
+    ReconcilerMetrics,
+    WatchMetrics,
+)
 from k8sdatapath.agent.options import OPTIONS
+from k8sdatapath.agent.policies import follow_policies
 from k8sdatapath.agent.source import Listener, Nodes, NodeSource, Pods, open_source
 from k8sdatapath.agent.values import Acceleration
 from k8sdatapath.agent.web import WebServer
@@ -34,9 +42,9 @@ from k8sdatapath.kube.translator import NodeDelta
 from k8sdatapath.model import IPAddress, Masquerade, network
 from k8sdatapath.net.pod_devices import DevicePattern
 from k8sdatapath.net.rtnetlink import Rtnetlink
-from k8sdatapath.node import Node, NodeConfig, PodTracker
+from k8sdatapath.node import IdentifiedPods, Node, NodeConfig, PodTracker
 from k8sdatapath.pins import PinDir
-from k8sdatapath.reconcile import Applied, Reconciler, State, Status
+from k8sdatapath.reconcile import Applied, PolicyReconciler, Reconciler, State, Status
 from k8sdatapath.resource import Resource
 
 __all__ = ["Agent"]
@@ -82,12 +90,15 @@ class Agent(Resource):
                 self._check_acceleration()
             for note in self.node.notes:
                 _log.warning("note: %s", note)
-            self.pods = own.enter_context(self._track()) if config.cni_socket is None else None
+            self._known = IdentifiedPods(self.node) if config.policy else None
+            holder = self._known or self.node
+            self.pods = own.enter_context(self._track(holder)) if config.cni_socket is None else None
             if config.cni_socket is not None:
-                cni = own.enter_context(_cni_server(self.node, config.cni_socket))
+                cni = own.enter_context(_cni_server(holder, config.cni_socket))
                 self.checks.add("CNI", lambda: "" if cni.alive else "it has ended", Probe.LIVE)
             own.callback(self._close_health)
             self._events = own.enter_context(events) if (events := self._event_writer(objects)) else None
+            self.policies = self._follow_policies(objects, own)
             self._local = node_local(self.source, self._given_view())
             self.reconciler = own.enter_context(
                 Reconciler(
@@ -130,6 +141,7 @@ class Agent(Resource):
             tunnel=config.tunnel,
             direct_routes=config.direct_routes,
             masquerade=self._masquerading,
+            policy=config.policy,
             capacity=config.capacity,
         )
 
@@ -143,9 +155,25 @@ class Agent(Resource):
             return None
         return EventWriter(watch.client, self.config.node_name)
 
-    def _track(self) -> PodTracker:
+    def _track(self, node: Node | IdentifiedPods) -> PodTracker:
         pattern = DevicePattern(self.config.pod_devices, uplinks=self.config.uplinks)
-        return PodTracker(self.node, pattern)
+        return PodTracker(node, pattern)
+
+    def _follow_policies(self, objects: ObjectSource, own: ExitStack) -> PolicyReconciler | None:
+        watch = _watch(objects)
+        if self.node.policy is None or self._known is None or watch is None:
+            return None
+        policies = follow_policies(self.config, watch.client, self.node.policy, self._known, own)
+        self.checks.add("policies", lambda: policies.problem, Probe.READY, of_health=False)
+        self.checks.add("policy reconciler", self._not_following_policies, Probe.LIVE)
+        if self.metrics is not None:
+            self.metrics.add(PolicyMetrics(policies, self.node.policy))
+        return policies
+
+    def _not_following_policies(self) -> str:
+        if self.policies is None or self.policies.running or self._stopping:
+            return ""
+        return f"it has ended: {self.policies.error}"
 
     def _given_view(self) -> NodeView:
         return NodeView(
@@ -362,7 +390,7 @@ class Agent(Resource):
         :param news: is asked every second for a configuration to take over, see :meth:`reconfigure`.
         :raises DatapathError: it has ended by itself.
         """
-        pruned = False
+        pruned, strangers = False, self.policies is not None
         while not stop.wait(0.2 if not pruned else 1.0):
             if not self.reconciler.running:
                 raise self.reconciler.error or DatapathError("the reconciler has ended")
@@ -372,10 +400,25 @@ class Agent(Resource):
                 self._end_sockets()
             self._look_at_masq_file()
             self._listen_again()
+            strangers = strangers and not self._forget_strangers()
             if not pruned and self.reconciler.synced:
                 self.node.prune()
                 pruned = True
                 _log.info("ready", extra={"services": len(self.node.services)})
+
+    def _forget_strangers(self) -> bool:
+        """Remove who an earlier run has left in policies, once all is known; whether that is done."""
+        policies, known, enforced = self.policies, self._known, self.node.policy
+        if policies is None or known is None or enforced is None or not policies.synced or policies.problem:
+            return False
+        if not known.complete or (self.pods is not None and not self.pods.complete):
+            return False
+        try:
+            enforced.forget_strangers()
+        except DatapathError as error:
+            _log.error("what an earlier run has left of policies stays for now: %s", error)
+            return False
+        return True
 
     def reconfigure(self, wanted: AgentConfig) -> tuple[str, ...]:
         """Take over what can change while packets flow and nothing has to be made anew.
@@ -411,7 +454,7 @@ class Agent(Resource):
         return f"<Agent {self.config.node_name} {self.node!r}>"
 
 
-def _cni_server(node: Node, path: Path) -> CniServer:
+def _cni_server(node: Node | IdentifiedPods, path: Path) -> CniServer:
     return CniServer(node, socket=path, state=path.with_suffix(".pods"))
 
 

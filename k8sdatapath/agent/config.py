@@ -12,7 +12,7 @@ from typing import Any
 from attrs import evolve, field, frozen
 
 from k8sdatapath.agent.options import IGNORED, OPTIONS
-from k8sdatapath.agent.values import UNSAID, Acceleration, Listen, LogFormat, TunnelKind
+from k8sdatapath.agent.values import UNSAID, Acceleration, IdentityMode, Listen, LogFormat, TunnelKind
 from k8sdatapath.errors import ConfigError, ManifestError, near_misses
 from k8sdatapath.kube.documents import parse_yaml
 from k8sdatapath.model import IPAddress, IPNetwork, Masquerade, Protocol, Selection
@@ -83,6 +83,9 @@ class AgentConfig:
     tunnel_addresses: tuple[IPAddress, ...] = ()
     tunnel_ipv6: bool = False
     tunnel_mtu: int = 0
+    policy: bool = False
+    identity_mode: IdentityMode = IdentityMode.CRD
+    etcd: tuple[str, ...] = ()
     services: int = Capacity().services
     backends: int = Capacity().backends
     slots: int = Capacity().slots
@@ -211,12 +214,24 @@ class AgentConfig:
                 raise ConfigError("", "masqConfig", "nothing is masqueraded: see bpf.masquerade")
             if self.masq_file is not None and self.not_masqueraded:
                 raise ConfigError("", "masqConfig, ipMasqAgent.config", "one of these only")
+        if self.policy:
+            self._check_policy()
         if self.tunneled and self.direct_routes:
             raise ConfigError(
                 "", "autoDirectNodeRoutes", "with routingMode: tunnel there is a tunnel instead"
             )
         if self.tunneled and not self.tunnel_addresses:
             raise ConfigError("", "tunnelAddresses", "needed with routingMode: tunnel, one of each family")
+
+    def _check_policy(self) -> None:
+        if self.sources or self.replay is not None:
+            raise ConfigError("", "policy", "policies are read from an API server only")
+        mode = self.identity_mode
+        if mode is IdentityMode.MEMORY and self.tunneled:
+            why = "through a tunnel nodes tell each other numbers, so all must have the same"
+            raise ConfigError("", "identityAllocationMode", f"cannot be memory: {why}")
+        if mode in (IdentityMode.ETCD, IdentityMode.KVSTORE) and not self.etcd:
+            raise ConfigError("", "etcd.endpoints", f"needed with identityAllocationMode: {mode.value}")
 
 
 def _read(path: Path) -> Mapping[str, Any]:

@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
     from prometheus_client.core import Metric
 
+    from k8sdatapath.datapath.identity_policy import IdentityPolicy
     from k8sdatapath.kube import KubeWatch
     from k8sdatapath.node import Node, PodTracker
-    from k8sdatapath.reconcile import Histogram, Reconciler
+    from k8sdatapath.reconcile import Histogram, PolicyReconciler, Reconciler
 
 __all__ = ["MetricSource", "Metrics"]
 
@@ -216,6 +217,31 @@ class ReconcilerMetrics:
         yield GaugeMetricFamily("k8sdatapath_services_failed", text, len(self._reconciler.failures()))
         ready = int(self._reconciler.synced)
         yield GaugeMetricFamily("k8sdatapath_synced", "Whether all services are programmed.", ready)
+
+
+class PolicyMetrics:
+    """How far policies are in force."""
+
+    def __init__(self, policies: PolicyReconciler, enforced: IdentityPolicy) -> None:
+        self._policies, self._enforced = policies, enforced
+
+    def collect(self) -> Iterator[Metric]:
+        """As it is now."""
+        from prometheus_client.core import GaugeMetricFamily
+
+        found = {
+            "policies": ("Policies in force.", len(self._enforced.policies)),
+            "policy_pods": (
+                "Pods of this node with a policy.",
+                len(self._enforced.endpoints),
+            ),
+            "policy_pods_waiting": ("Pods that have no number yet.", len(self._policies.waiting)),
+            "policy_objects_wrong": ("Objects that cannot be enforced.", len(self._policies.errors)),
+            "policies_failed": ("What could not be put in force.", len(self._policies.failures)),
+            "policy_synced": ("Whether all was put in force once.", int(self._policies.synced)),
+        }
+        for name, (meaning, value) in found.items():
+            yield GaugeMetricFamily(f"k8sdatapath_{name}", meaning, value)
 
 
 def _histogram(name: str, meaning: str, histogram: Histogram) -> Metric:

@@ -12,7 +12,7 @@ from typing import Any, Final
 from attrs import frozen
 
 from k8sdatapath.agent import values
-from k8sdatapath.agent.values import Acceleration, LogFormat, TunnelKind
+from k8sdatapath.agent.values import Acceleration, IdentityMode, LogFormat, TunnelKind
 
 __all__ = ["IGNORED", "OPTIONS", "Option"]
 
@@ -147,6 +147,11 @@ OPTIONS: Final[Mapping[str, Option]] = {
     ),
     "ipv4.enabled": Option("", _either("both families are always served"), "true"),
     "ipv6.enabled": Option("", _either("both families are always served"), "true"),
+    "policy": Option("policy", values.flag, "enforce the cluster's network policies on pods of this node"),
+    "identityAllocationMode": Option(
+        "identity_mode", values.one_of(IdentityMode), "who gives label sets their numbers"
+    ),
+    "etcd.endpoints": Option("etcd", values.texts, "with identityAllocationMode: etcd, its URLs"),
     "writeEvents": Option("write_events", values.flag, "write Events about objects with errors"),
     # how much
     "capacity.services": Option("services", values.count, "frontends", live=True),
@@ -173,7 +178,7 @@ directRoutingSkipUnreachable disableEndpointCRD dnsPolicy dnsProxy egressGateway
 enableInternalTrafficPolicy enableK8sEndpointSlice enableLBIPAM enableXTSocketFallback encryption
 endpointHealthChecking endpointRoutes eni envoy envoyConfig etcd extraArgs extraConfig extraContainers
 extraEnv extraHostPathMounts extraVolumeMounts extraVolumes forceDeviceDetection gatewayAPI gke
-healthChecking healthPort hostFirewall hubble identityAllocationMode identityChangeGracePeriod image
+healthChecking healthPort hostFirewall hubble identityChangeGracePeriod image
 imagePullSecrets ingressController initResources installNoConntrackIptablesRules ipam
 iptablesRandomFully k8sClientRateLimit k8sNetworkPolicy
 keepDeprecatedLabels keepDeprecatedProbes l2announcements l2NeighDiscovery l2podAnnouncements l7Proxy

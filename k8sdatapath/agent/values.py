@@ -12,7 +12,7 @@ from attrs import frozen
 from k8sdatapath.model import IPAddress, IPNetwork, Masquerade, Protocol, Selection, address, network, port
 from k8sdatapath.model.address import shown
 
-__all__ = ["UNSAID", "Acceleration", "Listen", "LogFormat", "TunnelKind"]
+__all__ = ["UNSAID", "Acceleration", "IdentityMode", "Listen", "LogFormat", "TunnelKind"]
 
 UNSAID: Final = object()
 """What a value comes to that leaves things as they are."""
@@ -34,6 +34,16 @@ class TunnelKind(Enum):
 
     VXLAN = "vxlan"
     GENEVE = "geneve"
+
+
+class IdentityMode(Enum):
+    """Where the numbers of label sets come from: objects of the cluster, an etcd, or each node by itself."""
+
+    CRD = "crd"
+    ETCD = "etcd"
+    KVSTORE = "kvstore"
+    """As Cilium calls the former."""
+    MEMORY = "memory"
 
 
 class LogFormat(Enum):

@@ -7,6 +7,7 @@
 Live: ``events`` is what sources tell. ``watch`` is an API server as a source: a ``follower`` for each of its
 ``resources``, over a ``connection``, with ``patience``; ``wire`` and ``fast`` read what it sends.
 ``replay`` records sources, and plays them back.
+``policy``: policies out of objects; ``policy_watch`` is an API server as a source of these.
 ``translator`` is ``translate`` for changes, ``local`` joins a source and that.
 ``event_writer`` tells the cluster what is wrong. ``ip_masq`` reads ip-masq-agent's configuration.
 """
@@ -16,6 +17,7 @@ from k8sdatapath.kube.events import Batch, ObjectEvent, ObjectSource, in_asyncio
 from k8sdatapath.kube.ip_masq import IpMasqConfig, IpMasqFile
 from k8sdatapath.kube.local import NodeLocal, node_local
 from k8sdatapath.kube.patience import Patience
+from k8sdatapath.kube.policy_watch import PolicyWatch
 from k8sdatapath.kube.replay import Recorder, Replay
 from k8sdatapath.kube.resources import Resource
 from k8sdatapath.kube.static import StaticYaml
@@ -37,6 +39,7 @@ __all__ = [
     "ObjectEvent",
     "ObjectSource",
     "Patience",
+    "PolicyWatch",
     "Recorder",
     "Replay",
     "Resource",

@@ -4,8 +4,18 @@ Read it as an example: all of it is public API, and another composition is as sh
 """
 
 from k8sdatapath.node.config import Capacity, NodeConfig
+from k8sdatapath.node.known_pods import IdentifiedPods
 from k8sdatapath.node.node import AttachedPod, Node
 from k8sdatapath.node.pod_tracker import PodStatus, PodTracker
 from k8sdatapath.node.tunnel import Tunnel
 
-__all__ = ["AttachedPod", "Capacity", "Node", "NodeConfig", "PodStatus", "PodTracker", "Tunnel"]
+__all__ = [
+    "AttachedPod",
+    "Capacity",
+    "IdentifiedPods",
+    "Node",
+    "NodeConfig",
+    "PodStatus",
+    "PodTracker",
+    "Tunnel",
+]

@@ -18,6 +18,7 @@ from k8sdatapath.programs.base import in_netns
 from k8sdatapath.resource import Resource
 
 if TYPE_CHECKING:
+    from k8sdatapath.node.known_pods import IdentifiedPods
     from k8sdatapath.node.node import Node
 
 __all__ = ["PodStatus", "PodTracker"]
@@ -54,12 +55,14 @@ class PodTracker(Resource):
         with PodTracker(node, DevicePattern(("v*",), uplinks=node.config.uplinks)) as pods:
             pods.update({"shop/web-1": [ip_address("10.244.1.2")]}, complete=True)
 
-    :param node: it must outlive the tracker.
+    :param node: it must outlive the tracker; or what tells policies who its pods are.
     :param complete: whether nobody will tell of pods by :meth:`update`. If False, what an earlier process has
         attached stays until an update is complete.
     """
 
-    def __init__(self, node: Node, pattern: DevicePattern, *, complete: bool = False) -> None:
+    def __init__(
+        self, node: Node | IdentifiedPods, pattern: DevicePattern, *, complete: bool = False
+    ) -> None:
         self._node = node
         self._pattern = pattern
         self._complete = complete

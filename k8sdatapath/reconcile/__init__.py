@@ -2,10 +2,12 @@
 
 ``reconciler``: the loop. ``ledger``: what is wanted, and what still has to be done for it. ``status``: how
 far each object is. ``metrics``: how long it takes. ``feed``: desired services from a program of one's own.
+``policies``: the loop for policies and who is who. ``numbers``: the numbers of label sets, for it.
 """
 
 from k8sdatapath.reconcile.feed import Feed
 from k8sdatapath.reconcile.metrics import Histogram, Metrics
+from k8sdatapath.reconcile.policies import PolicyReconciler
 from k8sdatapath.reconcile.reconciler import Applied, Reconciler, Retry
 from k8sdatapath.reconcile.status import State, Status
 
@@ -14,6 +16,7 @@ __all__ = [
     "Feed",
     "Histogram",
     "Metrics",
+    "PolicyReconciler",
     "Reconciler",
     "Retry",
     "State",

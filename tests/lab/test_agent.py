@@ -34,6 +34,7 @@ from tests.support.agents import (
     service,
     slices,
     write,
+    write_kubeconfig,
 )
 from tests.support.api_double import ApiDouble, Query, Refusal
 from tests.support.chaos import SECONDS
@@ -554,21 +555,6 @@ def served(tmp_path: Path) -> Iterator[tuple[NodeUnderTest, ApiDouble]]:
     ):
         write_kubeconfig(tmp_path / "config", api.url)
         yield node, api
-
-
-def write_kubeconfig(path: Path, url: str) -> None:
-    path.write_text(
-        yaml.safe_dump(
-            {
-                "apiVersion": "v1",
-                "kind": "Config",
-                "current-context": "double",
-                "clusters": [{"name": "double", "cluster": {"server": url}}],
-                "contexts": [{"name": "double", "context": {"cluster": "double", "user": "double"}}],
-                "users": [{"name": "double", "user": {"token": "secret"}}],
-            }
-        )
-    )
 
 
 def pod(name: str, *addresses: str, node: str = "node-1") -> dict[str, Any]:

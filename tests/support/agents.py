@@ -18,6 +18,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import yaml
+
 from k8sdatapath.net.cgroup import Cgroup
 from k8sdatapath.net.netns import NetNs
 from k8sdatapath.pins import PinDir
@@ -327,3 +329,19 @@ def write(directory: Path, name: str, objects: Sequence[dict[str, Any]]) -> None
     fresh = directory / f".{name}"
     fresh.write_text("\n---\n".join(map(json.dumps, objects)))
     os.replace(fresh, directory / f"{name}.yaml")
+
+
+def write_kubeconfig(path: Path, url: str) -> None:
+    """A kubeconfig for a double."""
+    path.write_text(
+        yaml.safe_dump(
+            {
+                "apiVersion": "v1",
+                "kind": "Config",
+                "current-context": "double",
+                "clusters": [{"name": "double", "cluster": {"server": url}}],
+                "contexts": [{"name": "double", "context": {"cluster": "double", "user": "double"}}],
+                "users": [{"name": "double", "user": {"token": "secret"}}],
+            }
+        )
+    )

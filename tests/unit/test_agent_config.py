@@ -116,6 +116,19 @@ def test_flags_are_stronger_than_the_file(write) -> None:
         ("kubeProxyReplacement: false", "kubeProxyReplacement: cannot be false"),
         ("loadBalancer: {algorithm: rr}", "loadBalancer.algorithm: 'rr' is none of random, maglev"),
         ("loadBalancer: {mode: dsr}", "loadBalancer.mode: must be snat"),
+        ("{policy: true, source: x}", "policy: policies are read from an API server only"),
+        (
+            "{policy: true, identityAllocationMode: etcd}",
+            "etcd.endpoints: needed with identityAllocationMode",
+        ),
+        (
+            "identityAllocationMode: crdd",
+            "identityAllocationMode: 'crdd' is none of crd, etcd",
+        ),
+        (
+            "{policy: true, identityAllocationMode: memory, routingMode: tunnel, tunnelAddresses: 10.0.0.1}",
+            "identityAllocationMode: cannot be memory: through a tunnel nodes tell each other numbers",
+        ),
         ("routingMode: bridged", "routingMode: 'bridged' is neither tunnel nor native"),
         ("capacity: 5", "capacity: 5 is not a mapping; there is capacity.services, "),
         ("log: debug", "log: 'debug' is not a mapping; there is log.level, log.format"),

@@ -57,13 +57,17 @@ _CILIUM = (
 _TIERS = (Resource("policy.networking.k8s.io/v1alpha2", "ClusterNetworkPolicy", "clusternetworkpolicies"),)
 
 
-def policy_resources(*, cilium: bool = False, tiers: bool = False) -> tuple[Resource, ...]:
+def policy_resources(
+    *, cilium: bool = False, tiers: bool = False, templates: bool = True
+) -> tuple[Resource, ...]:
     """What is to be watched for policies, as it is: who pods are, and NetworkPolicies.
 
     :param cilium: Cilium's policies too; its resource definitions must be in the cluster.
     :param tiers: likewise ClusterNetworkPolicies.
+    :param templates: what makes pods, too: who they are going to be is known before they are there.
     """
-    return _RESOURCES + _CILIUM * cilium + _TIERS * tiers
+    found = _RESOURCES + _CILIUM * cilium + _TIERS * tiers
+    return tuple(each for each in found if templates or each.kind not in TEMPLATES)
 
 
 def manifest_events(manifests: Iterable[Manifest]) -> Iterator[ObjectEvent]:

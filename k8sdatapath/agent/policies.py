@@ -1,0 +1,54 @@
+"""An agent's part that follows network policies: the loop, where numbers come from, and where policies do."""
+
+from __future__ import annotations
+
+import ssl
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from k8sdatapath.agent.config import AgentConfig
+from k8sdatapath.agent.values import IdentityMode
+from k8sdatapath.component import RecordStore
+from k8sdatapath.datapath.identity_policy import IdentityPolicy
+from k8sdatapath.identity import MemoryStore, StoreAllocator
+from k8sdatapath.identity.etcd import EtcdStore
+from k8sdatapath.kube.policy_watch import PolicyWatch
+from k8sdatapath.kube.store import KubeStore
+from k8sdatapath.model.identity import Identity, well_known
+from k8sdatapath.node import IdentifiedPods
+from k8sdatapath.reconcile import PolicyReconciler
+
+if TYPE_CHECKING:
+    from kubernetes.client import ApiClient
+
+__all__ = ["follow_policies"]
+
+
+def follow_policies(
+    config: AgentConfig, client: ApiClient, policy: IdentityPolicy, pods: IdentifiedPods, own: ExitStack
+) -> PolicyReconciler:
+    """Keep a node's policies as the cluster has them, until ``own`` is closed."""
+    store = _store(config, client)
+
+    def renumbered(old: Identity, new: Identity) -> None:
+        reconciler.renumber(old, new)
+
+    alone = config.identity_mode is IdentityMode.MEMORY
+    identities = StoreAllocator(store, config.node_name, fixed=well_known(), renumbered=renumbered)
+    source = PolicyWatch(client)
+    reconciler = PolicyReconciler(
+        source, config.node_name, policy, identities, on_pods=pods.know, alone=alone
+    )
+    own.enter_context(reconciler)
+    if isinstance(store, KubeStore | EtcdStore):
+        own.enter_context(store)  # closed first, so that nobody waits for it
+    return reconciler.start()
+
+
+def _store(config: AgentConfig, client: ApiClient) -> RecordStore:
+    if config.identity_mode is IdentityMode.MEMORY:
+        return MemoryStore()
+    if config.identity_mode is IdentityMode.CRD:
+        return KubeStore(client)
+    secure = any(each.startswith("https:") for each in config.etcd)
+    return EtcdStore(config.etcd, tls=ssl.create_default_context() if secure else None)

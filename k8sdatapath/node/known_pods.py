@@ -1,0 +1,118 @@
+"""Pods whose devices one tells, and whose labels another: neither waits for the other."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from threading import RLock
+from typing import TYPE_CHECKING
+
+from attrs import define
+
+from k8sdatapath.errors import DatapathError
+from k8sdatapath.model import IPAddress
+from k8sdatapath.model.workload import Workload
+from k8sdatapath.node.config import NodeConfig
+
+if TYPE_CHECKING:
+    from k8sdatapath.node.node import AttachedPod, Node
+
+__all__ = ["IdentifiedPods"]
+
+_log = logging.getLogger(__name__)
+
+Party = tuple[Workload, int]
+
+
+@define
+class _Attached:
+    device: str
+    pod_mac: str
+    party: Party | None
+
+
+class IdentifiedPods:
+    """Takes pods into a node that enforces policies, as soon as it is known where and who they are.
+
+    A pod of whom only the device is known is attached, and cut off: nobody knows yet what it may do. But one
+    that an earlier process has attached keeps what that one gave it.
+
+    :param node: with ``policy=True``.
+    """
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._lock = RLock()
+        self._attached: dict[IPAddress, _Attached] = {}
+        self._known: dict[IPAddress, Party] = {}
+        self._inherited = {(pod.device, each) for pod in node.pods if pod.device for each in pod.addresses}
+
+    @property
+    def config(self) -> NodeConfig:
+        """The node's."""
+        return self._node.config
+
+    @property
+    def pods(self) -> tuple[AttachedPod, ...]:
+        """What is attached."""
+        return self._node.pods
+
+    def attach_pod(self, device: str, addresses: Iterable[IPAddress], *, pod_mac: str) -> None:
+        """Take a pod in, whoever it is; raises as ``Node.attach_pod``."""
+        with self._lock:
+            for party, each in self._by_party(addresses).items():
+                self._attach(device, each, pod_mac, party)
+
+    def detach_pod(self, device: str, addresses: Iterable[IPAddress]) -> None:
+        """Let a pod go."""
+        with self._lock:
+            addresses = list(addresses)
+            self._node.detach_pod(device, addresses)
+            for each in addresses:
+                if (known := self._attached.get(each)) and known.device == device:
+                    del self._attached[each]
+                self._inherited.discard((device, each))
+
+    def know(self, pods: Mapping[str, Party]) -> None:
+        """From now on these are the pods of the node, by name, as policies know them.
+
+        :raises DatapathError: some could not be attached as they are now, and stay as they were.
+        """
+        with self._lock:
+            self._known = {each: party for party in pods.values() for each in party[0].addresses}
+            error: DatapathError | None = None
+            changed: dict[tuple[str, str, Party], list[IPAddress]] = {}
+            for each, attached in self._attached.items():
+                party = self._known.get(each)
+                if party is not None and party != attached.party:
+                    changed.setdefault((attached.device, attached.pod_mac, party), []).append(each)
+            for (device, pod_mac, party), addresses in changed.items():
+                try:
+                    self._attach(device, addresses, pod_mac, party)
+                except DatapathError as failed:
+                    error = failed
+            if error is not None:
+                raise error
+
+    @property
+    def complete(self) -> bool:
+        """Whether no pod is left as an earlier process attached it."""
+        with self._lock:
+            there = {(pod.device, each) for pod in self._node.pods for each in pod.addresses}
+            return not self._inherited & there
+
+    def _by_party(self, addresses: Iterable[IPAddress]) -> dict[Party | None, list[IPAddress]]:
+        found: dict[Party | None, list[IPAddress]] = {}
+        for each in addresses:
+            found.setdefault(self._known.get(each), []).append(each)
+        return found
+
+    def _attach(self, device: str, addresses: list[IPAddress], pod_mac: str, party: Party | None) -> None:
+        keep = party is None and all((device, each) in self._inherited for each in addresses)
+        if not keep:
+            workload, identity = party or (None, 0)
+            self._node.attach_pod(device, addresses, pod_mac=pod_mac, identity=identity, workload=workload)
+            self._inherited -= {(device, each) for each in addresses}
+            if workload is None:
+                _log.info("a pod is cut off until it is known who it is", extra={"device": device})
+        self._attached |= {each: _Attached(device, pod_mac, party) for each in addresses}

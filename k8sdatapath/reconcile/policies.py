@@ -1,0 +1,362 @@
+"""The loop that keeps policies in the kernel as they are wanted."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol, Self, TypeAlias
+
+from attrs import evolve
+
+from k8sdatapath.component import ObjectKey
+from k8sdatapath.errors import ClosedError, DatapathError, ManifestError
+from k8sdatapath.identity import StoreAllocator
+from k8sdatapath.kube.events import ObjectSource
+from k8sdatapath.kube.policy.translator import PolicyDelta, PolicyTranslator
+from k8sdatapath.model.identity import Identity, Reserved
+from k8sdatapath.model.policy import Policy
+from k8sdatapath.model.workload import Workload
+from k8sdatapath.reconcile.numbers import Numbers
+from k8sdatapath.reconcile.reconciler import Retry
+from k8sdatapath.resource import Resource
+
+__all__ = ["KnownPods", "Policies", "PolicyReconciler"]
+
+_log = logging.getLogger("k8sdatapath.reconcile")
+
+_TICK = 0.25
+"""Seconds after which the loop looks for what is to be tried again."""
+_GRACE = 5.0
+"""Seconds for which a pod elsewhere that has other labels counts as who it was, until its number is told."""
+
+KnownPods: TypeAlias = Mapping[str, tuple[Workload, int]]
+"""Pods of this node by name: what policies know of them, and the number of their labels."""
+
+
+class Policies(Protocol):
+    """Where policies go, such as ``node.policy``."""
+
+    @property
+    def policies(self) -> Mapping[str, Policy]:
+        """Those in force."""
+        ...
+
+    def apply(self, policies: Iterable[Policy]) -> Any:
+        """These and no others."""
+        ...
+
+    def upsert(self, *policies: Policy) -> Any:
+        """Add or replace."""
+        ...
+
+    def remove(self, *names: str) -> Any:
+        """Take away."""
+        ...
+
+    def learn(self, workloads: Mapping[Workload, int]) -> None:
+        """Know workloads by their numbers."""
+        ...
+
+    def forget(self, *names: str) -> None:
+        """They are gone."""
+        ...
+
+
+class PolicyReconciler(Resource):
+    """Keeps policies in the kernel as objects want them::
+
+        PolicyReconciler(watch, "n1", node.policy, identities, on_pods=pods.know).start()
+
+    Nothing is written before the source is synced. Then, at each change: who is who elsewhere, policies, and
+    the node's own pods, which are told to ``on_pods`` only when all that selects them is in force. Whoever
+    has no number yet is in no selector, and a pod of this node waits for its own. What fails is tried again.
+
+    :param source: of raw objects, see ``policy_resources``; is closed with it.
+    :param node: the name of the node whose pods are its own.
+    :param identities: is closed with it, too.
+    :param on_pods: told of all pods of this node that are known, whenever that changes. If it raises, it is
+        called again later.
+    :param alone: nobody else gives numbers: those for pods of other nodes are given here too.
+    """
+
+    def __init__(
+        self,
+        source: ObjectSource,
+        node: str,
+        policies: Policies,
+        identities: StoreAllocator,
+        *,
+        on_pods: Callable[[KnownPods], object],
+        alone: bool = False,
+        retry: Retry | None = None,
+    ) -> None:
+        self.error: BaseException | None = None
+        """Why it has ended by itself, if it has."""
+        self._source, self._policies, self._on_pods = source, policies, on_pods
+        self._node, self._alone, self._retry = node, alone, retry or Retry()
+        self._translator = PolicyTranslator(node)
+        self._changed = threading.Condition()  # guards the translator and these four
+        self._news = self._told = self._closed = self._synced = False
+        self._numbers = Numbers(identities, self._wake, alone=alone)
+        self._wanted: dict[str, Policy] = {}
+        self._workloads: dict[str, Workload] = {}
+        self._local: set[str] = set()
+        self._due: dict[str, float] = {}  # workloads elsewhere that are not learned as they are; since when
+        self._learned: dict[str, tuple[Workload, int]] = {}
+        self._gone: set[str] = set()
+        self._stale = True  # policies are not as wanted
+        self._pods: dict[str, tuple[Workload, int]] | None = None  # as last told
+        self._errors: dict[ObjectKey, ManifestError] = {}
+        self._failures: dict[str, Exception] = {}
+        self._tries, self._again = 0, 0.0
+        self._threads = [
+            threading.Thread(target=self._read, name="kd-policy-source", daemon=True),
+            threading.Thread(target=self._run, name="kd-policies", daemon=True),
+        ]
+
+    def start(self) -> Self:
+        """Reconcile in threads of its own, until :meth:`close`.
+
+        :raises ClosedError: it was closed, or runs already.
+        """
+        if self._closed or self._threads[0].ident is not None:
+            raise ClosedError("a reconciler runs once")
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def close(self) -> None:
+        """Stop, and close the source and the allocator. What is in the kernel stays."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._source.close()
+        self._numbers.close()
+        for thread in self._threads:
+            if thread.ident is not None:
+                thread.join()
+
+    @property
+    def running(self) -> bool:
+        """Whether it is at work."""
+        return all(thread.is_alive() for thread in self._threads)
+
+    @property
+    def synced(self) -> bool:
+        """Whether all was told once, and was put in force but for what failed or waits for a number."""
+        return self._synced
+
+    @property
+    def errors(self) -> Mapping[ObjectKey, ManifestError]:
+        """Objects that say what cannot be, or cannot be enforced. What they last said right holds."""
+        return dict(self._errors)
+
+    @property
+    def failures(self) -> Mapping[str, Exception]:
+        """What could not be put in force, by name of the policy, ``peers`` or ``pods``; it is tried again."""
+        return dict(self._failures)
+
+    @property
+    def waiting(self) -> tuple[str, ...]:
+        """Pods that are known, and have no number yet."""
+        here = (name for name in self._local if name not in (self._pods or {}))
+        return tuple(sorted({*here, *self._due}))
+
+    @property
+    def problem(self) -> str:
+        """What is not in force as it is wanted, in a sentence; empty if all is."""
+        if not self._synced:
+            return "not all policies are in force yet"
+        for name, error in self._failures.items():
+            return f"{len(self._failures)} not in force as wanted, such as {name}: {error}"
+        waiting = self.waiting
+        if waiting and self._numbers.problem:
+            return f"{len(waiting)} pods wait for a number, such as {waiting[0]}: {self._numbers.problem}"
+        return ""
+
+    def renumber(self, old: Identity, new: Identity) -> None:
+        """For ``renumbered`` of the allocator."""
+        self._numbers.renumber(old, new)
+
+    # -- the thread that reads --
+
+    def _read(self) -> None:
+        try:
+            for batch in self._source.batches(_TICK):
+                with self._changed:
+                    self._translator.take(batch.events)
+                    if batch.events or batch.synced != self._told:
+                        self._told, self._news = batch.synced, True
+                        self._changed.notify_all()
+        except Exception as error:
+            self._end(error)
+
+    def _wake(self) -> None:
+        with self._changed:
+            self._news = True
+            self._changed.notify_all()
+
+    def _end(self, error: Exception) -> None:
+        if not self._closed:
+            self.error = error
+            _log.exception("policies are not followed any more")
+
+    # -- the loop --
+
+    def _run(self) -> None:
+        try:
+            while True:
+                with self._changed:
+                    self._changed.wait_for(lambda: self._news or self._closed, _TICK)
+                    if self._closed:
+                        return
+                    news, self._news = self._news, False
+                    told = self._told
+                    delta = self._translator.delta() if news else PolicyDelta()
+                self._take(delta)
+                if told and (news or self._due or (self._failures and time.monotonic() >= self._again)):
+                    self._step()
+        except Exception as error:
+            self._end(error)
+
+    def _take(self, delta: PolicyDelta) -> None:
+        for policy in delta.policies:
+            self._wanted[policy.name] = policy
+        for name in delta.removed:
+            self._wanted.pop(name, None)
+        self._stale = self._stale or bool(delta.policies or delta.removed)
+        now = time.monotonic()
+        for each in delta.workloads:
+            if each.name == self._node or " " in each.name:  # the node knows itself; templates are nobody yet
+                continue
+            self._workloads[each.name] = each
+            self._gone.discard(each.name)
+            if each.name in delta.local:
+                self._local.add(each.name)
+                self._due.pop(each.name, None)
+            else:
+                self._local.discard(each.name)
+                self._due[each.name] = now
+        for name in delta.gone:
+            if self._workloads.pop(name, None) is not None:
+                self._local.discard(name)
+                self._due.pop(name, None)
+                self._gone.add(name)
+        for key, error in delta.errors.items():
+            self._tell(key, error)
+        for key, names in delta.missing.items():
+            if names:
+                _log.warning("%s %s/%s names what is not there: %s", *key, ", ".join(names))
+
+    def _tell(self, key: ObjectKey, error: ManifestError | None) -> None:
+        about = dict(zip(("object_kind", "object_namespace", "object_name"), key, strict=True))
+        if error is not None:
+            self._errors[key] = error
+            _log.error("not enforced as it is: %s", error, extra=about)
+        elif self._errors.pop(key, None) is not None:
+            _log.info("enforced again", extra=about)
+
+    def _step(self) -> None:
+        """Bring the kernel closer to what is wanted: peers, policies, then pods, so that none is open."""
+        concerned = self._workloads if self._alone else self._local
+        self._numbers.want(self._workloads[name].labels for name in concerned if self._is_pod(name))
+        failures: dict[str, Exception] = {}
+        self._attempt("peers", self._follow_peers, failures)
+        if self._stale:
+            self._enforce(failures)
+        self._attempt("pods", lambda: self._follow_pods(failures), failures)
+        for name, error in failures.items():
+            if str(error) != str(self._failures.get(name, "")):
+                _log.error("not in force as wanted: %s: %s", name, error)
+        self._tries = self._tries + 1 if failures else 0
+        self._again = time.monotonic() + (self._retry.after(self._tries) if failures else 0.0)
+        self._failures = failures
+        self._synced = True
+
+    def _is_pod(self, name: str) -> bool:
+        return self._workloads[name].is_pod
+
+    def _attempt(self, name: str, action: Callable[[], None], failures: dict[str, Exception]) -> None:
+        try:
+            action()
+        except DatapathError as error:
+            failures[name] = error
+
+    def _follow_peers(self) -> None:
+        """Who is new comes first: of an address that has changed hands the last is believed."""
+        if self._numbers.moved():
+            self._due |= {name: time.monotonic() for name in self._learned if name in self._workloads}
+        learned, done = dict[str, tuple[Workload, int]](), set[str]()
+        for name, since in self._due.items():
+            wanted = self._workloads[name]
+            known = self._learned.get(name)
+            number = self._number(wanted, known)
+            if number is not None:
+                done.add(name)
+                learned[name] = wanted, number
+            elif known is None or time.monotonic() - since >= _GRACE:
+                learned[name] = evolve(wanted, labels=_NOBODY, ports=()), Reserved.INIT
+            else:
+                learned[name] = evolve(wanted, labels=known[0].labels, ports=known[0].ports), known[1]
+        news = {name: each for name, each in learned.items() if self._learned.get(name) != each}
+        if news:
+            self._policies.learn(dict(news.values()))
+            self._learned.update(news)
+        for name in done:
+            del self._due[name]
+        if gone := (self._gone | self._local) & self._learned.keys() - self._due.keys():
+            self._policies.forget(*(gone - self._local))
+            for name in gone:
+                del self._learned[name]
+        self._gone.clear()
+
+    def _number(self, wanted: Workload, known: tuple[Workload, int] | None) -> int | None:
+        if not wanted.is_pod:
+            return Reserved.REMOTE_NODE
+        found = self._numbers.get(wanted.labels)
+        if found is None and known is not None and known[0].labels == wanted.labels:
+            return known[1]  # it stays what it was
+        return found
+
+    def _enforce(self, failures: dict[str, Exception]) -> None:
+        """All at once; if that fails, one by one, to find out whose fault it is."""
+        try:
+            self._policies.apply(self._wanted.values())
+        except DatapathError:
+            there = dict(self._policies.policies)
+            self._policies.remove(*(name for name in there if name not in self._wanted))
+            for name, policy in self._wanted.items():
+                if there.get(name) != policy:
+                    try:
+                        self._policies.upsert(policy)
+                    except DatapathError as error:
+                        failures[name] = error
+        self._stale = any(name in self._wanted for name in failures)
+
+    def _follow_pods(self, failures: Mapping[str, Exception]) -> None:
+        """Those for whom a policy is not in force stay as they are, which at first is cut off."""
+        before = self._pods or {}
+        open_for = [self._wanted[name].subject for name in failures if name in self._wanted]
+        after: dict[str, tuple[Workload, int]] = {}
+        for name in self._local:
+            wanted = self._workloads[name]
+            number = self._number(wanted, before.get(name))
+            if number is None or any(each.matches(wanted.labels) for each in open_for):
+                if name in before:
+                    after[name] = before[name]
+            else:
+                after[name] = wanted, number
+        if after != self._pods or "pods" in self._failures:
+            self._on_pods(after)
+            self._pods = after
+
+    def __repr__(self) -> str:
+        return (
+            f"<PolicyReconciler {self._node}, {len(self._wanted)} policies, {len(self._workloads)} workloads>"
+        )
+
+
+_NOBODY = ("reserved:init",)
+"""The labels of who has no number yet: no selector of pods has them, nor is it of the world."""
