@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -30,6 +27,7 @@ from tests.support.agents import (
     NodeUnderTest,
     ask,
     in_cgroup,
+    plugin,
     seen_by,
     service,
     slices,
@@ -38,7 +36,6 @@ from tests.support.agents import (
 )
 from tests.support.api_double import ApiDouble, Query, Refusal
 from tests.support.chaos import SECONDS
-from tests.support.cni import config, environment
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -401,31 +398,6 @@ def test_where_a_plugin_tells_of_pods_none_are_looked_for(node: NodeUnderTest) -
     done = node.cleanup(f"--cni-socket={socket_path}")
     assert done.returncode == 0, done.stderr
     assert list(socket_path.parent.iterdir()) == [node.config]
-
-
-def plugin(node: NodeUnderTest, socket_path: Path, name: str, last: int) -> None:
-    """Tell of a pod, as the runtime's plugins do."""
-    result = {
-        "cniVersion": "1.1.0",
-        "interfaces": [
-            {"name": f"v{name}", "mac": "ee:ee:ee:ee:ee:ee"},
-            {"name": "eth0", "mac": f"02:00:00:00:01:{last:02x}", "sandbox": f"/run/netns/{name}"},
-        ],
-        "ips": [
-            {"address": f"10.1.1.{last}/32", "interface": 1},
-            {"address": f"fd00:1:1::{last}/128", "interface": 1},
-        ],
-    }
-    told = config(socket=str(socket_path), prevResult=result)
-    done = subprocess.run(
-        [sys.executable, "-m", "k8sdatapath.cni"],
-        input=json.dumps(told),
-        env={**os.environ, **environment("ADD")},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_what_is_wrong_is_told_and_what_was_right_goes_on(node: NodeUnderTest, manifests: Path) -> None:

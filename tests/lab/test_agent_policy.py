@@ -18,7 +18,7 @@ from k8sdatapath.kube.store import KubeStore
 from k8sdatapath.model.labels import Labels
 from k8sdatapath.net.netns import NetNs
 from tests.api.graph import ROOT
-from tests.support.agents import NodeUnderTest, ask, write_kubeconfig
+from tests.support.agents import NodeUnderTest, ask, plugin, write_kubeconfig
 from tests.support.api_double import ApiDouble, Refusal
 from tests.support.etcd import Etcd
 
@@ -205,6 +205,52 @@ def test_pods_of_other_nodes_are_who_their_nodes_say(cluster: tuple[NodeUnderTes
     ):
         node.wires.node.call(shared.acquire, labels)
     node.until(lambda: both(node.outside) == {True})
+
+
+def test_kinds_of_policies_that_the_cluster_has_are_followed(
+    cluster: tuple[NodeUnderTest, ApiDouble],
+) -> None:
+    node, api = cluster
+    api.kinds |= {
+        ("cilium.io/v2", "ciliumnetworkpolicies"): "CiliumNetworkPolicy",
+        ("cilium.io/v2", "ciliumcidrgroups"): "CiliumCIDRGroup",
+    }
+    client, other = start(node, api)
+    rule = {"fromEndpoints": [{"matchLabels": {"app": "client"}}]}
+    api.put(
+        "ciliumnetworkpolicies",
+        {
+            "apiVersion": "cilium.io/v2",
+            "kind": "CiliumNetworkPolicy",
+            "metadata": {"namespace": "shop", "name": "web"},
+            "spec": {"endpointSelector": {"matchLabels": {"app": "web"}}, "ingress": [rule]},
+        },
+    )
+    node.until(lambda: both(other) == {False})
+    assert both(client) == {True}
+    api.delete("ciliumnetworkpolicies", "shop", "web")
+    node.until(lambda: both(other) == {True})
+
+
+def test_a_pod_that_the_plugin_tells_of_sends_nothing_before_its_policy_is_in_force(
+    cluster: tuple[NodeUnderTest, ApiDouble],
+) -> None:
+    node, api = cluster
+    allow(api, app="client")
+    put_pod(api, "client", 2)
+    client = node.pod("client", 2)
+    node.pod("web", 3)
+    socket_path = node.config.with_name("cni.sock")
+    node.arguments = [each for each in node.arguments if not each.startswith("--pod-device-pattern")]
+    node.start(f"--cni-socket={socket_path}")
+    plugin(node, socket_path, "client", 2)
+    plugin(node, socket_path, "web", 3)
+    assert both(client) == {False}  # the runtime has told where web is, and nobody yet who it is
+    put_pod(api, "web", 3)
+    node.until(lambda: both(client) == {True})
+    node.stop(signal.SIGKILL)
+    node.start(f"--cni-socket={socket_path}")
+    assert both(client) == {True}
 
 
 def test_rights_in_deploy_are_what_is_asked_for(cluster: tuple[NodeUnderTest, ApiDouble]) -> None:

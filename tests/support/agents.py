@@ -23,6 +23,7 @@ import yaml
 from k8sdatapath.net.cgroup import Cgroup
 from k8sdatapath.net.netns import NetNs
 from k8sdatapath.pins import PinDir
+from tests.support.cni import config, environment
 from tests.support.wires import Wires
 
 AGENT = [sys.executable, "-m", "k8sdatapath.cli", "agent"]
@@ -345,3 +346,28 @@ def write_kubeconfig(path: Path, url: str) -> None:
             }
         )
     )
+
+
+def plugin(node: NodeUnderTest, socket_path: Path, name: str, last: int) -> None:
+    """Tell of a pod, as the runtime's plugins do."""
+    result = {
+        "cniVersion": "1.1.0",
+        "interfaces": [
+            {"name": f"v{name}", "mac": "ee:ee:ee:ee:ee:ee"},
+            {"name": "eth0", "mac": f"02:00:00:00:01:{last:02x}", "sandbox": f"/run/netns/{name}"},
+        ],
+        "ips": [
+            {"address": f"10.1.1.{last}/32", "interface": 1},
+            {"address": f"fd00:1:1::{last}/128", "interface": 1},
+        ],
+    }
+    told = config(socket=str(socket_path), prevResult=result)
+    done = subprocess.run(
+        [sys.executable, "-m", "k8sdatapath.cni"],
+        input=json.dumps(told),
+        env={**os.environ, **environment("ADD", container=name)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

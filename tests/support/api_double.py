@@ -114,6 +114,7 @@ class ApiDouble:
     :ivar spoil: may change what a watch sends: a line into any number of lines.
     :ivar refuse: may raise :class:`Refusal` for a request, or anything else to drop its connection.
     :ivar gone_as_event: an expired watch is told so by an ERROR event rather than by HTTP.
+    :ivar kinds: of objects that it has, by their API and plural.
     :ivar requests: all there have been, to read.
     :ivar written: method, path and body of all that were to write; they change nothing. ``refuse_write`` may
         raise :class:`Refusal` for one.
@@ -128,6 +129,7 @@ class ApiDouble:
         self.written: list[tuple[str, str, Object]] = []
         self.refuse_write: Callable[[str, str], None] = lambda method, path: None
         self.stalled = False
+        self.kinds = dict(PLURALS)
         self._objects: dict[str, dict[Key, Object]] = {}
         self._history: list[Change] = []
         self._changed = threading.Condition(threading.RLock())
@@ -170,6 +172,11 @@ class ApiDouble:
             self._version += 1
             last = {**before, "metadata": {**before["metadata"], "resourceVersion": str(self._version)}}
             self._record(Change(self._version, plural, last, None))
+
+    def kinds_of(self, api: str) -> Object | None:
+        """What a group of kinds has, as ``kubectl api-resources`` asks; None: there is no such group."""
+        found = [{"name": plural, "kind": kind} for (each, plural), kind in self.kinds.items() if each == api]
+        return {"kind": "APIResourceList", "groupVersion": api, "resources": found} if found else None
 
     def answer_one(self, plural: str, name: str) -> Object:
         with self._changed:
@@ -286,7 +293,7 @@ class ApiDouble:
                 items = items[first : first + limit]
             else:
                 items = items[first:]
-            kind = PLURALS[query.api, query.plural]
+            kind = self.kinds[query.api, query.plural]
             return {"kind": f"{kind}List", "apiVersion": query.api, "metadata": metadata, "items": items}
 
     def answer_watch(self, query: Query, send: Callable[[bytes], None], stopped: Callable[[], bool]) -> None:
@@ -320,7 +327,9 @@ class ApiDouble:
             if now - bookmarked > self.bookmarks and "allowWatchBookmarks" in query.options:
                 bookmarked, version = now, max(version, latest)
                 metadata = {"resourceVersion": str(version)}
-                self._send(send, "BOOKMARK", {"kind": PLURALS[query.api, query.plural], "metadata": metadata})
+                self._send(
+                    send, "BOOKMARK", {"kind": self.kinds[query.api, query.plural], "metadata": metadata}
+                )
 
     def _wait(self, version: int, stopped: Callable[[], bool]) -> tuple[list[Change], int, int]:
         """What has come after a version, in a moment; the latest there is, and the oldest remembered."""
@@ -345,7 +354,7 @@ class ApiDouble:
 
     def _send(self, send: Callable[[bytes], None], kind: str, value: Any, query: Query | None = None) -> None:
         if query is not None:
-            value = {"kind": PLURALS[query.api, query.plural], "apiVersion": query.api, **value}
+            value = {"kind": self.kinds[query.api, query.plural], "apiVersion": query.api, **value}
         line = json.dumps({"type": kind, "object": value}).encode() + b"\n"
         for each in self.spoil(line):
             send(each)
@@ -424,10 +433,13 @@ class _Handler(BaseHTTPRequestHandler):
                 f"bearer {double.token}",
             ):
                 raise Refusal(401, "Unauthorized")
-            if ("/".join(way[1:-1]), way[-1]) in PLURALS:
+            if ("/".join(way[1:-1]), way[-1]) in double.kinds:
                 self._answer(200, double.answer_one(way[-1], plural))
                 return
-            if (query.api, plural) not in PLURALS:
+            if listed := double.kinds_of(f"{query.api}/{plural}"):
+                self._answer(200, listed)
+                return
+            if (query.api, plural) not in double.kinds:
                 raise Refusal(404, "NotFound", "the server could not find the requested resource")
             double.refuse(query)
             if query.watch:
