@@ -38,6 +38,8 @@ class Numbers(Resource):
         self._others: dict[Key, int] = {}
         self._asked = self._settled = self._closed = False
         self._moved = False
+        self.ready = alone
+        """Whether the numbers of others were looked up once."""
         self.problem = ""
         """Why the last attempt to acquire something failed; empty if it did not."""
         works = [self._acquire] if alone else [self._acquire, self._look]
@@ -140,6 +142,7 @@ class Numbers(Resource):
                     if self._others.get(key) == each.number:
                         del self._others[key]
                         self._moved = True  # it may come back under another
+                self.ready = True
                 self._news()
         except (ClosedError, StoreError) as error:
             if not self._closed:

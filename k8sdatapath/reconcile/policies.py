@@ -69,9 +69,10 @@ class PolicyReconciler(Resource):
 
         PolicyReconciler(watch, "n1", node.policy, identities, on_pods=pods.know).start()
 
-    Nothing is written before the source is synced. Then, at each change: who is who elsewhere, policies, and
-    the node's own pods, which are told to ``on_pods`` only when all that selects them is in force. Whoever
-    has no number yet is in no selector, and a pod of this node waits for its own. What fails is tried again.
+    Nothing is written before the source is synced and the store was heard once. Then, at each change: who is
+    who elsewhere, policies, and the node's own pods, which are told to ``on_pods`` only when all that selects
+    them is in force. Whoever has no number yet is in no selector, and a pod of this node waits for its own.
+    What fails is tried again.
 
     :param source: of raw objects, see ``policy_resources``; is closed with it.
     :param node: the name of the node whose pods are its own.
@@ -216,7 +217,8 @@ class PolicyReconciler(Resource):
                     told = self._told
                     delta = self._translator.delta() if news else PolicyDelta()
                 self._take(delta)
-                if told and (news or self._due or (self._failures and time.monotonic() >= self._again)):
+                again = bool(self._failures) and time.monotonic() >= self._again
+                if told and self._numbers.ready and (news or self._due or again):
                     self._step()
         except Exception as error:
             self._end(error)

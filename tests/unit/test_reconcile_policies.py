@@ -163,6 +163,18 @@ def test_a_pod_elsewhere_is_who_its_node_says() -> None:
         until(lambda: "shop/far" not in kernel.learned)
 
 
+def test_before_the_store_was_heard_an_earlier_run_holds() -> None:
+    store = Store()
+    store.away = True
+    with running(store) as (source, kernel, reconciler):
+        source.tell(namespace(), isolate("web", "web"), pod("far", "far", "10.0.0.2", "n2"))
+        time.sleep(0.6)
+        assert kernel.order == []
+        assert reconciler.problem
+        store.away = False
+        until(lambda: kernel.policies and kernel.learned)
+
+
 def test_alone_a_node_gives_all_numbers() -> None:
     with running(Store(), alone=True) as (source, kernel, _):
         source.tell(namespace(), pod("far", "far", "10.0.0.2", "n2"), pod("web", "web", "10.0.0.1"))
