@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
 from math import gcd
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Any
 
 from k8sdatapath.datapath.maglev import maglev_slots, table_size
@@ -203,9 +203,12 @@ def read_service(
 
 
 def in_turns(shares: Iterable[tuple[int, int]]) -> list[int]:
-    """Each id as often as its share says, spread evenly: round robin goes through them in this order."""
+    """Each id as often as its share says, spread evenly: round robin goes through them in this order.
+
+    Where two have the same place, the first of ``shares`` comes first, whatever the ids are.
+    """
     places = [((turn + 0.5) / turns, id) for id, turns in shares for turn in range(turns)]
-    return [id for _, id in sorted(places)]
+    return [id for _, id in sorted(places, key=itemgetter(0))]
 
 
 def in_lowest_terms(counts: list[int]) -> list[int]:

@@ -497,7 +497,7 @@ def run() -> None:
     run_state_machine_as_test(
         Machine,
         settings=settings(
-            max_examples=max(1, (STEPS - Machine.steps) // STEPS_EACH),
+            max_examples=max(5, (STEPS - Machine.steps) // STEPS_EACH),
             stateful_step_count=STEPS_EACH,
             deadline=None,
             phases=[Phase.generate],  # the kernel's chance is not hypothesis', so there is no shrinking
@@ -506,15 +506,18 @@ def run() -> None:
     )
 
 
+def missed() -> set[str]:
+    return REACHED.difference(outcome.split()[1] for outcome in Machine.seen)
+
+
 @pytest.mark.timeout(600 + STEPS // 10)
 def test_the_programs_do_what_the_model_says(node: Station) -> None:
     Machine.node, Machine.steps, Machine.seen = node, 0, Counter()
     started = time.monotonic()
-    while Machine.steps < STEPS:
-        node.call(run)
+    while Machine.steps < STEPS or (missed() and STEPS >= 10_000 and Machine.steps < 3 * STEPS):
+        node.call(run)  # what is rare may want some more steps
     seconds = time.monotonic() - started
     print(f"\n{Machine.steps} steps in {seconds:.1f} s, {Machine.steps / seconds:.0f} a second")
     for what, count in sorted(Machine.seen.items()):
         print(f"  {what:36} {count}")
-    missed = REACHED.difference(outcome.split()[1] for outcome in Machine.seen)
-    assert not missed or STEPS < 10_000
+    assert not missed() or STEPS < 10_000

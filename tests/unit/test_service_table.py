@@ -6,6 +6,7 @@ import random
 import sys
 from collections.abc import Callable
 from ipaddress import ip_address
+from itertools import permutations
 from types import FrameType
 from typing import Any
 
@@ -17,6 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from k8sdatapath import maps
 from k8sdatapath.datapath import service_addresses, service_maps, service_table
+from k8sdatapath.datapath.service_rows import slots
 from k8sdatapath.datapath.service_table import CONTRACT, ServiceTable
 from k8sdatapath.errors import (
     CapacityError,
@@ -820,3 +822,15 @@ def test_what_is_neither_service_nor_frontend_is_refused() -> None:
         with pytest.raises(ModelError, match="is a single one"):
             table.plan(one)  # type: ignore[arg-type]
         assert table.dump() == (one,)
+
+
+def test_the_order_of_slots_follows_the_backends_and_not_their_numbers_in_the_kernel() -> None:
+    weights = (1, 3, 2)
+    service = Service(
+        "10.96.0.10",
+        80,
+        backends=[Backend(f"10.244.1.{1 + place}", 80, weight=w) for place, w in enumerate(weights)],
+        selection="round_robin",
+    )
+    found = [[ids.index(id) for id in slots(service, ids, Scope.CLUSTER)] for ids in permutations((7, 8, 9))]
+    assert found == [[1, 2, 0, 1, 2, 1]] * 6
