@@ -40,6 +40,7 @@ from k8sdatapath.kube.peers import peers_of
 from k8sdatapath.kube.replay import Recorder
 from k8sdatapath.kube.translator import NodeDelta
 from k8sdatapath.model import IPAddress, Masquerade, network
+from k8sdatapath.net.local_ports import given_by_chance
 from k8sdatapath.net.pod_devices import DevicePattern
 from k8sdatapath.net.rtnetlink import Rtnetlink
 from k8sdatapath.node import IdentifiedPods, Node, NodeConfig, PodTracker
@@ -109,11 +110,24 @@ class Agent(Resource):
                     on_status=self._tell,
                 )
             )
+            self._look_at_ports()
             self._add_checks()
             self._add_metrics(objects)
             self.reconciler.start()
             own.callback(self._stop)
             self._own = own.pop_all()
+
+    def _look_at_ports(self) -> None:
+        """A process of the node must not be given a node port by chance: its answers would be a service's."""
+        loose = given_by_chance(*self.config.node_port_range)
+        if loose is not None:
+            ports = "-".join(map(str, self.config.node_port_range))
+            _log.warning(
+                "node ports from %d to %d are given to sockets by chance (net.ipv4.ip_local_port_range): "
+                "reserve them with sysctl -w net.ipv4.ip_local_reserved_ports=%s",
+                *loose,
+                ports,
+            )
 
     # -- its parts --
 

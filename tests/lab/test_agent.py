@@ -486,6 +486,20 @@ def test_a_hangup_makes_room_for_services_and_what_did_not_fit_was_told(
     assert "k8sdatapath_services_failed 0.0" in node.probe("metrics")[1]
 
 
+def sysctl(netns: NetNs, name: str, value: str) -> None:
+    netns.call(Path("/proc/sys/net/ipv4", name).write_text, value)
+
+
+def test_node_ports_that_sockets_are_given_by_chance_are_told(node: NodeUnderTest) -> None:
+    sysctl(node.wires.node, "ip_local_port_range", "32000 60999")
+    node.start()
+    node.until(lambda: any("node ports from 32000 to 32767 are given" in each for each in node.messages()))
+    node.stop()
+    sysctl(node.wires.node, "ip_local_reserved_ports", "31990-32700,32701-32767")
+    node.start()
+    assert not any("node ports from" in each for each in node.messages())
+
+
 def test_a_hangup_moves_node_ports(node: NodeUnderTest) -> None:
     node.pod("web", 3)
     node.start()
