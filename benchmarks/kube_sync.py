@@ -6,7 +6,6 @@ translation and the reconciler over the maps of a loaded object, as the agent co
 
 from __future__ import annotations
 
-import gc
 import json
 import resource
 import subprocess
@@ -21,7 +20,7 @@ from benchmarks.harness import Figure, Helper, median, say
 from benchmarks.ours import service_table
 from benchmarks.topology import lone_node
 from k8sdatapath.kube import KubeWatch, node_local
-from k8sdatapath.reconcile import Applied, Reconciler
+from k8sdatapath.reconcile import Applied, Reconciler, ShortPauses
 
 BENCH = "kube_sync"
 ROUNDS = 3
@@ -94,7 +93,6 @@ def agent(services: int) -> None:
     """Be that process."""
     from kubernetes.client import ApiClient, Configuration
 
-    gc.set_threshold(20_000, 250, 100)  # as the agent does
     latencies: list[float] = []
     flooded, goal = Event(), 0
 
@@ -111,7 +109,9 @@ def agent(services: int) -> None:
         configuration.host = f"http://127.0.0.1:{int(api.answer())}"
         watch = KubeWatch(ApiClient(configuration), ["services", "endpointslices"])
         cpu, wall = time.process_time(), time.perf_counter()
-        with Reconciler(node_local(watch, "n1"), table, follow).start() as reconciler:
+        with Reconciler(
+            node_local(watch, "n1"), table, follow, ShortPauses()
+        ).start() as reconciler:  # as the agent has
             assert reconciler.wait_synced(60)
             cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
             assert len(table) == services

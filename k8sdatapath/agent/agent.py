@@ -45,7 +45,7 @@ from k8sdatapath.net.pod_devices import DevicePattern
 from k8sdatapath.net.rtnetlink import Rtnetlink
 from k8sdatapath.node import IdentifiedPods, Node, NodeConfig, PodTracker
 from k8sdatapath.pins import PinDir
-from k8sdatapath.reconcile import Applied, PolicyReconciler, Reconciler, State, Status
+from k8sdatapath.reconcile import Applied, Follower, PolicyReconciler, Reconciler, State, Status
 from k8sdatapath.resource import Resource
 
 __all__ = ["Agent"]
@@ -60,11 +60,12 @@ class Agent(Resource):
     together is public.
 
     :param config: what it is told.
+    :param followers: called with what its Reconciler applies, one after the other.
     :raises PinsBusyError: another agent has the pin directory.
     :raises DatapathError: it cannot start; what was there before still is.
     """
 
-    def __init__(self, config: AgentConfig) -> None:
+    def __init__(self, config: AgentConfig, *followers: Follower) -> None:
         self.config = config
         self.checks = Checks()
         self._stopping = False
@@ -107,6 +108,7 @@ class Agent(Resource):
                     self.node.services,
                     self._answer_health_checks,
                     self._take_note,
+                    *followers,
                     on_status=self._tell,
                 )
             )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import threading
@@ -14,6 +13,7 @@ from k8sdatapath.agent.agent import Agent
 from k8sdatapath.agent.config import AgentConfig
 from k8sdatapath.errors import ConfigError, DatapathError, LayoutError
 from k8sdatapath.pins import BPFFS
+from k8sdatapath.reconcile import ShortPauses
 
 __all__ = ["Process"]
 
@@ -31,8 +31,7 @@ class Process:
         self._again = again
         self._hung_up = threading.Event()
         log.set_up(config.log_level, config.log_format)
-        # nearly all that an agent makes it keeps: to look for cycles in it takes a third of a first fill
-        gc.set_threshold(20_000, 250, 100)
+        self._pauses = ShortPauses()
 
     def run(self, stop: threading.Event) -> None:
         """Until told to stop, in the network namespace of the calling thread.
@@ -49,7 +48,7 @@ class Process:
                 " machine's, or its network namespace by --netns or nsenter --net rather than ip netns exec",
                 BPFFS,
             )
-        with Agent(self.config) as agent:
+        with Agent(self.config, self._pauses) as agent:
             agent.run(stop, self._news)
             _log.info("stopping; the datapath goes on", extra=about)
 
