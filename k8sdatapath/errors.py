@@ -186,6 +186,8 @@ class PinsBusyError(BpffsError):
 #: What to do about what is no part of a Capacity.
 _ROOM = {
     "source ranges": "fewer, wider ones do",
+    "numbers of identities": "fewer labels that count, or a Collector that frees unused numbers",
+    "numbers of networks": "fewer, wider networks in policies do",
     "states of an automaton": "an expression with fewer `.*` and smaller repeats takes fewer",
 }
 

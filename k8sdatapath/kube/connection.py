@@ -248,7 +248,8 @@ def _telling(pool: type[Any], handle: _Handle) -> type[Any]:
 
         def read1(self, n: int = -1) -> bytes:
             if not self.chunked or self.fp is None:
-                return super().read1(n)  # type: ignore[no-any-return]
+                whole: bytes = super().read1(n)
+                return whole
             data = self._chunks.read()
             if self._chunks.ended:
                 self.close()

@@ -150,11 +150,11 @@ class _Memory:
         """Those of a slice; None: one is not ordinary."""
         key = own.namespace, own.name
         known = self._known.get(key, _NOTHING)
-        found = [known.get(raw) or _endpoint(raw) for raw in raws]
-        if not all(found):
+        found = [each for raw in raws if (each := known.get(raw) or _endpoint(raw))]
+        if len(found) < len(raws):
             return None
-        self._known[key] = dict(zip(raws, found, strict=True))  # type: ignore[arg-type]
-        return tuple(found)  # type: ignore[arg-type]
+        self._known[key] = dict(zip(raws, found, strict=True))
+        return tuple(found)
 
     def forget(self, item: Item) -> None:
         """It has gone."""

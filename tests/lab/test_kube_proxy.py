@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from attrs import frozen
@@ -262,9 +263,8 @@ def writes_fail_at_times(table: ServiceTable, chance: random.Random) -> Iterator
             raise OSError(12, "a fault of chance")
         return change(*arguments)
 
-    table.change = unreliable  # type: ignore[method-assign]
-    yield
-    del table.change  # type: ignore[method-assign]
+    with patch.object(table, "change", unreliable):
+        yield
 
 
 def as_wanted(place: Place, ours: Running) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from ipaddress import ip_address
 from itertools import chain, combinations, count, product
+from typing import Any
 
 import pytest
 
@@ -27,7 +28,7 @@ PLACES = {
     FrontendKind.EXTERNAL_IP: "external",
     FrontendKind.HOST_PORT: "mirror",
 }
-ROLES: tuple[dict[str, object], ...] = (
+ROLES: tuple[dict[str, Any], ...] = (
     {"local": True},
     {},
     {"local": True, "cluster": False, "state": "terminating"},
@@ -58,7 +59,7 @@ def datapath(outside: bool) -> Iterator[Rig]:
 def services(world: World, selection: Selection, roles: int) -> Iterator[Service]:
     """One with each subset of the roles, under each pair of policies."""
     prefix = "10.244.2." if ip_address(world.address("one")).version == 4 else "fd00:244:2::"
-    everybody = [Backend(f"{prefix}{n}", 8080, **role) for n, role in enumerate(ROLES[:roles], 1)]  # type: ignore[arg-type]
+    everybody = [Backend(f"{prefix}{n}", 8080, **role) for n, role in enumerate(ROLES[:roles], 1)]
     exposed = [Exposure(kind, *world[name]) for kind, name in PLACES.items() if kind]
     subsets = chain.from_iterable(combinations(everybody, size) for size in range(roles + 1))
     for backends, internal, external in product(subsets, (False, True), (False, True)):

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
-from typing import Any
+from typing import Any, TypeVar
 
-from k8sdatapath.component import Record
+from k8sdatapath.component import Record, RecordStore
 from k8sdatapath.errors import StoreError
 from k8sdatapath.identity import MemoryStore
 from k8sdatapath.model.labels import Labels, pod_labels
+
+T = TypeVar("T")
 
 
 def app(number: int) -> Labels:
@@ -77,18 +79,15 @@ class Actor:
                 raise self.error
 
 
-class Stage:
-    """A store whose requests wait for the scheduler, and the actors that make them."""
+class Relay:
+    """A store on the way to another one: what becomes of a request is for ``_ask`` to say."""
 
-    def __init__(self) -> None:
-        self.inner = MemoryStore()
-        self.actors: dict[threading.Thread, Actor] = {}
-        self.late: list[Callable[[], object]] = []
+    inner: RecordStore
 
     def get(self, kind: str, name: str) -> Record | None:
         return self._ask(lambda: self.inner.get(kind, name))
 
-    def list(self, kind: str) -> tuple[Record, ...]:
+    def list(self, kind: str) -> Sequence[Record]:
         return self._ask(lambda: self.inner.list(kind))
 
     def create(self, kind: str, name: str, value: Mapping[str, Any]) -> Record:
@@ -99,6 +98,18 @@ class Stage:
 
     def delete(self, record: Record) -> None:
         self._ask(lambda: self.inner.delete(record))
+
+    def _ask(self, request: Callable[[], T]) -> T:
+        raise NotImplementedError
+
+
+class Stage(Relay):
+    """A store whose requests wait for the scheduler, and the actors that make them."""
+
+    def __init__(self) -> None:
+        self.inner = MemoryStore()
+        self.actors: dict[threading.Thread, Actor] = {}
+        self.late: list[Callable[[], object]] = []
 
     def _ask(self, request: Callable[[], Any]) -> Any:
         actor = self.actors.get(threading.current_thread())

@@ -10,17 +10,17 @@ import random
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import pytest
 
-from k8sdatapath.component import Record, RecordStore
+from k8sdatapath.component import RecordStore
 from k8sdatapath.errors import StoreError
 from k8sdatapath.identity import Collector, StoreAllocator
 from k8sdatapath.identity.records import IDENTITIES, number_of
-from tests.support.identities import CrashedError, Fate, app
+from tests.support.identities import CrashedError, Fate, Relay, app
 from tests.unit.test_identity_stores import Shared, server, shared
 
 __all__ = ["server", "shared"]  # fixtures
@@ -29,26 +29,11 @@ ALLOCATORS, SETS = map(int, os.environ.get("K8SDATAPATH_RACE", "64x50").split("x
 T = TypeVar("T")
 
 
-class Faulty:
+class Faulty(Relay):
     """A store to which the way is bad: requests come late, get lost, are not answered, or kill who asks."""
 
     def __init__(self, inner: RecordStore, chance: random.Random) -> None:
         self.inner, self.chance = inner, chance
-
-    def get(self, kind: str, name: str) -> Record | None:
-        return self._ask(lambda: self.inner.get(kind, name))
-
-    def list(self, kind: str) -> Sequence[Record]:
-        return self._ask(lambda: self.inner.list(kind))
-
-    def create(self, kind: str, name: str, value: Mapping[str, Any]) -> Record:
-        return self._ask(lambda: self.inner.create(kind, name, value))
-
-    def update(self, record: Record, value: Mapping[str, Any]) -> Record:
-        return self._ask(lambda: self.inner.update(record, value))
-
-    def delete(self, record: Record) -> None:
-        self._ask(lambda: self.inner.delete(record))
 
     def _ask(self, request: Callable[[], T]) -> T:
         if self.chance.random() < 0.1:
