@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import logging
 import socket
 from collections.abc import Iterable, Mapping
@@ -27,14 +26,15 @@ from k8sdatapath.datapath.service_table import CONTRACT, ServiceTable
 from k8sdatapath.datapath.socket_reaper import DestroyedSocket, SocketReaper
 from k8sdatapath.errors import AddressInUseError, BpffsError, CapacityError, MapFullError, ModelError
 from k8sdatapath.layout import addr, layout_of
-from k8sdatapath.model import Frontend, IPAddress, Masquerade, address
+from k8sdatapath.model import Frontend, IPAddress, address
 from k8sdatapath.model.address import shown
 from k8sdatapath.model.identity import Reserved
 from k8sdatapath.model.workload import Workload
-from k8sdatapath.net.rtnetlink import Rtnetlink
+from k8sdatapath.node.composition import is_of_pod, masquerading, pod_hooks, pods_of, put_hooks
 from k8sdatapath.node.config import Capacity, NodeConfig
 from k8sdatapath.node.device_keeper import DeviceKeeper
-from k8sdatapath.node.hooks import CgroupHook, Hook, Hooks, TcHook, XdpHook, place_of
+from k8sdatapath.node.devices import mac_of, own_addresses
+from k8sdatapath.node.hooks import Hooks, XdpHook
 from k8sdatapath.node.loading import cookie, load, settings, specs
 from k8sdatapath.node.resizing import Move
 from k8sdatapath.node.tunnel import Tunnel
@@ -42,7 +42,6 @@ from k8sdatapath.node.upgrade import upgrade
 from k8sdatapath.node.upkeep import Upkeep
 from k8sdatapath.objects import Object
 from k8sdatapath.pins import PinLock
-from k8sdatapath.programs import Direction
 from k8sdatapath.programs.base import device_index, in_netns
 from k8sdatapath.resource import Resource
 from k8sdatapath.tables.counters import Counter, CounterRow, outcomes, read_counters
@@ -54,11 +53,6 @@ if TYPE_CHECKING:
 __all__ = ["AttachedPod", "Node"]
 
 _log = logging.getLogger(__name__)
-
-_BIND = ("bind4", "bind6")
-_POD_HOOKS = {"from_pod": Direction.INGRESS, "to_pod": Direction.EGRESS}
-_UPLINK_HOOKS = {"from_uplink": Direction.INGRESS, "to_uplink": Direction.EGRESS}
-_TUNNEL_HOOKS = {"from_overlay": Direction.INGRESS, "to_overlay": Direction.EGRESS}
 
 
 @frozen
@@ -158,25 +152,13 @@ class Node(Resource):
             objects = load(config, own)
             table = ServiceTable.bind(objects["pod"], service_networks=config.service_networks)
             services = own.enter_context(table)
-            services.set_node_addresses(_own_addresses(config))  # before one is taken for a service's
+            services.set_node_addresses(own_addresses(config.netns))  # before one is taken for a service's
             hooks = own.enter_context(Hooks(config.netns, config.pins))
-            if config.socket_lb and config.cgroup is not None:
-                for hook in CgroupHook.all(objects["socket"], config.cgroup):
-                    if config.protect_node_ports or hook.entry not in _BIND:
-                        hooks.put(hook, objects)
-            for device in _masquerade(config, objects["host"]):
-                for entry, direction in _UPLINK_HOOKS.items():
-                    hooks.put(TcHook("host", entry, device, direction), objects)
-            for device in config.uplinks if config.tc_lb else ():
-                for entry, direction in _UPLINK_HOOKS.items():
-                    hooks.put(TcHook("host", entry, device, direction), objects)
-                if config.xdp:
-                    hooks.put_xdp(XdpHook("xdp", "xdp_in", device), objects)
-            if config.tunnel is not None:
-                for entry, direction in _TUNNEL_HOOKS.items():
-                    hooks.put(TcHook("overlay", entry, config.tunnel.device, direction), objects)
-            pods = (place_of(name) for name in hooks.names if _is_of_pod(name))
-            hooks.adopt((hook for device in pods for hook in _pod_hooks(device)), objects)
+            if config.masquerade is not None:
+                with Masquerader.bind(objects["host"], netns=config.netns) as masquerader:
+                    masquerader.plan(masquerading(config)).apply()  # before a program looks
+            put_hooks(hooks, objects, config)
+            hooks.adopt((hook for device in pods_of(hooks) for hook in pod_hooks(device)), objects)
             node = cls(config, objects, services, hooks, own)
             node._lock = lock
             if node.routes is not None and config.pins is None:
@@ -193,7 +175,7 @@ class Node(Resource):
 
     def prune(self) -> None:
         """Take pinned programs off uplinks and cgroups that the configuration does not name; pods stay."""
-        self._hooks.drop_strange(known=_is_of_pod)
+        self._hooks.drop_strange(known=is_of_pod)
 
     def check_pins(self) -> None:
         """See that what was pinned still is, so that it outlives the process and others find it.
@@ -233,7 +215,7 @@ class Node(Resource):
         :raises AddressInUseError: another pod, whose device is still there, has one of the addresses.
         :raises MapFullError: there is room for no more pods; nothing was changed.
         """
-        index, host_mac = in_netns(self.config.netns, lambda: (device_index(device), _mac(device)))
+        index, host_mac = in_netns(self.config.netns, lambda: (device_index(device), mac_of(device)))
         row = EndpointRow(index, identity, pod_mac, host_mac)
         addresses = [address(each) for each in addresses]
         for each in addresses:
@@ -242,7 +224,7 @@ class Node(Resource):
                 raise AddressInUseError(each, str(holder))
         layout_of(EndpointRow).pack(row)  # a MAC that is none is told before anything is attached
         with self._maps_stay, ExitStack() as undo:
-            for hook in _pod_hooks(device) if self.config.tc_lb else ():
+            for hook in pod_hooks(device) if self.config.tc_lb else ():
                 if hook not in self._hooks:
                     undo.callback(self._hooks.drop, hook)
                 self._hooks.put(hook, self._objects)
@@ -264,7 +246,7 @@ class Node(Resource):
         Services that are dialled at such an address leave its other ports to the node. See
         :meth:`ServiceTable.set_node_addresses`.
         """
-        found = _own_addresses(self.config)
+        found = own_addresses(self.config.netns)
         self.services.set_node_addresses(found)
         if self.policy is not None:
             host = Workload.node(
@@ -280,7 +262,7 @@ class Node(Resource):
         with self._maps_stay:
             renewed = self._hooks.renew(self._objects, self.config.uplinks)
             if renewed and self.masquerade is not None:
-                wanted = self.masquerade.plan(_masquerading(self.config))
+                wanted = self.masquerade.plan(masquerading(self.config))
                 evolve(wanted, rules={}, dropped_rules=()).apply()  # of what is excluded nothing has changed
         if renewed:
             _log.info("uplinks were made anew and are attached: %s", ", ".join(sorted(renewed)))
@@ -298,16 +280,14 @@ class Node(Resource):
             if self.policy is not None:
                 self.policy.detach(gone)
         if device not in {pod.device for pod in self.pods if pod.addresses}:
-            for hook in _pod_hooks(device):
+            for hook in pod_hooks(device):
                 self._hooks.drop(hook)
 
     @property
     def pods(self) -> tuple[AttachedPod, ...]:
         """What is attached, by this process or one before it; each device once."""
         names = in_netns(self.config.netns, lambda: dict(socket.if_nameindex()))
-        found: dict[str, set[IPAddress]] = {
-            place_of(link): set() for link in self._hooks.names if _is_of_pod(link)
-        }
+        found: dict[str, set[IPAddress]] = {device: set() for device in pods_of(self._hooks)}
         for each, row in self._endpoints.items():
             found.setdefault(names.get(row.ifindex, ""), set()).add(each)
         return tuple(AttachedPod(device, frozenset(addresses)) for device, addresses in found.items())
@@ -464,22 +444,6 @@ class Node(Resource):
         return f"<Node {self.config.name or '(unnamed)'} {self.services!r} links={len(self._hooks)}>"
 
 
-def _pod_hooks(device: str) -> tuple[Hook, ...]:
-    return tuple(TcHook("pod", entry, device, direction) for entry, direction in _POD_HOOKS.items())
-
-
-def _is_of_pod(link: str) -> bool:
-    return link.partition("-")[0] in _POD_HOOKS
-
-
-def _own_addresses(config: NodeConfig) -> set[IPAddress]:
-    def read() -> set[IPAddress]:
-        with Rtnetlink() as net:
-            return {each for _, each in net.addresses()}
-
-    return in_netns(config.netns, read)
-
-
 def _maps_of(objects: Mapping[str, Object]) -> dict[str, maps.Map]:
     return {name: each for loaded in objects.values() for name, each in loaded.maps.items()}
 
@@ -489,31 +453,8 @@ def _close_all(objects: Mapping[str, Object]) -> None:
         loaded.close()
 
 
-def _masquerade(config: NodeConfig, host: Object) -> tuple[str, ...]:
-    """Write what the configuration has to say, before a program looks; returns the devices."""
-    if config.masquerade is None:
-        return ()
-    wanted = _masquerading(config)
-    with Masquerader.bind(host, netns=config.netns) as masquerader:
-        masquerader.plan(wanted).apply()
-    return wanted.devices
-
-
-def _masquerading(config: NodeConfig) -> Masquerade:
-    wanted = config.masquerade or Masquerade()
-    return evolve(wanted, devices=wanted.devices or config.uplinks)
-
-
 def _make_tunnel(config: NodeConfig, tunnel: Tunnel, own: ExitStack) -> None:
     """The tunnel's device lives as long as the datapath: with the node, or with its pins."""
     made = in_netns(config.netns, lambda: tunnel.make(config.uplinks))
     if made and config.pins is None:
         own.callback(in_netns, config.netns, tunnel.remove)
-
-
-def _mac(device: str) -> str:
-    """The MAC of a device of the calling thread's namespace."""
-    siocgifhwaddr = 0x8927
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
-        answer = fcntl.ioctl(any_socket, siocgifhwaddr, device.encode()[:15].ljust(256, b"\0"))
-    return answer[18:24].hex(":")

@@ -1,0 +1,60 @@
+"""Which programs of a node go where."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from attrs import evolve
+
+from k8sdatapath.model import Masquerade
+from k8sdatapath.node.config import NodeConfig
+from k8sdatapath.node.hooks import CgroupHook, Hook, Hooks, TcHook, XdpHook, place_of
+from k8sdatapath.objects import Object
+from k8sdatapath.programs import Direction
+
+__all__ = ["is_of_pod", "masquerading", "pod_hooks", "pods_of", "put_hooks"]
+
+_BIND = ("bind4", "bind6")
+_POD = {"from_pod": Direction.INGRESS, "to_pod": Direction.EGRESS}
+_UPLINK = {"from_uplink": Direction.INGRESS, "to_uplink": Direction.EGRESS}
+_TUNNEL = {"from_overlay": Direction.INGRESS, "to_overlay": Direction.EGRESS}
+
+
+def put_hooks(hooks: Hooks, objects: Mapping[str, Object], config: NodeConfig) -> None:
+    """Put programs wherever the configuration names a place; pods are attached one by one, later."""
+    if config.socket_lb and config.cgroup is not None:
+        for hook in CgroupHook.all(objects["socket"], config.cgroup):
+            if config.protect_node_ports or hook.entry not in _BIND:
+                hooks.put(hook, objects)
+    for device in masquerading(config).devices if config.masquerade is not None else ():
+        for entry, direction in _UPLINK.items():
+            hooks.put(TcHook("host", entry, device, direction), objects)
+    for device in config.uplinks if config.tc_lb else ():
+        for entry, direction in _UPLINK.items():
+            hooks.put(TcHook("host", entry, device, direction), objects)
+        if config.xdp:
+            hooks.put_xdp(XdpHook("xdp", "xdp_in", device), objects)
+    if config.tunnel is not None:
+        for entry, direction in _TUNNEL.items():
+            hooks.put(TcHook("overlay", entry, config.tunnel.device, direction), objects)
+
+
+def pod_hooks(device: str) -> tuple[Hook, ...]:
+    """Those of one pod, on the node's end of its veth."""
+    return tuple(TcHook("pod", entry, device, direction) for entry, direction in _POD.items())
+
+
+def is_of_pod(link: str) -> bool:
+    """Whether a link of this name leads to a pod."""
+    return link.partition("-")[0] in _POD
+
+
+def pods_of(hooks: Hooks) -> set[str]:
+    """The devices of pods that have programs, or had them before this process."""
+    return {place_of(link) for link in hooks.names if is_of_pod(link)}
+
+
+def masquerading(config: NodeConfig) -> Masquerade:
+    """How pods leave; at the uplinks, if the configuration does not say where."""
+    wanted = config.masquerade or Masquerade()
+    return evolve(wanted, devices=wanted.devices or config.uplinks)
