@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import random
-import signal
-import subprocess
-import sys
-import time
 from contextlib import ExitStack
-from pathlib import Path
 
 import pytest
 
@@ -18,7 +13,7 @@ from k8sdatapath.model import Peer
 from k8sdatapath.net.netns import NetNs
 from k8sdatapath.node import Node, NodeConfig, Tunnel
 from k8sdatapath.pins import PinDir
-from tests.lab.test_restart import SMALL, Traffic, steady, traffic_goes_on
+from tests.lab.test_restart import SMALL, Traffic, killed_at_work, steady, traffic_goes_on
 
 #: A process that changes peers without pause, until it is killed. Its standard output is its progress.
 CHURN = """
@@ -72,16 +67,7 @@ def test_killed_at_either_end_of_the_tunnel_nothing_breaks() -> None:
             for seed in range(8):
                 at = lab.nodes[seed % 2]
                 arguments = [at.netns.name, str(at.number), str(pins[at.number]), str(seed)]
-                churn = subprocess.Popen(
-                    [sys.executable, "-c", CHURN, *arguments],
-                    stdout=subprocess.PIPE,
-                    cwd=Path(__file__).parents[2],
-                )
-                with churn:
-                    assert churn.stdout is not None
-                    assert churn.stdout.read(1) == b"."  # it is changing things now
-                    time.sleep(chance.random() * 0.1)
-                    churn.send_signal(signal.SIGKILL)
+                killed_at_work(CHURN, arguments, chance)
                 with Node.open(configs[at.number]) as node:
                     assert node.overlay is not None
                     node.overlay.plan(peers(at.number)).apply()

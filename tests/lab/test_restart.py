@@ -58,6 +58,17 @@ def configure(netns: NetNs, cgroup: str, pins: str) -> NodeConfig:
     return NodeConfig(name="restart", netns=netns, cgroup=Path(cgroup), pins=PinDir(pins), capacity=SMALL)
 
 
+def killed_at_work(script: str, arguments: list[str], chance: random.Random) -> None:
+    """Run a script that writes whenever it has changed something, and kill it in its next change."""
+    with subprocess.Popen(
+        [sys.executable, "-c", script, *arguments], stdout=subprocess.PIPE, cwd=ROOT
+    ) as churn:
+        assert churn.stdout is not None
+        assert churn.stdout.read(1) == b"."
+        time.sleep(chance.random() * 0.1)
+        churn.send_signal(signal.SIGKILL)
+
+
 def steady(backend: str) -> Service:
     return Service(*STEADY, backends=[Backend(backend, 8080)])
 
@@ -134,16 +145,7 @@ def test_killed_at_any_instant_of_apply_nothing_breaks_and_a_restart_ends_as_des
     traffic.start()
     try:
         for round in range(12):
-            churn = subprocess.Popen(
-                [sys.executable, "-c", CHURN, *place.arguments, str(round)],
-                stdout=subprocess.PIPE,
-                cwd=Path(__file__).parents[2],
-            )
-            with churn:
-                assert churn.stdout is not None
-                assert churn.stdout.read(1) == b"."  # it is changing things now
-                time.sleep(chance.random() * 0.1)
-                churn.send_signal(signal.SIGKILL)
+            killed_at_work(CHURN, [*place.arguments, str(round)], chance)
             with Node.open(place.config) as node:
                 wanted = [place.steady, *(Service(*front) for front in chance.sample(CHURNING, 3))]
                 node.services.plan(wanted).apply()
