@@ -90,6 +90,34 @@ class Regex:
         """The expression that matches just this text."""
         return cls("".join("\\" + char if char in _SPECIAL else char for char in text))
 
+    def matches(self, text: bytes) -> bool:
+        """Whether it is what the whole of a text is; see ``datapath.automaton`` for many at once."""
+        return len(text) in _ends(self.tree, text, {0})
+
+
+def _ends(tree: Tree, text: bytes, begins: set[int]) -> set[int]:
+    """Where a part of an expression can end that begins at one of some places."""
+    match tree:
+        case Bytes(mask):
+            return {at + 1 for at in begins if at < len(text) and mask >> text[at] & 1}
+        case Anchor(end):
+            return begins & {len(text) if end else 0}
+        case Choice(parts):
+            return {at for part in parts for at in _ends(part, text, begins)}
+        case Series(parts):
+            for part in parts:
+                begins = _ends(part, text, begins)
+            return begins
+        case Repeat(part, low, high):
+            for _ in range(low):
+                begins = _ends(part, text, begins)
+            found, new, left = begins, begins, high
+            while new and (left is None or left > low):
+                new = _ends(part, text, new) - found
+                found = found | new
+                left = left and left - 1
+            return found
+
 
 def _span(first: str, last: str) -> int:
     return (1 << ord(last) + 1) - (1 << ord(first))

@@ -178,3 +178,11 @@ def test_a_regex_bomb_is_refused(bomb):
 
 def test_no_expressions_match_nothing():
     assert automaton([]).match(b"") == automaton([]).match(b"a") == ()
+
+
+@given(regular, st.lists(texts, min_size=1, max_size=8))
+def test_one_expression_alone_matches_what_the_automaton_does(pattern, subjects):
+    expression = Regex(pattern)
+    merged = automaton([expression])
+    for subject in subjects:
+        assert expression.matches(subject.encode()) is bool(merged.match(subject.encode()))
