@@ -17,7 +17,7 @@ from k8sdatapath import maps
 from k8sdatapath.component import Report
 from k8sdatapath.datapath.contract import Bindable, bind_maps
 from k8sdatapath.datapath.policy_compiler import PolicyCompiler, networks_of
-from k8sdatapath.datapath.policy_maps import PolicyMaps, RuleCount
+from k8sdatapath.datapath.policy_maps import PolicyMaps, RequestRules, Requests, RuleCount
 from k8sdatapath.datapath.policy_networks import Networks
 from k8sdatapath.datapath.policy_rows import Because, Cause
 from k8sdatapath.datapath.policy_set import world
@@ -79,6 +79,7 @@ class IdentityPair:
     :ivar peer: that of the other side; 0 is everybody.
     :ivar protocol: 0 is any.
     :ivar first: of the ports; likewise ``last``.
+    :ivar l7: what requests have to be, one of these is enough; none at all: anything.
     """
 
     subject: int
@@ -90,6 +91,7 @@ class IdentityPair:
     allowed: bool
     because: Because
     causes: tuple[Cause, ...]
+    l7: Requests = frozenset()
 
 
 class _Who(NamedTuple):
@@ -118,12 +120,13 @@ class IdentityPolicy(Resource):
     there, and leaves them afterwards.
     """
 
-    def __init__(self, tables: dict[str, Any], own: ExitStack) -> None:
+    def __init__(self, tables: dict[str, Any], own: ExitStack, *, l7: RequestRules | None = None) -> None:
         self._own = own
+        self._l7 = l7
         self._lock = threading.RLock()
         self._ipcache: maps.Hash[IPAddress, PartyRow] = tables["kd_ipcache"]
         self._tries: maps.LPMTrie[PeerKey, PartyRow] = tables["kd_networks"]
-        self._maps = PolicyMaps(tables, wait_for_programs)
+        self._maps = PolicyMaps(tables, wait_for_programs, l7)
         self._compiler = PolicyCompiler()
         self._networks = Networks()
         self._known: dict[str, _Known] = {}
@@ -140,14 +143,15 @@ class IdentityPolicy(Resource):
         self._reserve()
 
     @classmethod
-    def bind(cls, source: Bindable) -> IdentityPolicy:
+    def bind(cls, source: Bindable, *, l7: RequestRules | None = None) -> IdentityPolicy:
         """The policies of a loaded object, pins or maps. The object may be closed before it.
 
+        :param l7: who enforces what policies ask of requests; without, policies that do are refused.
         :raises ContractError: the maps are not there.
         :raises LayoutError: one holds something else.
         """
         tables, own = bind_maps(source, CONTRACT, cls.__name__, keep=True)
-        return cls(tables, own)
+        return cls(tables, own, l7=l7)
 
     # ---- policies
 
@@ -162,7 +166,7 @@ class IdentityPolicy(Resource):
         :param existing: what becomes of connections that are no longer allowed. Those that were kept once are
             cut by the next change that is enforced.
         :raises CapacityError: they do not fit; nothing was changed.
-        :raises ModelError: two have one name.
+        :raises ModelError: two have one name, or one asks for requests and nobody enforces that.
         """
         return self._change(policies, (), existing)
 
@@ -249,6 +253,7 @@ class IdentityPolicy(Resource):
                     entry.action is Action.ALLOW,
                     entry.because,
                     entry.causes,
+                    entry.l7,
                 )
                 for subject in self._maps
                 for key, entry in self._compiler.table(subject).items()
@@ -291,6 +296,11 @@ class IdentityPolicy(Resource):
             if len(by_name) < len(new):
                 (name, _), *_ = Counter(each.name for each in new).most_common(1)
                 raise ModelError(f"{name} is given twice")
+            for each in new if self._l7 is None else ():
+                if any(rule.l7 for rule in each.rules):
+                    raise ModelError(
+                        f"{each.name} asks for requests, which nothing here enforces: bind(l7=...)"
+                    )
             old = [self._policies[name] for name in {*by_name, *removed} if name in self._policies]
             less = [each for policy in old for each in networks_of(policy)]
             more = [each for policy in new for each in networks_of(policy)]

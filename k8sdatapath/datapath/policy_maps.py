@@ -9,8 +9,8 @@ know nothing of are added to a table, or taken from it, as it is.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, TypeAlias
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from typing import Any, Protocol, TypeAlias
 
 from attrs import define, field, frozen
 
@@ -23,12 +23,31 @@ from k8sdatapath.tables.counters import CounterRow
 from k8sdatapath.tables.grace import Numbers
 from k8sdatapath.tables.policy import PolicyFlags, PolicyRow, RuleKey, RuleRow
 
-__all__ = ["PolicyMaps", "RuleCount", "Said"]
+__all__ = ["PolicyMaps", "RequestRules", "Requests", "RuleCount", "Said"]
 
-Said: TypeAlias = tuple[Toward, Action, Because, tuple[Cause, ...]]
+Requests: TypeAlias = frozenset[Hashable]
+"""What requests have to be, one of these is enough; none at all: anything."""
+
+Said: TypeAlias = tuple[Toward, Action, Because, tuple[Cause, ...], Requests]
 """What a rule in the kernel says, and for whom: all that say the same are counted as one."""
 
 _OPEN = (Because.NOT_ISOLATED, Because.OWN_NODE)
+
+
+class RequestRules(Protocol):
+    """Who enforces what policies ask of requests (L7), and has a number for each set of alternatives."""
+
+    def check(self, sets: Iterable[Requests]) -> None:
+        """See that these, some of which there may be already, fit beside all that there are.
+
+        :raises CapacityError: they do not.
+        """
+
+    def use(self, requests: Requests) -> int:
+        """The number of a set, never 0, which is enforced by the time this returns: rules lead there."""
+
+    def drop(self, requests: Requests) -> None:
+        """Undo one :meth:`use`: the rule is gone, though programs may have found it just before."""
 
 
 @frozen
@@ -107,20 +126,24 @@ class _Counters:
     def read(self) -> Iterable[RuleCount]:
         for said, place in self._places.items():
             rows = self._table[place]
-            yield RuleCount(*said, sum(row.packets for row in rows), sum(row.bytes for row in rows))
+            yield RuleCount(*said[:4], sum(row.packets for row in rows), sum(row.bytes for row in rows))
 
 
 class PolicyMaps:
     """kd_policies, kd_rules and kd_rule_counts, written for some subjects, by the number of their identity.
 
     :param wait: returns when every program that runs now has ended.
+    :param l7: who enforces what requests have to be; None: no policy asks for any.
     """
 
-    def __init__(self, tables: Mapping[str, Any], wait: Callable[[], None]) -> None:
+    def __init__(
+        self, tables: Mapping[str, Any], wait: Callable[[], None], l7: RequestRules | None = None
+    ) -> None:
         self._policies: maps.Array[PolicyRow] = tables["kd_policies"]
         self._rules: maps.Hash[RuleKey, RuleRow] = tables["kd_rules"]
         self._counters = _Counters(tables["kd_rule_counts"], wait)
         self._wait = wait
+        self._l7 = l7
         taken = {at: row for at, row in enumerate(self._policies) if row.table}
         self._numbers = Numbers("policies", len(self._policies) // 2, wait, {0, *(at // 2 for at in taken)})
         self._table = max((row.table for row in taken.values()), default=0)
@@ -152,16 +175,21 @@ class PolicyMaps:
         :param changes: what has led there.
         :raises CapacityError: it does not.
         """
-        needed, seen = self._size, set()
+        needed, seen, sets = self._size, set(), set[Requests]()
         for subject, table in tables.items():
             for toward, source in zip(Toward, table.halves, strict=True):
                 if id(source) in seen:
                     continue
                 seen.add(id(source))
                 if id(source) not in self._halves:
-                    needed += sum(map(len, source.values()))
+                    entries = [entry for row in source.values() for entry in row.values()]
                 elif subject in changes:
-                    needed += sum(key.toward is toward for key in changes[subject].upserts)
+                    upserts = changes[subject].upserts
+                    entries = [entry for key, entry in upserts.items() if key.toward is toward]
+                else:
+                    continue
+                needed += len(entries)
+                sets.update(entry.l7 for entry in entries if entry.l7)
         if needed > self._rules.info.max_entries:
             raise CapacityError(
                 "policy rules, old and new ones together,", needed, self._rules.info.max_entries
@@ -170,6 +198,8 @@ class PolicyMaps:
         if missing > self._numbers.available:
             taken = self._numbers.size - self._numbers.available
             raise CapacityError("policies", taken + missing, self._numbers.size)
+        if self._l7 and sets:
+            self._l7.check(sets)
 
     def apply(self, tables: Mapping[int, PolicyTable], changes: Mapping[int, MapChange]) -> None:
         """Give subjects other rules, or their first ones. Live connections do not feel it yet."""
@@ -236,8 +266,7 @@ class PolicyMaps:
         old, self._old = self._old, []
         for half in old:
             self._size -= self._rules.delete_many(half.rules)
-            for said in half.rules.values():
-                self._counters.drop(said)
+            self._drop(half.rules.values())
         freed, self._freed = self._freed, []
         for place in freed:
             self._policies.update_many({2 * place + toward: PolicyRow() for toward in Toward})
@@ -282,31 +311,41 @@ class PolicyMaps:
         """Of rules that stand by themselves."""
         added = [(k.identity, k[2:], entry) for k, entry in change.upserts.items() if k.toward is toward]
         gone = [(k.identity, k[2:]) for k in change.removed if k.toward is toward]
-        self._size -= len(self._forget(half, [(number, key) for number, key, _ in added]))
+        replaced = self._forget(half, [(number, key) for number, key, _ in added])
+        self._size -= len(replaced)
         self._write(half, toward, added)
-        self._size -= self._rules.delete_many(self._forget(half, gone))
+        removed = self._forget(half, gone)
+        self._size -= self._rules.delete_many(removed)
+        self._drop([*replaced.values(), *removed.values()])
 
     def _write(self, half: _Half, toward: Toward, rules: Iterable[tuple[int, PortKey, Entry]]) -> None:
         rows = {}
         for number, (protocol, port, bits), entry in rules:
             rule = RuleKey(half.table, number, port, protocol, bits)
-            said = toward, entry.action, entry.because, entry.causes
+            said = toward, entry.action, entry.because, entry.causes, entry.l7
             half.rules[rule] = said
             half.learn(rule, said)
-            rows[rule] = RuleRow(entry.precedence, self._counters.use(said), entry.action is Action.DENY)
+            l7 = self._l7.use(entry.l7) if self._l7 and entry.l7 else 0
+            rows[rule] = RuleRow(entry.precedence, self._counters.use(said), entry.action is Action.DENY, l7)
         self._size += len(rows)
         self._rules.update_many(rows)
 
-    def _forget(self, half: _Half, keys: Iterable[tuple[int, PortKey]]) -> list[RuleKey]:
-        found = []
+    def _forget(self, half: _Half, keys: Iterable[tuple[int, PortKey]]) -> dict[RuleKey, Said]:
+        found = {}
         for number, (protocol, port, bits) in keys:
             rule = RuleKey(half.table, number, port, protocol, bits)
             said = half.rules.pop(rule, None)
             if said is not None:
                 half.learn(rule, said, -1)
-                self._counters.drop(said)
-                found.append(rule)
+                found[rule] = said
         return found
+
+    def _drop(self, rules: Iterable[Said]) -> None:
+        """Rules are not in the kernel any more, though programs may have found them."""
+        for said in rules:
+            self._counters.drop(said)
+            if self._l7 and said[4]:
+                self._l7.drop(said[4])
 
     def _leave(self, half: _Half) -> None:
         half.users -= 1

@@ -6,14 +6,14 @@ policy maps of the kernel to them; so nothing here may be clever.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
 
 from k8sdatapath.model import IPAddress
 from k8sdatapath.model.names import name_labels, name_patterns
 from k8sdatapath.model.policy import Action, Block, Policy, PortMatch, Rule, Tier, Toward
 from k8sdatapath.model.workload import Workload
 
-__all__ = ["allows"]
+__all__ = ["allows", "requests_asked"]
 
 
 def allows(
@@ -33,8 +33,46 @@ def allows(
     :param version: of IP: which addresses of the two it is between.
     :param names: the DNS names of addresses.
     """
+    sides = _sides(policies, source, destination, port, protocol, version, allow_host, names)
+    return all(_one_side(selecting, connection) for selecting, connection in sides)
+
+
+def requests_asked(
+    policies: Iterable[Policy],
+    source: Workload | IPAddress,
+    destination: Workload | IPAddress,
+    port: int,
+    protocol: int,
+    *,
+    version: int = 4,
+) -> dict[Toward, frozenset[Hashable]]:
+    """What requests over an allowed connection have to be, as each side asks that is a pod: one of these is
+    enough, none at all is anything.
+    """
+    found: dict[Toward, frozenset[Hashable]] = {}
+    for selecting, connection in _sides(policies, source, destination, port, protocol, version, True, {}):
+        rules: list[Rule] = []
+        if _first(selecting, Tier.ADMIN, connection) in (None, Action.PASS):
+            rules = [each for each in _default_rules(selecting, connection) if each.action is Action.ALLOW]
+        anything = any(not each.l7 for each in rules)
+        asked = frozenset(request for each in rules for request in each.l7)
+        found[connection.toward] = frozenset() if anything else asked
+    return found
+
+
+def _sides(
+    policies: Iterable[Policy],
+    source: Workload | IPAddress,
+    destination: Workload | IPAddress,
+    port: int,
+    protocol: int,
+    version: int,
+    allow_host: bool,
+    names: Mapping[IPAddress, Collection[str]],
+) -> Iterator[tuple[list[Policy], _Connection]]:
+    """The policies that are asked, of each side that is a pod."""
     if source == destination:
-        return True
+        return
     found = list(policies)
     told = {ip: tuple(name_labels(name_patterns(found), its)) for ip, its in names.items()}
     for own, peer, toward in (
@@ -46,23 +84,14 @@ def allows(
         if allow_host and toward is Toward.INGRESS and "reserved:host=" in _labels(peer, version):
             continue
         selecting = [policy for policy in found if policy.subject.matches(own.labels)]
-        matching = _Connection(peer, destination, toward, port, protocol, version, told)
-        if not _one_side(selecting, matching):
-            return False
-    return True
+        yield selecting, _Connection(peer, destination, toward, port, protocol, version, told)
 
 
 def _one_side(policies: list[Policy], connection: _Connection) -> bool:
     verdict = _first(policies, Tier.ADMIN, connection)
     if verdict in (Action.ALLOW, Action.DENY):
         return verdict is Action.ALLOW
-    rules = [
-        rule
-        for policy in policies
-        if policy.tier is Tier.DEFAULT
-        for rule in policy.rules
-        if connection.matches(rule)
-    ]
+    rules = _default_rules(policies, connection)
     if any(rule.action is Action.DENY for rule in rules):
         return False
     if any(rule.action is Action.ALLOW for rule in rules):
@@ -70,6 +99,17 @@ def _one_side(policies: list[Policy], connection: _Connection) -> bool:
     if any(connection.toward in policy.isolates for policy in policies):
         return False
     return _first(policies, Tier.BASELINE, connection) is not Action.DENY
+
+
+def _default_rules(policies: list[Policy], connection: _Connection) -> list[Rule]:
+    """All of the default tier that match."""
+    return [
+        rule
+        for policy in policies
+        if policy.tier is Tier.DEFAULT
+        for rule in policy.rules
+        if connection.matches(rule)
+    ]
 
 
 def _first(policies: list[Policy], tier: Tier, connection: _Connection) -> Action | None:

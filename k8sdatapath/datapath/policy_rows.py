@@ -2,19 +2,21 @@
 
 All that applies to a pod in one direction stands in one order, strongest first::
 
-    its own node | admin rules, one by one | denies | allows | default deny, if anything isolates
-                                                             | else baseline rules, one by one, then allow
+    its own node | admin rules, one by one | denies | allows | allows that ask for requests
+        | default deny, if anything isolates
+        | else baseline rules, one by one, then allow
 
 The place in it becomes one number, the precedence. A packet is looked up twice, for the identity of its peer
 and for identity 0, which is everybody: the longest prefix of each, and of these two the one of greater
 precedence. So that the longest prefix of an identity is the right one, what a wider and no weaker entry
-covers is left out. A pass leads past the rest of its tier: where it matches, all that comes after that is
+covers is left out. An allow that asks for requests (L7) takes in what wider ones of its kind ask for: one of
+all these is enough. A pass leads past the rest of its tier: where it matches, all that comes after that is
 entered a second time, right below the place of the pass.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from enum import IntEnum
 from typing import TypeAlias
 
@@ -75,12 +77,14 @@ class Entry:
     """What one key of a policy map leads to.
 
     :param causes: the rules, or policies, that it is for.
+    :param l7: what requests have to be, one of these is enough; none at all: anything.
     """
 
     action: Action
     precedence: int
     because: Because
     causes: tuple[Cause, ...]
+    l7: frozenset[Hashable] = frozenset()
 
 
 Row: TypeAlias = Mapping[PortKey, Entry]
@@ -119,9 +123,9 @@ class Stages:
         self._stages.append(_Stage(Action.ALLOW, Because.OWN_NODE))
         self._one_by_one(ordered, Tier.ADMIN)
         self.after_admin = len(self._stages)
-        for action in (Action.DENY, Action.ALLOW):
+        for action, l7 in ((Action.DENY, False), (Action.ALLOW, False), (Action.ALLOW, True)):
             for policy, rule in self._rules(ordered, Tier.DEFAULT):
-                if rule.action is action:
+                if rule.action is action and bool(rule.l7) is l7:
                     self.placed.append(Placed(len(self._stages), Cause(policy.name, rule.name), rule))
             self._stages.append(_Stage(action, Because.RULE))
         isolating = tuple(Cause(each.name) for each in ordered if toward in each.isolates)
@@ -169,44 +173,52 @@ class Stages:
         :param ports: those of the destination that have names.
         :param everybody: what is entered for everybody, and need not be once more.
         """
-        found: dict[PortKey, dict[int, list[Cause]]] = {}  # ... precedence -> causes
+        found: dict[PortKey, dict[int, dict[int, Placed]]] = {}  # ... precedence -> rules, by identity
         stages: dict[int, int] = {}  # precedence -> stage
         size = len(self._stages)
         passes: list[tuple[int, set[PortKey]]] = []
-        plain: list[tuple[int, Cause | None, set[PortKey]]] = []
+        plain: list[tuple[int, Placed | None, set[PortKey]]] = []
         for at in matching:
             placed = self.placed[at]
             keys = port_keys(placed.rule.ports, ports)
             if self._stages[placed.stage].action is Action.PASS:
                 passes.append((placed.stage, keys))
             else:
-                plain.append((placed.stage, placed.cause, keys))
+                plain.append((placed.stage, placed, keys))
         plain.append((size - 1, None, {ANY}))
 
-        def enter(key: PortKey, precedence: int, stage: int, cause: Cause | None) -> None:
+        def enter(key: PortKey, precedence: int, stage: int, rule: Placed | None) -> None:
             stages[precedence] = stage
-            causes = found.setdefault(key, {}).setdefault(precedence, [])
-            if cause is not None and cause not in causes:
-                causes.append(cause)
+            rules = found.setdefault(key, {}).setdefault(precedence, {})
+            if rule is not None:
+                rules[id(rule)] = rule
 
-        for stage, cause, keys in plain:
+        for stage, rule, keys in plain:
             for key in keys:
-                enter(key, (size - stage) * (size + 1), stage, cause)
+                enter(key, (size - stage) * (size + 1), stage, rule)
             for passed, regions in passes:
                 if stage >= self.after_admin:
                     both = [_common(key, region) for key in keys for region in regions]
                     for key in {key for each in both for key in each}:
-                        enter(key, (size - passed) * (size + 1) + size - stage, stage, cause)
+                        enter(key, (size - passed) * (size + 1) + size - stage, stage, rule)
         row: dict[PortKey, Entry] = {}
         for key in sorted(found, key=lambda key: (key[0] > 0, key[2])):  # the widest first
             precedence = max(found[key])
-            wider = [row[each].precedence for each in _wider(key) if each in row]
-            if everybody is not None:
-                wider += [everybody[each].precedence for each in (*_wider(key), key) if each in everybody]
-            if not wider or max(wider) < precedence:
+            wider = tuple(_wider(key))
+            rules = tuple(found[key][precedence].values())
+            if any(each.rule.l7 for each in rules):
+                rules += tuple(each for w in wider for each in found.get(w, {}).get(precedence, {}).values())
+            l7 = frozenset(request for each in rules for request in each.rule.l7)
+            instead = [each for each in (_longest(row, wider), _longest(everybody, (*wider, key))) if each]
+            strongest = max(instead, key=lambda entry: entry.precedence, default=None)
+            if (
+                strongest is None
+                or strongest.precedence < precedence
+                or (strongest.precedence == precedence and strongest.l7 != l7)
+            ):
                 stage_of = self._stages[stages[precedence]]
-                causes = stage_of.causes or tuple(found[key][precedence])
-                row[key] = Entry(stage_of.action, precedence, stage_of.because, causes)
+                causes = stage_of.causes or tuple(dict.fromkeys(each.cause for each in rules))
+                row[key] = Entry(stage_of.action, precedence, stage_of.because, causes, l7)
         return row
 
 
@@ -236,6 +248,11 @@ def covers(outer: PortKey, inner: PortKey) -> bool:
         return True
     shift = 16 - outer[2]
     return outer[0] == inner[0] and outer[2] <= inner[2] and outer[1] >> shift == inner[1] >> shift
+
+
+def _longest(row: Row | None, keys: Sequence[PortKey]) -> Entry | None:
+    """What a packet finds in a row: the entry of the last of some keys that has one."""
+    return next((row[key] for key in reversed(keys) if key in row), None) if row else None
 
 
 def _common(one: PortKey, other: PortKey) -> tuple[PortKey, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from typing import Any, TypeAlias
 
 from attrs import frozen
@@ -33,6 +33,7 @@ class Decision:
     :ivar because: the kind of reason, :class:`~k8sdatapath.datapath.policy_rows.Because`.
     :ivar causes: the rules, or the policies that isolate.
     :ivar key: of the entry that decides, None if none is asked.
+    :ivar l7: what requests have to be, one of these is enough; none at all: anything.
     """
 
     allowed: bool
@@ -40,6 +41,7 @@ class Decision:
     because: Because
     causes: tuple[Cause, ...] = ()
     key: EntryKey | None = None
+    l7: frozenset[Hashable] = frozenset()
 
     def __str__(self) -> str:
         what = f"{self.toward.name.lower()} {'allowed' if self.allowed else 'denied'}"
@@ -167,7 +169,7 @@ class PolicySet:
                 self._subjects.add(subject)
             key, entry = self._compiler.table(subject).find(toward, other, number, port)
             allowed = entry.action is Action.ALLOW
-            found.append(Decision(allowed, toward, entry.because, entry.causes, key))
+            found.append(Decision(allowed, toward, entry.because, entry.causes, key, entry.l7))
         return Verdict(tuple(found), version)
 
     def why(

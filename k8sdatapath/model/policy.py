@@ -6,7 +6,7 @@ without requirements is everybody, no peers at all are nobody.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from enum import IntEnum
 from functools import lru_cache
 from typing import Any, TypeAlias
@@ -253,6 +253,10 @@ def _to_ports(ports: Iterable[PortMatch]) -> tuple[PortMatch, ...]:
     return tuple(dict.fromkeys(ports))
 
 
+def _to_l7(requests: Iterable[Hashable]) -> tuple[Hashable, ...]:
+    return tuple(dict.fromkeys(requests))
+
+
 @frozen
 class Rule:
     """What a policy says of some packets.
@@ -260,6 +264,9 @@ class Rule:
     :param name: for people, where it stands in its policy.
     :param peers: one of them is enough; none at all: nobody.
     :param ports: likewise.
+    :param l7: what requests have to be, one of these is enough; none at all: anything. A rule that matches
+        the same packets and asks nothing of requests makes up for it.
+    :raises ModelError: it asks for requests, but does not allow.
     """
 
     name: str
@@ -267,6 +274,11 @@ class Rule:
     peers: tuple[NetworkPeer, ...] = field(converter=_to_peers)
     ports: tuple[PortMatch, ...] = field(default=(ALL_PORTS,), converter=_to_ports)
     action: Action = Action.ALLOW
+    l7: tuple[Hashable, ...] = field(default=(), converter=_to_l7)
+
+    def __attrs_post_init__(self) -> None:
+        if self.l7 and self.action is not Action.ALLOW:
+            raise ModelError(f"{self.name}: only a rule that allows can ask for requests")
 
 
 def _to_rules(rules: Iterable[Rule]) -> tuple[Rule, ...]:
@@ -298,6 +310,8 @@ class Policy:
     def __attrs_post_init__(self) -> None:
         if self.tier is Tier.DEFAULT and any(rule.action is Action.PASS for rule in self.rules):
             raise ModelError(f"{self.name}: only the rules of other tiers can pass")
+        if self.tier is not Tier.DEFAULT and any(rule.l7 for rule in self.rules):
+            raise ModelError(f"{self.name}: only the rules of the default tier can ask for requests")
         if self.tier is not Tier.DEFAULT and self.isolates:
             raise ModelError(f"{self.name}: only a policy of the default tier isolates")
 

@@ -53,6 +53,7 @@ class RuleRow:
     precedence: u32
     counter: u32
     deny: u32
+    l7: u32 = 0
 
 
 @struct

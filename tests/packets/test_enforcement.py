@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator
 from ipaddress import ip_address
 
 import pytest
@@ -13,11 +14,13 @@ from hypothesis import strategies as st
 from k8sdatapath import maps
 from k8sdatapath.datapath.identity_policy import CONTRACT, IdentityPolicy
 from k8sdatapath.datapath.policy_oracle import allows
+from k8sdatapath.errors import CapacityError, ModelError
 from k8sdatapath.kube.policy import parse_policies
 from k8sdatapath.model import Backend, IPAddress, Service
 from k8sdatapath.model.policy import EVERYBODY, Policy, PortMatch, Rule, Toward
 from k8sdatapath.model.workload import Workload
 from k8sdatapath.net.packet import fragment, icmp_echo, icmp_error, sctp, tcp, udp
+from k8sdatapath.tables.policy import RuleKey, RuleRow
 from tests.packets.checkpoint import Checkpoint, checkpoint
 from tests.support.policies import ADDRESSES, PORTS, pods, policy_lists
 
@@ -233,6 +236,53 @@ def test_a_pod_of_unknown_labels_is_cut_off(node: Checkpoint) -> None:
     node.rig.add_pod("10.244.1.9")
     assert node.leave(tcp("10.244.1.9", at(WEB, 4), 1, 80), "10.244.1.9").outcome == "DROP_POLICY_DENIED"
     assert node.enter(tcp(at(WEB, 4), "10.244.1.9", 1, 80)).outcome == "DROP_POLICY_DENIED"
+
+
+class Requests:
+    """Numbers of what requests have to be, with nobody to enforce it."""
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+        self.numbers: dict[frozenset[Hashable], int] = {}
+        self.uses = Counter[frozenset[Hashable]]()
+
+    def check(self, sets: Iterable[frozenset[Hashable]]) -> None:
+        if len({*sets, *self.numbers}) > self.room:
+            raise CapacityError("requests", len({*sets, *self.numbers}), self.room)
+
+    def use(self, requests: frozenset[Hashable]) -> int:
+        self.uses[requests] += 1
+        return self.numbers.setdefault(requests, len(self.numbers) + 1)
+
+    def drop(self, requests: frozenset[Hashable]) -> None:
+        self.uses[requests] -= 1
+
+
+def test_rules_lead_to_what_requests_have_to_be(node: Checkpoint) -> None:
+    def asking(*requests: str) -> Policy:
+        rule = Rule("r", Toward.INGRESS, [EVERYBODY], [PortMatch(6, 8080, 8081)], l7=requests)
+        return Policy("l7", EVERYBODY, [rule], [Toward.INGRESS])
+
+    with pytest.raises(ModelError, match="l7 asks for requests, which nothing here enforces"):
+        node.policy.upsert(asking("GET"))
+    node.policy.close()
+    requests = Requests(room=2)
+    rules = node.rig.loaded.map("kd_rules", maps.Hash[RuleKey, RuleRow])
+    with IdentityPolicy.bind(node.rig.loaded, l7=requests) as node.policy:
+        node.attach(WEB, API)
+        node.policy.upsert(asking("GET"))
+        node.policy.forget_strangers()
+        assert {key.port: row.l7 for key, row in rules.items() if row.l7} == {8080: 1}
+        assert {pair.l7 for pair in node.policy.dump() if pair.l7} == {frozenset({"GET"})}
+        assert node.passes(tcp(at(WEB, 4), at(API, 4), 1, 8080), at(WEB, 4), at(API, 4))
+        node.policy.upsert(asking("GET", "POST"))
+        assert {row.l7 for row in rules.values()} == {0, 2}
+        with pytest.raises(CapacityError):
+            node.policy.upsert(asking("PUT"))
+        assert {row.l7 for row in rules.values()} == {0, 2}
+        node.policy.remove("l7")
+        assert not +requests.uses
+        assert {row.l7 for row in rules.values()} == {0}
 
 
 # ---- everything, against the oracle

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import pytest
+from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from k8sdatapath.datapath.policy_compiler import EntryKey, PolicyCompiler
 from k8sdatapath.datapath.policy_index import PeerIndex
-from k8sdatapath.datapath.policy_oracle import allows
+from k8sdatapath.datapath.policy_oracle import allows, requests_asked
 from k8sdatapath.datapath.policy_rows import covers, port_keys
 from k8sdatapath.datapath.policy_set import PolicySet, world
+from k8sdatapath.errors import ModelError
 from k8sdatapath.model.policy import (
     EVERYBODY,
     Action,
@@ -55,6 +57,66 @@ def test_entries_say_what_the_rules_say(found, around, version):
                 told = allows(found, source, destination, port, protocol, version=version)
                 assert verdict.allowed is told, (str(verdict), port, protocol)
                 assert all(each.causes or each.because != 0 for each in verdict.decisions)
+
+
+@st.composite
+def asking_for_requests(draw: st.DrawFn) -> list[Policy]:
+    """Policies some of whose rules ask for requests."""
+    found = []
+    for policy in draw(policy_lists):
+        if policy.tier is Tier.DEFAULT:
+            requests = st.lists(st.sampled_from(("GET", "POST", "PUT")), max_size=2)
+            allowing = [rule.action is Action.ALLOW for rule in policy.rules]
+            rules = [
+                evolve(rule, l7=draw(requests) if can else ())
+                for rule, can in zip(policy.rules, allowing, strict=True)
+            ]
+            policy = evolve(policy, rules=rules)
+        found.append(policy)
+    return found
+
+
+@settings(max_examples=300, deadline=None)
+@given(asking_for_requests(), st.lists(sides, min_size=2, max_size=4), st.sampled_from((4, 6)))
+def test_entries_ask_for_the_requests_that_rules_do(found, around, version):
+    asked = PolicySet(found)
+    for source in around:
+        for destination in around:
+            if source == destination or {
+                getattr(each, "version", version) for each in (source, destination)
+            } != {version}:
+                continue
+            for port, protocol in (*((port, 6) for port in PORTS), (80, 17)):
+                verdict = asked.verdict(source, destination, port, protocol, version=version)
+                assert verdict.allowed is allows(found, source, destination, port, protocol, version=version)
+                told = requests_asked(found, source, destination, port, protocol, version=version)
+                for each in verdict.decisions:
+                    if each.allowed:
+                        assert each.l7 == told.get(each.toward, frozenset()), (str(each), port, protocol)
+
+
+def test_of_rules_that_ask_for_requests_one_is_enough_and_one_that_does_not_makes_up_for_all():
+    def allow(name: str, peer: Selector, ports: PortMatch, *requests: str) -> Rule:
+        return Rule(name, Toward.INGRESS, [peer], [ports], l7=requests)
+
+    rules = [
+        allow("web", app("web"), PortMatch(6, 80, 81), "GET"),
+        allow("all", EVERYBODY, PortMatch(6, 80, 80), "POST"),
+        allow("plain", app("web"), PortMatch(6, 81, 81)),
+    ]
+    asked = PolicySet([Policy("p", app("db"), rules, [Toward.INGRESS])])
+    web, db = Workload("web", WEB.labels), Workload.pod("x/db", {"app": "db"})
+    for source, port, requests in ((web, 80, {"GET", "POST"}), (web, 81, set()), (db, 80, {"POST"})):
+        source = Workload.pod("x/other", {"app": "other"}) if source is db else source
+        [decision] = [
+            each for each in asked.verdict(source, db, port).decisions if each.toward is Toward.INGRESS
+        ]
+        assert decision.allowed
+        assert decision.l7 == requests
+    with pytest.raises(ModelError, match="only a rule that allows can ask for requests"):
+        Rule("r", Toward.INGRESS, [EVERYBODY], action=Action.DENY, l7=["GET"])
+    with pytest.raises(ModelError, match="only the rules of the default tier can ask for requests"):
+        Policy("p", EVERYBODY, [allow("r", EVERYBODY, PortMatch(), "GET")], tier=Tier.ADMIN)
 
 
 changes = st.lists(

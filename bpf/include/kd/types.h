@@ -283,8 +283,9 @@ struct kd_rule {
 	__u32 precedence;
 	__u32 counter; /* index into kd_rule_counts */
 	__u32 deny; /* 1: it does not allow */
+	__u32 l7; /* number of what requests have to be, which is asked at the server's socket; 0: anything */
 };
-KD_ASSERT_SIZE(struct kd_rule, 12);
+KD_ASSERT_SIZE(struct kd_rule, 16);
 
 #define KD_TALK_SECOND 1 /* began it: the end that comes second in the key. */
 
