@@ -34,16 +34,14 @@
 #include <kd/forward.h>
 #include <kd/icmp.h>
 #include <kd/packet.h>
+#include <kd/rules.h>
+#include <kd/talks.h>
 #include <kd/types.h>
 #include <kd/verdict.h>
 #include <kd/maps/endpoints.h>
 #include <kd/maps/policy.h>
 
 KD_CONFIG(bool, enforce, "pods send and receive what policies allow") = false;
-
-#define KD_TALK_IDLE_TCP 8000 /* seconds, as of SCTP */
-#define KD_TALK_IDLE_CLOSING 120 /* TCP after FIN or RST */
-#define KD_TALK_IDLE 120 /* all else */
 
 #define KD_ICMP_FRAGMENTATION_NEEDED 4
 #define KD_ICMPV6_MLD_QUERY 130 /* multicast listeners to 132, neighbours to 137 */
@@ -52,95 +50,7 @@ KD_CONFIG(bool, enforce, "pods send and receive what policies allow") = false;
 
 #define KD_IDENTITY_REMOTE_NODE 6
 
-enum kd_asks {
-	KD_ASK_SENDER = 1, /* the packet comes from a pod's device */
-	KD_ASK_RECEIVER = 2, /* its destination, if that is a pod of this node */
-	KD_ASK_DEVICE = 4, /* the packet goes to a pod's device: whatever its destination is */
-	KD_ASK_OUTSIDE = 8, /* it is not of this node */
-	KD_ASK_RELATED = 16, /* it is about a talk that is allowed */
-	KD_ASK_ONCE = 32, /* it begins no talk, and belongs to none */
-	KD_ASK_TUNNELLED = 64, /* cb[0] is the identity of its sender */
-	KD_ASK_ALONE = 128, /* a later fragment whose first is not known */
-	KD_ASK_TYPE_SHIFT = 8, /* above: the type of ICMP */
-};
-
-/* One end of the talk. */
-struct kd_end {
-	__u32 policy;
-	__u32 revision;
-	__u32 counter;
-	bool sends;
-};
-
-/* A packet, as both ends are known to policies. */
-struct kd_asking {
-	struct kd_tuple way;
-	struct kd_tuple key; /* of the talk */
-	struct kd_talk talk; /* as it becomes */
-	struct kd_end sender;
-	struct kd_end receiver;
-	struct kd_peer_key peer;
-	struct kd_rule_key rule;
-	__u32 asks; /* enum kd_asks */
-	__u8 second; /* 1: the sender is the second end in the key */
-	bool begins;
-	bool by_sender; /* began the talk */
-};
-
-/* Room for it, which there is none for on the stack. */
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct kd_asking);
-} kd_asking SEC(".maps");
-
 #define KD_NO_POLICY 0xffffffff /* it is no pod of this node */
-
-/* The key of a talk; true: the sender is its second end. */
-static __always_inline bool kd_talk_key(const struct kd_tuple *way, struct kd_tuple *key)
-{
-	__be32 a = way->src.w[3], b = way->dst.w[3];
-
-	if (a == b) {
-		a = way->src.w[2];
-		b = way->dst.w[2];
-	}
-	if (a == b) {
-		a = way->src.w[1];
-		b = way->dst.w[1];
-	}
-	if (a == b) {
-		a = way->src.w[0];
-		b = way->dst.w[0];
-	}
-	if (a > b || (a == b && way->sport > way->dport)) {
-		*key = kd_reversed(way);
-		return true;
-	}
-	*key = *way;
-	return false;
-}
-
-static __always_inline bool kd_talk_over(const struct kd_talk *talk, __u8 protocol, __u32 now)
-{
-	__s32 idle = KD_TALK_IDLE;
-
-	if (protocol == IPPROTO_TCP || protocol == IPPROTO_SCTP)
-		idle = talk->flags & KD_CT_CLOSED ? KD_TALK_IDLE_CLOSING : KD_TALK_IDLE_TCP;
-	return (__s32)(now - talk->last_seen) > idle;
-}
-
-static __always_inline struct kd_party *kd_party_of(struct kd_asking *ask, const struct kd_addr *addr)
-{
-	struct kd_party *party = bpf_map_lookup_elem(&kd_ipcache, addr);
-
-	if (party)
-		return party;
-	ask->peer.prefixlen = 8 * sizeof(ask->peer.addr);
-	ask->peer.addr = *addr;
-	return bpf_map_lookup_elem(&kd_networks, &ask->peer);
-}
 
 /*
  * What policies know the peer of an end by. Of a sender more is known than its address: that it is this node, what
@@ -149,7 +59,7 @@ static __always_inline struct kd_party *kd_party_of(struct kd_asking *ask, const
 static __always_inline __u32 kd_number_of(struct __sk_buff *skb, struct kd_asking *ask, const struct kd_addr *addr,
 					  bool sends)
 {
-	struct kd_party *party = kd_party_of(ask, addr);
+	struct kd_party *party = kd_party_of(&ask->query, addr);
 	__u32 told = 0;
 
 	if (sends && ask->asks & KD_ASK_DEVICE && !skb->ingress_ifindex)
@@ -169,58 +79,21 @@ static __always_inline __u32 kd_number_of(struct __sk_buff *skb, struct kd_askin
 	return party->number;
 }
 
-/* The rule with the longest prefix of the port, of a party and a table that the key names. */
-static __always_inline struct kd_rule *kd_rule_find(struct kd_rule_key *key, __be16 port, __u8 protocol,
-						    __u32 lengths)
-{
-	struct kd_rule *rule;
-
-	key->protocol = protocol;
-	for (int bits = 16; bits >= 0; bits--) {
-		if (!(lengths >> bits & 1))
-			continue;
-		key->bits = bits;
-		key->port = port & bpf_htons(0xffff0000 >> bits);
-		rule = bpf_map_lookup_elem(&kd_rules, key);
-		if (rule)
-			return rule;
-	}
-	key->protocol = 0;
-	key->port = 0;
-	key->bits = 0;
-	return bpf_map_lookup_elem(&kd_rules, key);
-}
-
-static __always_inline void kd_rule_count(const struct __sk_buff *skb, __u32 counter)
-{
-	struct kd_counter *count = bpf_map_lookup_elem(&kd_rule_counts, &counter);
-
-	if (count && !KD_EXPLAINING) {
-		count->packets++;
-		count->bytes += skb->len;
-	}
-}
-
 /* What the rules of one end say of its peer. */
 KD_SUBPROGRAM int kd_rules_ask(struct __sk_buff *skb, struct kd_asking *ask, const struct kd_addr *peer,
 			       struct kd_end *end, const struct kd_policy *policy)
 {
 	__be16 port = ask->by_sender ? ask->way.dport : ask->way.sport;
 	bool audit = policy->flags & KD_POLICY_AUDIT;
-	__u32 lengths = policy->lengths;
-	struct kd_rule *rule, *of_all;
+	struct kd_rule *rule;
+	__u32 number;
 
 	if (ask->asks & KD_ASK_ALONE)
 		return KD_DROP_FRAGMENT;
 	if (ask->way.protocol == IPPROTO_ICMP || ask->way.protocol == IPPROTO_ICMPV6)
 		port = bpf_htons(ask->asks >> KD_ASK_TYPE_SHIFT);
-	ask->rule.table = policy->table;
-	ask->rule.number = 0;
-	of_all = kd_rule_find(&ask->rule, port, ask->way.protocol, lengths);
-	ask->rule.number = kd_number_of(skb, ask, peer, !end->sends);
-	rule = ask->rule.number ? kd_rule_find(&ask->rule, port, ask->way.protocol, lengths) : NULL;
-	if (!rule || (of_all && of_all->precedence > rule->precedence))
-		rule = of_all;
+	number = kd_number_of(skb, ask, peer, !end->sends);
+	rule = kd_rule_of(&ask->query, policy, number, port, ask->way.protocol);
 	if (!rule)
 		return KD_DROP_POLICY_DENIED;
 	end->counter = rule->counter;
@@ -259,65 +132,6 @@ static __always_inline int kd_ends_ask(struct __sk_buff *skb, struct kd_asking *
 	int result = kd_end_ask(skb, ask, &ask->way.dst, &ask->sender);
 
 	return result == KD_CONTINUE ? kd_end_ask(skb, ask, &ask->way.src, &ask->receiver) : result;
-}
-
-/* The talk begins with this packet. */
-static __always_inline void kd_talk_begin(struct kd_asking *ask)
-{
-	ask->begins = true;
-	ask->by_sender = true;
-	ask->sender.revision = 0;
-	ask->receiver.revision = 0;
-}
-
-/* The talk goes on, as far as it may, where it is known. */
-static __always_inline void kd_talk_resume(struct kd_asking *ask, const struct kd_talk *talk)
-{
-	__u8 second = ask->second & 1;
-
-	ask->begins = false;
-	ask->by_sender = (talk->flags & KD_TALK_SECOND) == second;
-	ask->sender.revision = talk->revision[second];
-	ask->sender.counter = talk->counter[second];
-	ask->receiver.revision = talk->revision[!second];
-	ask->receiver.counter = talk->counter[!second];
-}
-
-static __always_inline __u32 kd_talk_closing(const struct kd_pkt *pkt)
-{
-	return (pkt->tcp_flags & KD_TCP_RST ? KD_CT_RST : 0) | (pkt->tcp_flags & KD_TCP_FIN ? KD_CT_FIN : 0);
-}
-
-/* What both ends have said, for the packets that follow. */
-static __always_inline void kd_talk_keep(const struct kd_pkt *pkt, struct kd_asking *ask, struct kd_talk *found,
-					 __u32 now)
-{
-	__u32 closing = kd_talk_closing(pkt);
-	__u8 second = ask->second & 1;
-
-	if (found) {
-		if (found->revision[second] != ask->sender.revision)
-			found->revision[second] = ask->sender.revision;
-		if (found->counter[second] != ask->sender.counter)
-			found->counter[second] = ask->sender.counter;
-		if (found->revision[!second] != ask->receiver.revision)
-			found->revision[!second] = ask->receiver.revision;
-		if (found->counter[!second] != ask->receiver.counter)
-			found->counter[!second] = ask->receiver.counter;
-		if (closing & ~found->flags)
-			found->flags |= closing;
-		if (found->last_seen != now)
-			found->last_seen = now;
-		return;
-	}
-	ask->talk.revision[second] = ask->sender.revision;
-	ask->talk.counter[second] = ask->sender.counter;
-	ask->talk.revision[!second] = ask->receiver.revision;
-	ask->talk.counter[!second] = ask->receiver.counter;
-	ask->talk.last_seen = now;
-	ask->talk.flags = closing | second;
-	if (!KD_EXPLAINING)
-		bpf_map_update_elem(&kd_talks, &ask->key, &ask->talk, BPF_ANY);
 }
 
 /* Whether both ends, as far as they are pods of this node, let the packet pass. */

@@ -1,0 +1,162 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * Talks: packets between two ends that policies have let begin. All that follow, in either direction, pass for as long
+ * as the policy of each end that is a pod of this node has the revision by which it has let them.
+ *
+ * An end is known by its own address, never by a service's: a packet belongs to the same talk wherever on its way it
+ * is looked at. Reads and writes kd_talks.
+ */
+#ifndef KD_TALKS_H
+#define KD_TALKS_H
+
+#include <stdbool.h>
+#include <linux/bpf.h>
+#include <linux/in.h>
+#include <bpf/bpf_helpers.h>
+#include <kd/packet.h>
+#include <kd/rules.h>
+#include <kd/trace.h>
+#include <kd/tuple.h>
+#include <kd/types.h>
+#include <kd/maps/policy.h>
+
+#define KD_TALK_IDLE_TCP 8000 /* seconds, as of SCTP */
+#define KD_TALK_IDLE_CLOSING 120 /* TCP after FIN or RST */
+#define KD_TALK_IDLE 120 /* all else */
+
+enum kd_asks {
+	KD_ASK_SENDER = 1, /* the packet comes from a pod's device */
+	KD_ASK_RECEIVER = 2, /* its destination, if that is a pod of this node */
+	KD_ASK_DEVICE = 4, /* the packet goes to a pod's device: whatever its destination is */
+	KD_ASK_OUTSIDE = 8, /* it is not of this node */
+	KD_ASK_RELATED = 16, /* it is about a talk that is allowed */
+	KD_ASK_ONCE = 32, /* it begins no talk, and belongs to none */
+	KD_ASK_TUNNELLED = 64, /* cb[0] is the identity of its sender */
+	KD_ASK_ALONE = 128, /* a later fragment whose first is not known */
+	KD_ASK_TYPE_SHIFT = 8, /* above: the type of ICMP */
+};
+
+/* One end of the talk. */
+struct kd_end {
+	__u32 policy;
+	__u32 revision;
+	__u32 counter;
+	bool sends;
+};
+
+/* A packet, as both ends are known to policies. */
+struct kd_asking {
+	struct kd_tuple way;
+	struct kd_tuple key; /* of the talk */
+	struct kd_talk talk; /* as it becomes */
+	struct kd_end sender;
+	struct kd_end receiver;
+	struct kd_query query;
+	__u32 asks; /* enum kd_asks */
+	__u8 second; /* 1: the sender is the second end in the key */
+	bool begins;
+	bool by_sender; /* began the talk */
+};
+
+/* Room for it, which there is none for on the stack. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct kd_asking);
+} kd_asking SEC(".maps");
+
+/* The key of a talk; true: the sender is its second end. */
+static __always_inline bool kd_talk_key(const struct kd_tuple *way, struct kd_tuple *key)
+{
+	__be32 a = way->src.w[3], b = way->dst.w[3];
+
+	if (a == b) {
+		a = way->src.w[2];
+		b = way->dst.w[2];
+	}
+	if (a == b) {
+		a = way->src.w[1];
+		b = way->dst.w[1];
+	}
+	if (a == b) {
+		a = way->src.w[0];
+		b = way->dst.w[0];
+	}
+	if (a > b || (a == b && way->sport > way->dport)) {
+		*key = kd_reversed(way);
+		return true;
+	}
+	*key = *way;
+	return false;
+}
+
+static __always_inline bool kd_talk_over(const struct kd_talk *talk, __u8 protocol, __u32 now)
+{
+	__s32 idle = KD_TALK_IDLE;
+
+	if (protocol == IPPROTO_TCP || protocol == IPPROTO_SCTP)
+		idle = talk->flags & KD_CT_CLOSED ? KD_TALK_IDLE_CLOSING : KD_TALK_IDLE_TCP;
+	return (__s32)(now - talk->last_seen) > idle;
+}
+
+/* The talk begins with this packet. */
+static __always_inline void kd_talk_begin(struct kd_asking *ask)
+{
+	ask->begins = true;
+	ask->by_sender = true;
+	ask->sender.revision = 0;
+	ask->receiver.revision = 0;
+}
+
+/* The talk goes on, as far as it may, where it is known. */
+static __always_inline void kd_talk_resume(struct kd_asking *ask, const struct kd_talk *talk)
+{
+	__u8 second = ask->second & 1;
+
+	ask->begins = false;
+	ask->by_sender = (talk->flags & KD_TALK_SECOND) == second;
+	ask->sender.revision = talk->revision[second];
+	ask->sender.counter = talk->counter[second];
+	ask->receiver.revision = talk->revision[!second];
+	ask->receiver.counter = talk->counter[!second];
+}
+
+static __always_inline __u32 kd_talk_closing(const struct kd_pkt *pkt)
+{
+	return (pkt->tcp_flags & KD_TCP_RST ? KD_CT_RST : 0) | (pkt->tcp_flags & KD_TCP_FIN ? KD_CT_FIN : 0);
+}
+
+/* What both ends have said, for the packets that follow. */
+static __always_inline void kd_talk_keep(const struct kd_pkt *pkt, struct kd_asking *ask, struct kd_talk *found,
+					 __u32 now)
+{
+	__u32 closing = kd_talk_closing(pkt);
+	__u8 second = ask->second & 1;
+
+	if (found) {
+		if (found->revision[second] != ask->sender.revision)
+			found->revision[second] = ask->sender.revision;
+		if (found->counter[second] != ask->sender.counter)
+			found->counter[second] = ask->sender.counter;
+		if (found->revision[!second] != ask->receiver.revision)
+			found->revision[!second] = ask->receiver.revision;
+		if (found->counter[!second] != ask->receiver.counter)
+			found->counter[!second] = ask->receiver.counter;
+		if (closing & ~found->flags)
+			found->flags |= closing;
+		if (found->last_seen != now)
+			found->last_seen = now;
+		return;
+	}
+	ask->talk.revision[second] = ask->sender.revision;
+	ask->talk.counter[second] = ask->sender.counter;
+	ask->talk.revision[!second] = ask->receiver.revision;
+	ask->talk.counter[!second] = ask->receiver.counter;
+	ask->talk.last_seen = now;
+	ask->talk.flags = closing | second;
+	if (!KD_EXPLAINING)
+		bpf_map_update_elem(&kd_talks, &ask->key, &ask->talk, BPF_ANY);
+}
+
+#endif /* KD_TALKS_H */
