@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from k8sdatapath.cli import agent, apply, ct, explain, lab, nat, policy, services
+from k8sdatapath.cli import agent, apply, ct, explain, identity, ipcache, lab, nat, policy, services
 from k8sdatapath.cli.output import Output, OutputOption, console, show
 from k8sdatapath.errors import DatapathError
 
@@ -51,6 +51,8 @@ app.add_typer(services.app, name="services")
 app.add_typer(ct.app, name="ct")
 app.add_typer(nat.app, name="nat")
 app.add_typer(policy.app, name="policy")
+app.add_typer(identity.app, name="identity")
+app.add_typer(ipcache.app, name="ipcache")
 app.add_typer(lab.app, name="lab")
 
 

@@ -1,4 +1,4 @@
-"""``k8sdatapath policy``: what the policies in manifests say, without root and without a cluster."""
+"""``k8sdatapath policy``: what the policies in manifests say, without a cluster, and what a node enforces."""
 
 from __future__ import annotations
 
@@ -9,15 +9,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from k8sdatapath.cli.output import Output, OutputOption, Row, show
+from k8sdatapath.cli.services import DEFAULT_PINS, PinsOption
 from k8sdatapath.errors import ModelError
+from k8sdatapath.pins import PinDir
 
 if TYPE_CHECKING:
+    from k8sdatapath.datapath.policy_view import LiveRule, PolicyView
     from k8sdatapath.model.workload import Workload
     from k8sdatapath.testing import PolicyWorld
 
-__all__ = ["app"]
+__all__ = ["app", "pinned"]
 
-app = typer.Typer(no_args_is_help=True, help="Try out network policies, without a cluster.")
+app = typer.Typer(no_args_is_help=True, help="Try out network policies, and look at those in the kernel.")
 
 Files = Annotated[list[Path], typer.Argument(metavar="FILE...", help="Manifests, or directories of them.")]
 FilesOption = Annotated[
@@ -91,6 +94,72 @@ def matrix(
     """Who reaches whom, of the pods in the manifests."""
     found = _world(files, name).matrix(port, protocol)
     show([{"from": each, "reaches": sorted(found.reached[each] - {each})} for each in found.names], output)
+
+
+def pinned(directory: Path) -> PolicyView:
+    """The policies whose maps are pinned in a directory."""
+    from k8sdatapath.datapath.policy_view import PolicyView
+
+    return PolicyView.bind(PinDir(directory))
+
+
+@app.command("list")
+def list_(pins: PinsOption = DEFAULT_PINS, output: OutputOption = Output.TABLE) -> None:
+    """List what the policies of a node say, and for how many packets each rule was decisive."""
+    found: dict[tuple[str, str, str], list[LiveRule]] = {}
+    with pinned(pins) as view:
+        for rule in view.rules():
+            found.setdefault((_way(rule), _word(rule), rule.name), []).append(rule)
+    rows: list[Row] = [
+        {
+            "direction": way,
+            "verdict": word,
+            "packets": rules[0].packets,
+            "bytes": rules[0].bytes,
+            "entries": len(rules),
+            "rule": name,
+        }
+        for (way, word, name), rules in sorted(found.items())
+    ]
+    show(rows, output)
+
+
+@app.command("get")
+def get(
+    pod: Annotated[str, typer.Argument(metavar="ADDRESS", help="Of a pod of this node.")],
+    pins: PinsOption = DEFAULT_PINS,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Show the rules of a pod as the kernel has them, the strongest first: who, which ports, and why."""
+    with pinned(pins) as view:
+        rows: list[Row] = [
+            {
+                "direction": _way(rule),
+                "verdict": _word(rule),
+                "peer": rule.peer,
+                "ports": _ports(rule),
+                "packets": rule.packets,
+                "bytes": rule.bytes,
+                "rule": rule.name,
+                "peer_labels": rule.peer_name,
+            }
+            for rule in view.rules(pod)
+        ]
+    show(rows, output)
+
+
+def _way(rule: LiveRule) -> str:
+    return rule.toward.name.lower()
+
+
+def _word(rule: LiveRule) -> str:
+    return "allow" if rule.allowed else "deny"
+
+
+def _ports(rule: LiveRule) -> str:
+    from k8sdatapath.model.policy import PortMatch
+
+    return str(PortMatch(rule.protocol or None, rule.first, rule.last))
 
 
 def _world(files: list[Path], names: list[str] | None) -> PolicyWorld:

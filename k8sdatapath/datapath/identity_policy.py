@@ -18,6 +18,7 @@ from k8sdatapath.component import Report
 from k8sdatapath.datapath.contract import Bindable, bind_maps
 from k8sdatapath.datapath.policy_compiler import PolicyCompiler, networks_of
 from k8sdatapath.datapath.policy_maps import PolicyMaps, RequestRules, Requests, RuleCount
+from k8sdatapath.datapath.policy_names import Names
 from k8sdatapath.datapath.policy_networks import Networks
 from k8sdatapath.datapath.policy_rows import Because, Cause
 from k8sdatapath.datapath.policy_set import world
@@ -32,7 +33,7 @@ from k8sdatapath.pybpf.memory import wait_for_programs
 from k8sdatapath.resource import Resource
 from k8sdatapath.tables.counters import CounterRow
 from k8sdatapath.tables.peers import PeerKey
-from k8sdatapath.tables.policy import PartyRow, PolicyRow, RuleKey, RuleRow
+from k8sdatapath.tables.policy import Named, NameKey, NameRow, PartyRow, PolicyRow, RuleKey, RuleRow
 
 __all__ = ["CONTRACT", "EndpointPolicy", "Existing", "IdentityPair", "IdentityPolicy"]
 
@@ -42,6 +43,7 @@ CONTRACT = {
     "kd_policies": maps.Array[PolicyRow],
     "kd_rules": maps.Hash[RuleKey, RuleRow],
     "kd_rule_counts": maps.PerCpuArray[CounterRow],
+    "kd_names": maps.Hash[NameKey, NameRow],
 }
 
 Existing: TypeAlias = Literal["enforce", "keep"]
@@ -126,7 +128,8 @@ class IdentityPolicy(Resource):
         self._lock = threading.RLock()
         self._ipcache: maps.Hash[IPAddress, PartyRow] = tables["kd_ipcache"]
         self._tries: maps.LPMTrie[PeerKey, PartyRow] = tables["kd_networks"]
-        self._maps = PolicyMaps(tables, wait_for_programs, l7)
+        self._names = Names(tables["kd_names"])
+        self._maps = PolicyMaps(tables, self._names, wait_for_programs, l7)
         self._compiler = PolicyCompiler()
         self._networks = Networks()
         self._known: dict[str, _Known] = {}
@@ -223,6 +226,7 @@ class IdentityPolicy(Resource):
             led = {PeerKey.of(net) for net in self._led}
             self._tries.delete_many([key for key in self._tries if key not in led])
             self._maps.drop_strange()
+            self._names.drop_strange()
             self._maps.restamp(self._maps)
 
     @property
@@ -284,6 +288,7 @@ class IdentityPolicy(Resource):
             who = _Who(number, Party(labels).labels, None, ())
             self._numbers[who], self._uses[who] = number, 1
             self._taken.add(number)
+        self._names.call(Named.PARTY, {number: _called(who) for who, number in self._numbers.items()})
         self._compiler.update(identities={number: _party(who) for who, number in self._numbers.items()})
 
     def _change(self, new: Iterable[Policy], removed: Iterable[str], existing: Existing) -> Report:
@@ -364,6 +369,7 @@ class IdentityPolicy(Resource):
             )
             raise
         self._numbers |= fresh
+        self._names.call(Named.PARTY, {number: _called(who) for who, number in fresh.items()})
         self._uses.update(uses)
         self._maps.apply(tables, changes)
         _follow_dict(self._claims, {ip: names or None for ip, names in claims.items()})
@@ -444,6 +450,7 @@ class IdentityPolicy(Resource):
         self._maps.settle(wait=bool(gone))
         if gone or strangers:
             self._maps.shrink(self._compiler.update(gone=gone.values(), no_subjects=strangers))
+        self._names.forget(Named.PARTY, gone.values())
         for who, number in gone.items():
             del self._numbers[who], self._uses[who]
             self._taken.discard(number)
@@ -505,6 +512,11 @@ def _follow_dict(there: dict[K, V], changed: Mapping[K, V | None]) -> None:
 
 def _party(who: _Who) -> Party:
     return Party(who.labels, who.network, who.ports)
+
+
+def _called(who: _Who) -> str:
+    """Its labels, and the network that it is in."""
+    return "; ".join((*who.labels, *([] if who.network is None else [f"in {who.network}"])))
 
 
 def _outside(network: IPNetwork) -> _Who:

@@ -16,12 +16,13 @@ from attrs import define, field, frozen
 
 from k8sdatapath import maps
 from k8sdatapath.datapath.policy_compiler import MapChange, PolicyTable
+from k8sdatapath.datapath.policy_names import Names
 from k8sdatapath.datapath.policy_rows import Because, Cause, Entry, PortKey, Row
 from k8sdatapath.errors import CapacityError
 from k8sdatapath.model.policy import Action, Toward
 from k8sdatapath.tables.counters import CounterRow
 from k8sdatapath.tables.grace import Numbers
-from k8sdatapath.tables.policy import PolicyFlags, PolicyRow, RuleKey, RuleRow
+from k8sdatapath.tables.policy import Named, PolicyFlags, PolicyRow, RuleKey, RuleRow
 
 __all__ = ["PolicyMaps", "RequestRules", "Requests", "RuleCount", "Said"]
 
@@ -103,8 +104,8 @@ class _Subject:
 class _Counters:
     """Places in kd_rule_counts, one for all rules that say the same. Place 0 is nobody's."""
 
-    def __init__(self, table: maps.PerCpuArray[CounterRow], wait: Callable[[], None]) -> None:
-        self._table = table
+    def __init__(self, table: maps.PerCpuArray[CounterRow], names: Names, wait: Callable[[], None]) -> None:
+        self._table, self._names = table, names
         self._numbers = Numbers("rule counters", len(table), wait, [0])
         self._places: dict[Said, int] = {}
         self._uses: Counter[Said] = Counter()
@@ -114,6 +115,7 @@ class _Counters:
             place = self._numbers.take()
             self._table[place] = tuple(CounterRow(0, 0) for _ in self._table[place])
             self._places[said] = place
+            self._names.call(Named.COUNTER, {place: _said(said)})
         self._uses[said] += 1
         return self._places[said]
 
@@ -121,7 +123,9 @@ class _Counters:
         self._uses[said] -= 1
         if not self._uses[said]:
             del self._uses[said]
-            self._numbers.give(self._places.pop(said))
+            place = self._places.pop(said)
+            self._names.forget(Named.COUNTER, [place])
+            self._numbers.give(place)
 
     def read(self) -> Iterable[RuleCount]:
         for said, place in self._places.items():
@@ -132,16 +136,21 @@ class _Counters:
 class PolicyMaps:
     """kd_policies, kd_rules and kd_rule_counts, written for some subjects, by the number of their identity.
 
+    :param names: what its counters are called there.
     :param wait: returns when every program that runs now has ended.
     :param l7: who enforces what requests have to be; None: no policy asks for any.
     """
 
     def __init__(
-        self, tables: Mapping[str, Any], wait: Callable[[], None], l7: RequestRules | None = None
+        self,
+        tables: Mapping[str, Any],
+        names: Names,
+        wait: Callable[[], None],
+        l7: RequestRules | None = None,
     ) -> None:
         self._policies: maps.Array[PolicyRow] = tables["kd_policies"]
         self._rules: maps.Hash[RuleKey, RuleRow] = tables["kd_rules"]
-        self._counters = _Counters(tables["kd_rule_counts"], wait)
+        self._counters = _Counters(tables["kd_rule_counts"], names, wait)
         self._wait = wait
         self._l7 = l7
         taken = {at: row for at, row in enumerate(self._policies) if row.table}
@@ -352,3 +361,16 @@ class PolicyMaps:
         if not half.users:
             del self._halves[id(half.source)]
             self._old.append(half)
+
+
+def _said(said: Said) -> str:
+    """For people: the rules, or what else decides."""
+    _, _, because, causes, _ = said
+    words = "; ".join(map(str, causes))
+    return {
+        Because.RULE: words,
+        Because.DEFAULT_DENY: f"default deny: {words}",
+        Because.NOT_ISOLATED: "no policy isolates",
+        Because.OWN_NODE: "the pod's own node",
+        Because.ITSELF: "itself",
+    }[because]

@@ -1,13 +1,23 @@
-"""kd_ipcache, kd_networks, kd_policies, kd_rules and kd_talks: who is who, and who may reach whom."""
+"""The maps of policies, but for their counters: who is who, and who may reach whom."""
 
 from __future__ import annotations
 
-from enum import IntFlag
+from enum import IntEnum, IntFlag
 from typing import Annotated
 
-from k8sdatapath.layout import array, be16, struct, u8, u32
+from k8sdatapath.layout import array, be16, cstr, struct, u8, u32
 
-__all__ = ["PartyRow", "PolicyFlags", "PolicyRow", "RuleKey", "RuleRow", "TalkRow"]
+__all__ = [
+    "NameKey",
+    "NameRow",
+    "Named",
+    "PartyRow",
+    "PolicyFlags",
+    "PolicyRow",
+    "RuleKey",
+    "RuleRow",
+    "TalkRow",
+]
 
 
 @struct
@@ -54,6 +64,28 @@ class RuleRow:
     counter: u32
     deny: u32
     l7: u32 = 0
+
+
+class Named(IntEnum):
+    """``enum kd_named``: what a number stands for."""
+
+    PARTY = 0
+    COUNTER = 1
+
+
+@struct
+class NameKey:
+    """``struct kd_name_key``."""
+
+    kind: u32
+    number: u32
+
+
+@struct
+class NameRow:
+    """``struct kd_name``."""
+
+    text: Annotated[str, cstr(496)]
 
 
 @struct

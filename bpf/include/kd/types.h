@@ -287,6 +287,23 @@ struct kd_rule {
 };
 KD_ASSERT_SIZE(struct kd_rule, 16);
 
+/* What a number stands for. Key of kd_names. */
+enum kd_named {
+	KD_NAMED_PARTY = 0, /* number of a kd_party: its labels */
+	KD_NAMED_COUNTER = 1, /* counter of a rule: the rules of policies that it counts for */
+};
+
+struct kd_name_key {
+	__u32 kind; /* enum kd_named */
+	__u32 number;
+};
+KD_ASSERT_SIZE(struct kd_name_key, 8);
+
+struct kd_name {
+	char text[496]; /* UTF-8, ends with a NUL */
+};
+KD_ASSERT_SIZE(struct kd_name, 496);
+
 #define KD_TALK_SECOND 1 /* began it: the end that comes second in the key. */
 
 /*

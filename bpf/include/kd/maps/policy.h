@@ -54,6 +54,15 @@ struct {
 	__type(value, struct kd_counter);
 } kd_rule_counts SEC(".maps");
 
+/* number -> what people call it. For who looks at pins: no program reads it. Full: the others have no names. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 65536);
+	__type(key, struct kd_name_key);
+	__type(value, struct kd_name);
+} kd_names SEC(".maps");
+
 /*
  * tuple, the lower end first -> what was allowed. Writers: programs. Full: the least recently used talk goes; if it
  * goes on after all, it is allowed again, or denied, as if it began.
