@@ -263,13 +263,13 @@ def _checked(value: Any, kind: type[Any]) -> Any:
     return _bounded(value, 32) if kind is int else value
 
 
-def _bounded(value: Any, bits: int) -> int:
+def _bounded(value: Any, bits: int) -> Any:
     if not -(1 << bits - 1) <= value < 1 << bits:
         raise ModelError(f"{shown(value)} does not fit into {bits} bits")
     return value
 
 
-def _enum(kind: type[IntEnum], value: Any) -> Any:
+def _enum(kind: type[IntEnum], value: Any) -> int:
     if isinstance(value, str):
         if value not in kind.__members__:
             raise ModelError(f"{shown(value)} is not a {kind.__name__}")
