@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, suppress
+from itertools import islice
 from typing import Any
 
 from attrs import frozen
@@ -29,6 +30,7 @@ from k8sdatapath.datapath.flow import (
 from k8sdatapath.datapath.flow_collector import FlowCollector
 from k8sdatapath.errors import ContractError, KeyExistsError
 from k8sdatapath.layout import Layout, layout_of, u64
+from k8sdatapath.markup import table
 from k8sdatapath.resource import Resource
 from k8sdatapath.tables.conntrack import ConntrackRow, FlowFlags, Loss, Tuple
 from k8sdatapath.tables.halves import Columns, Pair, gather, joined, opposites
@@ -44,6 +46,7 @@ _LOSSES = {"kd_losses": maps.PerCpuArray[u64]}
 
 _KEY, _ROW = layout_of(Tuple), layout_of(ConntrackRow)
 _REPLY = int(FlowFlags.REPLY)
+_ROWS = 20  # flows in a notebook
 _BATCH = 1024  # flows between asking how they are and taking them away: the shorter, the surer
 
 
@@ -227,6 +230,12 @@ class ConntrackTable(Resource):
     def close(self) -> None:
         """Let go of the maps; idempotent."""
         self._owned.close()
+
+    def _repr_html_(self) -> str:
+        """A table of the first flows, for notebooks."""
+        shown = () if self._flows.closed else islice(self.flows(), _ROWS)
+        rows = ((each, each.seen_as, each.packets) for each in shown)
+        return table(repr(self), ("flow", "seen as", "packets"), rows)
 
     def __repr__(self) -> str:
         return f"<ConntrackTable {self._flows!r}>"

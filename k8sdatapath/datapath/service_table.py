@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import islice
 from threading import RLock
 
 from attrs import evolve
@@ -33,6 +34,7 @@ from k8sdatapath.datapath.service_plan import (
 from k8sdatapath.datapath.service_rows import frontend_key, scope_of
 from k8sdatapath.datapath.service_steps import Entry
 from k8sdatapath.errors import CapacityError, ClosedError, DatapathError, ServiceNotFoundError, StalePlanError
+from k8sdatapath.markup import table
 from k8sdatapath.model import Backend, BackendState, Frontend, IPAddress, IPNetwork, Selection, Service
 from k8sdatapath.pins import PinDir
 from k8sdatapath.resource import Resource
@@ -41,6 +43,7 @@ from k8sdatapath.tables.sets import SetKind
 __all__ = ["CONTRACT", "ServiceTable"]
 
 _SHOWN = 8  # frontends in the message about one that is not there
+_ROWS = 20  # services in a notebook
 
 
 class ServiceTable(Resource):
@@ -368,6 +371,16 @@ class ServiceTable(Resource):
                 self._closed = True
                 self._maps.let_go()
                 self._owned.close()
+
+    def _repr_html_(self) -> str:
+        """A table of the first services and what they have been given, for notebooks."""
+        services = () if self._closed else tuple(islice(self, _ROWS))
+        rows = (
+            (service, backend, given)
+            for service in services
+            for backend, given in self.flows(service.frontend).items() or (("none", 0),)
+        )
+        return table(repr(self), ("service", "backend", "flows"), rows)
 
     def __repr__(self) -> str:
         return f"<ServiceTable {len(self._maps.entries)}/{self._maps.frontends.info.max_entries} services>"

@@ -166,8 +166,13 @@ class Map(Resource):
         """The kernel's name of it, at most 15 characters."""
         return self._store.info.name
 
+    @property
+    def closed(self) -> bool:
+        """Whether it was given up."""
+        return self._store.closed
+
     def _capacity(self) -> int:
-        if self._store.closed:
+        if self.closed:
             raise ClosedError(f"map {self.name} is closed")
         return self.info.max_entries
 
@@ -183,7 +188,7 @@ class Map(Resource):
 
     def __repr__(self) -> str:
         kind = next(each for each in type(self).__mro__ if "TYPE" in vars(each))
-        state = "closed" if self._store.closed else self._summary()
+        state = "closed" if self.closed else self._summary()
         return f"<{kind.__name__} {self.name} {state}>"
 
 

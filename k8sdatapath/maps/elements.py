@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import html
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Generic, NoReturn, TypeVar
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Generic, NoReturn, TypeVar
 from k8sdatapath.errors import KeyExistsError, KeyNotFoundError, LayoutError, MapFullError
 from k8sdatapath.layout import Layout
 from k8sdatapath.maps.base import Map
+from k8sdatapath.markup import table
 from k8sdatapath.pybpf.calls import kernel_error
 
 if TYPE_CHECKING:
@@ -126,11 +126,5 @@ class Elements(Map, Generic[K, V]):
 
     def _repr_html_(self) -> str:
         """A table of the first elements, for notebooks."""
-        rows = [] if self._store.closed else islice(self._rows(), _SHOWN)
-        cells = (f"<tr><td>{_cell(key)}</td><td>{_cell(value)}</td></tr>" for key, value in rows)
-        head = f"<tr><th>{_cell(self._key.name)}</th><th>{_cell(self._value.name)}</th></tr>"
-        return f"<table><caption>{_cell(self)}</caption>{head}{''.join(cells)}</table>"
-
-
-def _cell(value: object) -> str:
-    return html.escape(value if isinstance(value, str) else repr(value))
+        rows = [] if self.closed else islice(self._rows(), _SHOWN)
+        return table(repr(self), (self._key.name, self._value.name), (map(repr, row) for row in rows))

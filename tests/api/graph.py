@@ -56,6 +56,7 @@ LAYERS = {
     "k8sdatapath.model": 0,
     "k8sdatapath.component": 0,
     "k8sdatapath.resource": 0,
+    "k8sdatapath.markup": 0,
     "k8sdatapath.pybpf": 1,
     "k8sdatapath.layout": 2,
     "k8sdatapath.maps": 2,

@@ -474,3 +474,12 @@ def test_a_node_collects_its_flows_by_itself_and_tells_how_full_it_is() -> None:
         assert node.pressure()["kd_conntrack"].used == 2
         held.close()
     assert "upkeep of a node" not in {thread.name for thread in threading.enumerate() if thread not in others}
+
+
+def test_services_and_flows_are_tables_in_a_notebook(lab: Lab, client: Host) -> None:
+    lab.node.services.plan([]).apply()
+    serve(lab, "one")
+    (row,) = (line for line in lab.node.services._repr_html_().split("<tr>") if f"{VIP[4]}:53/UDP" in line)
+    assert f"<td>{lab.node.pods[2].address}:5353</td>" in row
+    flows = lab.node.datapath.flows
+    assert flows._repr_html_().count("<tr>") == 1 + len([*flows.flows()])
