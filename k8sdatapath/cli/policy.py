@@ -32,6 +32,13 @@ ProtocolOption = Annotated[str, typer.Option("--protocol", help="TCP, UDP, SCTP,
 NamesOption = Annotated[
     list[str] | None, typer.Option("--name", metavar="NAME=ADDRESS", help="What a DNS name stands for.")
 ]
+RequestOption = Annotated[
+    str,
+    typer.Option("--request", metavar="'METHOD PATH'", help="Of HTTP, over the connection: 'GET /charge'."),
+]
+HeaderOption = Annotated[
+    list[str] | None, typer.Option("--header", metavar="'NAME: VALUE'", help="Of the request.")
+]
 
 
 @app.command()
@@ -60,6 +67,8 @@ def verdict(
     destination: Annotated[str, typer.Option("--to", metavar="POD", help=_SIDE)],
     port: PortOption,
     protocol: ProtocolOption = "TCP",
+    request: RequestOption = "",
+    header: HeaderOption = None,
     name: NamesOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
@@ -69,7 +78,7 @@ def verdict(
     """
     world = _world(files, name)
     one, other = (_side(world, text) for text in (source, destination))
-    why = world.why(one, other, port, protocol)
+    why = world.why(one, other, port, protocol, request="\n".join([request, *(header or ())]))
 
     def rows() -> Iterator[Row]:
         for each in why.verdict.decisions:
@@ -88,12 +97,19 @@ def matrix(
     files: FilesOption,
     port: PortOption,
     protocol: ProtocolOption = "TCP",
+    request: RequestOption = "",
+    header: HeaderOption = None,
     name: NamesOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Who reaches whom, of the pods in the manifests."""
-    found = _world(files, name).matrix(port, protocol)
-    show([{"from": each, "reaches": sorted(found.reached[each] - {each})} for each in found.names], output)
+    found = _world(files, name).matrix(port, protocol, request="\n".join([request, *(header or ())]))
+    rows: list[Row] = []
+    for each in found.names:
+        some = found.some[each]
+        row: Row = {"from": each, "reaches": sorted(found.reached[each] - {each} - some)}
+        rows.append({**row, "by some requests": sorted(some)} if any(found.some.values()) else row)
+    show(rows, output)
 
 
 def pinned(directory: Path) -> PolicyView:

@@ -15,6 +15,8 @@ from k8sdatapath.errors import ModelError
 from k8sdatapath.model import IPAddress, Protocol, address
 from k8sdatapath.model.address import shown
 from k8sdatapath.model.enums import member
+from k8sdatapath.model.http import HTTPReason, judge, written
+from k8sdatapath.model.http_rules import HTTPRule
 from k8sdatapath.model.identity import LOCAL_NUMBERS
 from k8sdatapath.model.names import name_labels, name_patterns
 from k8sdatapath.model.policy import Action, Policy, Toward
@@ -34,6 +36,7 @@ class Decision:
     :ivar causes: the rules, or the policies that isolate.
     :ivar key: of the entry that decides, None if none is asked.
     :ivar l7: what requests have to be, one of these is enough; none at all: anything.
+    :ivar reason: why the request that was asked for is denied, while others are not.
     """
 
     allowed: bool
@@ -42,6 +45,7 @@ class Decision:
     causes: tuple[Cause, ...] = ()
     key: EntryKey | None = None
     l7: frozenset[Hashable] = frozenset()
+    reason: HTTPReason | None = None
 
     def __str__(self) -> str:
         what = f"{self.toward.name.lower()} {'allowed' if self.allowed else 'denied'}"
@@ -53,7 +57,10 @@ class Decision:
             Because.OWN_NODE: "from the pod's own node",
             Because.ITSELF: "to itself",
         }[self.because]
-        return f"{what} {why}"
+        if not self.l7:
+            return f"{what} {why}"
+        rules = " or ".join(sorted(map(str, self.l7)))
+        return f"{what} {why}, for {rules}" + (f": {self.reason.words}" if self.reason else "")
 
 
 @frozen
@@ -139,6 +146,7 @@ class PolicySet:
         protocol: Protocol | str | int = Protocol.TCP,
         *,
         version: int = 0,
+        request: str = "",
     ) -> Verdict:
         """What becomes of a new connection.
 
@@ -146,6 +154,7 @@ class PolicySet:
         :param port: of the destination, after any translation of a service; of ICMP the type.
         :param protocol: also ``"ICMP"`` and ``"ICMPv6"``.
         :param version: of IP, where both sides have addresses of both families; the first is taken.
+        :param request: of HTTP, that is made over it: ``"POST /charge"``, headers on lines of their own.
         """
         number = _protocol(protocol)
         if type(port) is not int or not 0 <= port <= 65535:
@@ -168,8 +177,9 @@ class PolicySet:
                 self._compiler.update(subjects=[subject])
                 self._subjects.add(subject)
             key, entry = self._compiler.table(subject).find(toward, other, number, port)
-            allowed = entry.action is Action.ALLOW
-            found.append(Decision(allowed, toward, entry.because, entry.causes, key, entry.l7))
+            reason = _reason(request, entry.l7)
+            allowed = entry.action is Action.ALLOW and reason is None
+            found.append(Decision(allowed, toward, entry.because, entry.causes, key, entry.l7, reason))
         return Verdict(tuple(found), version)
 
     def why(
@@ -180,13 +190,14 @@ class PolicySet:
         protocol: Protocol | str | int = Protocol.TCP,
         *,
         version: int = 0,
+        request: str = "",
         most: int = 3,
     ) -> Why:
         """The same, and where it is denied by default: the rules that would nearly have allowed it.
 
         :param most: of these, for each side.
         """
-        verdict = self.verdict(source, destination, port, protocol, version=version)
+        verdict = self.verdict(source, destination, port, protocol, version=version, request=request)
         sides = self._side(source), self._side(destination)
         family = verdict.version
         parties = [Party((), None)] * 2
@@ -225,6 +236,12 @@ class PolicySet:
             self._numbers[party] = LOCAL_NUMBERS[len(self._numbers)]
             self._compiler.update(identities={self._numbers[party]: party})
         return self._numbers[party]
+
+
+def _reason(request: str, l7: frozenset[Hashable]) -> HTTPReason | None:
+    """Why a request is denied by rules, if it is; a request that nothing is asked of is not."""
+    rules = [each for each in l7 if isinstance(each, HTTPRule)]
+    return judge(written(request), rules).reason if request and l7 else None
 
 
 def world(version: int) -> tuple[str, ...]:

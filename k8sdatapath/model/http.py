@@ -12,12 +12,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import IntEnum
+from typing import Self
 
 from attrs import frozen
 
+from k8sdatapath.errors import ModelError
+from k8sdatapath.model.address import shown
 from k8sdatapath.model.http_rules import HeaderRule, HTTPRule
 
-__all__ = ["MAX_BODY", "MAX_HEAD", "HTTPReason", "HTTPRequest", "Judgement", "judge"]
+__all__ = ["MAX_BODY", "MAX_HEAD", "HTTPReason", "HTTPRequest", "Judgement", "judge", "written"]
 
 MAX_HEAD = 8192
 """Bytes of a request line and its headers, with the empty line."""
@@ -26,44 +29,38 @@ MAX_BODY = 1 << 60
 
 
 class HTTPReason(IntEnum):
-    """Why a request is denied; all but the first whatever the rules say."""
+    """Why a request is denied; all but the first whatever the rules say.
 
-    NO_RULE = 1
-    """It is well-formed, and no rule allows it."""
-    METHOD = 2
-    """It does not begin with a method and one space: TLS, an empty line, another protocol."""
-    HTTP2 = 3
-    """The preface of HTTP/2."""
-    TARGET = 4
-    """Not a path, nor one with a query: an absolute URI, ``*``, a fragment, a byte that is none of a URI."""
-    PATH = 5
-    """A path that servers resolve: ``.`` and ``..``, empty parts, backslashes, needless escapes."""
-    VERSION = 6
-    """Neither HTTP/1.1 nor HTTP/1.0: HTTP/0.9 has no version at all."""
-    LINE = 7
-    """A line that ends with LF alone, or has a CR inside."""
-    NAME = 8
-    """A header without a name, with a space before its colon, or without a colon."""
-    FOLD = 9
-    """A header that goes on in the next line."""
-    VALUE = 10
-    """A control character in a header."""
-    LENGTH = 11
-    """A Content-Length that is no plain number, is too large, or is there twice."""
-    ENCODING = 12
-    """A Transfer-Encoding that is not just ``chunked``, is there twice, or is in HTTP/1.0."""
-    BOTH = 13
-    """Content-Length and Transfer-Encoding."""
-    HOST = 14
-    """More than one Host."""
-    UPGRADE = 15
-    """The connection is to become one of another protocol."""
-    TOO_LONG = 16
-    """More than 8192 bytes of request line and headers."""
-    CHUNK = 17
-    """A chunk whose size is none, is too large or has an extension, or that does not end where it says."""
-    TRAILER = 18
-    """Headers behind the body."""
+    :ivar words: the same for people.
+    """
+
+    words: str
+
+    def __new__(cls, number: int, words: str) -> Self:
+        """A number that has words."""
+        made = int.__new__(cls, number)
+        made._value_ = number
+        made.words = words
+        return made
+
+    NO_RULE = 1, "no rule allows it"
+    METHOD = 2, "it does not begin with a method and one space"
+    HTTP2 = 3, "it is HTTP/2"
+    TARGET = 4, "what it asks for is not a path, nor a path with a query"
+    PATH = 5, "its path is one that servers resolve: dots, empty parts, backslashes, needless escapes"
+    VERSION = 6, "it is neither of HTTP/1.1 nor of HTTP/1.0"
+    LINE = 7, "a line ends with LF alone, or has a CR inside"
+    NAME = 8, "a header has no name, no colon, or a space before it"
+    FOLD = 9, "a header goes on in the next line"
+    VALUE = 10, "a header has a control character"
+    LENGTH = 11, "its Content-Length is no plain number, is too large, or is there twice"
+    ENCODING = 12, "its Transfer-Encoding is not just chunked, is there twice, or is of HTTP/1.0"
+    BOTH = 13, "it has Content-Length and Transfer-Encoding"
+    HOST = 14, "it has more than one Host"
+    UPGRADE = 15, "it asks for another protocol"
+    TOO_LONG = 16, f"its head has more than {MAX_HEAD} bytes"
+    CHUNK = 17, "the size of a chunk is none, is too large, has an extension, or is wrong"
+    TRAILER = 18, "it has headers behind its body"
 
 
 @frozen
@@ -100,6 +97,17 @@ class Judgement:
     reason: HTTPReason | None = None
     by: int = 0
     complete: bool = False
+
+
+def written(text: str) -> bytes:
+    """The head of a request, as it is sent, of ``"POST /charge"`` and, on lines of their own, its headers.
+
+    :raises ModelError: it is no such text. What is malformed in HTTP is left as it is.
+    """
+    line, *headers = text.split("\n")
+    if not text.isascii() or len(line.split(" ")) != 2:
+        raise ModelError(f"{shown(text)} is not a request: write 'GET /path', and headers on lines below")
+    return "\r\n".join([f"{line} HTTP/1.1", *headers, "", ""]).encode()
 
 
 def judge(data: bytes, rules: Iterable[HTTPRule]) -> Judgement:

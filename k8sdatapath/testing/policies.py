@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import itertools
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -28,7 +29,7 @@ class PolicyWorld(PolicySet):
         def test_payments():
             world = PolicyWorld.read("manifests/")
             world.assert_allowed("frontend/checkout", "payments/api", 8080)
-            world.assert_denied("frontend/basket", "payments/api", 8080)
+            world.assert_denied("frontend/checkout", "payments/api", 8080, request="GET /charge")
 
     Of a Deployment, or of what else makes pods, there is one pod by its name. Names of DNS need addresses for
     policies by name to mean anything: ``names={"bank.example": ["192.0.2.7"]}``.
@@ -50,14 +51,18 @@ class PolicyWorld(PolicySet):
         destination: Workload | str | IPAddress,
         port: int,
         protocol: Protocol | str | int = Protocol.TCP,
+        *,
+        request: str = "",
     ) -> None:
         """That a connection is allowed.
 
+        :param request: of HTTP, over it, too: ``"POST /charge"``, headers on lines of their own. Without one,
+            a connection over which only some requests are allowed is allowed.
         :raises AssertionError: it is not; the message names the rule, or those that would nearly allow it.
         """
-        why = self.why(source, destination, port, protocol)
+        why = self.why(source, destination, port, protocol, request=request)
         if not why:
-            raise AssertionError(f"{_pair(source, destination, port)} is denied: {why}")
+            raise AssertionError(f"{_pair(source, destination, port, request)} is denied: {why}")
 
     def assert_denied(
         self,
@@ -65,28 +70,41 @@ class PolicyWorld(PolicySet):
         destination: Workload | str | IPAddress,
         port: int,
         protocol: Protocol | str | int = Protocol.TCP,
+        *,
+        request: str = "",
     ) -> None:
         """That a connection is not allowed.
 
+        :param request: or this one, of HTTP, over it is not.
         :raises AssertionError: it is; the message names the rule.
         """
-        verdict = self.verdict(source, destination, port, protocol)
+        verdict = self.verdict(source, destination, port, protocol, request=request)
         if verdict:
-            raise AssertionError(f"{_pair(source, destination, port)} is allowed: {verdict}")
+            raise AssertionError(f"{_pair(source, destination, port, request)} is allowed: {verdict}")
 
     def matrix(
-        self, port: int, protocol: Protocol | str | int = Protocol.TCP, *others: Workload | str | IPAddress
+        self,
+        port: int,
+        protocol: Protocol | str | int = Protocol.TCP,
+        *others: Workload | str | IPAddress,
+        request: str = "",
     ) -> Matrix:
         """Who reaches whom at a port: a table whose text is stable, for snapshots.
 
         :param others: who else is asked for, such as an address of the world.
+        :param request: of HTTP, that is made of everybody.
         """
         names = [*sorted(self.workloads), *others]
-        rows = {
-            str(one): frozenset(str(other) for other in names if self.verdict(one, other, port, protocol))
-            for one in names
-        }
-        return Matrix(tuple(map(str, names)), rows)
+        reached: dict[str, set[str]] = {str(each): set() for each in names}
+        some: dict[str, set[str]] = {str(each): set() for each in names}
+        for one, other in itertools.product(names, names):
+            verdict = self.verdict(one, other, port, protocol, request=request)
+            if verdict:
+                reached[str(one)].add(str(other))
+                if not request and any(each.l7 for each in verdict.decisions):
+                    some[str(one)].add(str(other))
+        frozen = ({one: frozenset(others) for one, others in each.items()} for each in (reached, some))
+        return Matrix(tuple(map(str, names)), *frozen)
 
 
 @frozen
@@ -94,10 +112,12 @@ class Matrix:
     """Whom each of some reaches.
 
     :ivar reached: by name of the source.
+    :ivar some: those of them that are reached by some requests only.
     """
 
     names: tuple[str, ...]
     reached: Mapping[str, frozenset[str]]
+    some: Mapping[str, frozenset[str]]
 
     def __str__(self) -> str:
         width = max(map(len, self.names), default=0)
@@ -106,7 +126,8 @@ class Matrix:
         return "\n".join(heads + [f"{line}  {at}" for at, line in enumerate(lines)])
 
     def _row(self, name: str) -> Iterator[str]:
-        return ("." if other not in self.reached[name] else "X" for other in self.names)
+        for other in self.names:
+            yield "o" if other in self.some[name] else "X" if other in self.reached[name] else "."
 
     def _repr_html_(self) -> str:
         head = "".join(f"<th>{html.escape(name)}</th>" for name in self.names)
@@ -122,9 +143,9 @@ def manifests_of(paths: Iterable[str | os.PathLike[str]]) -> list[Manifest]:
     return read_manifests(*(each for path in paths for each in _files(Path(path))))
 
 
-def _pair(source: Any, destination: Any, port: int) -> str:
+def _pair(source: Any, destination: Any, port: int, request: str) -> str:
     one, other = (each.name if isinstance(each, Workload) else each for each in (source, destination))
-    return f"{one} -> {other}:{port}"
+    return f"{one} -> {other}:{port}" + (f" {request.splitlines()[0]}" if request else "")
 
 
 def _files(path: Path) -> list[Path]:

@@ -94,7 +94,13 @@ def rule(section: str = "ingress", **fields: Any) -> dict[str, Any]:
     return {"endpointSelector": {}, section: [fields]}
 
 
-L7 = "rules of layer 7 are not enforced yet"
+HTTP = "spec.ingress[0].toPorts[0].rules.http[0]"
+
+
+def http(**fields: Any) -> dict[str, Any]:
+    return rule(toPorts=[{"ports": [{"port": "80", "protocol": "TCP"}], "rules": {"http": [fields]}}])
+
+
 FQDN = "nobody tells yet which addresses DNS names have, so this cannot be enforced"
 SERVICE = {"k8sService": {"serviceName": "web"}}
 CILIUM = [
@@ -185,8 +191,50 @@ CILIUM = [
         "'fqdn' is not a source of labels: there is any, k8s, reserved",
     ),
     (
-        rule(toPorts=[{"ports": [{"port": "80"}], "rules": {"http": [{}]}}]),
-        f"spec.ingress[0].toPorts[0].rules: {L7}",
+        rule(toPorts=[{"ports": [{"port": "80"}], "rules": {"kafka": [{}]}}]),
+        "spec.ingress[0].toPorts[0].rules.kafka: rules of Kafka are not enforced, and Cilium itself has them",
+    ),
+    (
+        rule(toPorts=[{"ports": [{"port": "80"}], "rules": {"l7proto": "r2d2"}}]),
+        "spec.ingress[0].toPorts[0].rules.l7proto: parsers of proxies are not here: only HTTP is enforced",
+    ),
+    (
+        rule(toPorts=[{"ports": [{"port": "80"}], "rules": {"htp": []}}]),
+        "spec.ingress[0].toPorts[0].rules.htp: no such field: did you mean 'http'?",
+    ),
+    (
+        rule(toPorts=[{"ports": [{"port": "80"}], "terminatingTLS": {}}]),
+        "spec.ingress[0].toPorts[0].terminatingTLS: no proxy is here that could do this",
+    ),
+    (http(path="/a(b"), f"{HTTP}.path: regular expression '/a(b', column 3: a ( without its )"),
+    (
+        http(method="GET|\\1"),
+        f"{HTTP}.method: regular expression 'GET|\\\\1', column 5: \\1 is not supported",
+    ),
+    (http(host=80), f"{HTTP}.host: 80 is a number, not text"),
+    (http(query="a"), f"{HTTP}.query: no such field: "),
+    (http(headers=["X-A:"]), f"{HTTP}.headers[0]: 'X-A:' is not the name of a header"),
+    (http(headers=[{"X-A": "b"}]), f"{HTTP}.headers[0]: {{'X-A': 'b'}} is a mapping, not text"),
+    (http(headerMatches=[{"value": "b"}]), f"{HTTP}.headerMatches[0].name: missing"),
+    (
+        http(headerMatches=[{"name": "X-A", "value": "b", "mismatch": "REPLACE"}]),
+        f"{HTTP}.headerMatches[0].mismatch: headers are not changed: a request that lacks one is denied",
+    ),
+    (
+        http(headerMatches=[{"name": "X-A", "secret": {"name": "s"}}]),
+        f"{HTTP}.headerMatches[0].secret: values out of Secrets are not read",
+    ),
+    (
+        rule(toPorts=[{"ports": [{"port": "80", "protocol": "UDP"}], "rules": {"http": [{}]}}]),
+        "spec.ingress[0].toPorts[0].ports[0].protocol: requests of HTTP are asked of TCP, not of UDP",
+    ),
+    (
+        rule(toPorts=[{"ports": [{"port": "0", "protocol": "TCP"}], "rules": {"http": [{}]}}]),
+        "spec.ingress[0].toPorts[0].ports[0].port: requests are asked of ports by number or name",
+    ),
+    (
+        rule("ingressDeny", toPorts=[{"ports": [{"port": "80"}], "rules": {"http": [{}]}}]),
+        "spec.ingressDeny[0].toPorts: a deny cannot ask for requests: allow those that are not meant",
     ),
     (rule(toPorts=[{}]), "spec.ingress[0].toPorts[0].ports: missing"),
     (

@@ -7,6 +7,7 @@ import re
 import pytest
 
 from k8sdatapath.kube.policy import cilium
+from k8sdatapath.model.http import HTTPReason
 from tests.api.graph import ROOT
 from tests.lab.test_docs import blocks, run
 
@@ -30,3 +31,8 @@ def test_the_reference_names_what_is_refused():
 
 def test_the_reference_names_every_entity():
     assert set(cilium._ENTITIES) - set(re.findall(r"`([\w-]+)`", REFERENCE)) == set()
+
+
+def test_the_reference_has_every_reason_to_deny_a_request():
+    for each in HTTPReason:
+        assert f"| {each.name} | {each.words} |" in REFERENCE

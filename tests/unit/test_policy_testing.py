@@ -12,6 +12,8 @@ from typer.testing import CliRunner
 
 from k8sdatapath.cli.app import app
 from k8sdatapath.errors import ManifestError, ModelError
+from k8sdatapath.kube.policy import parse_policies
+from k8sdatapath.model.workload import Workload
 from k8sdatapath.testing import PolicyWorld
 
 MANIFESTS = """
@@ -158,3 +160,99 @@ def test_matrix(files):
     )
     assert code == 0
     assert json.loads(said)[0] == {"from": "shop/cart", "reaches": ["shop/web"]}
+
+
+HTTP = """
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: api, namespace: payments}
+spec:
+  endpointSelector: {matchLabels: {app: payments-api}}
+  ingress:
+  - fromEndpoints:
+    - matchLabels: {app: checkout-service, io.kubernetes.pod.namespace: frontend}
+    toPorts:
+    - ports: [{port: "8080", protocol: TCP}]
+      rules:
+        http:
+        - {method: POST, path: /charge}
+    - ports: [{port: "9090", protocol: TCP}]
+      rules: {http: []}
+  - fromEndpoints: [{matchLabels: {app: ops, io.kubernetes.pod.namespace: frontend}}]
+  - fromEndpoints: [{matchLabels: {io.kubernetes.pod.namespace: frontend}}]
+    toPorts:
+    - ports: [{port: "8000", endPort: 8999}]
+      rules:
+        http:
+        - path: "/(health|version)"
+          host: "[a-z.]+"
+          headers: ["X-Probe: yes"]
+          headerMatches: [{name: X-Id}, {name: X-Zone, value: eu}]
+"""
+PROBE = "GET /health\nHost: api.example\nX-Probe: yes\nX-Id: 7\nX-Zone: eu"
+
+
+@pytest.fixture
+def shop() -> PolicyWorld:
+    pods = [Workload.pod(f"frontend/{app}", {"app": app}) for app in ("checkout-service", "cart", "ops")]
+    pods.append(Workload.pod("payments/api", {"app": "payments-api"}))
+    return PolicyWorld(parse_policies(HTTP), pods)
+
+
+@pytest.mark.parametrize(
+    ("who", "port", "request_", "allowed"),
+    [
+        ("checkout-service", 8080, "POST /charge", True),
+        ("checkout-service", 8080, "GET /charge", False),
+        ("checkout-service", 8080, "POST /charge/", False),
+        ("checkout-service", 8080, PROBE, True),  # one of all rules for the same peer and port
+        ("checkout-service", 8081, "POST /charge", False),
+        ("checkout-service", 8081, PROBE, True),
+        ("checkout-service", 9090, "GET /anything", True),  # no rule at all is none of layer 7
+        ("cart", 8080, "POST /charge", False),
+        ("cart", 8080, PROBE, True),
+        ("cart", 8080, PROBE.replace("eu", "us"), False),
+        ("cart", 9090, PROBE, False),
+        ("ops", 8080, "GET /charge", True),  # who is allowed without a request is asked for none
+    ],
+)
+def test_requests(shop, who, port, request_, allowed):
+    ask = shop.assert_allowed if allowed else shop.assert_denied
+    ask(f"frontend/{who}", "payments/api", port, request=request_)
+
+
+def test_a_denied_request_is_told_with_its_rules(shop):
+    with pytest.raises(AssertionError) as caught:
+        shop.assert_allowed("frontend/checkout-service", "payments/api", 8080, request="GET /charge")
+    assert str(caught.value) == (
+        "frontend/checkout-service -> payments/api:8080 GET /charge is denied: "
+        "egress allowed by default: no policy isolates; ingress denied by "
+        "CiliumNetworkPolicy payments/api spec.ingress[0].toPorts[0], "
+        "CiliumNetworkPolicy payments/api spec.ingress[2].toPorts[0], "
+        "for POST /charge or any method /(health|version) of [a-z.]+ with x-id, x-probe: yes, x-zone: eu: "
+        "no rule allows it"
+    )
+    with pytest.raises(AssertionError, match="its path is one that servers resolve: dots"):
+        shop.assert_allowed("frontend/checkout-service", "payments/api", 8080, request="POST /./charge")
+    with pytest.raises(ModelError, match="'charge' is not a request: write 'GET /path'"):
+        shop.assert_allowed("frontend/cart", "payments/api", 8080, request="charge")
+
+
+def test_a_table_of_requests(shop):
+    assert str(shop.matrix(8080)).splitlines()[1:] == [
+        "frontend/cart              X X X o  0",
+        "frontend/checkout-service  X X X o  1",
+        "frontend/ops               X X X X  2",
+        "payments/api               X X X X  3",
+    ]
+    assert [line[33] for line in str(shop.matrix(8080, request="POST /charge")).splitlines()[1:]] == [*".XXX"]
+
+
+def test_requests_on_the_command_line(tmp_path):
+    (tmp_path / "a.yaml").write_text(HTTP)
+    names = ["--from", "frontend/cart:app=cart", "--to", "payments/api:app=payments-api", "-p", "8080"]
+    assert ask("verdict", "-f", str(tmp_path), *names)[0] == 0
+    assert ask("verdict", "-f", str(tmp_path), *names, "--request", "GET /health")[0] == 1
+    line, *headers = PROBE.splitlines()
+    words = [word for header in headers for word in ("--header", header)]
+    assert ask("verdict", "-f", str(tmp_path), *names, "--request", line, *words)[0] == 0

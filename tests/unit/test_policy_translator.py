@@ -192,6 +192,16 @@ def test_policies_by_name_are_refused_unless_somebody_tells_names():
     assert len(PolicyTranslator(names=True).update([named]).policies) == 1
 
 
+def test_policies_that_ask_for_requests_want_somebody_who_looks_at_them():
+    ports = [{"ports": [{"port": "80", "protocol": "TCP"}], "rules": {"http": [{"method": "GET"}]}}]
+    spec = {"endpointSelector": {}, "ingress": [{"toPorts": ports}]}
+    asking = event("CiliumNetworkPolicy", "p", spec=spec)
+    (error,) = PolicyTranslator().update([asking]).errors.values()
+    assert "nothing here looks at requests" in str(error)
+    (policy,) = PolicyTranslator(requests=True).update([asking]).policies
+    assert [str(each) for each in policy.rules[0].l7] == ["GET any path"]
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_changes_lead_where_a_fresh_start_does(seed):
     chance = random.Random(seed)

@@ -1,6 +1,6 @@
 """Policies out of manifests, in the languages that Kubernetes has for them.
 
-``network_policy``: the API's own. ``cilium``, ``cilium_peers`` and ``cilium_ports``: Cilium's two.
+``network_policy``: the API's own. ``cilium``, and its ``_peers``, ``_ports`` and ``_http``: Cilium's two.
 ``cluster_network_policy``: the tiers of an administrator. ``reading``: what they have in common.
 ``around``: what they speak of without saying it. ``objects``: that, and pods, out of manifests. ``limits``:
 how much is too much. All become values of ``k8sdatapath.model.policy``, and whatever could not be enforced is

@@ -46,6 +46,7 @@ class Around:
     :param groups: by name.
     :param services: by namespace and name.
     :param names: whether somebody tells which addresses DNS names have; policies by name are refused if not.
+    :param requests: whether somebody looks at requests; policies that ask for some are refused if not.
     :param complete: nothing is yet to come: to name what is not here is an error. Otherwise it is nobody, and
         ``missing`` says so.
     """
@@ -53,6 +54,7 @@ class Around:
     groups: Mapping[str, NetworkGroup] = field(factory=dict)
     services: Mapping[tuple[str, str], PolicyService] = field(factory=dict)
     names: bool = False
+    requests: bool = True
     complete: bool = True
     asked: set[str] = field(factory=set, init=False)
     """Kinds of objects whose change may change what was read."""

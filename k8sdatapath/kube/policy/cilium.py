@@ -1,4 +1,4 @@
-"""CiliumNetworkPolicy and CiliumClusterwideNetworkPolicy of ``cilium.io/v2``: their rules of layers 3 and 4.
+"""CiliumNetworkPolicy and CiliumClusterwideNetworkPolicy of ``cilium.io/v2``: their rules.
 
 Where Cilium reads a field otherwise than Kubernetes does, it is read as Cilium does: an empty list of rules
 isolates nothing, an empty rule allows nobody, a network means addresses of the world only.
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from k8sdatapath.kube.fields import Field
 from k8sdatapath.kube.policy.around import Around
 from k8sdatapath.kube.policy.cilium_peers import cidr_set, endpoints, key, names, services
-from k8sdatapath.kube.policy.cilium_ports import ports
+from k8sdatapath.kube.policy.cilium_ports import Ports, ports
 from k8sdatapath.kube.policy.reading import (
     OBJECT,
     PODS,
@@ -140,13 +140,16 @@ def _rule(field: Field, toward: Toward, action: Action, namespace: str, around: 
         field.refuse(f"{filled[0]} and {filled[1]} cannot be in one rule: write two")
     if action is Action.DENY and "toFQDNs" in given:
         field["toFQDNs"].refuse("a deny cannot name peers by DNS: who is not in the answers would pass")
-    found = ports(field)
+    found = ports(field, around)
     if found is not None and "toServices" in filled:
         field["toServices"].refuse("toServices and ports cannot be in one rule, as Cilium has it")
     if not given and found is None:
         return
     peers = list(_peers(field, side, namespace, around)) if given else [EVERYBODY]
-    yield Rule(field.path, toward, peers, [ALL_PORTS] if found is None else found, action)
+    for each in [Ports(field.path, (ALL_PORTS,))] if found is None else found:
+        if each.requests and action is Action.DENY:
+            field["toPorts"].refuse("a deny cannot ask for requests: allow those that are not meant")
+        yield Rule(each.path, toward, peers, each.matches, action, each.requests)
 
 
 def _peers(field: Field, side: str, namespace: str, around: Around) -> Iterator[NetworkPeer]:

@@ -5,26 +5,30 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from attrs import frozen
+
 from k8sdatapath.errors import near_misses
 from k8sdatapath.kube.decode import PORT_NAME
 from k8sdatapath.kube.fields import Field
+from k8sdatapath.kube.policy.around import Around
+from k8sdatapath.kube.policy.cilium_http import http_rules
 from k8sdatapath.kube.policy.reading import known
 from k8sdatapath.model import Protocol, port
 from k8sdatapath.model.address import shown
+from k8sdatapath.model.http_rules import HTTPRule
 from k8sdatapath.model.policy import ALL_PORTS, PortMatch
 
-__all__ = ["ports"]
+__all__ = ["Ports", "ports"]
 
 MAX_PORTS = 40
 """In one list, as Cilium has it."""
 
-_L7 = "rules of layer 7 are not enforced yet"
+_PROXY = "no proxy is here that could do this"
 _UNABLE = {
-    "rules": _L7,
-    "listener": _L7,
-    "terminatingTLS": _L7,
-    "originatingTLS": _L7,
-    "serverNames": _L7,
+    "listener": _PROXY,
+    "terminatingTLS": _PROXY,
+    "originatingTLS": _PROXY,
+    "serverNames": "names that TLS asks for are not looked at",
 }
 _ICMP = {"IPv4": 1, "IPv6": 58}
 _TYPES: dict[str, dict[str, int]] = {
@@ -63,30 +67,48 @@ _TYPES: dict[str, dict[str, int]] = {
 }
 
 
-def ports(rule: Field) -> list[PortMatch] | None:
+@frozen
+class Ports:
+    """Some ports, and what requests to them have to be: one of some; none at all: anything.
+
+    :ivar path: of the field.
+    """
+
+    path: str
+    matches: tuple[PortMatch, ...]
+    requests: tuple[HTTPRule, ...] = ()
+
+
+def ports(rule: Field, around: Around) -> list[Ports] | None:
     """What a rule says of ports; None: nothing at all."""
     lists, types = rule["toPorts"].items(), rule["icmps"].items()
     if lists and types:
         rule["icmps"].refuse("icmps and toPorts cannot be in one rule: write two")
     if not lists and not types:
         return None
-    return [each for field in lists for each in _ports(field)] + [
-        each for field in types for each in _icmps(field)
-    ]
+    found = [_ports(field, around) for field in lists]
+    plain = [match for each in found if not each.requests for match in each.matches]
+    plain += [each for field in types for each in _icmps(field)]
+    asking = [each for each in found if each.requests]
+    return [Ports(rule.path, tuple(plain)), *asking] if plain else asking
 
 
-def _ports(field: Field) -> Iterator[PortMatch]:
-    known(field, ("ports",), _UNABLE)
+def _ports(field: Field, around: Around) -> Ports:
+    known(field, ("ports", "rules"), _UNABLE)
     given = field["ports"].given().items()
     if not given or len(given) > MAX_PORTS:
         field["ports"].refuse(f"{len(given)} ports: from 1 to {MAX_PORTS} are expected")
-    for each in given:
-        yield from _port(each)
+    requests = http_rules(field["rules"], around)
+    return Ports(
+        field.path, tuple(match for each in given for match in _port(each, bool(requests))), requests
+    )
 
 
-def _port(field: Field) -> Iterator[PortMatch]:
+def _port(field: Field, of_http: bool) -> Iterator[PortMatch]:
     known(field, ("port", "endPort", "protocol"))
-    word = field["protocol"].choice("TCP", "UDP", "SCTP", "ANY", default="ANY")
+    word = field["protocol"].choice("TCP", "UDP", "SCTP", "ANY", default="TCP" if of_http else "ANY")
+    if of_http and word != "TCP":
+        field["protocol"].refuse(f"requests of HTTP are asked of TCP, not of {word}")
     protocols = list(Protocol) if word == "ANY" else [Protocol[word]]
     text, last = field["port"].text(), field["endPort"]
     if not text.isdecimal():
@@ -99,6 +121,8 @@ def _port(field: Field) -> Iterator[PortMatch]:
     begin = field["port"].made(_number)
     end = begin if last.value in (None, 0) else last.made(port)
     if begin == 0:
+        if of_http:
+            field["port"].refuse("requests are asked of ports by number or name, not of all ports")
         if end:
             last.refuse("a range needs its first port")
         yield from [ALL_PORTS] if word == "ANY" else [PortMatch(protocols[0])]
