@@ -88,8 +88,8 @@ __all__ = [
 class Ethernet(Message):
     """The addresses of a frame."""
 
-    source: str = part(Kind.PLAIN, str, default="")
-    destination: str = part(Kind.PLAIN, str, default="")
+    source: str = part(Kind.PLAIN, str)
+    destination: str = part(Kind.PLAIN, str)
 
 
 @frozen
@@ -99,11 +99,11 @@ class IP(Message):
     :ivar source_xlated: the source it was given, if it was masqueraded; ``source`` is that before.
     """
 
-    source: str = part(Kind.PLAIN, str, default="")
-    destination: str = part(Kind.PLAIN, str, default="")
+    source: str = part(Kind.PLAIN, str)
+    destination: str = part(Kind.PLAIN, str)
     version: IPVersion | int = part(Kind.ENUM, IPVersion, name="ipVersion")
-    encrypted: bool = part(Kind.PLAIN, bool, default=False)
-    source_xlated: str = part(Kind.PLAIN, str, default="")
+    encrypted: bool = part(Kind.PLAIN, bool)
+    source_xlated: str = part(Kind.PLAIN, str)
 
 
 @frozen
@@ -161,7 +161,7 @@ class IGMP(Message):
     """A message of IGMP."""
 
     type: int = part(Kind.PLAIN, int)
-    group_address: str = part(Kind.PLAIN, str, default="")
+    group_address: str = part(Kind.PLAIN, str)
 
 
 Layer4: TypeAlias = TCP | UDP | ICMPv4 | ICMPv6 | SCTP | VRRP | IGMP
@@ -172,22 +172,22 @@ _LAYER4 = {of.__name__: of for of in (TCP, UDP, ICMPv4, ICMPv6, SCTP, VRRP, IGMP
 class DNS(Message):
     """A question to a name server, or its answer."""
 
-    query: str = part(Kind.PLAIN, str, default="")
-    ips: tuple[str, ...] = part(Kind.TEXTS)
+    query: str = part(Kind.PLAIN, str)
+    ips: tuple[str, ...] = part(Kind.PLAIN, str, many=True)
     ttl: int = part(Kind.PLAIN, int)
-    cnames: tuple[str, ...] = part(Kind.TEXTS)
-    observation_source: str = part(Kind.PLAIN, str, default="")
+    cnames: tuple[str, ...] = part(Kind.PLAIN, str, many=True)
+    observation_source: str = part(Kind.PLAIN, str)
     rcode: int = part(Kind.PLAIN, int)
-    qtypes: tuple[str, ...] = part(Kind.TEXTS)
-    rrtypes: tuple[str, ...] = part(Kind.TEXTS)
+    qtypes: tuple[str, ...] = part(Kind.PLAIN, str, many=True)
+    rrtypes: tuple[str, ...] = part(Kind.PLAIN, str, many=True)
 
 
 @frozen
 class Header(Message):
     """A field of an HTTP head."""
 
-    key: str = part(Kind.PLAIN, str, default="")
-    value: str = part(Kind.PLAIN, str, default="")
+    key: str = part(Kind.PLAIN, str)
+    value: str = part(Kind.PLAIN, str)
 
 
 @frozen
@@ -195,10 +195,10 @@ class HTTP(Message):
     """A request, or with a code its response."""
 
     code: int = part(Kind.PLAIN, int)
-    method: str = part(Kind.PLAIN, str, default="")
-    url: str = part(Kind.PLAIN, str, default="")
-    protocol: str = part(Kind.PLAIN, str, default="")
-    headers: tuple[Header, ...] = part(Kind.MANY, Header)
+    method: str = part(Kind.PLAIN, str)
+    url: str = part(Kind.PLAIN, str)
+    protocol: str = part(Kind.PLAIN, str)
+    headers: tuple[Header, ...] = part(Kind.ONE, Header, many=True)
 
 
 @frozen
@@ -207,9 +207,9 @@ class Kafka(Message):
 
     error_code: int = part(Kind.PLAIN, int)
     api_version: int = part(Kind.PLAIN, int)
-    api_key: str = part(Kind.PLAIN, str, default="")
+    api_key: str = part(Kind.PLAIN, str)
     correlation_id: int = part(Kind.PLAIN, int)
-    topic: str = part(Kind.PLAIN, str, default="")
+    topic: str = part(Kind.PLAIN, str)
 
 
 @frozen
@@ -228,8 +228,8 @@ class Layer7(Message):
 class WorkloadRef(Message):
     """What a pod belongs to: ``WorkloadRef("web", "Deployment")``."""
 
-    name: str = part(Kind.PLAIN, str, default="")
-    kind: str = part(Kind.PLAIN, str, default="")
+    name: str = part(Kind.PLAIN, str)
+    kind: str = part(Kind.PLAIN, str)
 
 
 @frozen(kw_only=True)
@@ -242,30 +242,30 @@ class Endpoint(Message):
 
     id: int = part(Kind.PLAIN, int, name="ID")
     identity: int = part(Kind.PLAIN, int)
-    namespace: str = part(Kind.PLAIN, str, default="")
-    labels: tuple[str, ...] = part(Kind.TEXTS)
-    pod_name: str = part(Kind.PLAIN, str, default="")
-    workloads: tuple[WorkloadRef, ...] = part(Kind.MANY, WorkloadRef)
-    cluster_name: str = part(Kind.PLAIN, str, default="")
+    namespace: str = part(Kind.PLAIN, str)
+    labels: tuple[str, ...] = part(Kind.PLAIN, str, many=True)
+    pod_name: str = part(Kind.PLAIN, str)
+    workloads: tuple[WorkloadRef, ...] = part(Kind.ONE, WorkloadRef, many=True)
+    cluster_name: str = part(Kind.PLAIN, str)
 
 
 @frozen
 class ServiceRef(Message):
     """The name of a service."""
 
-    name: str = part(Kind.PLAIN, str, default="")
-    namespace: str = part(Kind.PLAIN, str, default="")
+    name: str = part(Kind.PLAIN, str)
+    namespace: str = part(Kind.PLAIN, str)
 
 
 @frozen
 class PolicyRef(Message):
     """A policy whose rule has decided."""
 
-    name: str = part(Kind.PLAIN, str, default="")
-    namespace: str = part(Kind.PLAIN, str, default="")
-    labels: tuple[str, ...] = part(Kind.TEXTS)
+    name: str = part(Kind.PLAIN, str)
+    namespace: str = part(Kind.PLAIN, str)
+    labels: tuple[str, ...] = part(Kind.PLAIN, str, many=True)
     revision: int = part(Kind.LONG)
-    kind: str = part(Kind.PLAIN, str, default="")
+    kind: str = part(Kind.PLAIN, str)
 
 
 @frozen
@@ -281,14 +281,14 @@ class Interface(Message):
     """A network device."""
 
     index: int = part(Kind.PLAIN, int)
-    name: str = part(Kind.PLAIN, str, default="")
+    name: str = part(Kind.PLAIN, str)
 
 
 @frozen
 class TraceParent(Message):
     """The trace that a request belongs to."""
 
-    trace_id: str = part(Kind.PLAIN, str, default="")
+    trace_id: str = part(Kind.PLAIN, str)
 
 
 @frozen
@@ -302,7 +302,7 @@ class TraceContext(Message):
 class FileInfo(Message):
     """Where in the sources a packet was dropped."""
 
-    name: str = part(Kind.PLAIN, str, default="")
+    name: str = part(Kind.PLAIN, str)
     line: int = part(Kind.PLAIN, int)
 
 
@@ -328,8 +328,8 @@ class IPTraceID(Message):
 class Emitter(Message):
     """Who has written a flow."""
 
-    name: str = part(Kind.PLAIN, str, default="")
-    version: str = part(Kind.PLAIN, str, default="")
+    name: str = part(Kind.PLAIN, str)
+    version: str = part(Kind.PLAIN, str)
 
 
 @frozen
@@ -363,9 +363,9 @@ class Flow(Message):
     source: Endpoint | None = part(Kind.ONE, Endpoint)
     destination: Endpoint | None = part(Kind.ONE, Endpoint)
     type: FlowType | int = part(Kind.ENUM, FlowType, name="Type")
-    node_name: str = part(Kind.PLAIN, str, default="")
-    source_names: tuple[str, ...] = part(Kind.TEXTS)
-    destination_names: tuple[str, ...] = part(Kind.TEXTS)
+    node_name: str = part(Kind.PLAIN, str)
+    source_names: tuple[str, ...] = part(Kind.PLAIN, str, many=True)
+    destination_names: tuple[str, ...] = part(Kind.PLAIN, str, many=True)
     l7: Layer7 | None = part(Kind.ONE, Layer7)
     event_type: EventType | None = part(Kind.ONE, EventType)
     source_service: ServiceRef | None = part(Kind.ONE, ServiceRef)
@@ -374,7 +374,7 @@ class Flow(Message):
     policy_match_type: PolicyMatch | int = part(Kind.PLAIN, int)
     trace_observation_point: TraceObservationPoint | int = part(Kind.ENUM, TraceObservationPoint)
     drop_reason: DropReason | int = part(Kind.ENUM, DropReason, name="drop_reason_desc")
-    is_reply: bool | None = part(Kind.PRESENCE, bool)
+    is_reply: bool | None = part(Kind.PLAIN, bool, optional=True)
     debug_capture_point: DebugCapturePoint | int = part(Kind.ENUM, DebugCapturePoint)
     interface: Interface | None = part(Kind.ONE, Interface)
     proxy_port: int = part(Kind.PLAIN, int)
@@ -382,21 +382,21 @@ class Flow(Message):
     sock_xlate_point: SocketTranslationPoint | int = part(Kind.ENUM, SocketTranslationPoint)
     socket_cookie: int = part(Kind.LONG)
     cgroup_id: int = part(Kind.LONG)
-    uuid: str = part(Kind.PLAIN, str, default="")
+    uuid: str = part(Kind.PLAIN, str)
     auth_type: AuthType | int = part(Kind.ENUM, AuthType)
     trace_reason: TraceReason | int = part(Kind.ENUM, TraceReason)
-    node_labels: tuple[str, ...] = part(Kind.TEXTS)
+    node_labels: tuple[str, ...] = part(Kind.PLAIN, str, many=True)
     file: FileInfo | None = part(Kind.ONE, FileInfo)
     tunnel: Tunnel | None = part(Kind.ONE, Tunnel)
     ip_trace_id: IPTraceID | None = part(Kind.ONE, IPTraceID)
     emitter: Emitter | None = part(Kind.ONE, Emitter)
-    egress_allowed_by: tuple[PolicyRef, ...] = part(Kind.MANY, PolicyRef)
-    ingress_allowed_by: tuple[PolicyRef, ...] = part(Kind.MANY, PolicyRef)
-    egress_denied_by: tuple[PolicyRef, ...] = part(Kind.MANY, PolicyRef)
-    ingress_denied_by: tuple[PolicyRef, ...] = part(Kind.MANY, PolicyRef)
-    policy_log: tuple[str, ...] = part(Kind.TEXTS)
+    egress_allowed_by: tuple[PolicyRef, ...] = part(Kind.ONE, PolicyRef, many=True)
+    ingress_allowed_by: tuple[PolicyRef, ...] = part(Kind.ONE, PolicyRef, many=True)
+    egress_denied_by: tuple[PolicyRef, ...] = part(Kind.ONE, PolicyRef, many=True)
+    ingress_denied_by: tuple[PolicyRef, ...] = part(Kind.ONE, PolicyRef, many=True)
+    policy_log: tuple[str, ...] = part(Kind.PLAIN, str, many=True)
     aggregate: Aggregate | None = part(Kind.ONE, Aggregate)
-    summary: str = part(Kind.PLAIN, str, name="Summary", default="")
+    summary: str = part(Kind.PLAIN, str, name="Summary")
 
     def to_dict(self) -> dict[str, Any]:
         """What its JSON says, with the two fields that Hubble keeps for old clients."""
@@ -417,7 +417,7 @@ class LostEvent(Message):
 
     source: LostEventSource | int = part(Kind.ENUM, LostEventSource)
     num_events_lost: int = part(Kind.LONG)
-    cpu: int | None = part(Kind.PRESENCE, int)
+    cpu: int | None = part(Kind.PLAIN, int, optional=True)
     first: int = part(Kind.TIME)
     last: int = part(Kind.TIME)
 
@@ -427,8 +427,8 @@ class NodeStatus(Message):
     """That nodes have come or gone, as a relay of several servers tells."""
 
     state_change: NodeState | int = part(Kind.ENUM, NodeState)
-    node_names: tuple[str, ...] = part(Kind.TEXTS)
-    message: str = part(Kind.PLAIN, str, default="")
+    node_names: tuple[str, ...] = part(Kind.PLAIN, str, many=True)
+    message: str = part(Kind.PLAIN, str)
 
 
 @frozen
@@ -438,7 +438,7 @@ class FlowEvent(Message):
     response: Flow | NodeStatus | LostEvent | None = part(
         Kind.CHOICE, {"flow": Flow, "node_status": NodeStatus, "lost_events": LostEvent}
     )
-    node_name: str = part(Kind.PLAIN, str, default="")
+    node_name: str = part(Kind.PLAIN, str)
     time: int = part(Kind.TIME)
 
     @classmethod

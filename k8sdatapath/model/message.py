@@ -69,15 +69,12 @@ class Kind(StrEnum):
 
     PLAIN = "plain"  #: text, a number of up to 32 bits, or a truth value
     LONG = "long"  #: a number of 64 bits
-    PRESENCE = "presence"  #: a truth value or a number, or None
     TIME = "time"  #: nanoseconds since 1970
     ENUM = "enum"
-    TEXTS = "texts"
-    ONE = "one"  #: a message, or None
-    MANY = "many"  #: messages
-    CHOICE = "choice"  #: a message of one of several classes, or None
-    WRAPPED = "wrapped"  #: the same, in a message that has nothing else
-    BITS = "bits"  #: flags by name, a message of truth values
+    BITS = "bits"  #: flags, in JSON a message of truth values
+    ONE = "one"  #: a message
+    WRAPPED = "wrapped"  #: a message of one of several classes, in JSON within one that has nothing else
+    CHOICE = "choice"  #: a message of one of several classes, in JSON the part whose name says which
 
 
 @frozen
@@ -85,27 +82,29 @@ class Part:
     """A part of a message: an attribute here, a field there.
 
     :ivar attribute: its name in Python.
-    :ivar name: its name in the schema; of a choice, the name of the choice.
-    :ivar of: the class of its messages or its enum; of a choice, each by the name of its field.
+    :ivar name: its name in the schema.
+    :ivar of: the type of what is plain, the class of a message or an enum; of a choice, each class by the
+        name of its field.
+    :ivar many: whether it is a tuple of them.
+    :ivar optional: whether zero is something else than nothing, which is None.
     """
 
     attribute: str
     name: str
     kind: Kind
     of: Any
+    many: bool
+    optional: bool
 
 
-def part(kind: Kind, of: Any = None, *, name: str = "", default: Any = None) -> Any:
-    """An attribute that is a part of a message.
+def part(kind: Kind, of: Any = int, *, name: str = "", many: bool = False, optional: bool = False) -> Any:
+    """An attribute that is a part of a message; see :class:`Part`.
 
-    :param of: as in :class:`Part`.
     :param name: that in the schema, where it is another.
     """
-    if default is None:
-        many = kind in (Kind.TEXTS, Kind.MANY)
-        absent = kind in (Kind.ONE, Kind.CHOICE, Kind.WRAPPED, Kind.PRESENCE)
-        default = () if many else None if absent else of(0) if kind in (Kind.ENUM, Kind.BITS) else 0
-    return field(default=default, metadata={"part": (name, kind, of)})
+    absent = optional or kind in (Kind.ONE, Kind.CHOICE, Kind.WRAPPED)
+    default = () if many else None if absent else of(0) if kind in (Kind.ENUM, Kind.BITS) else of()
+    return field(default=default, metadata={"part": (name, kind, of, many, optional)})
 
 
 _PARTS: dict[type[Any], tuple[Part, ...]] = {}
@@ -115,7 +114,7 @@ def parts(message: type[Any]) -> tuple[Part, ...]:
     """All parts of a class of messages, in the order of the schema."""
     if message not in _PARTS:
         declared = [(each.name, *each.metadata["part"]) for each in fields(message)]
-        _PARTS[message] = tuple(Part(own, name or own, kind, of) for own, name, kind, of in declared)
+        _PARTS[message] = tuple(Part(own, name or own, *rest) for own, name, *rest in declared)
     return _PARTS[message]
 
 
@@ -127,9 +126,9 @@ class Message:
     def to_dict(self) -> dict[str, Any]:
         """What its JSON says."""
         found: dict[str, Any] = {}
-        for attribute, name, kind, encode in _encoders(type(self)):
+        for attribute, name, optional, encode in _encoders(type(self)):
             value = getattr(self, attribute)
-            if value or (value is not None and kind is Kind.PRESENCE):
+            if value or (optional and value is not None):
                 encode(found, name, value)
         return found
 
@@ -171,72 +170,59 @@ class Message:
 
 _json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _Encoder = Callable[[dict[str, Any], str, Any], None]
-
-
-_Encoders = tuple[tuple[str, str, Kind, _Encoder], ...]
+_Encoders = tuple[tuple[str, str, bool, _Encoder], ...]
 _ENCODERS: dict[type[Any], _Encoders] = {}
 
 
 def _encoders(message: type[Any]) -> _Encoders:
     if message not in _ENCODERS:
-        found = ((each.attribute, each.name, each.kind, _encoder(each)) for each in parts(message))
+        found = ((each.attribute, each.name, each.optional, _encoder(each)) for each in parts(message))
         _ENCODERS[message] = tuple(found)
     return _ENCODERS[message]
 
 
 def _encoder(each: Part) -> _Encoder:
-    """What puts a part that is not zero into a dict."""
+    """What puts a part that is there into a dict."""
+    words = {member.value: member.name for member in each.of} if each.kind is Kind.ENUM else {}
+    cases = {of: name for name, of in each.of.items()} if isinstance(each.of, dict) else {}
+    encoders: dict[Kind, Callable[[Any], Any]] = {
+        Kind.PLAIN: lambda value: value,
+        Kind.LONG: str,
+        Kind.TIME: timestamp_text,
+        Kind.ENUM: lambda value: words.get(value, value),
+        Kind.BITS: lambda value: {member.name: True for member in each.of if value & member},
+        Kind.ONE: lambda value: value.to_dict(),
+        Kind.WRAPPED: lambda value: {cases[type(value)]: value.to_dict()},
+        Kind.CHOICE: lambda value: value.to_dict(),
+    }
+    encode = encoders[each.kind]
 
     def plain(into: dict[str, Any], name: str, value: Any) -> None:
         into[name] = value
 
-    def long(into: dict[str, Any], name: str, value: Any) -> None:
-        into[name] = str(value)
-
-    def time(into: dict[str, Any], name: str, value: Any) -> None:
-        into[name] = timestamp_text(value)
-
-    def enum(into: dict[str, Any], name: str, value: Any) -> None:
-        into[name] = words.get(value, value)
-
-    def texts(into: dict[str, Any], name: str, value: Any) -> None:
-        into[name] = list(value)
-
     def one(into: dict[str, Any], name: str, value: Any) -> None:
-        into[name] = value.to_dict()
+        into[name] = encode(value)
 
     def many(into: dict[str, Any], name: str, value: Any) -> None:
-        into[name] = [member.to_dict() for member in value]
+        into[name] = [encode(member) for member in value]
 
     def choice(into: dict[str, Any], name: str, value: Any) -> None:
-        into[cases[type(value)]] = value.to_dict()
+        into[cases[type(value)]] = encode(value)
 
-    def wrapped(into: dict[str, Any], name: str, value: Any) -> None:
-        into[name] = {cases[type(value)]: value.to_dict()}
-
-    def bits(into: dict[str, Any], name: str, value: Any) -> None:
-        into[name] = {member.name: True for member in each.of if value & member}
-
-    words = {member.value: member.name for member in each.of} if each.kind is Kind.ENUM else {}
-    cases = {of: name for name, of in each.of.items()} if isinstance(each.of, dict) else {}
-    return {
-        Kind.PLAIN: plain,
-        Kind.LONG: long,
-        Kind.PRESENCE: plain,
-        Kind.TIME: time,
-        Kind.ENUM: enum,
-        Kind.TEXTS: texts,
-        Kind.ONE: one,
-        Kind.MANY: many,
-        Kind.CHOICE: choice,
-        Kind.WRAPPED: wrapped,
-        Kind.BITS: bits,
-    }[each.kind]
+    if each.many:
+        return many
+    return choice if each.kind is Kind.CHOICE else plain if each.kind is Kind.PLAIN else one
 
 
 def _decode(each: Part, given: Any) -> Any:
     """The value of a part, of what JSON says."""
-    if each.kind in (Kind.PLAIN, Kind.PRESENCE):
+    if each.many:
+        return tuple(_decode_one(each, value) for value in _checked(given, list))
+    return _decode_one(each, given)
+
+
+def _decode_one(each: Part, given: Any) -> Any:
+    if each.kind is Kind.PLAIN:
         return _checked(given, each.of)
     if each.kind is Kind.LONG:
         return _bounded(int(given if type(given) in (int, str) else _checked(given, int)), 64)
@@ -244,17 +230,13 @@ def _decode(each: Part, given: Any) -> Any:
         return timestamp(_checked(given, str))
     if each.kind is Kind.ENUM:
         return _enum(each.of, given)
-    if each.kind is Kind.TEXTS:
-        return tuple(_checked(text, str) for text in _checked(given, list))
     if each.kind is Kind.ONE:
         return each.of.from_dict(given)
-    if each.kind in (Kind.CHOICE, Kind.WRAPPED):
-        found = (of.from_dict(given[case]) for case, of in each.of.items() if given.get(case) is not None)
-        return next(found, None)
     if each.kind is Kind.BITS:
-        set_ = (name for name, on in given.items() if _checked(on, bool))
-        return sum((each.of[name] for name in set_ if name in each.of.__members__), each.of(0))
-    return tuple(each.of.from_dict(value) for value in _checked(given, list))
+        names = [name for name, on in given.items() if _checked(on, bool)]
+        return sum((each.of[name] for name in names if name in each.of.__members__), each.of(0))
+    found = (of.from_dict(given[case]) for case, of in each.of.items() if given.get(case) is not None)
+    return next(found, None)
 
 
 def _checked(value: Any, kind: type[Any]) -> Any:
