@@ -2,39 +2,34 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from k8sdatapath.cli.names import Names
 from k8sdatapath.cli.output import Output, OutputOption, show_value
 from k8sdatapath.cli.services import DEFAULT_PINS, PinsOption
 from k8sdatapath.datapath.explanation import Place
-from k8sdatapath.errors import ModelError
-from k8sdatapath.model import Frontend, IPAddress, Protocol, address, network
+from k8sdatapath.model import Protocol, network
 from k8sdatapath.model.frontend import to_protocol
 from k8sdatapath.net.netns import NetNs
 from k8sdatapath.pins import PinDir
 
 __all__ = ["explain"]
 
-_A_CLIENT_PORT = 40000
-
-
-def sender(text: str) -> tuple[IPAddress, int]:
-    """Read ``ADDRESS[:PORT]``, IPv6 with a port in brackets."""
-    with suppress(ModelError):
-        return address(text), _A_CLIENT_PORT
-    frontend = Frontend.parse(text)
-    return frontend.address, frontend.port
-
 
 def explain(
-    source: Annotated[
-        Any, typer.Option("--from", parser=sender, metavar="ADDRESS[:PORT]", help="Who sends it.")
+    sender: Annotated[
+        str, typer.Option("--from", metavar="WHO", help="ADDRESS[:PORT] or NAMESPACE/POD that sends it.")
     ],
     dialled: Annotated[
-        Frontend, typer.Option("--to", parser=Frontend.parse, metavar="FRONTEND", help="10.96.0.10:80/TCP.")
+        str,
+        typer.Option(
+            "--to",
+            metavar="WHAT",
+            help="10.96.0.10:80/TCP, NAMESPACE/POD:PORT, or svc/[NAMESPACE/]NAME:PORT.",
+        ),
     ],
     protocol: Annotated[
         Protocol | None, typer.Option(parser=to_protocol, metavar="NAME", help="TCP or UDP.")
@@ -51,6 +46,13 @@ def explain(
         str, typer.Option(metavar="DEVICE", help="That leads to pods of other nodes, if one does.")
     ] = "",
     redirect: Annotated[bool, typer.Option(help="As the datapath was told.")] = True,
+    sources: Annotated[
+        list[Path] | None, typer.Option("--source", metavar="PATH", help="Manifests to look up names in.")
+    ] = None,
+    kubeconfig: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Of the cluster to look up names in.")
+    ] = None,
+    family: Annotated[int, typer.Option(min=4, max=6, help="4 or 6, of names that have both.")] = 4,
     pins: PinsOption = DEFAULT_PINS,
     output: OutputOption = Output.TABLE,
 ) -> None:
@@ -60,8 +62,9 @@ def explain(
     """
     from k8sdatapath.datapath.explainer import Device, Explainer
 
-    if protocol is not None:
-        dialled = Frontend(dialled.address, dialled.port, protocol)
+    names = Names(sources or (), kubeconfig)
+    source, port = names.sender(sender, family)
+    frontend = names.dialled(dialled, protocol, family)
     with NetNs.current() as here:
         cookie = here.cookie
     config = {"redirect": redirect, "node_netns": cookie}
@@ -70,10 +73,10 @@ def explain(
     config |= {f"service_ipv{each.version}": each for each in service_network or ()}
     with Explainer.bind(PinDir(pins), config=config) as explainer:
         explanation = explainer.dial(
-            dialled,
-            source[0],
+            frontend,
+            source,
             at,
-            port=source[1],
+            port=port,
             device=Device.find(device) if device else None,
             cookie=cookie if at is Place.SOCKET else 0,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -100,7 +101,21 @@ def test_sockets_of_the_node_are_explained(lab: Lab) -> None:
     assert explanation.backend.address == pods(lab)["one"].address
 
 
-def test_the_command_explains_beside_a_running_datapath() -> None:
+MANIFESTS = """
+apiVersion: v1
+kind: Pod
+metadata: {name: cart, namespace: shop, uid: a, creationTimestamp: "2026-01-01T00:00:00Z"}
+spec: {nodeName: n1, containers: [{name: cart, image: cart}]}
+status: {phase: Running, podIPs: [{ip: 10.244.1.2}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: shop}
+spec: {clusterIP: 10.96.0.10, clusterIPs: [10.96.0.10], selector: {app: web}, ports: [{name: http, port: 80}]}
+"""
+
+
+def test_the_command_explains_beside_a_running_datapath(tmp_path: Path) -> None:
     from k8sdatapath.node import Node, NodeConfig
 
     pins = PinDir(f"/sys/fs/bpf/kdtest-explain-{os.getpid()}")
@@ -121,6 +136,10 @@ def test_the_command_explains_beside_a_running_datapath() -> None:
             assert shown.exit_code == 0, shown.output
             assert "The backend is 10.244.1.3:8080." in shown.stdout
             assert shown.stdout.endswith("TO_STACK: translated, then left to the node's stack.\n")
+            (tmp_path / "shop.yaml").write_text(MANIFESTS)
+            named = ["--from", "shop/cart", "--to", "svc/web:http", "--source", str(tmp_path), *arguments[4:]]
+            by_name = CliRunner().invoke(app, ["explain", *named])
+            assert by_name.stdout == shown.stdout, by_name.output
             shown = CliRunner().invoke(app, ["explain", *arguments, "--protocol", "udp", "-o", "json"])
             said = json.loads(shown.stdout)
             assert (said["outcome"], said["backend"]) == ("REJECT_NO_SERVICE", None)
