@@ -2,6 +2,7 @@
 
 The programs are taken off the hooks of a running node. A small program stands before them which restores
 the packet and gives it its flow every time (csrc/again.bpf.c); the empty program stands behind the same.
+Packets under policy are those of benchmarks/policed.py.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ from socket import if_nametoindex
 
 from attrs import evolve, frozen
 
-from benchmarks import harness, kubeproxy
+from benchmarks import harness, kubeproxy, policed
 from benchmarks.harness import CSRC, Figure, median, ratios, rounds_of, say
 from benchmarks.ours import capacity
+from benchmarks.policed import BEGINS, DENIED, DENIED_AT_ONCE, MANY_PEERS
+from benchmarks.policed import ESTABLISHED as TALKS
 from benchmarks.topology import CLIENT, PORT, lone_node, run
 from k8sdatapath import compiler, maps
 from k8sdatapath.layout import u64
@@ -236,6 +239,7 @@ def main() -> None:
                 say(f"a node with {case.services} services, of backends such as {case.backends[0]}")
         benches = [Bench(case, nodes[case.node], own) for case in CASES]
         ours, empty = measure(benches)
+        judged, unjudged = policed.measure(UNDER_POLICY, ROUNDS)
     harness.table(
         ["packet", "services", "ours ns", "empty ns", "net ns", "ours / empty"],
         [
@@ -245,11 +249,15 @@ def main() -> None:
             for case in CASES
         ],
     )  # fmt: skip
-    harness.report(
-        BENCH,
-        ROUNDS,
-        {name: figure(ours[case], empty[case], gate) for name, (case, gate) in FIGURES.items()},
+    policed.table(judged, unjudged)
+    figures = {name: figure(ours[case], empty[case], gate) for name, (case, gate) in FIGURES.items()}
+    figures |= {
+        name: figure(judged[case], unjudged[case], gate) for name, (case, gate) in POLICY_FIGURES.items()
+    }
+    figures["with_100k_ipcache_10k_policy_over_small"] = policed.figure(
+        judged[MANY_PEERS], judged[BEGINS], "10 peers, 1 rule", 1.22
     )
+    harness.report(BENCH, ROUNDS, figures)
 
 
 def measure(benches: list[Bench]) -> tuple[dict[Case, list[float]], dict[Case, list[float]]]:
@@ -270,6 +278,14 @@ FIGURES = {
     "clusterip_32k_flows_over_empty": (MANY_FLOWS[-1], 30.0),
     "lb_tc_remote_established_over_empty": (LB_ESTABLISHED, 10.0),
     "xdp_established_over_empty": (XDP_ESTABLISHED, 9.5),
+}
+
+
+UNDER_POLICY = (TALKS, BEGINS, DENIED, DENIED_AT_ONCE, MANY_PEERS)
+POLICY_FIGURES = {
+    "pod_to_pod_established_over_empty": (TALKS, 8.0),
+    "pod_to_pod_new_over_empty": (BEGINS, 27.5),
+    "policy_denied_over_empty": (DENIED, 9.6),  # all of what they took
 }
 
 

@@ -49,8 +49,12 @@ int to_pod(struct __sk_buff *skb)
 {
 	struct kd_pkt pkt = {};
 	bool overheard = kd_overheard(skb); /* or bridged, which policies judge as well */
-	int result = overheard && !enforce ? KD_PASS : kd_parse(skb, &pkt);
+	int result = KD_PASS;
 
+	if (kd_was_judged(skb))
+		return kd_finish(skb, KD_PASS);
+	if (!overheard || enforce)
+		result = kd_parse(skb, &pkt);
 	result = kd_let_in(skb, &pkt, result);
 	if (overheard && result == KD_CONTINUE)
 		result = KD_PASS;

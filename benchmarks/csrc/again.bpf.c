@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
 /*
  * What stands before the program under test when it runs many times on one packet: it puts the packet's headers
- * back as they were, gives them another flow, and tail-calls the program.
+ * back as they were, gives them another flow, and tail-calls the program. At TC it also says what an earlier
+ * program has left in tc_index.
  *
  * A flow is one client port (and, past 32,768 flows, another client address) and one of the services, whose
  * addresses follow each other; what a client's port has to do with the service differs from client to client, or
@@ -24,6 +25,7 @@ char _license[] SEC("license") = "Dual BSD/GPL";
 
 KD_CONFIG(__u32, flows, "how many flows take turns, a power of two; 0: every packet begins a new one") = 1;
 KD_CONFIG(__u32, services, "how many services the flows go to") = 1;
+KD_CONFIG(__u32, mark, "what an earlier program has left in tc_index; 0: nothing") = 0;
 
 struct headers {
 	struct ethhdr eth;
@@ -98,6 +100,9 @@ typedef struct __sk_buff context;
 
 SECTION int again(context *ctx)
 {
+#ifndef AT_XDP
+	ctx->tc_index = mark;
+#endif
 	if (restore((void *)(long)ctx->data, (void *)(long)ctx->data_end))
 		bpf_tail_call(ctx, &tested, 0);
 	return 99; /* no program answers this */

@@ -78,18 +78,21 @@ class _Half:
     users: int = 0
     rules: dict[RuleKey, Said] = field(factory=dict)
     lengths: Counter[int] = field(factory=Counter)
+    lengths_of_all: Counter[int] = field(factory=Counter)
     closed: int = 0  # rules of policies, or policies that isolate
 
     def learn(self, key: RuleKey, said: Said, sign: int = 1) -> None:
         if key.protocol:
             self.lengths[key.bits] += sign
+            self.lengths_of_all[key.bits] += sign * (key.number == 0)
         self.closed += sign * (said[2] not in _OPEN)
 
     def row(self, revision: int) -> PolicyRow:
         """What leads a policy to its rules."""
         lengths = sum(1 << bits for bits, count in self.lengths.items() if count)
+        named = sum(1 << bits for bits in range(17) if not self.lengths_of_all[bits])
         flags = PolicyFlags(0) if self.closed else PolicyFlags.OPEN
-        return PolicyRow(self.table, revision, lengths, flags)
+        return PolicyRow(self.table, revision, lengths, named, flags)
 
 
 @define(eq=False)

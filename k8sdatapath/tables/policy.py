@@ -42,6 +42,7 @@ class PolicyRow:
     table: u32 = 0
     revision: u32 = 0
     lengths: u32 = 0
+    named: u32 = 0
     flags: u32 = 0
 
 

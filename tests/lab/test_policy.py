@@ -8,7 +8,9 @@ from collections.abc import Iterator
 import pytest
 
 from k8sdatapath import Frontend, Lab, Service
+from k8sdatapath.datapath.identity_policy import IdentityPolicy
 from k8sdatapath.errors import LabError, ModelError
+from k8sdatapath.kube.policy import parse_policies
 from k8sdatapath.lab.host import Host
 from k8sdatapath.lab.lab import Pod
 from tests.api.graph import ROOT
@@ -146,6 +148,27 @@ def test_drops_are_counted_with_the_policy_that_isolates(lab: Lab) -> None:
         "NetworkPolicy payments/payments"
     ]
     assert node.datapath.counters()["DROP_POLICY_DENIED"].packets
+
+
+def test_a_packet_is_counted_once_wherever_it_is_judged(lab: Lab) -> None:
+    """The programs of both pods see it; of two pods on one node the first says all there is to say."""
+    checkout, api = pod(lab, "checkout"), pod(lab, "api")
+    (datagrams,) = parse_policies(
+        PAYMENTS.replace("name: payments,", "name: udp,").replace("8080", "8080, protocol: UDP")
+    )
+    policy = api.node.policy
+    policy.upsert(datagrams)
+    try:
+        for address in api.addresses:
+            before = _allowed(policy, datagrams.name)
+            assert checkout.udp(address, 8080, b"once").data == b"once"
+            assert _allowed(policy, datagrams.name) - before == 2, "the datagram, and its answer"
+    finally:
+        policy.remove(datagrams.name)
+
+
+def _allowed(policy: IdentityPolicy, name: str) -> int:
+    return sum(each.packets for each in policy.counts() if any(cause.policy == name for cause in each.causes))
 
 
 def asks(connection: socket.socket, timeout: float = 10.0) -> bool:

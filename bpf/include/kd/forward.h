@@ -62,6 +62,7 @@ static __always_inline int kd_forward_to_pod(struct __sk_buff *skb, const struct
 		return KD_DROP_REWRITE;
 	if (skb->pkt_type != PACKET_HOST) /* heard on a bridge port: the pod would take it for somebody else's */
 		bpf_skb_change_type(skb, PACKET_HOST);
+	skb->tc_index = 0;
 	KD_TRACE(KD_STEP_POD, 0, pod->ifindex, NULL);
 	bpf_redirect_peer(pod->ifindex, 0);
 	return KD_TO_POD;

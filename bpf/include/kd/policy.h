@@ -10,8 +10,8 @@
  * by who had begun. A SYN always begins.
  *
  * Who sends is asked first (egress), where a packet leaves its pod: after a service has been translated to a backend,
- * and before an answer of one is. Who receives (ingress) is asked where a packet is put into a pod, which is in several
- * places: so both know a talk by the addresses of pods, never by a service's.
+ * and before an answer of one is. Who receives (ingress) is asked there as well, if it is a pod of this node too: the
+ * packet is marked then, and its receiver's device asks no more. Else it is asked where a packet is put into a pod.
  *
  * Always allowed: a pod to itself, through a service too; neighbour discovery; errors about a talk, and those that
  * tell of smaller MTUs; what our own programs answer a pod. A pod sends under its own addresses only. Later fragments
@@ -51,6 +51,12 @@ KD_CONFIG(bool, enforce, "pods send and receive what policies allow") = false;
 #define KD_IDENTITY_REMOTE_NODE 6
 
 #define KD_NO_POLICY 0xffffffff /* it is no pod of this node */
+
+/* In tc_index: both ends were asked, and the receiver is behind this device. It is wiped before anybody else sees it. */
+static __always_inline __u16 kd_judged_for(__u32 ifindex)
+{
+	return 0x8000 | (ifindex & 0x7fff);
+}
 
 /*
  * What policies know the peer of an end by. Of a sender more is known than its address: that it is this node, what
@@ -174,6 +180,7 @@ KD_FUNCTION int kd_policy(struct __sk_buff *skb, const struct kd_pkt *pkt, const
 	struct kd_endpoint *pod;
 	struct kd_asking *ask;
 	__u32 zero = 0;
+	int result;
 
 	if (!enforce)
 		return KD_CONTINUE;
@@ -182,6 +189,7 @@ KD_FUNCTION int kd_policy(struct __sk_buff *skb, const struct kd_pkt *pkt, const
 		return KD_DROP_POLICY_DENIED;
 	ask->sender.policy = KD_NO_POLICY;
 	ask->receiver.policy = KD_NO_POLICY;
+	ask->judged = 0;
 	if (asks & KD_ASK_SENDER) {
 		pod = bpf_map_lookup_elem(&kd_endpoints, &pkt->tuple.src);
 		if (!pod || pod->ifindex != skb->ifindex)
@@ -192,10 +200,12 @@ KD_FUNCTION int kd_policy(struct __sk_buff *skb, const struct kd_pkt *pkt, const
 		pod = bpf_map_lookup_elem(&kd_endpoints, &to->dst);
 		if (pod && asks & KD_ASK_SENDER && pod->ifindex == skb->ifindex)
 			return KD_CONTINUE; /* it meets itself behind a service */
-		if (pod)
+		if (pod) {
 			ask->receiver.policy = pod->policy;
-		else if (asks & KD_ASK_DEVICE)
+			ask->judged = kd_judged_for(pod->ifindex);
+		} else if (asks & KD_ASK_DEVICE) {
 			return KD_DROP_POLICY_DENIED;
+		}
 	}
 	if (asks & KD_ASK_RELATED || (ask->sender.policy & ask->receiver.policy) == KD_NO_POLICY)
 		return KD_CONTINUE;
@@ -207,7 +217,10 @@ KD_FUNCTION int kd_policy(struct __sk_buff *skb, const struct kd_pkt *pkt, const
 		ask->way.src = pkt->tuple.src;
 		ask->way.sport = pkt->tuple.sport;
 	}
-	return kd_talk_ask(skb, pkt, ask);
+	result = kd_talk_ask(skb, pkt, ask);
+	if (result == KD_CONTINUE && asks & KD_ASK_SENDER)
+		skb->tc_index = ask->judged;
+	return result;
 }
 
 static __always_inline bool kd_icmp_always_passes(bool ipv6, __u8 type, __u8 code)
@@ -281,22 +294,20 @@ static __always_inline int kd_let_pass(struct __sk_buff *skb, struct kd_pkt *pkt
 }
 
 /*
- * A packet that comes in, and becomes `to`. What is left to the stack meets its receiver later, where of a tunnel
- * nothing is known any more.
+ * A packet that comes in, and becomes `to`. What comes from outside and is left to the stack meets its receiver later,
+ * where of a tunnel nothing is known any more.
  */
 static __always_inline int kd_let_through(struct __sk_buff *skb, struct kd_pkt *pkt, const struct kd_tuple *to,
 					  bool outside, int result)
 {
-	__u32 asks = KD_ASK_SENDER;
+	__u32 asks = KD_ASK_SENDER | KD_ASK_RECEIVER;
 
 	if (!enforce || (result != KD_PASS && result != KD_CONTINUE && result != KD_TO_STACK))
 		return result;
-	if (outside)
-		asks = KD_ASK_OUTSIDE | (pkt->tunnelled ? KD_ASK_TUNNELLED : 0);
-	if (result != KD_PASS || pkt->tunnelled)
-		asks |= KD_ASK_RECEIVER;
-	if (asks == KD_ASK_OUTSIDE)
+	if (outside && result == KD_PASS && !pkt->tunnelled)
 		return result;
+	if (outside)
+		asks = KD_ASK_OUTSIDE | KD_ASK_RECEIVER | (pkt->tunnelled ? KD_ASK_TUNNELLED : 0);
 	return kd_let_pass(skb, pkt, to, asks, result);
 }
 
@@ -306,9 +317,19 @@ static __always_inline int kd_let_whole(struct __sk_buff *skb, struct kd_pkt *pk
 	if (!enforce || result != KD_PASS || !pkt->tuple.protocol || (outside && !pkt->tunnelled))
 		return result;
 	return kd_let_pass(skb, pkt, &pkt->tuple,
-			   (outside ? KD_ASK_OUTSIDE | KD_ASK_TUNNELLED | KD_ASK_RECEIVER : KD_ASK_SENDER) |
+			   (outside ? KD_ASK_OUTSIDE | KD_ASK_TUNNELLED : KD_ASK_SENDER) | KD_ASK_RECEIVER |
 				   (pkt->later ? KD_ASK_ALONE : 0),
 			   result);
+}
+
+/* Whether all that policies have to say of a packet to a pod's device was said where it came in. */
+static __always_inline bool kd_was_judged(struct __sk_buff *skb)
+{
+	bool judged = enforce && skb->tc_index == kd_judged_for(skb->ifindex);
+
+	if (judged)
+		skb->tc_index = 0;
+	return judged;
 }
 
 /*

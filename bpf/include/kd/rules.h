@@ -64,7 +64,7 @@ static __always_inline struct kd_rule *kd_rule_of(struct kd_query *query, const 
 
 	query->rule.table = policy->table;
 	query->rule.number = 0;
-	of_all = kd_rule_longest(&query->rule, port, protocol, policy->lengths);
+	of_all = kd_rule_longest(&query->rule, port, protocol, policy->lengths & ~policy->named);
 	query->rule.number = number;
 	rule = number ? kd_rule_longest(&query->rule, port, protocol, policy->lengths) : NULL;
 	return !rule || (of_all && of_all->precedence > rule->precedence) ? of_all : rule;

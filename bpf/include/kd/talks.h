@@ -53,6 +53,7 @@ struct kd_asking {
 	struct kd_end receiver;
 	struct kd_query query;
 	__u32 asks; /* enum kd_asks */
+	__u16 judged; /* see kd_judged_for() */
 	__u8 second; /* 1: the sender is the second end in the key */
 	bool begins;
 	bool by_sender; /* began the talk */

@@ -259,9 +259,10 @@ struct kd_policy {
 	__u32 table; /* of kd_rules; 0: none, and nothing is allowed */
 	__u32 revision; /* what is allowed by another one is asked for again; never 0 */
 	__u32 lengths; /* bit n: a key of the table counts n bits of the port */
+	__u32 named; /* likewise: no key of number 0 counts n bits */
 	__u32 flags; /* enum kd_policy_flags */
 };
-KD_ASSERT_SIZE(struct kd_policy, 16);
+KD_ASSERT_SIZE(struct kd_policy, 20);
 
 enum kd_policy_flags {
 	KD_POLICY_AUDIT = 1, /* what is denied is counted as such, and passes */
