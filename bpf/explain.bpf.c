@@ -62,5 +62,5 @@ int from_socket(struct __sk_buff *skb)
 		KD_TRACE(KD_STEP_PACKET, 0, false, &pkt.tuple);
 		result = kd_explain_socket(skb, &pkt.tuple);
 	}
-	return kd_finish(skb, result);
+	return kd_finish(skb, &pkt, result, KD_CONNECT);
 }

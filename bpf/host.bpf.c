@@ -4,6 +4,7 @@
  */
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
+#include <kd/finish.h>
 #include <kd/forward.h>
 #include <kd/masquerade.h>
 #include <kd/overlay.h>
@@ -30,7 +31,7 @@ int from_uplink(struct __sk_buff *skb)
 		result = kd_forward(skb, &pkt);
 	if (result == KD_TOO_BIG)
 		result = kd_tell_too_big(skb, &pkt);
-	return kd_finish(skb, result);
+	return kd_finish(skb, &pkt, result, KD_FROM_UPLINK);
 }
 
 /*
@@ -57,5 +58,5 @@ int to_uplink(struct __sk_buff *skb)
 		return TC_ACT_UNSPEC;
 	if (result == KD_CONTINUE)
 		result = KD_TO_STACK;
-	return kd_finish(skb, result);
+	return kd_finish(skb, &pkt, result, KD_TO_UPLINK);
 }

@@ -4,6 +4,7 @@
  */
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
+#include <kd/finish.h>
 #include <kd/forward.h>
 #include <kd/overlay.h>
 #include <kd/packet.h>
@@ -22,7 +23,7 @@ int to_overlay(struct __sk_buff *skb)
 
 	if (result == KD_CONTINUE || (result == KD_PASS && pkt.ttl)) /* IP, whatever it carries */
 		result = kd_encapsulate(skb, &pkt);
-	return kd_finish(skb, result);
+	return kd_finish(skb, &pkt, result, KD_TO_OVERLAY);
 }
 
 /* tc ingress: what other nodes sent: to pods of this node, and their answers. */
@@ -30,11 +31,12 @@ SEC("tc")
 int from_overlay(struct __sk_buff *skb)
 {
 	struct kd_pkt pkt = {};
-	int result = kd_decapsulated(skb);
+	int from = kd_decapsulated(skb);
+	int result = kd_parse(skb, &pkt);
 
-	if (result == KD_CONTINUE)
-		result = kd_parse(skb, &pkt);
-	pkt.tunnelled = true;
+	if (from != KD_CONTINUE)
+		result = from;
+	pkt.tunnelled = from == KD_CONTINUE;
 	if (result == KD_CONTINUE)
 		result = kd_translate(skb, &pkt, true);
 	else
@@ -45,5 +47,5 @@ int from_overlay(struct __sk_buff *skb)
 		result = kd_leave_tunnel(skb, &pkt);
 	if (result == KD_TOO_BIG)
 		result = kd_tell_too_big(skb, &pkt);
-	return kd_finish(skb, result);
+	return kd_finish(skb, &pkt, result, KD_FROM_OVERLAY);
 }

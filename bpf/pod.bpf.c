@@ -4,6 +4,7 @@
  */
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
+#include <kd/finish.h>
 #include <kd/forward.h>
 #include <kd/overlay.h>
 #include <kd/own.h>
@@ -37,7 +38,7 @@ int from_pod(struct __sk_buff *skb)
 		result = kd_enter_tunnel(skb, &pkt);
 	if (result == KD_TOO_BIG) /* the pod has sent it under its own name, and is told by the stack */
 		result = KD_TO_STACK;
-	return kd_finish(skb, result);
+	return kd_finish(skb, &pkt, result, KD_FROM_POD);
 }
 
 /*
@@ -62,5 +63,5 @@ int to_pod(struct __sk_buff *skb)
 		result = kd_translate_out(skb, &pkt);
 	if (result == KD_CONTINUE)
 		result = KD_TO_STACK;
-	return kd_finish(skb, result);
+	return kd_finish(skb, &pkt, result, KD_TO_POD_DEVICE);
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
@@ -37,6 +38,7 @@ def specs(config: NodeConfig, *, moving: bool = False) -> dict[str, ObjectSpec]:
         sizes = config.capacity.max_entries
         if not config.policy:
             sizes |= dict.fromkeys((*POLICIES, "kd_talks"), 1)
+        sizes |= {"kd_events": mmap.PAGESIZE, "kd_connections": 1}
         spec = spec.with_maps(**{m: n for m, n in sizes.items() if m in spec.maps})
         found[name] = spec.with_config(**{s: value for s, value in told.items() if s in spec.config})
     return found

@@ -28,6 +28,7 @@ SIZES = {
     "kd_backends": 1024,
     "kd_conntrack": 65536,
     "kd_talks": 4096,
+    "kd_connections": 4096,
 }
 
 #: What a tc program answers for each outcome that is not a drop.

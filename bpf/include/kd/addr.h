@@ -26,6 +26,11 @@ static __always_inline void kd_addr_set_v6(struct kd_addr *addr, const struct in
 	__builtin_memcpy(addr, v6, sizeof(*addr));
 }
 
+static __always_inline bool kd_is_v4(const struct kd_addr *addr)
+{
+	return !(addr->w[0] | addr->w[1]) && addr->w[2] == bpf_htonl(0xffff);
+}
+
 static __always_inline bool kd_addr_equal(const struct kd_addr *a, const struct kd_addr *b)
 {
 	return !((a->w[0] ^ b->w[0]) | (a->w[1] ^ b->w[1]) | (a->w[2] ^ b->w[2]) | (a->w[3] ^ b->w[3]));

@@ -28,6 +28,7 @@
 #include <bpf/bpf_helpers.h>
 #include <kd/addr.h>
 #include <kd/config.h>
+#include <kd/scene.h>
 #include <kd/types.h>
 #include <kd/verdict.h>
 #include <kd/maps/fragments.h>
@@ -323,7 +324,7 @@ static __always_inline bool kd_overheard(const struct __sk_buff *skb)
 	return skb->pkt_type == PACKET_OTHERHOST;
 }
 
-static __always_inline int kd_parse(struct __sk_buff *skb, struct kd_pkt *pkt)
+static __always_inline int kd_parse_headers(struct __sk_buff *skb, struct kd_pkt *pkt)
 {
 	struct kd_rest rest = {};
 	int result = KD_PASS;
@@ -337,6 +338,14 @@ static __always_inline int kd_parse(struct __sk_buff *skb, struct kd_pkt *pkt)
 	if (result != KD_CONTINUE)
 		return result;
 	return kd_parse_ports(skb, pkt, &rest);
+}
+
+static __always_inline int kd_parse(struct __sk_buff *skb, struct kd_pkt *pkt)
+{
+	int result = kd_parse_headers(skb, pkt);
+
+	kd_scene_begin(&pkt->tuple, skb->len);
+	return result;
 }
 
 #endif /* KD_PACKET_H */

@@ -35,6 +35,7 @@
 #include <kd/icmp.h>
 #include <kd/packet.h>
 #include <kd/rules.h>
+#include <kd/scene.h>
 #include <kd/talks.h>
 #include <kd/types.h>
 #include <kd/verdict.h>
@@ -128,6 +129,7 @@ static __always_inline int kd_end_ask(struct __sk_buff *skb, struct kd_asking *a
 		return KD_CONTINUE;
 	}
 	end->counter = 0;
+	end->asked = true;
 	result = policy->flags & KD_POLICY_OPEN ? KD_CONTINUE : kd_rules_ask(skb, ask, peer, end, policy);
 	end->revision = revision;
 	return result;
@@ -135,9 +137,31 @@ static __always_inline int kd_end_ask(struct __sk_buff *skb, struct kd_asking *a
 
 static __always_inline int kd_ends_ask(struct __sk_buff *skb, struct kd_asking *ask)
 {
-	int result = kd_end_ask(skb, ask, &ask->way.dst, &ask->sender);
+	int result;
 
+	ask->sender.asked = false;
+	ask->receiver.asked = false;
+	result = kd_end_ask(skb, ask, &ask->way.dst, &ask->sender);
 	return result == KD_CONTINUE ? kd_end_ask(skb, ask, &ask->way.src, &ask->receiver) : result;
+}
+
+/* What is told of it: who was asked, and who has denied it, which is the last. */
+static __always_inline void kd_scene_judge(const struct kd_asking *ask, int result)
+{
+	struct kd_scene *scene = events ? kd_scene_of_cpu() : NULL;
+
+	if (!scene)
+		return;
+	scene->judged = true;
+	scene->way = ask->way;
+	scene->source_rule = ask->sender.counter;
+	scene->destination_rule = ask->receiver.counter;
+	if (ask->sender.asked)
+		scene->flags |= KD_EVENT_SOURCE_ASKED;
+	if (ask->receiver.asked)
+		scene->flags |= KD_EVENT_DESTINATION_ASKED;
+	if (result != KD_CONTINUE)
+		scene->flags |= ask->receiver.asked ? KD_EVENT_DENIED_BY_DESTINATION : KD_EVENT_DENIED_BY_SOURCE;
 }
 
 /* Whether both ends, as far as they are pods of this node, let the packet pass. */
@@ -168,6 +192,7 @@ KD_SUBPROGRAM int kd_talk_ask(struct __sk_buff *skb, const struct kd_pkt *pkt, s
 	}
 	if (result == KD_CONTINUE && !once)
 		kd_talk_keep(pkt, ask, found, now);
+	kd_scene_judge(ask, result);
 	return result;
 }
 

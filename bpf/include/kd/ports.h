@@ -57,11 +57,6 @@ struct kd_ports {
 	bool tired : 1; /* that all are taken was found out a moment ago */
 };
 
-static __always_inline bool kd_is_v4(const struct kd_addr *addr)
-{
-	return !(addr->w[0] | addr->w[1]) && addr->w[2] == bpf_htonl(0xffff);
-}
-
 /* Whether a socket of this node has a claim to packets of this tuple, which the kernel's own has the form of. */
 KD_SUBPROGRAM bool kd_socket_uses(struct __sk_buff *skb, const struct kd_tuple *tuple)
 {
@@ -185,7 +180,7 @@ static long kd_port_step(__u64 step, struct kd_ports *ports)
 		return 0;
 	}
 	ports->result = kd_port_claim(ports->ours ? ports->skb : NULL, ports->tuple, &ports->original, !step);
-	return ports->result != KD_DROP_NO_PORT;
+	return !KD_IS(ports->result, KD_DROP_NO_PORT);
 }
 
 /* The least number of all ones that is not below any of `count`. */
@@ -233,7 +228,7 @@ KD_FUNCTION int kd_ct_create(struct __sk_buff *skb, const struct kd_tuple *tuple
 	ports.keep = fixed || !ports.ours || (port >= port_min && port <= port_max);
 	ports.result = KD_DROP_NO_PORT;
 	bpf_loop(fixed ? 1 : 2 + KD_PORT_PROBES + ports.mask, kd_port_step, &ports, 0);
-	if (ports.result == KD_DROP_NO_PORT)
+	if (KD_IS(ports.result, KD_DROP_NO_PORT))
 		kd_ports_gone(&ports);
 	if (ports.result != KD_CONTINUE)
 		return ports.result;

@@ -271,14 +271,14 @@ static __always_inline int kd_finish_socket(int result)
 	if (kd_is_reject(result))
 		bpf_set_retval(-KD_ECONNREFUSED);
 	else if (result < 0)
-		bpf_set_retval(result == KD_DROP_NO_MEMORY ? -KD_ENOMEM : -KD_EHOSTUNREACH);
+		bpf_set_retval(KD_IS(result, KD_DROP_NO_MEMORY) ? -KD_ENOMEM : -KD_EHOSTUNREACH);
 	return result >= 0 && !kd_is_reject(result);
 }
 
 /* The end of bind(). */
 static __always_inline int kd_finish_bind(int result)
 {
-	if (result != KD_DROP_NODE_PORT)
+	if (!KD_IS(result, KD_DROP_NODE_PORT))
 		return 1;
 	kd_count(result, 0);
 	bpf_set_retval(-KD_EADDRINUSE);

@@ -42,6 +42,7 @@ struct kd_end {
 	__u32 revision;
 	__u32 counter;
 	bool sends;
+	bool asked; /* its rules, for this packet */
 };
 
 /* A packet, as both ends are known to policies. */
@@ -66,31 +67,6 @@ struct {
 	__type(key, __u32);
 	__type(value, struct kd_asking);
 } kd_asking SEC(".maps");
-
-/* The key of a talk; true: the sender is its second end. */
-static __always_inline bool kd_talk_key(const struct kd_tuple *way, struct kd_tuple *key)
-{
-	__be32 a = way->src.w[3], b = way->dst.w[3];
-
-	if (a == b) {
-		a = way->src.w[2];
-		b = way->dst.w[2];
-	}
-	if (a == b) {
-		a = way->src.w[1];
-		b = way->dst.w[1];
-	}
-	if (a == b) {
-		a = way->src.w[0];
-		b = way->dst.w[0];
-	}
-	if (a > b || (a == b && way->sport > way->dport)) {
-		*key = kd_reversed(way);
-		return true;
-	}
-	*key = *way;
-	return false;
-}
 
 static __always_inline bool kd_talk_over(const struct kd_talk *talk, __u8 protocol, __u32 now)
 {

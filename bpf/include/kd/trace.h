@@ -15,6 +15,7 @@
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 #include <kd/config.h>
+#include <kd/here.h>
 #include <kd/types.h>
 
 enum kd_step {
@@ -78,7 +79,7 @@ KD_SUBPROGRAM void kd_tell(enum kd_step step, __s32 value, __u32 more, const str
 		return;
 	++*count;
 	traced->step = step;
-	traced->value = value;
+	traced->value = value < -((1 << KD_REASON_BITS) - 1) ? kd_reason(value) : value;
 	traced->more = more;
 	if (tuple)
 		traced->tuple = *tuple;

@@ -21,6 +21,31 @@ static __always_inline struct kd_tuple kd_reversed(const struct kd_tuple *tuple)
 	return reversed;
 }
 
+/* The key of a talk; true: the sender is its second end. */
+static __always_inline bool kd_talk_key(const struct kd_tuple *way, struct kd_tuple *key)
+{
+	__be32 a = way->src.w[3], b = way->dst.w[3];
+
+	if (a == b) {
+		a = way->src.w[2];
+		b = way->dst.w[2];
+	}
+	if (a == b) {
+		a = way->src.w[1];
+		b = way->dst.w[1];
+	}
+	if (a == b) {
+		a = way->src.w[0];
+		b = way->dst.w[0];
+	}
+	if (a > b || (a == b && way->sport > way->dport)) {
+		*key = kd_reversed(way);
+		return true;
+	}
+	*key = *way;
+	return false;
+}
+
 /* Whether an entry is the other direction of the flow that `tuple` and `ct` are one direction of. */
 static __always_inline bool kd_ct_answers(const struct kd_ct *other, const struct kd_tuple *tuple,
 					  const struct kd_ct *ct)

@@ -3,22 +3,24 @@
  * What becomes of a packet, and why.
  *
  * Stages return an int: a verdict (>= 0) or a negative reason to drop. The entry program hands the last
- * one to kd_finish(), the only place that counts it and turns it into the kernel's answer: a drop without
- * a reason cannot be written.
+ * one to kd_finish() (kd/finish.h), the only place that counts it, tells of it and turns it into the kernel's answer: a
+ * drop without a reason cannot be written.
  *
  * Both lists are told to user space by the object itself. Section .kd.reasons is not loaded; its BTF
  * holds two variables, kd_verdicts and kd_drops, whose types are the enums and whose declaration tags say
- * "NAME: sentence" for each enumerator. Adding a line below is all it takes to add a reason. The values are
- * signed, also where an older compiler's BTF does not say so.
+ * "NAME: sentence" for each enumerator. To add a reason, add a line to the list and one to those that say where. The
+ * values are signed, also where an older compiler's BTF does not say so.
+ *
+ * A reason carries where it was given (kd/here.h), so it is compared by KD_IS() only.
  */
 #ifndef KD_VERDICT_H
 #define KD_VERDICT_H
 
 #include <stdbool.h>
 #include <linux/bpf.h>
-#include <linux/pkt_cls.h>
 #include <bpf/bpf_helpers.h>
 #include <kd/config.h>
+#include <kd/here.h>
 #include <kd/trace.h>
 #include <kd/types.h>
 #include <kd/maps/counters.h>
@@ -69,37 +71,49 @@ enum kd_drop { KD_DROP_LIST(KD_ENUMERATOR) };
 const enum kd_verdict kd_verdicts SEC(".kd.reasons") KD_VERDICT_LIST(KD_SENTENCE) = KD_CONTINUE;
 const enum kd_drop kd_drops SEC(".kd.reasons") KD_DROP_LIST(KD_SENTENCE) = KD_DROP_MALFORMED;
 
+#define KD_DROP_MALFORMED KD_HERE(KD_DROP_MALFORMED)
+#define KD_DROP_FRAGMENT KD_HERE(KD_DROP_FRAGMENT)
+#define KD_DROP_NOT_LOCAL KD_HERE(KD_DROP_NOT_LOCAL)
+#define KD_DROP_NO_FLOW KD_HERE(KD_DROP_NO_FLOW)
+#define KD_DROP_STALE_SLOT KD_HERE(KD_DROP_STALE_SLOT)
+#define KD_DROP_NO_SOURCE KD_HERE(KD_DROP_NO_SOURCE)
+#define KD_DROP_NO_PORT KD_HERE(KD_DROP_NO_PORT)
+#define KD_DROP_NO_MEMORY KD_HERE(KD_DROP_NO_MEMORY)
+#define KD_DROP_REWRITE KD_HERE(KD_DROP_REWRITE)
+#define KD_DROP_SOURCE KD_HERE(KD_DROP_SOURCE)
+#define KD_DROP_NO_SERVICE KD_HERE(KD_DROP_NO_SERVICE)
+#define KD_DROP_REJECT KD_HERE(KD_DROP_REJECT)
+#define KD_DROP_NODE_PORT KD_HERE(KD_DROP_NODE_PORT)
+#define KD_DROP_SCTP_PORT KD_HERE(KD_DROP_SCTP_PORT)
+#define KD_DROP_LEFT_ALONE KD_HERE(KD_DROP_LEFT_ALONE)
+#define KD_DROP_NO_PEER KD_HERE(KD_DROP_NO_PEER)
+#define KD_DROP_UNKNOWN_PEER KD_HERE(KD_DROP_UNKNOWN_PEER)
+#define KD_DROP_MEDDLING KD_HERE(KD_DROP_MEDDLING)
+#define KD_DROP_POLICY_DENIED KD_HERE(KD_DROP_POLICY_DENIED)
+#define KD_DROP_INVALID_SOURCE_IP KD_HERE(KD_DROP_INVALID_SOURCE_IP)
+
 /* Not to be served, and the client is to be told: at the socket by an error, else by a packet (kd/reject.h). */
 static __always_inline bool kd_is_reject(int result)
 {
 	return result == KD_REJECT_NO_BACKEND || result == KD_REJECT_NO_SERVICE;
 }
 
+/* Where it is in kd_counters. */
+static __always_inline __u32 kd_outcome(int result)
+{
+	return result >= 0 ? result : KD_COUNTERS / 2 - kd_reason(result);
+}
+
 static __always_inline void kd_count(int result, __u32 bytes)
 {
-	__u32 index = result >= 0 ? result : KD_COUNTERS / 2 - result;
+	__u32 index = kd_outcome(result);
 	struct kd_counter *counter = bpf_map_lookup_elem(&kd_counters, &index);
 
-	KD_TRACE(KD_STEP_RESULT, result, 0, NULL);
+	KD_TRACE(KD_STEP_RESULT, kd_reason(result), 0, NULL);
 	if (counter) {
 		counter->packets++;
 		counter->bytes += bytes;
 	}
-}
-
-/*
- * The end of every packet at a tc hook. What is not dropped or redirected goes to the next program on
- * the hook and then to the stack, so that others can work behind us.
- */
-static __always_inline int kd_finish(struct __sk_buff *skb, int result)
-{
-	kd_count(result, skb->len);
-	if (result < 0)
-		return TC_ACT_SHOT;
-	if (result == KD_TO_POD || result == KD_TO_DEVICE || result == KD_ECHO || result == KD_TOO_BIG ||
-	    kd_is_reject(result))
-		return TC_ACT_REDIRECT;
-	return TC_ACT_UNSPEC;
 }
 
 #endif /* KD_VERDICT_H */
