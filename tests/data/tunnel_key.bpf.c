@@ -35,7 +35,7 @@ int sent(struct __sk_buff *skb)
 	if (result == KD_CONTINUE)
 		result = kd_encapsulate(skb, &pkt);
 	if (result != KD_TO_PEER || bpf_skb_get_tunnel_key(skb, &tunnel, sizeof(tunnel), FLAGS))
-		return -result;
+		return -kd_reason(result);
 	found.identity = tunnel.tunnel_id;
 	if (tunnel_ipv6)
 		__builtin_memcpy(&found.node, tunnel.local_ipv6, sizeof(found.node));
@@ -62,5 +62,5 @@ int received(struct __sk_buff *skb)
 		tunnel.local_ipv4 = bpf_ntohl(given->node.w[3]);
 	if (bpf_skb_set_tunnel_key(skb, &tunnel, sizeof(tunnel), FLAGS))
 		return 2;
-	return -kd_decapsulated(skb);
+	return -kd_reason(kd_decapsulated(skb));
 }

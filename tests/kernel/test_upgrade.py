@@ -175,7 +175,7 @@ def test_every_map_of_a_node_is_looked_at(pins: PinDir, what: str) -> None:
     assert len(declared) > 15
     for name, about in declared.items():
         kind, key, value, size, flags = OTHERS[what](
-            about.type, about.key_size, about.value_size, 8, about.flags
+            about.type, about.key_size or 4, about.value_size or 4, 8, about.flags
         )
         pins.create()
         with kernel_maps.create(kind, "other", key, value, size, flags=flags) as other:
