@@ -50,12 +50,13 @@ int to_pod(struct __sk_buff *skb)
 {
 	struct kd_pkt pkt = {};
 	bool overheard = kd_overheard(skb); /* or bridged, which policies judge as well */
+	bool judged = kd_was_judged(skb);
 	int result = KD_PASS;
 
-	if (kd_was_judged(skb))
-		return kd_finish(skb, KD_PASS);
-	if (!overheard || enforce)
+	if (judged ? events : !overheard || enforce)
 		result = kd_parse(skb, &pkt);
+	if (judged)
+		return kd_finish(skb, &pkt, KD_PASS, KD_TO_POD_DEVICE);
 	result = kd_let_in(skb, &pkt, result);
 	if (overheard && result == KD_CONTINUE)
 		result = KD_PASS;
