@@ -179,7 +179,8 @@ class Agent(Resource):
         watch = _watch(objects)
         if self.node.policy is None or self._known is None or watch is None:
             return None
-        policies = follow_policies(self.config, watch.client, self.node.policy, self._known, own)
+        tell = self._events.tell if self._events is not None else lambda key, status: None
+        policies = follow_policies(self.config, watch.client, self.node.policy, self._known, own, tell)
         self.checks.add("policies", lambda: policies.problem, Probe.READY, of_health=False)
         self.checks.add("policy reconciler", self._not_following_policies, Probe.LIVE)
         if self.metrics is not None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from k8sdatapath.agent.config import AgentConfig
 from k8sdatapath.agent.values import IdentityMode
-from k8sdatapath.component import RecordStore
+from k8sdatapath.component import ObjectKey, RecordStore
 from k8sdatapath.datapath.identity_policy import IdentityPolicy
 from k8sdatapath.identity import MemoryStore, StoreAllocator
 from k8sdatapath.identity.etcd import EtcdStore
@@ -16,7 +17,7 @@ from k8sdatapath.kube.policy_watch import PolicyWatch
 from k8sdatapath.kube.store import KubeStore
 from k8sdatapath.model.identity import Identity, well_known
 from k8sdatapath.node import IdentifiedPods
-from k8sdatapath.reconcile import PolicyReconciler
+from k8sdatapath.reconcile import PolicyReconciler, Status
 
 if TYPE_CHECKING:
     from kubernetes.client import ApiClient
@@ -25,9 +26,17 @@ __all__ = ["follow_policies"]
 
 
 def follow_policies(
-    config: AgentConfig, client: ApiClient, policy: IdentityPolicy, pods: IdentifiedPods, own: ExitStack
+    config: AgentConfig,
+    client: ApiClient,
+    policy: IdentityPolicy,
+    pods: IdentifiedPods,
+    own: ExitStack,
+    tell: Callable[[ObjectKey, Status], object],
 ) -> PolicyReconciler:
-    """Keep a node's policies as the cluster has them, until ``own`` is closed."""
+    """Keep a node's policies as the cluster has them, until ``own`` is closed.
+
+    :param tell: is told what is wrong with objects.
+    """
     store = _store(config, client)
 
     def renumbered(old: Identity, new: Identity) -> None:
@@ -37,7 +46,7 @@ def follow_policies(
     identities = StoreAllocator(store, config.node_name, fixed=well_known(), renumbered=renumbered)
     source = PolicyWatch(client)
     reconciler = PolicyReconciler(
-        source, config.node_name, policy, identities, on_pods=pods.know, alone=alone
+        source, config.node_name, policy, identities, on_pods=pods.know, alone=alone, on_status=tell
     )
     own.enter_context(reconciler)
     if isinstance(store, KubeStore | EtcdStore):

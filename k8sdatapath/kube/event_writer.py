@@ -22,7 +22,14 @@ if TYPE_CHECKING:
 __all__ = ["EventWriter"]
 
 _COMPONENT = "k8sdatapath"
-_VERSIONS = {"EndpointSlice": "discovery.k8s.io/v1"}
+_VERSIONS = {
+    "EndpointSlice": "discovery.k8s.io/v1",
+    "NetworkPolicy": "networking.k8s.io/v1",
+    "CiliumNetworkPolicy": "cilium.io/v2",
+    "CiliumClusterwideNetworkPolicy": "cilium.io/v2",
+    "CiliumCIDRGroup": "cilium.io/v2",
+    "ClusterNetworkPolicy": "policy.networking.k8s.io/v1alpha2",
+}
 _REMEMBERED = 4096
 """Events that are counted on rather than written anew."""
 

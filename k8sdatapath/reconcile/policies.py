@@ -11,15 +11,16 @@ from typing import Any, Protocol, Self, TypeAlias
 from attrs import evolve
 
 from k8sdatapath.component import ObjectKey
-from k8sdatapath.errors import ClosedError, DatapathError, ManifestError
+from k8sdatapath.errors import ClosedError, DatapathError, ManifestError, NotProgrammedError
 from k8sdatapath.identity import StoreAllocator
 from k8sdatapath.kube.events import ObjectSource
-from k8sdatapath.kube.policy.translator import PolicyDelta, PolicyTranslator
+from k8sdatapath.kube.policy.translator import Origin, PolicyDelta, PolicyTranslator
 from k8sdatapath.model.identity import Identity, Reserved
 from k8sdatapath.model.policy import Policy
 from k8sdatapath.model.workload import Workload
 from k8sdatapath.reconcile.numbers import Numbers
 from k8sdatapath.reconcile.reconciler import Retry
+from k8sdatapath.reconcile.status import State, Status
 from k8sdatapath.resource import Resource
 
 __all__ = ["KnownPods", "Policies", "PolicyReconciler"]
@@ -80,6 +81,7 @@ class PolicyReconciler(Resource):
     :param on_pods: told of all pods of this node that are known, whenever that changes. If it raises, it is
         called again later.
     :param alone: nobody else gives numbers: those for pods of other nodes are given here too.
+    :param on_status: told of an object that has an error or names what is not there, and when that is over.
     """
 
     def __init__(
@@ -92,13 +94,15 @@ class PolicyReconciler(Resource):
         on_pods: Callable[[KnownPods], object],
         alone: bool = False,
         retry: Retry | None = None,
+        on_status: Callable[[ObjectKey, Status], object] = lambda key, status: None,
     ) -> None:
         self.error: BaseException | None = None
         """Why it has ended by itself, if it has."""
         self._source, self._policies, self._on_pods = source, policies, on_pods
         self._node, self._alone, self._retry = node, alone, retry or Retry()
         self._translator = PolicyTranslator(node)
-        self._changed = threading.Condition()  # guards the translator and these four
+        self._on_status = on_status
+        self._changed = threading.Condition()  # guards the translator, these four, and what it has told
         self._news = self._told = self._closed = self._synced = False
         self._numbers = Numbers(identities, self._wake, alone=alone)
         self._wanted: dict[str, Policy] = {}
@@ -109,7 +113,10 @@ class PolicyReconciler(Resource):
         self._gone: set[str] = set()
         self._stale = True  # policies are not as wanted
         self._pods: dict[str, tuple[Workload, int]] | None = None  # as last told
+        self._origins: dict[ObjectKey, Origin] = {}
+        self._missing: dict[ObjectKey, tuple[str, ...]] = {}
         self._errors: dict[ObjectKey, ManifestError] = {}
+        self._reasons: dict[ObjectKey, str] = {}  # as last told to on_status
         self._failures: dict[str, Exception] = {}
         self._tries, self._again = 0, 0.0
         self._threads = [
@@ -177,6 +184,66 @@ class PolicyReconciler(Resource):
             return f"{len(waiting)} pods wait for a number, such as {waiting[0]}: {self._numbers.problem}"
         return ""
 
+    def status(self, key: ObjectKey) -> Status:
+        """How far a policy is on this node: ``status(("NetworkPolicy", "shop", "web"))``.
+
+        It is programmed if it is in force for all pods of this node that it selects. What it names that is
+        not there is told as the reason, and is nobody.
+        """
+        with self._changed:
+            return self._status(key)
+
+    def wait_enforced(self, key: ObjectKey, timeout: float | None = None, *, generation: int = 0) -> None:
+        """Wait until a policy is in force for all pods of this node that it selects.
+
+        :param key: kind, namespace and name of the object.
+        :param generation: the ``metadata.generation`` that is to be in force, or a later one. An API server
+            tells it to whoever writes the object.
+        :raises NotProgrammedError: not in time; it says why.
+        :raises ClosedError: the reconciler has ended.
+        """
+
+        def enforced() -> bool:
+            origin = self._origins.get(key)
+            told = origin is not None and origin.generation >= generation
+            return told and self._status(key).state is State.PROGRAMMED
+
+        with self._changed:
+            self._changed.wait_for(lambda: enforced() or self._over, timeout)
+            if enforced():
+                return
+            if self._over:
+                raise ClosedError("the reconciler has ended")
+            raise NotProgrammedError(key, self._status(key), timeout)
+
+    @property
+    def _over(self) -> bool:
+        return self._closed or self.error is not None
+
+    def _status(self, key: ObjectKey) -> Status:
+        if (wrong := self._errors.get(key)) is not None:
+            return Status(State.ERROR, str(wrong))
+        origin = self._origins.get(key)
+        if origin is None:
+            return Status(State.UNKNOWN)
+        for name in origin.policies:
+            if (failed := self._failures.get(name)) is not None:
+                return Status(State.ERROR, str(failed))
+            if self._policies.policies.get(name) != self._wanted[name]:
+                return Status(State.PENDING)
+        selectors = [self._wanted[name].subject for name in origin.policies]
+        waiting = [
+            name
+            for name in self._local
+            if (self._pods or {}).get(name, (None,))[0] != self._workloads[name]
+            and any(each.matches(self._workloads[name].labels) for each in selectors)
+        ]
+        if waiting:
+            return Status(State.PENDING, f"{len(waiting)} pods wait for it, such as {min(waiting)}")
+        missing = self._missing.get(key, ())
+        reason = f"it names what is not there: {', '.join(missing)}" if missing else ""
+        return Status(State.PROGRAMMED, reason)
+
     def renumber(self, old: Identity, new: Identity) -> None:
         """For ``renumbered`` of the allocator."""
         self._numbers.renumber(old, new)
@@ -201,8 +268,10 @@ class PolicyReconciler(Resource):
 
     def _end(self, error: Exception) -> None:
         if not self._closed:
-            self.error = error
             _log.exception("policies are not followed any more")
+            with self._changed:
+                self.error = error
+                self._changed.notify_all()
 
     # -- the loop --
 
@@ -216,10 +285,12 @@ class PolicyReconciler(Resource):
                     news, self._news = self._news, False
                     told = self._told
                     delta = self._translator.delta() if news else PolicyDelta()
-                self._take(delta)
+                    self._take(delta)
                 again = bool(self._failures) and time.monotonic() >= self._again
                 if told and self._numbers.ready and (news or self._due or again):
                     self._step()
+                if news or again:
+                    self._tell_status()
         except Exception as error:
             self._end(error)
 
@@ -246,10 +317,17 @@ class PolicyReconciler(Resource):
                 self._local.discard(name)
                 self._due.pop(name, None)
                 self._gone.add(name)
+        for key, origin in delta.origins.items():
+            if origin is None:
+                self._origins.pop(key, None)
+            else:
+                self._origins[key] = origin
         for key, error in delta.errors.items():
             self._tell(key, error)
         for key, names in delta.missing.items():
+            self._missing.pop(key, None)
             if names:
+                self._missing[key] = names
                 _log.warning("%s %s/%s names what is not there: %s", *key, ", ".join(names))
 
     def _tell(self, key: ObjectKey, error: ManifestError | None) -> None:
@@ -259,6 +337,21 @@ class PolicyReconciler(Resource):
             _log.error("not enforced as it is: %s", error, extra=about)
         elif self._errors.pop(key, None) is not None:
             _log.info("enforced again", extra=about)
+
+    def _tell_status(self) -> None:
+        """Tell of what is wrong with objects, and what is not any more."""
+        with self._changed:
+            self._changed.notify_all()
+            troubled = {name for name in self._failures if name in self._wanted}
+            keys = {*self._errors, *self._missing}
+            if troubled:
+                keys |= {key for key, each in self._origins.items() if troubled.intersection(each.policies)}
+            found = {key: self._status(key) for key in keys | self._reasons.keys()}
+            told = {key: each for key, each in found.items() if each.reason != self._reasons.get(key, "")}
+            self._reasons = {key: each.reason for key, each in found.items() if each.reason}
+        for key, status in told.items():
+            if status.state is not State.UNKNOWN:  # who is told of it no more
+                self._on_status(key, status)
 
     def _step(self) -> None:
         """Bring the kernel closer to what is wanted: peers, policies, then pods, so that none is open."""

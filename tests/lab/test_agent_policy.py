@@ -253,6 +253,35 @@ def test_a_pod_that_the_plugin_tells_of_sends_nothing_before_its_policy_is_in_fo
     assert both(client) == {True}
 
 
+def test_events_tell_of_policies_that_cannot_be_enforced(tmp_path: Path) -> None:
+    with served(tmp_path, writeEvents=True) as (node, api):
+        start(node, api)
+        allow(api, app="client")
+        rule = {"ports": [{"port": "no_such_name"}]}
+        api.put(
+            "networkpolicies",
+            {
+                "apiVersion": "networking.k8s.io/v1",
+                "kind": "NetworkPolicy",
+                "metadata": {"namespace": "shop", "name": "wrong"},
+                "spec": {"podSelector": {}, "ingress": [rule]},
+            },
+        )
+        node.until(lambda: any(name == "wrong" for _, name, _ in named(api)))
+        (told,) = (body for _, _, body in named(api))
+        assert (told["type"], told["reason"]) == ("Warning", "Error")
+        assert "spec.ingress[0].ports[0].port" in told["message"]
+
+
+def named(api: ApiDouble) -> list[tuple[str, str, dict[str, Any]]]:
+    """Events about policies."""
+    return [
+        (method, body["involvedObject"]["name"], body)
+        for method, _, body in api.written
+        if body.get("involvedObject", {}).get("apiVersion") == "networking.k8s.io/v1"
+    ]
+
+
 def test_rights_in_deploy_are_what_is_asked_for(cluster: tuple[NodeUnderTest, ApiDouble]) -> None:
     node, api = cluster
     written: set[tuple[str, str, str]] = set()

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import queue
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
-from k8sdatapath.component import Record
-from k8sdatapath.errors import CapacityError, StoreError
+from k8sdatapath.component import ObjectKey, Record
+from k8sdatapath.errors import CapacityError, ClosedError, NotProgrammedError, StoreError
 from k8sdatapath.identity import MemoryStore, StoreAllocator
 from k8sdatapath.kube.events import Batch, ObjectEvent
 from k8sdatapath.model.identity import Reserved
 from k8sdatapath.model.labels import Labels
 from k8sdatapath.model.policy import Policy
 from k8sdatapath.model.workload import Workload
-from k8sdatapath.reconcile import PolicyReconciler, Retry
+from k8sdatapath.reconcile import PolicyReconciler, Retry, State, Status
 from k8sdatapath.reconcile.policies import KnownPods
 from tests.unit.test_policy_translator import event, namespace, pod
 from tests.unit.test_reconcile import until
@@ -105,7 +107,9 @@ class Store(MemoryStore):
 
 
 @contextmanager
-def running(store: Store, *, alone: bool = False) -> Iterator[tuple[Told, Kernel, PolicyReconciler]]:
+def running(
+    store: Store, *, alone: bool = False, **options: Any
+) -> Iterator[tuple[Told, Kernel, PolicyReconciler]]:
     source, kernel = Told(), Kernel()
     with PolicyReconciler(
         source,
@@ -115,6 +119,7 @@ def running(store: Store, *, alone: bool = False) -> Iterator[tuple[Told, Kernel
         on_pods=kernel.know,
         alone=alone,
         retry=Retry(first=0.01, most=0.05),
+        **options,
     ).start() as reconciler:
         yield source, kernel, reconciler
 
@@ -237,3 +242,97 @@ def test_a_fault_ends_it_and_is_told(fails: str, caplog: pytest.LogCaptureFixtur
             source._batches.put(7)  # type: ignore[arg-type]
         until(lambda: not reconciler.running)
         assert reconciler.error is not None
+
+
+def key(name: str) -> ObjectKey:
+    return "NetworkPolicy", "shop", name
+
+
+def test_who_waits_for_a_policy_is_told_when_its_pods_have_it() -> None:
+    store = Store()
+    with running(store) as (source, kernel, reconciler):
+        source.tell(namespace())
+        with pytest.raises(NotProgrammedError, match=r"shop/web is not programmed after .* s: unknown"):
+            reconciler.wait_enforced(key("web"), 0.05)
+        source.tell(isolate("web", "web"))
+        reconciler.wait_enforced(key("web"), 10)
+        assert "NetworkPolicy shop/web" in kernel.policies
+        store.away = True
+        source.tell(pod("web", "web", "10.0.0.1"))
+        until(lambda: reconciler.waiting)
+        with pytest.raises(NotProgrammedError, match="pending: 1 pods wait for it, such as shop/web"):
+            reconciler.wait_enforced(key("web"), 0.05)
+        assert reconciler.status(key("web")).state is State.PENDING
+        store.away = False
+        reconciler.wait_enforced(key("web"), 10)
+        assert "shop/web" in kernel.pods
+
+
+def test_a_generation_is_waited_for() -> None:
+    def said(generation: int, *kinds: str) -> ObjectEvent:
+        return event(
+            "NetworkPolicy",
+            "web",
+            metadata={"generation": generation},
+            spec={"podSelector": {}, "policyTypes": list(kinds)},
+        )
+
+    with running(Store()) as (source, kernel, reconciler):
+        source.tell(namespace(), said(1, "Ingress"))
+        reconciler.wait_enforced(key("web"), 10, generation=1)
+        with pytest.raises(NotProgrammedError):
+            reconciler.wait_enforced(key("web"), 0.05, generation=2)
+        source.tell(said(2, "Ingress", "Egress"))
+        reconciler.wait_enforced(key("web"), 10, generation=2)
+        assert len(kernel.policies["NetworkPolicy shop/web"].isolates) == 2
+
+
+def test_who_waits_when_it_ends_is_told_so() -> None:
+    with running(Store()) as (source, _, reconciler):
+        source.tell(namespace())
+        closing = threading.Timer(0.1, reconciler.close)
+        closing.start()
+        with pytest.raises(ClosedError):
+            reconciler.wait_enforced(key("web"), 10)
+        closing.join()
+
+
+def test_statuses_are_told_when_they_change() -> None:
+    told: list[tuple[ObjectKey, str]] = []
+    with running(Store(), on_status=lambda key, status: told.append((key, str(status)))) as (
+        source,
+        kernel,
+        reconciler,
+    ):
+        kernel.full.add("NetworkPolicy shop/full")
+        source.tell(
+            namespace(), isolate("full", "x"), event("NetworkPolicy", "wrong", spec={"podSelector": 1})
+        )
+        until(lambda: len(told) == 2)
+        assert {each: said.partition(" ")[0] for each, said in told} == {
+            key("full"): "error:",
+            key("wrong"): "error:",
+        }
+        assert "podSelector" in dict(told)[key("wrong")]
+        assert reconciler.status(key("full")).state is State.ERROR
+        kernel.full.clear()
+        source.tell(isolate("wrong", "x"))
+        until(lambda: len(told) == 4)
+        assert dict(told) == {key("full"): "programmed", key("wrong"): "programmed"}
+        source.tell(event("NetworkPolicy", "wrong", spec={"podSelector": 2}))
+        until(lambda: len(told) == 5)
+        source.tell(event("NetworkPolicy", "wrong"))
+        until(lambda: reconciler.status(key("wrong")).state is State.UNKNOWN)
+        assert len(told) == 5
+
+
+def test_what_a_policy_names_that_is_not_there_is_told_with_its_status() -> None:
+    told: list[Status] = []
+    rule = {"fromCIDRSet": [{"cidrGroupRef": "office"}]}
+    named = event("CiliumNetworkPolicy", "web", spec={"endpointSelector": {}, "ingress": [rule]})
+    with running(Store(), on_status=lambda key, status: told.append(status)) as (source, _, reconciler):
+        source.tell(namespace(), named)
+        until(lambda: told)
+        assert told[0].state is State.PROGRAMMED
+        assert "no CiliumCIDRGroup 'office' is here" in told[0].reason
+        reconciler.wait_enforced(("CiliumNetworkPolicy", "shop", "web"), 10)

@@ -33,7 +33,7 @@ from k8sdatapath.model import IPNetwork
 from k8sdatapath.model.policy import Policy
 from k8sdatapath.model.workload import Workload
 
-__all__ = ["PolicyDelta", "PolicyTranslator", "manifest_events", "policy_resources"]
+__all__ = ["Origin", "PolicyDelta", "PolicyTranslator", "manifest_events", "policy_resources"]
 
 T = TypeVar("T")
 
@@ -91,11 +91,24 @@ _WITHOUT_NAMESPACE = (
 )
 
 
+@frozen
+class Origin:
+    """What an object was last read as.
+
+    :ivar policies: the names of its policies.
+    :ivar generation: its ``metadata.generation``, which grows with each change of what it asks; 0: not told.
+    """
+
+    policies: tuple[str, ...]
+    generation: int = 0
+
+
 @frozen(kw_only=True)
 class PolicyDelta:
     """How policies and workloads have changed.
 
     :ivar policies: those that are new or different; ``removed`` the names of those that are no more.
+    :ivar origins: objects that were read, and as what; None: they are no more.
     :ivar workloads: pods, nodes and templates that are new or different; ``gone`` the names of those that are
         no more. Templates have no addresses.
     :ivar local: names of those among ``workloads`` that are pods of this node.
@@ -107,6 +120,7 @@ class PolicyDelta:
 
     policies: tuple[Policy, ...] = ()
     removed: tuple[str, ...] = ()
+    origins: Mapping[ObjectKey, Origin | None] = field(factory=dict)
     workloads: tuple[Workload, ...] = ()
     gone: tuple[str, ...] = ()
     local: frozenset[str] = frozenset()
@@ -160,6 +174,7 @@ class PolicyTranslator:
         self._troubled: set[ObjectKey] = set()
         # what is to be told
         self._policies: dict[str, Policy | None] = {}
+        self._origins: dict[ObjectKey, Origin | None] = {}
         self._changed: dict[str, Workload | None] = {}
         self._errors: dict[ObjectKey, ManifestError | None] = {}
         self._missing: dict[ObjectKey, tuple[str, ...]] = {}
@@ -222,13 +237,15 @@ class PolicyTranslator:
         told = PolicyDelta(
             policies=tuple(each for each in self._policies.values() if each is not None),
             removed=tuple(name for name, each in self._policies.items() if each is None),
+            origins=self._origins,
             workloads=tuple(each for each in self._changed.values() if each is not None),
             gone=tuple(name for name, each in self._changed.items() if each is None),
             local=frozenset(name for name in self._changed if name in self._local),
             errors=self._errors,
             missing=self._missing,
         )
-        self._policies, self._changed, self._errors, self._missing, self._stale = {}, {}, {}, {}, set()
+        self._policies, self._origins, self._changed = {}, {}, {}
+        self._errors, self._missing, self._stale = {}, {}, set()
         return told
 
     # -- what is wrong --
@@ -253,6 +270,7 @@ class PolicyTranslator:
             for kind in written.asked:
                 self._asking[kind].discard(key)
             self._policies |= {each.name: None for each in written.policies}
+            self._origins[key] = None
             if written.missing:
                 self._missing[key] = ()
 
@@ -269,6 +287,9 @@ class PolicyTranslator:
         if after.missing != (before.missing if before is not None else ()):
             self._missing[key] = after.missing
         self._written[key] = after
+        generation = Field(value, where)["metadata"]["generation"].value
+        names = tuple(each.name for each in found)
+        self._origins[key] = Origin(names, generation if type(generation) is int else 0)
         for kind in after.asked:
             self._asking[kind].add(key)
 
