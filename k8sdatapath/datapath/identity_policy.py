@@ -142,6 +142,7 @@ class IdentityPolicy(Resource):
         self._led: dict[IPNetwork, _Who] = {}  # as kd_networks has them
         self._local = count(LOCAL_NUMBERS.start)
         self._policies: dict[str, Policy] = {}
+        self._left: list[_Who] = []  # whose policies may still be asked, though no pod is to have them
         self._kept: set[int] = set()  # subjects whose live connections have not felt a change yet
         self._reserve()
 
@@ -198,12 +199,32 @@ class IdentityPolicy(Resource):
             self._carry_out(learned={each.name: _Known(each, number) for each, number in workloads.items()})
 
     def attach(self, workload: Workload, identity: int) -> int:
-        """The same of a pod of this node; returns the number of its policy, which is in force by then."""
+        """The same of a pod of this node; returns the number of its policy, which is in force by then.
+
+        A policy that it had before stays until :meth:`release`, or the next pod is attached: packets are
+        judged by it for as long as the pod's row in kd_endpoints says so.
+        """
         with self._lock:
+            self.release()
             subject = _Who(identity, workload.labels, None, workload.ports)
             learned = {workload.name: _Known(workload, identity)}
-            self._carry_out(learned=learned, attached={workload.name: subject})
+            before = self._subjects.get(workload.name)
+            self._left = [] if before in (None, subject) else [before]
+            self._uses.update(self._left)
+            try:
+                self._carry_out(learned=learned, attached={workload.name: subject})
+            except CapacityError:
+                self.release()
+                raise
             return self._maps.number(self._numbers[subject])
+
+    def release(self) -> None:
+        """The pod that was attached last has its number in kd_endpoints: what it had before goes."""
+        with self._lock:
+            left, self._left = self._left, []
+            self._uses.subtract(left)
+            if left:
+                self._leave(left)
 
     def detach(self, addresses: Iterable[IPAddress]) -> None:
         """The pods of this node that have these addresses are gone; after nothing is delivered there."""
@@ -443,7 +464,7 @@ class IdentityPolicy(Resource):
     def _leave(self, changed: Iterable[_Who]) -> None:
         """Forget who leads nowhere, when no packet can be asked about it any more."""
         gone = {who: self._numbers[who] for who in changed if not self._uses[who]}
-        here = {self._numbers[who] for who in self._subjects.values()}
+        here = {self._numbers[who] for who in (*self._subjects.values(), *self._left)}
         strangers = set(self._maps) - here
         for number in strangers:
             self._maps.drop(number)

@@ -239,6 +239,8 @@ class Node(Resource):
                 hint = "Node.resize gives room for more pods, in an agent `capacity`"
                 raise MapFullError(error.op, error.subject, error.capacity, error.written, hint) from None
             undo.pop_all()
+            if self.policy is not None and workload is not None:
+                self.policy.release()
 
     def update_addresses(self) -> None:
         """Look again which addresses the node has, as its upkeep does every few seconds.

@@ -4,6 +4,8 @@ Every datagram is held against the oracle's timeline: what each end's node had b
 between the sending of the datagram and the arrival of its answer. While a call runs that changes something,
 either end may judge by what was before or by what is after; at no other time is there any grace. An answer
 that nobody may have got is a false allow, a datagram that nothing forbids and nobody answers is a wrong drop.
+An answer that is on its way when its question is forbidden may begin a talk of its own, if that is allowed:
+of UDP nothing tells them apart. What follows over that flow is part of it.
 
 Pods go, and others come under their addresses, behind other devices. ``KD_CHURN_SECONDS`` says for how long,
 in all; the default is for every day.
@@ -50,7 +52,7 @@ pytestmark = pytest.mark.lab
 
 SECONDS = float(os.environ.get("KD_CHURN_SECONDS", "20"))
 SEED = int(os.environ.get("KD_CHURN_SEED", "1"))
-PORT, UDP = 5353, 17
+PORT, ANY_PORT, UDP = 5353, 40000, 17
 LOST = 1.0
 """Seconds after which a datagram is lost that nobody has answered."""
 FRESH = 80
@@ -333,13 +335,14 @@ class Judge:
     def __init__(self, timeline: Timeline) -> None:
         self.timeline = timeline
         self.sides = [{toward: world.side(toward) for toward in Toward} for world in timeline.worlds]
-        self.known: dict[tuple[int, Toward, str, str, int], bool] = {}
+        self.known: dict[tuple[int, Toward, str, str, int, int], bool] = {}
         self.judged: Counter[str] = Counter()
 
     def wrong(self, sent: Sent) -> str:
         """What is wrong with a datagram, if anything."""
         during = self.timeline.during(sent.sent, sent.answered or sent.sent + LOST)
         found: dict[Toward, set[bool]] = {toward: set() for toward in Toward}
+        back: dict[Toward, set[bool]] = {toward: set() for toward in Toward}
         ends: set[tuple[str, str]] = set()
         for at in during:
             here = self.timeline.worlds[at].here
@@ -348,23 +351,28 @@ class Judge:
             if source is None or destination is None or source[0] is destination[0]:
                 return self.count("to itself, or nobody")
             ends.add((source[1].name, destination[1].name))
-            for toward, said in found.items():
-                said.add(self.allows(at, toward, source[1], destination[1], sent.address.version))
+            version = sent.address.version
+            for toward in Toward:
+                found[toward].add(self.allows(at, toward, source[1], destination[1], PORT, version))
+                back[toward].add(self.allows(at, toward, destination[1], source[1], ANY_PORT, version))
         if len(ends) > 1:
             return self.count("not judged")
         if not sent.answered and all(said == {True} for said in found.values()):
             return self.count("wrong drops", sent)
-        if sent.answered and any(said == {False} for said in found.values()):
+        answer = sent.steady and all(True in said for said in back.values())
+        if sent.answered and not answer and any(said == {False} for said in found.values()):
             return self.count("false allows", sent)
         if sent.answered:
             return self.count("answered")
         return self.count("denied" if False in found[Toward.INGRESS] | found[Toward.EGRESS] else "not judged")
 
-    def allows(self, at: int, toward: Toward, source: Workload, destination: Workload, version: int) -> bool:
-        key = at, toward, source.name, destination.name, version
+    def allows(
+        self, at: int, toward: Toward, source: Workload, destination: Workload, port: int, version: int
+    ) -> bool:
+        key = at, toward, source.name, destination.name, port, version
         if key not in self.known:
             policies = self.sides[at][toward]
-            self.known[key] = allows(policies, source, destination, PORT, UDP, version=version)
+            self.known[key] = allows(policies, source, destination, port, UDP, version=version)
         return self.known[key]
 
     def count(self, what: str, sent: Sent | None = None) -> str:

@@ -14,7 +14,7 @@ from k8sdatapath.model import IPAddress
 from k8sdatapath.model.workload import Workload
 from k8sdatapath.tables.conntrack import Tuple
 from k8sdatapath.tables.endpoints import EndpointRow
-from k8sdatapath.tables.policy import TalkRow
+from k8sdatapath.tables.policy import PolicyRow, TalkRow
 from tests.packets.rig import HOST_MAC, POD_MAC, Rig, Sent, rig
 
 HERE, ELSEWHERE, UPLINK = 1, 2, 3  # devices: of the pod that acts, of all others, towards other nodes
@@ -50,6 +50,11 @@ class Checkpoint:
     def drop(self, pod: Workload) -> None:
         self._pods.delete_many(pod.addresses)
         self.policy.detach(pod.addresses)
+
+    def policies(self) -> int:
+        """How many there are in the kernel."""
+        rows = self.rig.loaded.map("kd_policies", maps.Array[PolicyRow])
+        return sum(1 for row in rows if row.table) // 2
 
     def leave(self, frame: bytes, source: str | IPAddress) -> Sent:
         """A packet comes from a pod."""

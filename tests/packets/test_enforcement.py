@@ -387,3 +387,18 @@ def test_the_comparison_finds_seeded_bugs(bug):
         rows.update_many(changed)
         node.talks.clear()
         assert list(disagreements(node, policies, around))
+
+
+@FAMILIES
+def test_who_gets_other_labels_is_somebody_all_the_time(node: Checkpoint, family: int) -> None:
+    """Until its row in kd_endpoints has the number of its new policy, packets are judged by the old one."""
+    client, server = at(WEB, family), at(API, family)
+    other = Workload.pod("shop/web", {"app": "web", "tier": "gold"}, addresses=WEB.addresses)
+    before = node.policies()
+    node.policy.attach(other, node.identity(other))  # and its row in kd_endpoints is as it was
+    assert node.passes(tcp(client, server, 40000, 8080, "S"), client, server)
+    assert node.policies() == before + 1
+    node.attach(other)
+    node.policy.release()
+    assert node.policies() == before
+    assert node.passes(tcp(client, server, 40001, 8080, "S"), client, server)
