@@ -231,6 +231,7 @@ class Masquerader(Resource):
         found = [
             Exhausted(key.src, Peer(key.dst, key.dport), key.protocol, row.packets)
             for key, row in self._exhausted.items()
+            if row.packets
         ]
         return tuple(sorted(found, key=lambda each: -each.packets))
 

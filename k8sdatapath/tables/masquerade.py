@@ -85,7 +85,9 @@ class MasqRule:
 
 @struct
 class ExhaustedRow:
-    """``struct kd_exhausted``: until when no port is looked for, and how many packets found none."""
+    """``struct kd_exhausted``: how far the search for ports is, and how many packets found none."""
 
     until: u64
     packets: u64
+    next: u32
+    in_vain: u32

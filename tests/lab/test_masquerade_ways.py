@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import random
 import socket
@@ -26,6 +27,7 @@ from k8sdatapath.lab.addressing import pod_networks
 from k8sdatapath.lab.host import Host
 from k8sdatapath.model import Frontend, Masquerade
 from k8sdatapath.net.netns import NetNs
+from k8sdatapath.net.packet import checksum, tcp
 from k8sdatapath.node import Capacity
 
 BYTES = int(os.environ.get("KD_TRANSFER_BYTES", str(64 << 20)))
@@ -39,8 +41,10 @@ LEVEL = {4: socket.IPPROTO_IP, 6: socket.IPPROTO_IPV6}
 RECVERR = {4: 11, 6: 25}
 TTL = {4: socket.IP_TTL, 6: socket.IPV6_UNICAST_HOPS}
 MTU_DISCOVER, MTU = {4: 10, 6: 23}, {4: 14, 6: 24}
+SOL_PACKET, PACKET_VNET_HDR = 263, 15
 ECHO = {4: (socket.IPPROTO_ICMP, 8), 6: (socket.IPPROTO_ICMPV6, 128)}
 FAR = {4: "203.0.113.2", 6: "2001:db8:77::2"}
+FAR_NETS = {4: "203.0.113.0/24", 6: "2001:db8:77::/64"}
 NARROW = 1300
 
 
@@ -55,11 +59,11 @@ class Way:
         for host in (self.pod, self.other):
             host.exec(["sh", "-c", "echo 0 2147483647 > /proc/sys/net/ipv4/ping_group_range"], check=True)
         make = f"link add far0 mtu {NARROW} type veth peer name eth0 mtu {NARROW} netns {far.name}"
-        self._ip(self.router, make, "link set far0 up", "address add 203.0.113.1/24 dev far0")
-        self._ip(self.router, "address add 2001:db8:77::1/64 dev far0 nodad")
+        self.ip(self.router, make, "link set far0 up", "address add 203.0.113.1/24 dev far0")
+        self.ip(self.router, "address add 2001:db8:77::1/64 dev far0 nodad")
         forwarding = "echo 1 > ipv4/ip_forward; echo 1 > ipv6/conf/all/forwarding"
         self.router.exec(["sh", "-c", f"cd /proc/sys/net; {forwarding}"], check=True)
-        self._ip(
+        self.ip(
             self.router,
             f"-n {far.name} link set eth0 up",
             f"-n {far.name} address add 203.0.113.2/24 dev eth0",
@@ -67,12 +71,19 @@ class Way:
             f"-n {far.name} route add default via 203.0.113.1",
             f"-n {far.name} route add default via 2001:db8:77::1",
         )
-        for net, via in zip(("203.0.113.0/24", "2001:db8:77::/64"), self.router.addresses, strict=True):
-            self._ip(self.node, f"route add {net} via {via}")
+        for net, via in zip(FAR_NETS.values(), self.router.addresses, strict=True):
+            self.ip(self.node, f"route add {net} via {via}")
 
-    def _ip(self, host: Host, *commands: str) -> None:
+    def ip(self, host: Host, *commands: str) -> None:
+        """As if typed on a host."""
         for command in commands:
             host.exec(["ip", *command.split()], check=True)
+
+    @property
+    def gateway_mac(self) -> bytes:
+        """Of the node, as the pod knows it."""
+        known = json.loads(self.pod.exec(["ip", "-j", "neigh"], check=True).stdout)
+        return bytes.fromhex(next(each["lladdr"] for each in known if "lladdr" in each).replace(":", ""))
 
     def serve(self, family: int, kind: int) -> socket.socket:
         """A socket far away, at some port."""
@@ -132,17 +143,26 @@ def refusal(sock: socket.socket, data: bytes) -> int | None:
     return None
 
 
-@pytest.fixture(params=[1500, NARROW - 20], ids=["behind a router", "the node's own"])
-def uplink_mtu(way: Way, request: pytest.FixtureRequest) -> Iterator[int]:
-    """What fits into the node's uplink: all that pods send, or less than anything behind it."""
-    way.node.exec(["ip", "link", "set", "eth0", "mtu", str(request.param)], check=True)
-    yield request.param
-    way.node.exec(["ip", "link", "set", "eth0", "mtu", "1500"], check=True)
+@pytest.fixture(params=["a link behind a router", "the uplink", "the node's route"])
+def narrowest(way: Way, family: int, request: pytest.FixtureRequest) -> Iterator[int]:
+    """What fits all the way: a link far away is narrow, or less than that fits at the node."""
+    net, via = FAR_NETS[family], str(way.router.addresses[family == 6])
+    narrow, wide = {
+        "a link behind a router": ([], []),
+        "the uplink": ([f"link set eth0 mtu {NARROW - 20}"], ["link set eth0 mtu 1500"]),
+        "the node's route": (
+            [f"route change {net} via {via} mtu lock {NARROW - 20}"],
+            [f"route change {net} via {via}"],
+        ),
+    }[request.param]
+    way.ip(way.node, *narrow)
+    yield NARROW - 20 if narrow else NARROW
+    way.ip(way.node, *wide)
 
 
 @FAMILIES
-@pytest.mark.usefixtures("uplink_mtu")
-def test_a_transfer_over_a_narrow_link_arrives(way: Way, family: int) -> None:
+def test_a_transfer_over_a_narrow_link_arrives(way: Way, family: int, narrowest: int) -> None:
+    """In segments that fit: a veth would take longer ones, what is behind it need not."""
     data = random.Random(family).randbytes(2 << 20)
     with way.serve(family, socket.SOCK_STREAM) as far, ThreadPoolExecutor(1) as receiving:
 
@@ -155,7 +175,46 @@ def test_a_transfer_over_a_narrow_link_arrives(way: Way, family: int) -> None:
         received = receiving.submit(receive)
         with way.pod.tcp(FAR[family], far.getsockname()[1]) as sock:
             sock.sendall(data)
-        assert received.result() == (own(way.node, family), data)
+            sock.shutdown(socket.SHUT_WR)
+            assert received.result() == (own(way.node, family), data)
+            headers = 40 if family == 4 else 60
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG) <= narrowest - headers
+
+
+@FAMILIES
+def test_what_a_device_is_to_cut_into_segments_is_held_against_the_way(
+    way: Way, family: int, narrowest: int
+) -> None:
+    """A packet of several segments, which the device does not cut: each is longer than fits."""
+    protocol, offset = ECHO[family][0], 34 if family == 4 else 54
+    with (
+        way.serve(family, socket.SOCK_STREAM) as far,
+        way.pod.tcp(FAR[family], far.getsockname()[1]) as sock,
+        way.pod.socket(FAMILY[family], socket.SOCK_RAW, protocol) as told,
+        way.pod.socket(socket.AF_PACKET, socket.SOCK_RAW) as wire,
+    ):
+        _, port, *_ = sock.getsockname()
+        to = sock.getpeername()[1]
+        frame = tcp(own(way.pod, family), FAR[family], port, to, "A", payload=bytes(4 * 1400))
+        if family == 4:  # which nobody may cut otherwise, and has another checksum then
+            header = frame[14:20] + b"\x40\0" + frame[22:24] + bytes(2) + frame[26:34]
+            header = header[:10] + checksum(header).to_bytes(2) + header[12:]
+            frame = frame[:14] + header + frame[34:]
+        before = struct.pack("=BB4H", 1, 1 if family == 4 else 4, offset + 20, 1400, offset, 16)
+        wire.bind(("eth0", 0))
+        wire.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
+        told.settimeout(10)
+        wire.send(before + way.gateway_mac + frame[6:])
+        assert told_mtu(told, family) == narrowest
+
+
+def told_mtu(sock: socket.socket, family: int) -> int:
+    """What fits, by the next error that says so."""
+    while True:
+        data = sock.recv(2000)
+        kind, _, _, _, mtu = struct.unpack_from("!BBHHH", data, 20 if family == 4 else 0)
+        if kind == (3 if family == 4 else 2):
+            return mtu
 
 
 def of_datagrams(way: Way, family: int, limit: int) -> str:

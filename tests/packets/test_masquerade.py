@@ -29,6 +29,7 @@ from k8sdatapath.programs.base import device_index
 from k8sdatapath.tables.conntrack import ConntrackRow, Tuple
 from k8sdatapath.tables.counters import CounterRow, outcomes, read_counters
 from k8sdatapath.tables.endpoints import EndpointRow
+from k8sdatapath.tables.masquerade import ExhaustedRow
 from tests.packets.rig import HOST_MAC, POD_MAC
 
 PODS = [f"10.244.1.{number}" for number in range(2, 6)]
@@ -273,6 +274,29 @@ def test_sixty_thousand_flows_to_one_end_and_one_more(netns: NetNs) -> None:
         assert uplink.send(tcp(PODS[2], WORLD, 6000, 81, "S")) is not None
         first = uplink.passed(tcp(PODS[0], WORLD, 5000, 80, "A"))
         assert (str(first.src), first.sport) == ("192.0.2.1", 5000)
+
+
+def test_no_packet_looks_at_more_than_a_part_of_the_ports_and_the_next_goes_on(netns: NetNs) -> None:
+    count = 10_000
+    with opened(netns, port_min=5000, port_max=5000 + count - 1) as uplink:
+        searches = uplink.loaded.map("kd_exhausted", maps.LRUHash[Tuple, ExhaustedRow])
+        taken = [tcp(PODS[0], WORLD, 5000 + number, 80, "S") for number in range(count)]
+        assert {answer for answer, _ in uplink.run("to_uplink", taken)} == {0xFFFFFFFF}
+        others = iter([tcp(PODS[1], WORLD, 20000 + number, 80, "S") for number in range(20000)])
+        looked_at = []
+        while not any(row.until for row in searches.values()):
+            assert uplink.send(next(others)) is None
+            looked_at += [row.in_vain for row in searches.values()]
+        assert looked_at == [4096, 8192, 12288, 0]  # of 16384 numbers, some more than there are ports
+
+        uplink.send(tcp(PODS[0], WORLD, 9000, 80, "R"))
+        deadline = time.monotonic() + 10
+        while (sent := uplink.send(next(others))) is None:
+            assert time.monotonic() < deadline
+        assert sent.sport == 9000
+        assert [row.in_vain for row in searches.values()] == [0]
+        (gone,) = uplink.masquerader.exhausted()
+        assert gone.packets == uplink.count("DROP_NO_PORT")
 
 
 def test_mappings_stay_when_services_have_changed(uplink: Uplink) -> None:

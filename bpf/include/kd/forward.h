@@ -68,6 +68,21 @@ static __always_inline int kd_forward_to_pod(struct __sk_buff *skb, const struct
 	return KD_TO_POD;
 }
 
+/* How long a packet is to its way; one that is to be cut into segments as long as each of these, 0: not known. */
+static __always_inline __u16 kd_length(struct __sk_buff *skb, const struct kd_pkt *pkt)
+{
+	__u32 header = pkt->l4_off - ETH_HLEN;
+	__u8 words;
+
+	if (!skb->gso_size)
+		return pkt->end - ETH_HLEN;
+	if (pkt->tuple.protocol == IPPROTO_UDP)
+		return header + sizeof(struct udphdr) + skb->gso_size;
+	if (pkt->tuple.protocol != IPPROTO_TCP || bpf_skb_load_bytes(skb, pkt->l4_off + KD_TCP_WORDS, &words, 1))
+		return 0;
+	return header + (words >> 4) * 4 + skb->gso_size;
+}
+
 /*
  * `ctx` is the program's own, whatever its kind; the packet came in through `ifindex`. If `fib` has its length, that is
  * held against what its way lets through.
@@ -132,8 +147,7 @@ static __always_inline bool kd_fits(struct __sk_buff *skb, __u32 device, struct 
 
 KD_SUBPROGRAM int kd_forward_by_route(struct __sk_buff *skb, struct kd_pkt *pkt)
 {
-	bool segmented = skb->gso_size;
-	struct bpf_fib_lookup fib = { .tot_len = segmented ? 0 : pkt->end - ETH_HLEN };
+	struct bpf_fib_lookup fib = { .tot_len = kd_length(skb, pkt) };
 	long found = kd_route(skb, skb->ifindex, pkt, &fib);
 
 	KD_TRACE(KD_STEP_ROUTE, found, fib.ifindex, NULL);
@@ -143,7 +157,7 @@ KD_SUBPROGRAM int kd_forward_by_route(struct __sk_buff *skb, struct kd_pkt *pkt)
 	}
 	if (found != BPF_FIB_LKUP_RET_SUCCESS && found != BPF_FIB_LKUP_RET_NO_NEIGH)
 		return KD_TO_STACK;
-	if (segmented && !kd_fits(skb, fib.ifindex, pkt))
+	if (skb->gso_size && !kd_fits(skb, fib.ifindex, pkt))
 		return KD_TOO_BIG;
 	if (found == BPF_FIB_LKUP_RET_NO_NEIGH)
 		return kd_forward_to_neighbour(skb, pkt, &fib);

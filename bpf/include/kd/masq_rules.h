@@ -64,8 +64,10 @@ KD_FUNCTION int kd_masq_note(struct __sk_buff *skb, const struct kd_pkt *pkt)
 	tuple = pkt->tuple;
 	original.to = tuple;
 	original.last_seen = kd_now();
-	if (kd_port_claim(NULL, &tuple, &original, true) == KD_CONTINUE)
-		kd_ct_put(&tuple, &original, BPF_ANY);
+	if (kd_port_claim(NULL, &tuple, &original, true) == KD_CONTINUE && kd_ct_put(&tuple, &original, BPF_ANY)) {
+		tuple = kd_reversed(&original.to);
+		kd_ct_remove(&tuple);
+	}
 	return KD_PASS;
 }
 

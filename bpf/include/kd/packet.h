@@ -79,6 +79,7 @@ struct kd_sctp {
 #define KD_SCTP_ABORT 6
 #define KD_SCTP_SHUTDOWN_COMPLETE 14
 
+#define KD_TCP_WORDS 12 /* where TCP's header has its length, in the upper half of a byte */
 #define KD_TCP_FIN 0x01
 #define KD_TCP_SYN 0x02
 #define KD_TCP_RST 0x04

@@ -3,16 +3,18 @@
  * The ports of new flows. A flow's answers are known by their tuple alone, so no two flows may have the same: where
  * the client's own port would give them that, the flow gets another one.
  *
- * The client's port is tried first, then some at random, then every one of the range in turn: a packet is dropped
- * only when all are taken. Taken is what another flow's answers come back to, unless that flow is over; and, if
+ * The client's port is tried first, then some at random, then those of the range in turn, as far as one packet may
+ * look; the next packet towards the same end goes on from there. As long as ports are free, a few steps lead to the next
+ * one: those that were passed are taken. Taken is what another flow's answers come back to, unless that flow is over; and, if
  * the source is this node's, what one of its sockets uses. Of TCP that is a socket with the very four ends, of
  * UDP any that is bound to the port and could receive from there: it may send there yet. Sockets that come
  * later find the flow in their way themselves, see kd/own.h.
  *
  * SCTP keeps its port (see kd/packet.h) or is dropped.
  *
- * Looking at every port takes long, a microsecond each where memory is slow. So when none was free, no other port than
- * the source's own is tried for sixteen times as long: what is dropped costs little, and the CPU has time for others.
+ * Looking at a port takes up to a microsecond, where memory is slow. So a packet looks at KD_PORTS_AT_ONCE of them, and
+ * is dropped if none is free. When all have been looked at in vain, no other port than the source's own is tried for
+ * sixteen times as long as that took: what is dropped costs little, and the CPU has time for others.
  *
  * A source that stays the client's keeps clear of the ports that the client's sockets choose by themselves.
  *
@@ -37,6 +39,8 @@
 #include <kd/maps/ports.h>
 
 #define KD_PORT_PROBES 16
+#define KD_PORTS_AT_ONCE 4096U
+#define KD_PORTS_STRIDE 40503U /* odd, so that every number below a power of two comes before one comes again */
 #define KD_PORTS_OF_CLIENTS_END 61000 /* Linux chooses below, unless it is told otherwise */
 
 KD_CONFIG(__u16, port_min, "the first of the ports that sources are translated to") = 1024;
@@ -49,9 +53,8 @@ struct kd_ports {
 	struct kd_ct original; /* what becomes of it, with the port that is tried */
 	__u32 count;
 	int result; /* KD_DROP_NO_PORT: none yet */
-	__u16 start; /* where the search of all ports begins */
-	__u16 stride; /* odd, so that it comes to every number up to `mask` before one comes again */
-	__u16 mask;
+	__u32 next; /* where the search goes on */
+	__u16 mask; /* all ones, and not below any number of a port */
 	bool ours : 1; /* the source is an address of this node */
 	bool keep : 1; /* the source's own port will do */
 	bool tired : 1; /* that all are taken was found out a moment ago */
@@ -123,30 +126,47 @@ static __always_inline int kd_port_claim(struct __sk_buff *skb, const struct kd_
 	return failed ? KD_DROP_NO_MEMORY : KD_CONTINUE;
 }
 
-/* Whether looking through all ports was in vain a moment ago. No port is chosen here, so its place is the key's. */
-static __always_inline bool kd_ports_tired(struct kd_ports *ports)
+/* Go on where an earlier packet has left off; false: that all are taken was found out a moment ago. */
+static __always_inline bool kd_ports_resume(struct kd_ports *ports)
 {
 	struct kd_exhausted *found;
 
-	ports->original.to.sport = 0;
+	ports->original.to.sport = 0; /* none is chosen yet, so its place is the key's */
 	found = bpf_map_lookup_elem(&kd_exhausted, &ports->original.to);
-	return found && found->until > bpf_ktime_get_ns();
+	ports->next = found ? found->next : bpf_get_prandom_u32();
+	ports->tired = found && found->until > bpf_ktime_get_ns();
+	return !ports->tired;
 }
 
-KD_SUBPROGRAM void kd_ports_gone(struct kd_ports *ports)
+/* Leave off after so many steps of the search. */
+KD_SUBPROGRAM void kd_ports_leave(const struct kd_ports *ports, __u32 steps)
 {
-	struct kd_exhausted fresh = { .until = bpf_ktime_get_ns() + ports->count * 16000ULL, .packets = 1 };
+	bool none = KD_IS(ports->result, KD_DROP_NO_PORT);
+	struct kd_tuple key = ports->original.to;
+	struct kd_exhausted fresh = { .next = ports->next + steps };
 	struct kd_exhausted *found;
 
-	ports->original.to.sport = 0;
-	found = bpf_map_lookup_elem(&kd_exhausted, &ports->original.to);
+	key.sport = 0;
+	found = bpf_map_lookup_elem(&kd_exhausted, &key);
 	if (!found) {
-		bpf_map_update_elem(&kd_exhausted, &ports->original.to, &fresh, BPF_NOEXIST);
-		return;
+		bpf_map_update_elem(&kd_exhausted, &key, &fresh, BPF_NOEXIST);
+		found = bpf_map_lookup_elem(&kd_exhausted, &key);
 	}
-	__sync_fetch_and_add(&found->packets, 1);
-	if (!ports->tired)
-		found->until = fresh.until;
+	if (!found)
+		return;
+	if (none)
+		__sync_fetch_and_add(&found->packets, 1);
+	else
+		found->in_vain = 0;
+	if (found->next != fresh.next &&
+	    __sync_val_compare_and_swap(&found->next, ports->next, fresh.next) != ports->next)
+		return; /* another CPU has looked at the same ones */
+	if (!none || !steps)
+		return;
+	if (__sync_fetch_and_add(&found->in_vain, steps) + steps > ports->mask) {
+		found->in_vain = 0;
+		found->until = bpf_ktime_get_ns() + ports->count * 16000ULL;
+	}
 }
 
 static __always_inline __u32 kd_ports_first(bool ours)
@@ -155,23 +175,17 @@ static __always_inline __u32 kd_ports_first(bool ours)
 }
 
 /*
- * One port: the source's own, then some by chance, then all, each time in another order: neighbours of taken ports
- * must not be the next to be taken, or searches grow long before ports run out.
+ * One port: the source's own, then some by chance, then those of the search, in an order of their own: neighbours of
+ * taken ports must not be the next to be taken, or searches grow long before ports run out.
  */
 static long kd_port_step(__u64 step, struct kd_ports *ports)
 {
 	__u32 at;
 
-	if (step == 1) {
-		if (kd_ports_tired(ports)) {
-			ports->tired = true;
-			return 1;
-		}
-		ports->start = bpf_get_prandom_u32();
-		ports->stride = bpf_get_prandom_u32() | 1;
-	}
+	if (step == 1 && !kd_ports_resume(ports))
+		return 1;
 	if (step) {
-		at = step > KD_PORT_PROBES ? (ports->start + step * ports->stride) & ports->mask :
+		at = step > KD_PORT_PROBES ? ((ports->next + step) * KD_PORTS_STRIDE) & ports->mask :
 					     bpf_get_prandom_u32() % ports->count;
 		if (at >= ports->count)
 			return 0;
@@ -215,6 +229,7 @@ KD_FUNCTION int kd_ct_create(struct __sk_buff *skb, const struct kd_tuple *tuple
 		},
 	};
 	bool fixed;
+	__u32 steps;
 	__u16 port;
 
 	if (!tuple || !to)
@@ -227,9 +242,10 @@ KD_FUNCTION int kd_ct_create(struct __sk_buff *skb, const struct kd_tuple *tuple
 	fixed = to->protocol == IPPROTO_SCTP;
 	ports.keep = fixed || !ports.ours || (port >= port_min && port <= port_max);
 	ports.result = KD_DROP_NO_PORT;
-	bpf_loop(fixed ? 1 : 2 + KD_PORT_PROBES + ports.mask, kd_port_step, &ports, 0);
-	if (KD_IS(ports.result, KD_DROP_NO_PORT))
-		kd_ports_gone(&ports);
+	steps = ports.mask < KD_PORTS_AT_ONCE ? ports.mask + 1U : KD_PORTS_AT_ONCE;
+	steps = bpf_loop(fixed ? 1 : 1 + KD_PORT_PROBES + steps, kd_port_step, &ports, 0);
+	if (steps > 1 + KD_PORT_PROBES || KD_IS(ports.result, KD_DROP_NO_PORT))
+		kd_ports_leave(&ports, steps > 1 + KD_PORT_PROBES ? steps - 1 - KD_PORT_PROBES : 0);
 	if (ports.result != KD_CONTINUE)
 		return ports.result;
 	if (kd_ct_put(tuple, &ports.original, BPF_ANY)) {

@@ -146,7 +146,7 @@ static __always_inline int kd_become(struct __sk_buff *skb, struct kd_pkt *pkt, 
  */
 KD_SUBPROGRAM int kd_leave(struct __sk_buff *skb, struct kd_pkt *pkt, struct kd_ct *ct)
 {
-	struct bpf_fib_lookup fib = { .tot_len = skb->gso_size ? 0 : pkt->end - ETH_HLEN };
+	struct bpf_fib_lookup fib = { .tot_len = kd_length(skb, pkt) };
 	struct kd_tuple to = ct->to;
 	int result;
 

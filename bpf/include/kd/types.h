@@ -355,12 +355,14 @@ struct kd_traced {
 };
 KD_ASSERT_SIZE(struct kd_traced, 52);
 
-/* That every port towards a remote end was taken. Value of kd_exhausted. */
+/* A remote end towards which free ports had to be looked for one by one. Value of kd_exhausted. */
 struct kd_exhausted {
-	__u64 until; /* nanoseconds of CLOCK_MONOTONIC: not worth looking again before */
-	__u64 packets; /* that were dropped for it */
+	__u64 until; /* nanoseconds of CLOCK_MONOTONIC: all were taken, and looking again is not worth it before */
+	__u64 packets; /* that were dropped for want of one */
+	__u32 next; /* where the search goes on, see kd/ports.h */
+	__u32 in_vain; /* how many were looked at since the last free one */
 };
-KD_ASSERT_SIZE(struct kd_exhausted, 16);
+KD_ASSERT_SIZE(struct kd_exhausted, 24);
 
 /* The addresses under which pods leave through a device; all zero: none of this family. Value of kd_masq_devices. */
 struct kd_masq_device {

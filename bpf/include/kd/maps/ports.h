@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
-/* Where ports have run out. */
+/* Where ports run out. */
 #ifndef KD_MAPS_PORTS_H
 #define KD_MAPS_PORTS_H
 
@@ -8,8 +8,8 @@
 #include <kd/types.h>
 
 /*
- * tuple without its source port -> since when no port was found, and for how many packets. Written by kd/ports.h only;
- * full: the remote end that was not heard of for longest is forgotten.
+ * tuple without its source port -> how far the search for free ones is, and how many packets found none. Written by
+ * kd/ports.h only; full: the remote end that was not heard of for longest is forgotten, and its search begins anew.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
