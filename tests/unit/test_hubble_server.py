@@ -1,0 +1,390 @@
+"""The server of flows, asked by a client that shares nothing with it."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import threading
+import time
+import tracemalloc
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from attrs import evolve
+from google.protobuf import json_format
+
+import k8sdatapath
+from k8sdatapath.errors import ConfigError
+from k8sdatapath.flow_source import FlowRing
+from k8sdatapath.hubble import AgentEvents, HubbleServer, PeerNode, Peers, ServerOptions, TlsFiles
+from k8sdatapath.model.agent_event import AgentEvent, AgentEventType, TimeNotification
+from k8sdatapath.model.flow import Endpoint, Flow, LostEvent, LostEventSource
+from tests.support.flows import CASES, FULL, REFUSED, RESOLVED, SECOND, START
+from tests.support.hubble_client import HubbleClient, message
+
+ANY = "127.0.0.1:0"
+
+
+class Served:
+    """A server on a ring, with a client."""
+
+    def __init__(self, **options: Any) -> None:
+        self.ring = FlowRing(options.pop("capacity", 1000))
+        self.events, self.peers = AgentEvents(), Peers([PeerNode("default/one", "192.0.2.1:4244")])
+        given = ServerOptions(listen=(ANY,), node="default/here", **options)
+        self.server = HubbleServer(self.ring, given, events=self.events, peers=self.peers)
+        self.client = HubbleClient(self.server.addresses[0])
+
+    def __enter__(self) -> Served:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.client.channel.close()
+        self.server.close()
+
+
+@pytest.fixture(scope="module")
+def full() -> Iterator[Served]:
+    """With two flows in it: one that says everything, and another."""
+    with Served() as served:
+        served.ring.add(FULL, RESOLVED)
+        yield served
+
+
+@pytest.fixture
+def served() -> Iterator[Served]:
+    with Served() as served:
+        yield served
+
+
+def flow(number: int) -> Flow:
+    return Flow(time=START + number * SECOND, uuid=str(number), node_name="default/there")
+
+
+def uuids(flows: list[Any]) -> list[int]:
+    return [int(each.uuid) for each in flows]
+
+
+def filter_of(field: str, value: Any) -> Any:
+    """A filter with one value, as a client makes it of JSON."""
+    return json_format.ParseDict({field: [value]}, message("flow.FlowFilter")())
+
+
+def status(call: Any) -> tuple[str, str]:
+    with pytest.raises(grpc.RpcError) as caught:
+        list(call) if hasattr(call, "__iter__") else call()
+    return caught.value.code().name, caught.value.details()
+
+
+def test_a_flow_comes_as_it_is(full: Served) -> None:
+    answers = list(full.client.ask("GetFlows"))
+    assert [json_format.MessageToDict(each.flow, preserving_proto_field_name=True) for each in answers] == [
+        FULL.to_dict(),
+        RESOLVED.to_dict(),
+    ]
+    assert [each.node_name for each in answers] == ["prod-eu/node-1", "node-2"]
+    assert answers[0].time.ToNanoseconds() == FULL.time
+
+
+@pytest.mark.parametrize("field", CASES)
+def test_every_field_of_a_filter_finds_what_it_says(full: Served, field: str) -> None:
+    hits, misses = CASES[field]
+    for value in hits:
+        assert FULL.uuid in [each.uuid for each in full.client.flows(whitelist=[filter_of(field, value)])], (
+            value
+        )
+        denied = full.client.flows(blacklist=[filter_of(field, value)])
+        assert FULL.uuid not in [each.uuid for each in denied], value
+    for value in misses:
+        assert FULL.uuid not in [
+            each.uuid for each in full.client.flows(whitelist=[filter_of(field, value)])
+        ], value
+
+
+@pytest.mark.parametrize(("given", "wrong"), REFUSED, ids=range(len(REFUSED)))
+def test_filters_that_cannot_be_are_refused(full: Served, given: dict[str, Any], wrong: str) -> None:
+    request = {"whitelist": [json_format.ParseDict(given, message("flow.FlowFilter")())]}
+    code, details = status(full.client.ask("GetFlows", **request))
+    assert code == "INVALID_ARGUMENT"
+    assert wrong in details
+    assert details.startswith("allow[0].")
+
+
+def test_too_many_filters_are_refused(full: Served) -> None:
+    call = full.client.ask("GetFlows", blacklist=[{}] * 5000)
+    assert status(call) == ("INVALID_ARGUMENT", "deny: 1000 filters are more than 256")
+
+
+def test_what_is_too_big_is_refused_unread(full: Served) -> None:
+    call = full.client.ask("GetFlows", whitelist=[{"uuid": ["x" * 2_000_000]}])
+    assert status(call)[0] == "RESOURCE_EXHAUSTED"
+
+
+def test_masks_leave_what_they_name_and_time_and_node(full: Served) -> None:
+    paths = ["source.pod_name", "IP.destination", "verdict"]
+    answer = next(iter(full.client.ask("GetFlows", first=True, field_mask={"paths": paths})))
+    assert json_format.MessageToDict(answer.flow, preserving_proto_field_name=True) == {
+        "source": {"pod_name": "frontend-v1-abcde"},
+        "IP": {"destination": "10.244.2.7"},
+        "verdict": "DROPPED",
+    }
+    assert answer.node_name == "prod-eu/node-1"
+    assert answer.time.ToNanoseconds() == FULL.time
+
+
+def test_masks_that_lead_nowhere_are_refused(full: Served) -> None:
+    call = full.client.ask("GetFlows", field_mask={"paths": ["source.nope"]})
+    assert status(call) == ("INVALID_ARGUMENT", "field_mask: 'source.nope' leads nowhere in a flow")
+
+
+@pytest.mark.parametrize(
+    ("request_", "expected"),
+    [
+        ({}, range(10)),
+        ({"number": 3}, [7, 8, 9]),
+        ({"number": 2**64 - 1}, range(10)),
+        ({"number": 3, "first": True}, [0, 1, 2]),
+        ({"since": {"seconds": START // SECOND + 7}}, [7, 8, 9]),
+        ({"since": {"seconds": START // SECOND + 4}, "number": 2}, [4, 5]),
+        ({"since": {"seconds": START // SECOND + 4}, "until": {"seconds": START // SECOND + 6}}, [4, 5, 6]),
+        ({"until": {"seconds": START // SECOND + 1}}, [0, 1]),
+        ({"number": 2, "whitelist": [{"uuid": ["1", "2", "3"]}]}, [2, 3]),
+        ({"number": 2, "blacklist": [{"uuid": ["9", "8"]}]}, [6, 7]),
+        ({"since": {"seconds": 2**40}}, []),
+    ],
+    ids=range(11),
+)
+def test_so_many_or_since_then(served: Served, request_: dict[str, Any], expected: list[int]) -> None:
+    served.ring.add(*(flow(number) for number in range(10)))
+    assert uuids(served.client.flows(**request_)) == list(expected)
+
+
+def test_first_and_follow_exclude_each_other(served: Served) -> None:
+    call = served.client.ask("GetFlows", first=True, follow=True)
+    assert status(call) == ("INVALID_ARGUMENT", "first cannot be specified with follow")
+
+
+def test_who_follows_is_told_what_comes(served: Served) -> None:
+    served.ring.add(*(flow(number) for number in range(5)))
+    call = served.client.ask("GetFlows", follow=True, number=2)
+    found = [next(call).flow for _ in range(2)]
+    served.ring.add(flow(5))
+    found.append(next(call).flow)
+    assert uuids(found) == [3, 4, 5]
+    only_new = served.client.ask("GetFlows", follow=True, whitelist=[{"uuid": ["7"]}])
+    assert only_new.initial_metadata() is not None  # comes at once: it is being served
+    served.ring.add(flow(6), flow(7))
+    assert next(only_new).flow.uuid == "7"
+    call.cancel()
+    only_new.cancel()
+
+
+def test_losses_are_told_whatever_is_asked(served: Served) -> None:
+    lost = LostEvent(LostEventSource.PERF_EVENT_RING_BUFFER, 7, 3, START, START + 1)
+    served.ring.add(lost)
+    (answer,) = served.client.ask("GetFlows", whitelist=[{"uuid": ["none"]}])
+    assert answer.lost_events.source == 1
+    assert answer.lost_events.num_events_lost == 7
+    assert answer.lost_events.cpu.value == 3
+    assert answer.node_name == "default/here"
+
+
+def test_a_client_that_does_not_read_costs_nothing_and_is_told_what_it_missed() -> None:
+    with Served(capacity=200, streams=64) as served:
+        slow = [served.client.ask("GetFlows", follow=True) for _ in range(40)]
+        for call in slow:
+            call.initial_metadata()
+        big = evolve(FULL, summary="x" * 4000)
+        tracemalloc.start()
+        try:
+            for _ in range(20):
+                served.ring.add(*[big] * 200)
+                time.sleep(0.02)
+            grown, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert grown < 20 << 20, "the ring, and a chunk for each at most"
+        served.ring.add(flow(1))
+        told = []
+        for answer in slow[0]:
+            told.append(answer)
+            if answer.flow.uuid == "1":
+                break
+        lost = sum(answer.lost_events.num_events_lost for answer in told)
+        assert lost > 0
+        assert sum(answer.HasField("flow") for answer in told) <= 4001 - lost
+        for call in slow:
+            call.cancel()
+
+
+def test_one_client_too_many_is_told_so_and_others_go_on() -> None:
+    with Served(streams=3) as served:
+        calls = [served.client.ask("GetFlows", follow=True) for _ in range(3)]
+        for call in calls:
+            call.initial_metadata()
+        code, details = status(served.client.ask("GetFlows", follow=True))
+        assert (code, details) == ("RESOURCE_EXHAUSTED", "3 clients are served already, come back later")
+        assert served.client.ask("ServerStatus").max_flows == 1000
+        for call in calls:
+            call.cancel()
+        deadline = time.monotonic() + 10  # those who left are noticed within a second
+        while (code := served.client.ask("GetFlows").code().name) != "OK":
+            assert code == "RESOURCE_EXHAUSTED"
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+def test_thousands_at_once_get_an_answer_each() -> None:
+    with Served(streams=8) as served:
+        calls = [served.client.ask("GetFlows", follow=True) for _ in range(2000)]
+        codes: dict[str, int] = {}
+        refused = threading.Semaphore(0)
+        for call in calls:
+            call.add_done_callback(lambda _: refused.release())
+        for _ in range(2000 - 8):
+            assert refused.acquire(timeout=60)
+        for call in calls:
+            if call.done():
+                codes[call.code().name] = codes.get(call.code().name, 0) + 1
+            else:
+                call.cancel()
+        assert codes == {"RESOURCE_EXHAUSTED": 1992}
+
+
+def test_the_status_is_that_of_the_ring(full: Served) -> None:
+    told = full.client.ask("ServerStatus")
+    assert (told.num_flows, told.max_flows, told.seen_flows) == (2, 1000, 2)
+    assert told.uptime_ns > 0
+    assert told.version == f"k8sdatapath v{k8sdatapath.__version__}"
+    assert not told.HasField("num_connected_nodes")
+
+
+def test_the_health_of_what_clients_ask_for_is_told(full: Served) -> None:
+    assert full.client.health("hubble.server.Observer") == b"\x08\x01"
+    assert full.client.health("") == b"\x08\x01"
+    assert status(lambda: full.client.health("nobody"))[0] == "NOT_FOUND"
+
+
+def test_nodes_are_this_one(full: Served) -> None:
+    (node,) = full.client.ask("GetNodes").nodes
+    assert (node.name, node.state, node.seen_flows) == ("default/here", 1, 2)
+
+
+def test_namespaces_are_those_of_the_last_hour(served: Served) -> None:
+    now = time.time_ns()
+
+    def between(one: str, other: str, age: int) -> Flow:
+        ends = [Endpoint(namespace=name, cluster_name="default") for name in (one, other)]
+        return Flow(time=now - age * SECOND, source=ends[0], destination=ends[1])
+
+    served.ring.add(between("old", "shop", 4000), between("shop", "kube-system", 100), RESOLVED)
+    asked = [served.client.ask("GetNamespaces").namespaces for _ in range(2)]
+    assert [[(each.cluster, each.namespace) for each in found] for found in asked] == [
+        [("default", "kube-system"), ("default", "shop")]
+    ] * 2
+
+
+def test_what_the_agent_does_is_told(served: Served) -> None:
+    served.events.add(AgentEvent(AgentEventType.AGENT_STARTED, TimeNotification(START)))
+    (answer,) = served.client.ask("GetAgentEvents", number=5)
+    assert answer.agent_event.type == 2
+    assert answer.agent_event.agent_start.time.ToNanoseconds() == START
+    call = served.client.ask("GetAgentEvents", follow=True)
+    call.initial_metadata()
+    served.events.add(AgentEvent(AgentEventType.POLICY_UPDATED))
+    assert next(call).agent_event.type == 3
+    call.cancel()
+
+
+def test_there_are_no_debug_events(served: Served) -> None:
+    assert list(served.client.ask("GetDebugEvents")) == []
+
+
+def test_peers_are_told_and_what_becomes_of_them(served: Served) -> None:
+    changes = served.client.notify()
+    first = next(changes)
+    assert (first.name, first.address, first.type) == ("default/one", "192.0.2.1:4244", 1)
+    assert not first.HasField("tls")
+    served.peers.replace([PeerNode("default/two", "192.0.2.2:4244", "two.default.hubble-grpc.cilium.io")])
+    found = {(each.name, each.type, each.tls.server_name) for each in (next(changes), next(changes))}
+    assert found == {
+        ("default/one", 2, ""),
+        ("default/two", 1, "two.default.hubble-grpc.cilium.io"),
+    }
+
+
+def test_a_unix_socket_is_for_its_owner_and_group(tmp_path: Path) -> None:
+    path = tmp_path / "run" / "hubble.sock"
+    options = ServerOptions(listen=(f"unix://{path}", ANY))
+    with HubbleServer(FlowRing(), options) as server, HubbleClient(f"unix:{path}") as client:
+        assert server.addresses[0] == f"unix://{path}"
+        assert path.stat().st_mode & 0o777 == 0o660
+        assert client.ask("ServerStatus").max_flows == 4095
+
+
+def test_an_address_that_is_taken_is_said() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(ConfigError, match="cannot listen there"):
+            HubbleServer(FlowRing(), ServerOptions(listen=(address,)))
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``ca``, and signed by it ``server`` and ``client``: .crt and .key."""
+    home = tmp_path_factory.mktemp("tls")
+
+    def openssl(*words: str) -> None:
+        subprocess.run(["openssl", *words], check=True, cwd=home, capture_output=True)
+
+    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    for ca in ("ca", "other"):
+        openssl("req", "-x509", *key, "-keyout", f"{ca}.key", "-out", f"{ca}.crt", "-subj", f"/CN={ca}")
+    for name in ("server", "client"):
+        openssl("req", *key, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
+        (home / "names").write_text("subjectAltName=DNS:one.default.hubble-grpc.cilium.io")
+        sign = ["-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-extfile", "names"]
+        openssl("x509", "-req", "-in", f"{name}.csr", "-out", f"{name}.crt", *sign)
+    return home
+
+
+def trusting(home: Path, ca: str = "ca", client: str = "") -> Any:
+    pair = [(home / f"{client}.{kind}").read_bytes() if client else None for kind in ("key", "crt")]
+    return grpc.ssl_channel_credentials((home / f"{ca}.crt").read_bytes(), *pair)
+
+
+def test_with_tls_nobody_comes_in_without(certificates: Path) -> None:
+    tls = TlsFiles(certificate=certificates / "server.crt", key=certificates / "server.key")
+    name = {"grpc.ssl_target_name_override": "one.default.hubble-grpc.cilium.io"}
+    with HubbleServer(FlowRing(), ServerOptions(listen=(ANY,), tls=tls)) as server:
+        (address,) = server.addresses
+        with HubbleClient(address, trusting(certificates), **name) as client:
+            assert client.ask("ServerStatus").max_flows == 4095
+        with HubbleClient(address) as plain:
+            assert status(lambda: plain.ask("ServerStatus"))[0] == "UNAVAILABLE"
+        with HubbleClient(address, trusting(certificates, "other"), **name) as mistrusting:
+            assert status(lambda: mistrusting.ask("ServerStatus"))[0] == "UNAVAILABLE"
+
+
+def test_with_mutual_tls_only_known_clients_come_in(certificates: Path) -> None:
+    tls = TlsFiles(
+        certificate=certificates / "server.crt",
+        key=certificates / "server.key",
+        clients=certificates / "ca.crt",
+    )
+    name = {"grpc.ssl_target_name_override": "one.default.hubble-grpc.cilium.io"}
+    with HubbleServer(FlowRing(), ServerOptions(listen=(ANY,), tls=tls)) as server:
+        (address,) = server.addresses
+        with HubbleClient(address, trusting(certificates, client="client"), **name) as client:
+            assert client.ask("ServerStatus").max_flows == 4095
+        with HubbleClient(address, trusting(certificates), **name) as unknown:
+            assert status(lambda: unknown.ask("ServerStatus"))[0] == "UNAVAILABLE"
+
+
+def test_certificates_that_are_not_there_are_said(tmp_path: Path) -> None:
+    tls = TlsFiles(certificate=tmp_path / "no.crt", key=tmp_path / "no.key")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        HubbleServer(FlowRing(), ServerOptions(listen=(ANY,), tls=tls))
