@@ -176,11 +176,12 @@ class Agent(Resource):
         return PodTracker(node, pattern)
 
     def _follow_policies(self, objects: ObjectSource, own: ExitStack) -> PolicyReconciler | None:
-        watch = _watch(objects)
-        if self.node.policy is None or self._known is None or watch is None:
+        if self.node.policy is None or self._known is None:
             return None
+        watch = _watch(objects)
+        client = None if watch is None else watch.client
         tell = self._events.tell if self._events is not None else lambda key, status: None
-        policies = follow_policies(self.config, watch.client, self.node.policy, self._known, own, tell)
+        policies = follow_policies(self.config, client, self.node.policy, self._known, own, tell)
         self.checks.add("policies", lambda: policies.problem, Probe.READY, of_health=False)
         self.checks.add("policy reconciler", self._not_following_policies, Probe.LIVE)
         if self.metrics is not None:

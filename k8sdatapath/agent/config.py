@@ -224,9 +224,10 @@ class AgentConfig:
             raise ConfigError("", "tunnelAddresses", "needed with routingMode: tunnel, one of each family")
 
     def _check_policy(self) -> None:
-        if self.sources or self.replay is not None:
-            raise ConfigError("", "policy", "policies are read from an API server only")
         mode = self.identity_mode
+        if mode is IdentityMode.CRD and (self.sources or self.replay is not None):
+            why = "cannot be crd: objects come from no API server, so numbers cannot (memory, etcd)"
+            raise ConfigError("", "identityAllocationMode", why)
         if mode is IdentityMode.MEMORY and self.tunneled:
             why = "through a tunnel nodes tell each other numbers, so all must have the same"
             raise ConfigError("", "identityAllocationMode", f"cannot be memory: {why}")

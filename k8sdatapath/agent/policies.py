@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import Callable
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from k8sdatapath.agent.config import AgentConfig
@@ -13,7 +14,10 @@ from k8sdatapath.component import ObjectKey, RecordStore
 from k8sdatapath.datapath.identity_policy import IdentityPolicy
 from k8sdatapath.identity import MemoryStore, StoreAllocator
 from k8sdatapath.identity.etcd import EtcdStore
+from k8sdatapath.kube.events import ObjectSource
 from k8sdatapath.kube.policy_watch import PolicyWatch
+from k8sdatapath.kube.replay import Recorder, Replay
+from k8sdatapath.kube.static_source import StaticSource
 from k8sdatapath.kube.store import KubeStore
 from k8sdatapath.model.identity import Identity, well_known
 from k8sdatapath.node import IdentifiedPods
@@ -27,7 +31,7 @@ __all__ = ["follow_policies"]
 
 def follow_policies(
     config: AgentConfig,
-    client: ApiClient,
+    client: ApiClient | None,
     policy: IdentityPolicy,
     pods: IdentifiedPods,
     own: ExitStack,
@@ -35,6 +39,7 @@ def follow_policies(
 ) -> PolicyReconciler:
     """Keep a node's policies as the cluster has them, until ``own`` is closed.
 
+    :param client: of the API server; None: objects are in files, or were recorded.
     :param tell: is told what is wrong with objects.
     """
     store = _store(config, client)
@@ -44,7 +49,7 @@ def follow_policies(
 
     alone = config.identity_mode is IdentityMode.MEMORY
     identities = StoreAllocator(store, config.node_name, fixed=well_known(), renumbered=renumbered)
-    source = PolicyWatch(client)
+    source = _source(config, client)
     reconciler = PolicyReconciler(
         source, config.node_name, policy, identities, on_pods=pods.know, alone=alone, on_status=tell
     )
@@ -54,10 +59,24 @@ def follow_policies(
     return reconciler.start()
 
 
-def _store(config: AgentConfig, client: ApiClient) -> RecordStore:
+def _source(config: AgentConfig, client: ApiClient | None) -> ObjectSource:
+    if client is None:
+        if config.replay is not None:
+            return Replay(_beside(config.replay))
+        return StaticSource(*config.sources, raw=True)
+    watch = PolicyWatch(client)
+    return watch if config.record is None else Recorder(watch, _beside(config.record))
+
+
+def _beside(recording: Path) -> Path:
+    """What policies are made of is recorded in a file of its own, since more is known of each object."""
+    return recording.with_name(f"{recording.stem}.policies{recording.suffix}")
+
+
+def _store(config: AgentConfig, client: ApiClient | None) -> RecordStore:
     if config.identity_mode is IdentityMode.MEMORY:
         return MemoryStore()
-    if config.identity_mode is IdentityMode.CRD:
+    if client is not None and config.identity_mode is IdentityMode.CRD:
         return KubeStore(client)
     secure = any(each.startswith("https:") for each in config.etcd)
     return EtcdStore(config.etcd, tls=ssl.create_default_context() if secure else None)

@@ -10,7 +10,7 @@ from attrs import frozen
 
 from k8sdatapath.component import ObjectKey
 from k8sdatapath.errors import ManifestError
-from k8sdatapath.kube.objects import EndpointSlice, KubeNode, KubeObject, KubePod, KubeService
+from k8sdatapath.kube.objects import EndpointSlice, KubeNode, KubeObject, KubePod, KubeRaw, KubeService
 
 __all__ = ["Batch", "ObjectEvent", "ObjectSource", "in_asyncio", "key_of"]
 
@@ -51,7 +51,8 @@ class Batch:
 
 def key_of(object: KubeObject) -> ObjectKey:
     """By which events are about an object."""
-    return _KINDS[type(object)], object.namespace, object.name
+    kind = object.kind if isinstance(object, KubeRaw) else _KINDS[type(object)]
+    return kind, object.namespace, object.name
 
 
 _KINDS: dict[type, str] = {

@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, TypeAlias
 
 from attrs import Factory, evolve, frozen
 
@@ -23,6 +24,8 @@ from k8sdatapath.kube.view import NodeView
 from k8sdatapath.model import Service
 
 __all__ = ["StaticFile", "StaticYaml"]
+
+Decode: TypeAlias = Callable[[Any, str, "Counter[str]"], Iterator[KubeObject]]
 
 _SUFFIXES = (".yaml", ".yml", ".json")
 STILL = 0.05
@@ -57,16 +60,22 @@ class StaticYaml:
     :param node: the node that they are read for. Without it there are only cluster IPs: node ports, load
         balancers, external IPs, host ports and policies need to know where they are.
     :param max_bytes: a larger file is refused before it is read.
+    :param read: makes objects of a document, as :func:`~k8sdatapath.kube.decode.decode` does.
     """
 
     def __init__(
-        self, *paths: str | os.PathLike[str], node: NodeView | None = None, max_bytes: int = 16 << 20
+        self,
+        *paths: str | os.PathLike[str],
+        node: NodeView | None = None,
+        max_bytes: int = 16 << 20,
+        read: Decode = decode,
     ) -> None:
         if not paths:
             raise SourceError("no manifests: name at least one file or directory")
         self.paths = tuple(Path(path) for path in paths)
         self.node = node
         self.max_bytes = max_bytes
+        self._decode = read
         self.ignored: Counter[str] = Counter()
         """What the manifests hold that is not load-balanced, counted by what it is; of the last good read."""
         self.notes: tuple[str, ...] = ()
@@ -184,13 +193,13 @@ class StaticYaml:
             return evolve(known, signature=signature, settled=settled)
         ignored: Counter[str] = Counter()
         try:
-            objects = tuple(_objects(data, str(path), ignored))
+            objects = tuple(_objects(data, str(path), ignored, self._decode))
         except ManifestError as error:
             return StaticFile(signature, settled, digest, error=error)
         return StaticFile(signature, settled, digest, objects, ignored)
 
 
-def _objects(data: bytes, where: str, ignored: Counter[str]) -> Iterator[KubeObject]:
+def _objects(data: bytes, where: str, ignored: Counter[str], read: Decode) -> Iterator[KubeObject]:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -198,4 +207,4 @@ def _objects(data: bytes, where: str, ignored: Counter[str]) -> Iterator[KubeObj
     parse = parse_json if where.endswith(".json") else parse_yaml
     for number, document in enumerate(parse(text, where), 1):
         if document is not None:
-            yield from decode(document, f"{where}: document {number}", ignored)
+            yield from read(document, f"{where}: document {number}", ignored)

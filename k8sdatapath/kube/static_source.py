@@ -5,19 +5,22 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from k8sdatapath.component import ObjectKey
 from k8sdatapath.errors import ClosedError, ManifestError
-from k8sdatapath.kube.events import Batch, ObjectEvent
-from k8sdatapath.kube.objects import EndpointSlice, KubeNode, KubeObject, KubePod, KubeService
+from k8sdatapath.kube.decode import decode
+from k8sdatapath.kube.events import Batch, ObjectEvent, key_of
+from k8sdatapath.kube.objects import KubeObject, KubeRaw
+from k8sdatapath.kube.policy.objects import flattened, named_in
 from k8sdatapath.kube.static import STILL, StaticYaml
 from k8sdatapath.resource import Resource
 
 __all__ = ["StaticSource"]
 
-_KINDS = {KubeService: "Service", EndpointSlice: "EndpointSlice", KubePod: "Pod", KubeNode: "Node"}
 _FILE = "File"
 """The kind under which it is told that a file is wrong."""
 
@@ -32,10 +35,12 @@ class StaticSource(Resource):
 
     :param paths: files and directories.
     :param interval: seconds between looks at them.
+    :param raw: tell objects of every kind as they are, for a :class:`PolicyTranslator`, rather than what a
+        datapath wants to know of some kinds.
     """
 
-    def __init__(self, *paths: str | os.PathLike[str], interval: float = 0.5) -> None:
-        self._static = StaticYaml(*paths)
+    def __init__(self, *paths: str | os.PathLike[str], interval: float = 0.5, raw: bool = False) -> None:
+        self._static = StaticYaml(*paths, read=_raw if raw else decode)
         self._interval = interval
         self._over = threading.Event()
         self._known: dict[ObjectKey, KubeObject] = {}
@@ -89,7 +94,7 @@ class StaticSource(Resource):
         found: dict[ObjectKey, KubeObject] = {}
         for objects in self._good.values():
             for each in objects:
-                found.setdefault((_KINDS[type(each)], each.namespace, each.name), each)
+                found.setdefault(key_of(each), each)
         for key, each in found.items():
             if self._known.get(key) != each:
                 events.append(ObjectEvent(*key, each, now))
@@ -109,8 +114,15 @@ class StaticSource(Resource):
                 yield str(path), file.error
             good[path] = objects = self._good.get(path, ()) if file.error is not None else file.objects
             for each in objects:
-                one = first.setdefault((_KINDS[type(each)], each.namespace, each.name), each)
+                one = first.setdefault(key_of(each), each)
                 if one is not each:
                     reason = f"there is one already: {one.where}"
                     yield str(path), ManifestError(each.where, "metadata.name", reason)
         self._good = good
+
+
+def _raw(document: Any, where: str, ignored: Counter[str]) -> Iterator[KubeObject]:
+    """The objects of a document as they are."""
+    for each in flattened(document, where):
+        space, name = named_in(each)
+        yield KubeRaw(each.kind, space, name, each.value, each.where)

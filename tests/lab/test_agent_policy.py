@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -18,7 +19,7 @@ from k8sdatapath.kube.store import KubeStore
 from k8sdatapath.model.labels import Labels
 from k8sdatapath.net.netns import NetNs
 from tests.api.graph import ROOT
-from tests.support.agents import NodeUnderTest, ask, plugin, write_kubeconfig
+from tests.support.agents import NodeUnderTest, ask, plugin, write, write_kubeconfig
 from tests.support.api_double import ApiDouble, Refusal
 from tests.support.etcd import Etcd
 
@@ -42,45 +43,41 @@ def cluster(tmp_path: Path) -> Iterator[tuple[NodeUnderTest, ApiDouble]]:
         yield found
 
 
-def put_pod(
-    api: ApiDouble,
-    name: str,
-    last: int,
-    number: int = 1,
-    *,
-    addresses: Sequence[str] = (),
-    **labels: str,
-) -> None:
+def a_pod(
+    name: str, last: int, number: int = 1, *, addresses: Sequence[str] = (), **labels: str
+) -> dict[str, Any]:
     addresses = addresses or (f"10.1.{number}.{last}", f"fd00:1:{number}::{last}")
-    api.put(
-        "pods",
-        {
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "metadata": {"namespace": "shop", "name": name, "labels": {"app": name} | labels},
-            "spec": {"nodeName": f"node-{number}", "containers": []},
-            "status": {
-                "phase": "Running",
-                "podIPs": [{"ip": each} for each in addresses],
-            },
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"namespace": "shop", "name": name, "labels": {"app": name} | labels},
+        "spec": {"nodeName": f"node-{number}", "containers": []},
+        "status": {
+            "phase": "Running",
+            "podIPs": [{"ip": each} for each in addresses],
         },
-    )
+    }
+
+
+def put_pod(api: ApiDouble, *where: Any, **labels: Any) -> None:
+    api.put("pods", a_pod(*where, **labels))
+
+
+def only(**labels: str) -> dict[str, Any]:
+    """Only who has these labels may reach ``web``."""
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {"namespace": "shop", "name": "web"},
+        "spec": {
+            "podSelector": {"matchLabels": {"app": "web"}},
+            "ingress": [{"from": [{"podSelector": {"matchLabels": labels}}], "ports": [{"port": 8080}]}],
+        },
+    }
 
 
 def allow(api: ApiDouble, **labels: str) -> None:
-    """Only who has these labels may reach ``web``."""
-    api.put(
-        "networkpolicies",
-        {
-            "apiVersion": "networking.k8s.io/v1",
-            "kind": "NetworkPolicy",
-            "metadata": {"namespace": "shop", "name": "web"},
-            "spec": {
-                "podSelector": {"matchLabels": {"app": "web"}},
-                "ingress": [{"from": [{"podSelector": {"matchLabels": labels}}], "ports": [{"port": 8080}]}],
-            },
-        },
-    )
+    api.put("networkpolicies", only(**labels))
 
 
 def reaches(client: NetNs, address: str = WEB) -> bool:
@@ -132,6 +129,44 @@ def test_policies_of_the_cluster_are_enforced(tmp_path: Path, mode: str) -> None
         metrics = node.probe("metrics")[1]
         assert "k8sdatapath_policy_pods 3.0" in metrics
         assert "k8sdatapath_policies 0.0" in metrics
+
+
+def test_policies_of_files_are_enforced_and_followed(tmp_path: Path) -> None:
+    pods = [a_pod("client", 2), a_pod("web", 3), a_pod("other", 4)]
+    write(tmp_path, "pods", [{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}}, *pods])
+    options = {"policy": True, "identityAllocationMode": "memory"}
+    with NodeUnderTest([f"--source={tmp_path}"], **options) as node:
+        client, web, other = (node.pod(each["metadata"]["name"], at) for at, each in enumerate(pods, 2))
+        write(tmp_path, "web", [only(app="client")])
+        node.start()
+        node.until(lambda: (both(client), both(other)) == ({True}, {False}))
+        write(tmp_path, "web", [only(app="other")])
+        node.until(lambda: (both(client), both(other)) == ({False}, {True}))
+        write(tmp_path, "web", [{**only(app="client"), "spec": {"podSelector": 1}}])
+        node.until(lambda: any("podSelector" in each for each in node.messages()))
+        assert (both(client), both(other)) == ({False}, {True})
+        (tmp_path / "web.yaml").unlink()
+        node.until(lambda: both(client) == {True})
+        assert both(web) == {True}
+
+
+def test_what_was_recorded_is_enforced_when_it_is_played_back(
+    cluster: tuple[NodeUnderTest, ApiDouble], tmp_path: Path
+) -> None:
+    node, api = cluster
+    recording = tmp_path / "cluster.jsonl"
+    node.arguments.append(f"--record={recording}")
+    client, other = start(node, api)
+    allow(api, app="client")
+    node.until(lambda: both(other) == {False})
+    node.stop()
+    assert node.cleanup().returncode == 0
+    api.down()
+    node.arguments = [each for each in node.arguments if not each.startswith(("--kubeconfig", "--record"))]
+    told = json.loads(node.config.read_text())
+    node.config.write_text(json.dumps({**told, "identityAllocationMode": "memory"}))
+    node.start(f"--replay={recording}")
+    node.until(lambda: (both(client), both(other)) == ({True}, {False}))
 
 
 def test_a_pod_nobody_knows_is_cut_off_until_it_is_known(

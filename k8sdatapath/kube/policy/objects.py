@@ -25,6 +25,7 @@ __all__ = [
     "gathered",
     "group",
     "labels_of",
+    "named_in",
     "namespace",
     "node",
     "pod",
@@ -46,6 +47,15 @@ TEMPLATES: Mapping[str, tuple[str, ...]] = {
 """Kinds that make pods, and where in their ``spec`` it stands how these are."""
 
 _GROUPS = ("cilium.io/v2", "cilium.io/v2alpha1")
+
+
+_WITHOUT_NAMESPACE = (
+    "Namespace",
+    "Node",
+    "CiliumClusterwideNetworkPolicy",
+    "CiliumCIDRGroup",
+    "ClusterNetworkPolicy",
+)
 
 
 @frozen
@@ -78,6 +88,13 @@ def flattened(document: Any, where: str, kinds: Collection[str] = ()) -> Iterato
             waiting += reversed(inside)
         else:
             yield Manifest(version, kind, value, here)
+
+
+def named_in(manifest: Manifest) -> tuple[str, str]:
+    """Namespace and name of an object: who says no namespace is in ``default``, if the kind has any."""
+    metadata = Field(manifest.value, manifest.where)["metadata"].given()
+    name, space = metadata["name"].text(), metadata["namespace"].text("")
+    return (space if manifest.kind in _WITHOUT_NAMESPACE else space or "default"), name
 
 
 def titled(root: Field) -> Field:

@@ -22,6 +22,7 @@ from k8sdatapath.kube.policy.objects import (
     PolicyPod,
     backends_of,
     group,
+    named_in,
     namespace,
     node,
     pod,
@@ -74,21 +75,9 @@ def manifest_events(manifests: Iterable[Manifest]) -> Iterator[ObjectEvent]:
     """Objects of files as events, as a source that watches would tell of them."""
     now = time.monotonic()
     for each in manifests:
-        metadata = Field(each.value, each.where)["metadata"].given()
-        name, space = metadata["name"].text(), metadata["namespace"].text("")
-        if each.kind not in _WITHOUT_NAMESPACE:
-            space = space or "default"
+        space, name = named_in(each)
         raw = KubeRaw(each.kind, space, name, each.value, each.where)
         yield ObjectEvent(each.kind, space, name, raw, now)
-
-
-_WITHOUT_NAMESPACE = (
-    "Namespace",
-    "Node",
-    "CiliumClusterwideNetworkPolicy",
-    "CiliumCIDRGroup",
-    "ClusterNetworkPolicy",
-)
 
 
 @frozen
