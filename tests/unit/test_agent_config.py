@@ -116,7 +116,7 @@ def test_flags_are_stronger_than_the_file(write) -> None:
         ("kubeProxyReplacement: false", "kubeProxyReplacement: cannot be false"),
         ("loadBalancer: {algorithm: rr}", "loadBalancer.algorithm: 'rr' is none of random, maglev"),
         ("loadBalancer: {mode: dsr}", "loadBalancer.mode: must be snat"),
-        ("{policy: true, source: x}", "identityAllocationMode: cannot be crd: objects come from no API server"),
+        ("{policy: true, source: x}", "identityAllocationMode: cannot be crd: objects come from no API"),
         (
             "{policy: true, identityAllocationMode: etcd}",
             "etcd.endpoints: needed with identityAllocationMode",
