@@ -92,6 +92,7 @@ class Agent(Resource):
                 self._check_acceleration()
             for note in self.node.notes:
                 _log.warning("note: %s", note)
+            self._set_policy_modes()
             self._known = IdentifiedPods(self.node) if config.policy else None
             holder = self._known or self.node
             self.pods = own.enter_context(self._track(holder)) if config.cni_socket is None else None
@@ -438,6 +439,14 @@ class Agent(Resource):
             return False
         return True
 
+    def _set_policy_modes(self) -> None:
+        policy, config = self.node.policy, self.config
+        if policy is not None and policy.audit is not config.policy_audit:
+            policy.audit = config.policy_audit
+            _log.warning("policies %s", "only look on" if policy.audit else "are enforced")
+        if policy is not None and policy.answer is not config.policy_answer:
+            policy.answer = config.policy_answer
+
     def reconfigure(self, wanted: AgentConfig) -> tuple[str, ...]:
         """Take over what can change while packets flow and nothing has to be made anew.
 
@@ -453,6 +462,7 @@ class Agent(Resource):
             config = config.taking(sizes, self.config)
         if taken := self.config.differences(config):
             self.config = config
+            self._set_policy_modes()
             self._local.translator.see_from(self._given_view())
             self.source.tell_again()
             _log.info("taken over: %s", ", ".join(taken))

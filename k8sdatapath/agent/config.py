@@ -84,6 +84,8 @@ class AgentConfig:
     tunnel_ipv6: bool = False
     tunnel_mtu: int = 0
     policy: bool = False
+    policy_audit: bool = False
+    policy_answer: bool = False
     identity_mode: IdentityMode = IdentityMode.CRD
     etcd: tuple[str, ...] = ()
     services: int = Capacity().services

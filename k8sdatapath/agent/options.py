@@ -148,6 +148,12 @@ OPTIONS: Final[Mapping[str, Option]] = {
     "ipv4.enabled": Option("", _either("both families are always served"), "true"),
     "ipv6.enabled": Option("", _either("both families are always served"), "true"),
     "policy": Option("policy", values.flag, "enforce the cluster's network policies on pods of this node"),
+    "policyAuditMode": Option(
+        "policy_audit", values.flag, "policies only look on: what they deny passes, and is counted", live=True
+    ),
+    "policyDenyResponse": Option(
+        "policy_answer", values.either("icmp", "none"), "tell pods of this node what is denied", live=True
+    ),
     "identityAllocationMode": Option(
         "identity_mode", values.one_of(IdentityMode), "who gives label sets their numbers"
     ),
@@ -183,7 +189,7 @@ imagePullSecrets ingressController initResources installNoConntrackIptablesRules
 iptablesRandomFully k8sClientRateLimit k8sNetworkPolicy
 keepDeprecatedLabels keepDeprecatedProbes l2announcements l2NeighDiscovery l2podAnnouncements l7Proxy
 livenessProbe localRedirectPolicy logSystemLoad maglev monitor nodeinit nodeSelector nodeSelectorLabels
-operator pmtuDiscovery podAnnotations podLabels podSecurityContext policyAuditMode policyEnforcementMode
+operator pmtuDiscovery podAnnotations podLabels podSecurityContext policyEnforcementMode
 preflight priorityClassName prometheus proxy rbac readinessProbe remoteNodeIdentity resourceQuotas resources
 rollOutCiliumPods sctp securityContext serviceAccounts serviceNoBackendResponse sleepAfterInit startupProbe
 svcSourceRangeCheck synchronizeK8sNodes sysctlfix terminationGracePeriodSeconds tls tolerations

@@ -5,11 +5,10 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterable, Mapping, Set
 from contextlib import ExitStack
-from ipaddress import IPv4Network, IPv6Network
 from itertools import count
-from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias
 
 from attrs import frozen
 
@@ -17,23 +16,40 @@ from k8sdatapath import maps
 from k8sdatapath.component import Report
 from k8sdatapath.datapath.contract import Bindable, bind_maps
 from k8sdatapath.datapath.policy_compiler import PolicyCompiler, networks_of
+from k8sdatapath.datapath.policy_leads import (
+    WORLDS,
+    Known,
+    Leads,
+    Who,
+    count_uses,
+    follow_dict,
+    replaced,
+)
 from k8sdatapath.datapath.policy_maps import PolicyMaps, RequestRules, Requests, RuleCount
 from k8sdatapath.datapath.policy_names import Names
-from k8sdatapath.datapath.policy_networks import Networks
 from k8sdatapath.datapath.policy_rows import Because, Cause
 from k8sdatapath.datapath.policy_set import world
 from k8sdatapath.errors import CapacityError, ModelError
 from k8sdatapath.layout import addr
-from k8sdatapath.model import IPAddress, IPNetwork
+from k8sdatapath.model import IPAddress
 from k8sdatapath.model.address import shown
 from k8sdatapath.model.identity import LOCAL_NUMBERS, Reserved
 from k8sdatapath.model.policy import Action, Policy, Toward
-from k8sdatapath.model.workload import NamedPort, Party, Workload
+from k8sdatapath.model.workload import Party, Workload
 from k8sdatapath.pybpf.memory import wait_for_programs
 from k8sdatapath.resource import Resource
 from k8sdatapath.tables.counters import CounterRow
 from k8sdatapath.tables.peers import PeerKey
-from k8sdatapath.tables.policy import Named, NameKey, NameRow, PartyRow, PolicyRow, RuleKey, RuleRow
+from k8sdatapath.tables.policy import (
+    Named,
+    NameKey,
+    NameRow,
+    PartyRow,
+    PolicyFlags,
+    PolicyRow,
+    RuleKey,
+    RuleRow,
+)
 
 __all__ = ["CONTRACT", "EndpointPolicy", "Existing", "IdentityPair", "IdentityPolicy"]
 
@@ -49,11 +65,6 @@ CONTRACT = {
 Existing: TypeAlias = Literal["enforce", "keep"]
 """What becomes of connections that a change no longer allows: they are cut, or go on."""
 
-K = TypeVar("K")
-V = TypeVar("V")
-
-_WORLDS = {4: Reserved.WORLD_IPV4, 6: Reserved.WORLD_IPV6}
-
 
 @frozen
 class EndpointPolicy:
@@ -63,6 +74,7 @@ class EndpointPolicy:
     :ivar policy: the number that all pods of this identity share.
     :ivar isolated: which ways a policy restricts.
     :ivar rules: how many its policy has in the kernel.
+    :ivar audited: its policy only looks on, whether or not all others do.
     """
 
     name: str
@@ -71,6 +83,7 @@ class EndpointPolicy:
     policy: int
     isolated: frozenset[Toward]
     rules: int
+    audited: bool = False
 
 
 @frozen
@@ -96,20 +109,6 @@ class IdentityPair:
     l7: Requests = frozenset()
 
 
-class _Who(NamedTuple):
-    """All that makes a difference to policies."""
-
-    identity: int
-    labels: tuple[str, ...]
-    network: IPNetwork | None
-    ports: tuple[NamedPort, ...]
-
-
-class _Known(NamedTuple):
-    workload: Workload
-    identity: int
-
-
 class IdentityPolicy(Resource):
     """Which pods may talk to whom. It knows pods by their labels, which have numbers, their identities::
 
@@ -126,23 +125,18 @@ class IdentityPolicy(Resource):
         self._own = own
         self._l7 = l7
         self._lock = threading.RLock()
-        self._ipcache: maps.Hash[IPAddress, PartyRow] = tables["kd_ipcache"]
-        self._tries: maps.LPMTrie[PeerKey, PartyRow] = tables["kd_networks"]
+        self._leads = Leads(tables)
         self._names = Names(tables["kd_names"])
         self._maps = PolicyMaps(tables, self._names, wait_for_programs, l7)
         self._compiler = PolicyCompiler()
-        self._networks = Networks()
-        self._known: dict[str, _Known] = {}
-        self._claims: dict[IPAddress, dict[str, None]] = {}  # names of who has it; the last is believed
-        self._subjects: dict[str, _Who] = {}  # pods of this node
-        self._numbers: dict[_Who, int] = {}
+        self._subjects: dict[str, Who] = {}  # pods of this node
+        self._numbers: dict[Who, int] = {}
         self._taken: set[int] = set()
-        self._uses: Counter[_Who] = Counter()
-        self._addresses: dict[IPAddress, _Who] = {}  # as kd_ipcache has them
-        self._led: dict[IPNetwork, _Who] = {}  # as kd_networks has them
+        self._uses: Counter[Who] = Counter()
         self._local = count(LOCAL_NUMBERS.start)
         self._policies: dict[str, Policy] = {}
-        self._left: list[_Who] = []  # whose policies may still be asked, though no pod is to have them
+        self._left: list[Who] = []  # whose policies may still be asked, though no pod is to have them
+        self._modes = PolicyFlags(0)
         self._kept: set[int] = set()  # subjects whose live connections have not felt a change yet
         self._reserve()
 
@@ -186,6 +180,31 @@ class IdentityPolicy(Resource):
             new = [each for each in wanted if self._policies.get(each.name) != each]
             return self._change(new, [name for name in self._policies if name not in names], existing)
 
+    @property
+    def audit(self) -> bool:
+        """Whether policies only look on: what they deny passes, and is counted with the rule that denies it.
+
+        Turned off, live connections feel it too. Pods of which nobody has said who they are stay cut off.
+        """
+        return bool(self._modes & PolicyFlags.AUDIT)
+
+    @audit.setter
+    def audit(self, on: bool) -> None:
+        self._set_mode(PolicyFlags.AUDIT, on)
+
+    @property
+    def answer(self) -> bool:
+        """Whether pods of this node are told when policies here deny what they send, instead of waiting.
+
+        TCP is told by a RST, so that ``connect()`` fails at once, and UDP by an ICMP error, "administratively
+        prohibited". Other nodes and the world are never told.
+        """
+        return bool(self._modes & PolicyFlags.ANSWER)
+
+    @answer.setter
+    def answer(self, on: bool) -> None:
+        self._set_mode(PolicyFlags.ANSWER, on)
+
     # ---- who is who
 
     def learn(self, workloads: Mapping[Workload, int]) -> None:
@@ -196,18 +215,20 @@ class IdentityPolicy(Resource):
         :raises CapacityError: they do not fit; nothing was changed.
         """
         with self._lock:
-            self._carry_out(learned={each.name: _Known(each, number) for each, number in workloads.items()})
+            self._carry_out(learned={each.name: Known(each, number) for each, number in workloads.items()})
 
-    def attach(self, workload: Workload, identity: int) -> int:
+    def attach(self, workload: Workload, identity: int, *, audit: bool = False) -> int:
         """The same of a pod of this node; returns the number of its policy, which is in force by then.
 
         A policy that it had before stays until :meth:`release`, or the next pod is attached: packets are
         judged by it for as long as the pod's row in kd_endpoints says so.
+
+        :param audit: as :attr:`audit`, for this pod alone.
         """
         with self._lock:
             self.release()
-            subject = _Who(identity, workload.labels, None, workload.ports)
-            learned = {workload.name: _Known(workload, identity)}
+            subject = Who(identity, workload.labels, None, workload.ports, audit)
+            learned = {workload.name: Known(workload, identity)}
             before = self._subjects.get(workload.name)
             self._left = [] if before in (None, subject) else [before]
             self._uses.update(self._left)
@@ -229,13 +250,12 @@ class IdentityPolicy(Resource):
     def detach(self, addresses: Iterable[IPAddress]) -> None:
         """The pods of this node that have these addresses are gone; after nothing is delivered there."""
         with self._lock:
-            names = {name for each in addresses for name in self._claims.get(each, ())}
-            self._carry_out(gone=names & self._subjects.keys())
+            self._carry_out(gone=self._leads.claiming(addresses) & self._subjects.keys())
 
     def forget(self, *names: str) -> None:
         """Workloads that are gone. Addresses that others have by now stay with these."""
         with self._lock:
-            self._carry_out(gone=self._known.keys() & names)
+            self._carry_out(gone=self._leads.known.keys() & names)
 
     def forget_strangers(self) -> None:
         """All that there is was learned, attached and applied: what pinned maps still have from before goes.
@@ -243,9 +263,7 @@ class IdentityPolicy(Resource):
         Until then pods that are not attached again keep the policies that an earlier process gave them.
         """
         with self._lock:
-            self._ipcache.delete_many([ip for ip in self._ipcache if ip not in self._addresses])
-            led = {PeerKey.of(net) for net in self._led}
-            self._tries.delete_many([key for key in self._tries if key not in led])
+            self._leads.drop_strange()
             self._maps.drop_strange()
             self._names.drop_strange()
             self._maps.restamp(self._maps)
@@ -258,7 +276,7 @@ class IdentityPolicy(Resource):
 
     def identity_of(self, address: IPAddress) -> int | None:
         """Whose an address is, if it is known."""
-        who = self._addresses.get(address)
+        who = self._leads.at(address)
         return None if who is None else who.identity
 
     # ---- what there is
@@ -298,19 +316,24 @@ class IdentityPolicy(Resource):
 
     # ---- how it is done
 
+    def _set_mode(self, mode: PolicyFlags, on: bool) -> None:
+        with self._lock:
+            self._modes = self._modes | mode if on else self._modes & ~mode
+            self._maps.set_modes(self._modes)
+
     def _reserve(self) -> None:
         """Those who are known from the beginning."""
         labels_of: dict[Reserved, tuple[str, ...]] = {
             Reserved.HOST: ("reserved:host",),
             Reserved.REMOTE_NODE: ("reserved:remote-node",),
-            **{number: world(version) for version, number in _WORLDS.items()},
+            **{number: world(version) for version, number in WORLDS.items()},
         }
         for number, labels in labels_of.items():
-            who = _Who(number, Party(labels).labels, None, ())
+            who = Who(number, Party(labels).labels, None, ())
             self._numbers[who], self._uses[who] = number, 1
             self._taken.add(number)
-        self._names.call(Named.PARTY, {number: _called(who) for who, number in self._numbers.items()})
-        self._compiler.update(identities={number: _party(who) for who, number in self._numbers.items()})
+        self._names.call(Named.PARTY, {number: str(who) for who, number in self._numbers.items()})
+        self._compiler.update(identities={number: who.party for who, number in self._numbers.items()})
 
     def _change(self, new: Iterable[Policy], removed: Iterable[str], existing: Existing) -> Report:
         if existing not in ("enforce", "keep"):
@@ -332,10 +355,10 @@ class IdentityPolicy(Resource):
             more = [each for policy in new for each in networks_of(policy)]
             changed = sum(name in self._policies for name in by_name)
             with ExitStack() as undo:
-                undo.callback(self._networks.add, less)
-                undo.callback(self._networks.remove, more)
-                self._networks.remove(less)
-                self._networks.add(more)
+                undo.callback(self._leads.networks.add, less)
+                undo.callback(self._leads.networks.remove, more)
+                self._leads.networks.remove(less)
+                self._leads.networks.add(more)
                 self._carry_out(by_name, removed, existing=existing)
                 undo.pop_all()
             for name in removed:
@@ -348,32 +371,23 @@ class IdentityPolicy(Resource):
         new: Mapping[str, Policy] = {},
         removed: Iterable[str] = (),
         *,
-        learned: Mapping[str, _Known] = {},
-        attached: Mapping[str, _Who] = {},
+        learned: Mapping[str, Known] = {},
+        attached: Mapping[str, Who] = {},
         gone: Set[str] = frozenset(),
         existing: Existing = "enforce",
     ) -> None:
         """Everything that changes, in the order that no packet notices."""
-        claims, addresses = self._addresses_after(learned, gone, every=bool(new or removed))
-        led = self._networks_after() if new or removed else {}
+        turn = self._leads.turn(learned, gone, networks=bool(new or removed))
         subjects = {**dict.fromkeys(gone & self._subjects.keys()), **attached}
-        uses = Counter[_Who]()
-        for change in (
-            _replaced(self._addresses, addresses),
-            _replaced(self._led, led),
-            _replaced(self._subjects, subjects),
-        ):
-            for before, after in change:
-                uses.update([after] if after else ())
-                uses.subtract([before] if before else ())
+        uses = self._leads.uses(turn)
+        count_uses(uses, replaced(self._subjects, subjects))
         fresh = {who: self._number(who) for who in uses if who not in self._numbers}
-        self._check(addresses, led)
         here = {self._numbers.get(who) or fresh[who] for who in attached.values()}
         policies = dict(self._policies)
         changes = self._compiler.update(
             new.values(),
             removed=removed,
-            identities={number: _party(who) for who, number in fresh.items()},
+            identities={number: who.party for who, number in fresh.items()},
             subjects=here,
         )
         felt = {n for n in changes if n in self._maps} if new or removed else set()
@@ -390,78 +404,19 @@ class IdentityPolicy(Resource):
             )
             raise
         self._numbers |= fresh
-        self._names.call(Named.PARTY, {number: _called(who) for who, number in fresh.items()})
+        self._names.call(Named.PARTY, {number: str(who) for who, number in fresh.items()})
         self._uses.update(uses)
-        self._maps.apply(tables, changes)
-        _follow_dict(self._claims, {ip: names or None for ip, names in claims.items()})
-        if self._lead(addresses, led):
+        self._maps.apply(tables, changes, {self._numbers[who] for who in attached.values() if who.audited})
+        if self._leads.follow(turn, self._numbers):
             felt = set(self._maps)
-        self._known.update(learned)
-        for name in gone:
-            del self._known[name]
-        _follow_dict(self._subjects, subjects)
+        follow_dict(self._subjects, subjects)
         self._kept |= felt
         if existing == "enforce":
             self._maps.restamp(each for each in self._kept if each in self._maps)
             self._kept.clear()
         self._leave(uses)
 
-    def _addresses_after(
-        self, learned: Mapping[str, _Known], gone: Set[str], *, every: bool
-    ) -> tuple[dict[IPAddress, dict[str, None]], dict[IPAddress, _Who | None]]:
-        """Who will claim the addresses concerned, and who will be behind those where that changes."""
-        touched = [self._known[name] for name in (*learned, *gone) if name in self._known]
-        claims = {ip: dict.fromkeys(self._claims[ip]) for each in touched for ip in each.workload.addresses}
-        for name in (*learned, *gone):
-            for ip in self._known[name].workload.addresses if name in self._known else ():
-                claims[ip].pop(name, None)
-        for name, known in learned.items():
-            for ip in known.workload.addresses:
-                if ip not in claims:
-                    claims[ip] = dict.fromkeys(self._claims.get(ip, ()))
-                claims[ip][name] = None
-        after: dict[IPAddress, _Who | None] = {}
-        for ip in self._addresses.keys() | claims.keys() if every else claims:
-            names = claims.get(ip, self._claims.get(ip, {}))
-            last = next(reversed(names), None)
-            found = None if last is None else self._who(ip, learned.get(last) or self._known[last])
-            if found != self._addresses.get(ip):
-                after[ip] = found
-        return claims, after
-
-    def _networks_after(self) -> dict[IPNetwork, _Who | None]:
-        """Who is in the networks that come, and nobody in those that go."""
-        wanted = {_EVERY_IPV4: _WORLD_IPV4} | {
-            net: _outside(net) for net in self._networks if not _is_mapped(net)
-        }
-        changed: dict[IPNetwork, _Who | None] = {
-            net: who for net, who in wanted.items() if self._led.get(net) != who
-        }
-        return {**changed, **{net: None for net in self._led if net not in wanted}}
-
-    def _check(
-        self, addresses: Mapping[IPAddress, _Who | None], led: Mapping[IPNetwork, _Who | None]
-    ) -> None:
-        """See that who is who fits."""
-        for table, there, change in (
-            (self._ipcache, len(self._addresses), _replaced(self._addresses, addresses)),
-            (self._tries, len(self._led), _replaced(self._led, led)),
-        ):
-            size = there + sum((after is not None) - (before is not None) for before, after in change)
-            if size > table.info.max_entries:
-                raise CapacityError(table.name, size, table.info.max_entries)
-
-    def _lead(self, addresses: Mapping[IPAddress, _Who | None], led: Mapping[IPNetwork, _Who | None]) -> bool:
-        """Write who is behind addresses; whether that has changed anything."""
-        self._tries.update_many({PeerKey.of(net): self._row(who) for net, who in led.items() if who})
-        self._ipcache.update_many({ip: self._row(who) for ip, who in addresses.items() if who})
-        self._ipcache.delete_many([ip for ip, who in addresses.items() if who is None])
-        self._tries.delete_many([PeerKey.of(net) for net, who in led.items() if who is None])
-        _follow_dict(self._addresses, addresses)
-        _follow_dict(self._led, led)
-        return bool(addresses or led)
-
-    def _leave(self, changed: Iterable[_Who]) -> None:
+    def _leave(self, changed: Iterable[Who]) -> None:
         """Forget who leads nowhere, when no packet can be asked about it any more."""
         gone = {who: self._numbers[who] for who in changed if not self._uses[who]}
         here = {self._numbers[who] for who in (*self._subjects.values(), *self._left)}
@@ -476,26 +431,18 @@ class IdentityPolicy(Resource):
             del self._numbers[who], self._uses[who]
             self._taken.discard(number)
 
-    def _who(self, ip: IPAddress, known: _Known) -> _Who:
-        workload = known.workload
-        return _Who(known.identity, workload.labels, self._networks.narrowest(ip), workload.ports)
-
-    def _number(self, who: _Who) -> int:
+    def _number(self, who: Who) -> int:
         """Its labels' own, where nothing else makes a difference."""
-        number = (
-            who.identity if who.network is None and who.identity not in self._taken else next(self._local)
-        )
+        plain = who.network is None and not who.audited
+        number = who.identity if plain and who.identity not in self._taken else next(self._local)
         self._taken.add(number)
         return number
 
-    def _row(self, who: _Who) -> PartyRow:
-        return PartyRow(self._numbers[who], who.identity)
-
-    def _endpoint(self, name: str, who: _Who) -> EndpointPolicy:
+    def _endpoint(self, name: str, who: Who) -> EndpointPolicy:
         number = self._numbers[who]
         table = self._compiler.table(number)
         isolated = {key.toward for key, entry in table.items() if entry.because is Because.DEFAULT_DENY}
-        workload = self._known[name].workload
+        workload = self._leads.known[name].workload
         return EndpointPolicy(
             name,
             workload.addresses,
@@ -503,43 +450,5 @@ class IdentityPolicy(Resource):
             self._maps.number(number),
             frozenset(isolated),
             len(table),
+            who.audited,
         )
-
-
-_WORLD_IPV4 = _Who(Reserved.WORLD_IPV4, Party(world(4)).labels, None, ())
-_EVERY_IPV4 = IPv4Network("0.0.0.0/0")
-"""Always led somewhere, or IPv4 would be in ``::/0``: the kernel has it as ``::ffff:0:0/96``."""
-_MAPPED = IPv6Network("::ffff:0:0/96")
-
-
-def _is_mapped(network: IPNetwork) -> bool:
-    """A network of IPv6 whose addresses IPv4's are written as; no packet has one."""
-    return network.version == 6 and network.subnet_of(_MAPPED)
-
-
-def _replaced(there: Mapping[K, V], changed: Mapping[K, V | None]) -> Iterator[tuple[V | None, V | None]]:
-    for key, value in changed.items():
-        yield there.get(key), value
-
-
-def _follow_dict(there: dict[K, V], changed: Mapping[K, V | None]) -> None:
-    """Where a change says None, there is nothing then."""
-    for key, value in changed.items():
-        if value is None:
-            there.pop(key, None)
-        else:
-            there[key] = value
-
-
-def _party(who: _Who) -> Party:
-    return Party(who.labels, who.network, who.ports)
-
-
-def _called(who: _Who) -> str:
-    """Its labels, and the network that it is in."""
-    return "; ".join((*who.labels, *([] if who.network is None else [f"in {who.network}"])))
-
-
-def _outside(network: IPNetwork) -> _Who:
-    """Who is in a network and nobody that is known."""
-    return _Who(_WORLDS[network.version], Party(world(network.version)).labels, network, ())

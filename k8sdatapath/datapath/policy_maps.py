@@ -9,7 +9,7 @@ know nothing of are added to a table, or taken from it, as it is.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Hashable, Iterable, Iterator, Mapping
 from typing import Any, Protocol, TypeAlias
 
 from attrs import define, field, frozen
@@ -87,12 +87,12 @@ class _Half:
             self.lengths_of_all[key.bits] += sign * (key.number == 0)
         self.closed += sign * (said[2] not in _OPEN)
 
-    def row(self, revision: int) -> PolicyRow:
+    def row(self, revision: int, modes: PolicyFlags) -> PolicyRow:
         """What leads a policy to its rules."""
         lengths = sum(1 << bits for bits, count in self.lengths.items() if count)
         named = sum(1 << bits for bits in range(17) if not self.lengths_of_all[bits])
         flags = PolicyFlags(0) if self.closed else PolicyFlags.OPEN
-        return PolicyRow(self.table, revision, lengths, named, flags)
+        return PolicyRow(self.table, revision, lengths, named, flags | modes)
 
 
 @define(eq=False)
@@ -102,6 +102,7 @@ class _Subject:
     number: int
     halves: list[_Half]
     revisions: list[int]
+    modes: PolicyFlags
 
 
 class _Counters:
@@ -156,6 +157,7 @@ class PolicyMaps:
         self._counters = _Counters(tables["kd_rule_counts"], names, wait)
         self._wait = wait
         self._l7 = l7
+        self._modes = PolicyFlags(0)
         taken = {at: row for at, row in enumerate(self._policies) if row.table}
         self._numbers = Numbers("policies", len(self._policies) // 2, wait, {0, *(at // 2 for at in taken)})
         self._table = max((row.table for row in taken.values()), default=0)
@@ -213,8 +215,16 @@ class PolicyMaps:
         if self._l7 and sets:
             self._l7.check(sets)
 
-    def apply(self, tables: Mapping[int, PolicyTable], changes: Mapping[int, MapChange]) -> None:
-        """Give subjects other rules, or their first ones. Live connections do not feel it yet."""
+    def apply(
+        self,
+        tables: Mapping[int, PolicyTable],
+        changes: Mapping[int, MapChange],
+        audited: Container[int] = frozenset(),
+    ) -> None:
+        """Give subjects other rules, or their first ones. Live connections do not feel it yet.
+
+        :param audited: subjects that are new, and whose policies only look on.
+        """
         old = dict(self._halves)
         done: set[int] = set()
         left: list[_Half] = []
@@ -233,7 +243,8 @@ class PolicyMaps:
                 half.users += 1
             left += known.halves if known else ()
             if known is None:
-                known = _Subject(self._numbers.take(), halves, [self._next(), self._next()])
+                modes = PolicyFlags.AUDIT if subject in audited else PolicyFlags(0)
+                known = _Subject(self._numbers.take(), halves, [self._next(), self._next()], modes)
                 self._subjects[subject] = known
             known.halves = halves
         for subject in self._subjects:
@@ -258,6 +269,11 @@ class PolicyMaps:
         for half in known.halves:
             self._leave(half)
         self._freed.append(known.number)
+
+    def set_modes(self, modes: PolicyFlags) -> None:
+        """How all policies are enforced, as live connections feel at once."""
+        self._modes = modes
+        self.restamp(self._subjects)
 
     def restamp(self, subjects: Iterable[int]) -> None:
         """Have live connections asked for again."""
@@ -308,7 +324,7 @@ class PolicyMaps:
     def _rows(self, subject: int) -> dict[int, PolicyRow]:
         known = self._subjects[subject]
         return {
-            2 * known.number + toward: half.row(revision)
+            2 * known.number + toward: half.row(revision, self._modes | known.modes)
             for toward, half, revision in zip(Toward, known.halves, known.revisions, strict=True)
         }
 

@@ -201,6 +201,7 @@ class Node(Resource):
         pod_mac: str,
         identity: int = 0,
         workload: Workload | None = None,
+        audit: bool = False,
     ) -> None:
         """Take a pod into the datapath. Its policy is in force before it can be reached.
 
@@ -209,6 +210,7 @@ class Node(Resource):
         :param pod_mac: the MAC of the pod's end.
         :param identity: the number of the pod's labels, of 24 bits, which other nodes learn through a tunnel.
         :param workload: what policies know of it; without it, where policies are enforced, it is cut off.
+        :param audit: its policies only look on, see :attr:`IdentityPolicy.audit`.
         :raises ModelError: an address that is none.
         :raises LayoutError: a MAC that is none.
         :raises DeviceGoneError: no such device.
@@ -229,7 +231,7 @@ class Node(Resource):
                     undo.callback(self._hooks.drop, hook)
                 self._hooks.put(hook, self._objects)
             if self.policy is not None and workload is not None:
-                number = self.policy.attach(workload, identity)
+                number = self.policy.attach(workload, identity, audit=audit)
                 row = EndpointRow(index, identity, pod_mac, host_mac, number)
             before = self._endpoints.lookup_many(addresses)
             undo.callback(self._endpoints.delete_many, [each for each in addresses if each not in before])

@@ -68,6 +68,7 @@ class EventFlags(IntFlag):
     DESTINATION_ASKED = 32
     DENIED_BY_SOURCE = 64
     DENIED_BY_DESTINATION = 128
+    AUDITED = 256
 
 
 class Level(IntEnum):

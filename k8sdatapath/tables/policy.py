@@ -33,6 +33,7 @@ class PolicyFlags(IntFlag):
 
     AUDIT = 1
     OPEN = 2
+    ANSWER = 4
 
 
 @struct

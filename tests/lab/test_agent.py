@@ -438,21 +438,12 @@ def test_an_agent_that_cannot_start_leaves_nothing(
         assert not node.pins.path.exists()
 
 
-def told_again(node: NodeUnderTest, **options: Any) -> None:
-    """Have the agent read its file again, with other words in it."""
-    node.config.write_text(json.dumps({**json.loads(node.config.read_text()), **options}))
-    assert node.process is not None
-    seen = node.messages().count("configuration read again")
-    node.process.send_signal(signal.SIGHUP)
-    node.until(lambda: node.messages().count("configuration read again") > seen)
-
-
 def test_a_hangup_changes_how_much_is_told(node: NodeUnderTest) -> None:
     node.start()
-    told_again(node, log={"level": "debug"})
+    node.tell_again(log={"level": "debug"})
     node.probe("livez")
     node.until(lambda: any(line.get("level") == "debug" for line in node.log))
-    told_again(node, writeEvents=True, socketLB={"enabled": False})
+    node.tell_again(writeEvents=True, socketLB={"enabled": False})
     node.until(
         lambda: any("needs a new start: socketLB.enabled, writeEvents" in each for each in node.messages())
     )
@@ -477,9 +468,9 @@ def test_a_hangup_makes_room_for_services_and_what_did_not_fit_was_told(
     assert node.probe("healthz")[0] == 200  # a load balancer goes on: what fits is served
     assert re.search(r"^k8sdatapath_services_failed [1-9]", node.probe("metrics")[1], re.MULTILINE)
     with Callers(client, "10.96.0.10") as callers:
-        told_again(node, capacity={**SMALL, "services": 1024})
+        node.tell_again(capacity={**SMALL, "services": 1024})
         node.until(lambda: node.probe("readyz")[0] == 200)
-        told_again(node, capacity=SMALL)
+        node.tell_again(capacity=SMALL)
         node.until(lambda: any("tables keep their sizes" in each for each in node.messages()))
     assert callers.failures == []
     assert 'k8sdatapath_map_capacity{map="kd_frontends"} 1024.0' in node.probe("metrics")[1]
@@ -504,10 +495,10 @@ def test_a_hangup_moves_node_ports(node: NodeUnderTest) -> None:
     node.pod("web", 3)
     node.start()
     first, second = node.addresses
-    told_again(node, nodePort={"addresses": ["2001:db8::/32"]})
+    node.tell_again(nodePort={"addresses": ["2001:db8::/32"]})
     node.until(lambda: not answers(node.outside, first, 30080))
     assert answers(node.outside, second, 30080)
-    told_again(node, nodePort={"addresses": ["192.0.2.0/24"]})
+    node.tell_again(nodePort={"addresses": ["192.0.2.0/24"]})
     node.until(lambda: answers(node.outside, first, 30080))
     assert not answers(node.outside, second, 30080)
 

@@ -242,6 +242,22 @@ def test_pods_of_other_nodes_are_who_their_nodes_say(cluster: tuple[NodeUnderTes
     node.until(lambda: both(node.outside) == {True})
 
 
+def test_policies_look_on_and_denials_are_told_as_its_file_says(
+    cluster: tuple[NodeUnderTest, ApiDouble],
+) -> None:
+    node, api = cluster
+    node.config.write_text(json.dumps({**json.loads(node.config.read_text()), "policyAuditMode": True}))
+    client, other = start(node, api)
+    allow(api, app="client")
+    node.until(lambda: "k8sdatapath_policies 1.0" in node.probe("metrics")[1])
+    assert both(other) == both(client) == {True}
+    node.tell_again(policyAuditMode=False, policyDenyResponse="icmp")
+    node.until(lambda: both(other) == {False})
+    assert both(client) == {True}
+    with pytest.raises(ConnectionRefusedError):
+        ask(other, WEB, 8080, timeout=10)
+
+
 def test_kinds_of_policies_that_the_cluster_has_are_followed(
     cluster: tuple[NodeUnderTest, ApiDouble],
 ) -> None:

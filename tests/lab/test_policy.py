@@ -226,6 +226,31 @@ def test_answers_to_who_is_not_let_in_any_more_are_cut_too(lab: Lab) -> None:
             lab.apply(PAYMENTS)
 
 
+@pytest.mark.parametrize("socket_lb", [True, False], ids=["socket", "tc"])
+def test_who_is_denied_is_told_if_that_is_wanted(socket_lb: bool) -> None:
+    with Lab.start(policy=True, socket_lb=socket_lb) as lab:
+        cart = lab.pod("cart", labels={"app": "cart"}, namespace="frontend")
+        api = lab.pod("api", labels={"app": "payments-api"}, namespace="payments")
+        api.serve_http(8080, "paid")
+        api.serve_udp(8080)
+        lab.node.services.upsert(*(Service(VIPS[f], 80, backends=[api.at(8080, f)]) for f in VIPS))
+        lab.node.policy.answer = True
+        with cart.tcp(api.address, 8080, timeout=10) as connection:
+            assert asks(connection)
+            lab.apply(NOBODY)
+            with pytest.raises(ConnectionResetError):
+                asks(connection)
+        for family, address in zip((4, 6), api.addresses, strict=True):
+            for where, port in ((address, 8080), (VIPS[family], 80)):
+                with pytest.raises(ConnectionRefusedError):
+                    cart.tcp(where, port, timeout=10)
+            with pytest.raises(OSError, match="No route to host" if family == 4 else "Permission denied"):
+                cart.udp(address, 8080, b"let me in", connected=True, timeout=10)
+        assert lab.node.datapath.counters()["REJECT_DENIED"].packets >= 7
+        lab.node.policy.answer = False
+        assert denied(cart, api.address, 8080)
+
+
 def test_a_pod_sends_under_its_own_address_only(lab: Lab) -> None:
     cart, api = pod(lab, "cart"), pod(lab, "api")
     with cart.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw:

@@ -38,9 +38,9 @@ class Checkpoint:
     def identity(self, workload: Workload) -> int:
         return self._numbers.setdefault(workload.labels, 300 + len(self._numbers))
 
-    def attach(self, *pods: Workload) -> None:
+    def attach(self, *pods: Workload, audit: bool = False) -> None:
         for pod in pods:
-            number = self.policy.attach(pod, self.identity(pod))
+            number = self.policy.attach(pod, self.identity(pod), audit=audit)
             row = EndpointRow(ELSEWHERE, self.identity(pod), POD_MAC, HOST_MAC, number)
             self._pods.update_many(dict.fromkeys(pod.addresses, row))
 

@@ -17,7 +17,7 @@ from k8sdatapath.datapath.policy_oracle import allows
 from k8sdatapath.errors import CapacityError, ModelError
 from k8sdatapath.kube.policy import parse_policies
 from k8sdatapath.model import Backend, IPAddress, Service
-from k8sdatapath.model.policy import EVERYBODY, Policy, PortMatch, Rule, Toward
+from k8sdatapath.model.policy import EVERYBODY, Action, Policy, PortMatch, Rule, Toward
 from k8sdatapath.model.workload import Workload
 from k8sdatapath.net.packet import fragment, icmp_echo, icmp_error, sctp, tcp, udp
 from k8sdatapath.tables.policy import RuleKey, RuleRow
@@ -236,6 +236,37 @@ def test_a_pod_of_unknown_labels_is_cut_off(node: Checkpoint) -> None:
     node.rig.add_pod("10.244.1.9")
     assert node.leave(tcp("10.244.1.9", at(WEB, 4), 1, 80), "10.244.1.9").outcome == "DROP_POLICY_DENIED"
     assert node.enter(tcp(at(WEB, 4), "10.244.1.9", 1, 80)).outcome == "DROP_POLICY_DENIED"
+
+
+@pytest.mark.parametrize("alone", [True, False], ids=["a pod", "all"])
+@FAMILIES
+def test_policies_that_only_look_on_count_what_they_would_deny(
+    node: Checkpoint, family: int, alone: bool
+) -> None:
+    client, server = at(FAR, family), at(API, family)
+    assert not node.passes(tcp(client, server, 40000, 9090, "S"), client, server)
+    before = denials(node)
+
+    def look_on(on: bool) -> None:
+        if alone:
+            node.attach(API, audit=on)
+        else:
+            node.policy.audit = on
+
+    look_on(True)
+    assert node.passes(tcp(client, server, 40000, 9090, "S"), client, server)
+    assert node.passes(tcp(server, client, 9090, 40000, "SA"), server, client)
+    assert node.passes(tcp(client, server, 40000, 9090, "A"), client, server)
+    assert denials(node) - before == 3
+    assert [each.audited for each in node.policy.endpoints] == [False, alone]
+    assert alone or node.policy.audit
+    look_on(False)
+    assert not node.passes(tcp(client, server, 40000, 9090, "A"), client, server)
+    assert node.passes(tcp(client, server, 40001, 8080, "S"), client, server)
+
+
+def denials(node: Checkpoint) -> int:
+    return sum(each.packets for each in node.policy.counts() if each.action is Action.DENY)
 
 
 class Requests:

@@ -116,6 +116,14 @@ class NodeUnderTest:
         process.send_signal(number)
         return process.wait(60)
 
+    def tell_again(self, **options: object) -> None:
+        """Have it read its file again, with other words in it."""
+        self.config.write_text(json.dumps({**json.loads(self.config.read_text()), **options}))
+        assert self.process is not None
+        seen = self.messages().count("configuration read again")
+        self.process.send_signal(signal.SIGHUP)
+        self.until(lambda: self.messages().count("configuration read again") > seen)
+
     def cleanup(self, *more: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [*AGENT, *self.arguments, *more, "--cleanup"],

@@ -68,6 +68,18 @@ def test_helm_values_of_cilium_mean_what_they_mean_there(write) -> None:
     assert len(config.ignored) == 4
 
 
+def test_how_policies_are_enforced_is_taken_over_while_it_runs(write) -> None:
+    said = AgentConfig.load(write("{policyAuditMode: true, policyDenyResponse: icmp}"))
+    assert (said.policy_audit, said.policy_answer) == (True, True)
+    differences = AgentConfig.load(write("{policyAuditMode: false, policyDenyResponse: none}")).differences(
+        said
+    )
+    assert set(differences) == {"policyAuditMode", "policyDenyResponse"}
+    assert all(OPTIONS[each].live for each in differences)
+    with pytest.raises(ConfigError, match="policyDenyResponse: 'drop' is neither icmp nor none"):
+        AgentConfig.load(write("policyDenyResponse: drop"))
+
+
 def test_what_the_chart_leaves_empty_says_nothing(write) -> None:
     empty = """
 k8sServiceHost: ""

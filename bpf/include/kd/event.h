@@ -51,7 +51,7 @@ static __always_inline bool kd_comes_in(__u32 point)
 /* The ends of the connection: where the packet came from, and where it goes. */
 static __always_inline void kd_event_ends(struct kd_scene *scene)
 {
-	if (scene->judged && KD_IS(scene->result, KD_DROP_POLICY_DENIED)) {
+	if (scene->judged && kd_is_denied(scene->result)) {
 		scene->after = scene->way; /* as it would have gone on */
 		return;
 	}
@@ -297,10 +297,10 @@ static __always_inline bool kd_event_due(struct kd_scene *scene)
 	if (!setup || setup->level == KD_EVENTS_OFF)
 		return false;
 	kd_event_ends(scene);
-	if (scene->result < 0)
+	if (scene->result < 0 || kd_is_denied(scene->result))
 		return true;
 	if (setup->level < KD_EVENTS_AGGREGATED)
-		return false;
+		return scene->flags & KD_EVENT_AUDITED;
 	news = kd_connection_note(scene, setup->interval);
 	return news || setup->level >= KD_EVENTS_ALL;
 }

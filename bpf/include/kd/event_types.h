@@ -39,6 +39,7 @@ enum kd_event_flags {
 	KD_EVENT_DESTINATION_ASKED = 32, /* likewise */
 	KD_EVENT_DENIED_BY_SOURCE = 64,
 	KD_EVENT_DENIED_BY_DESTINATION = 128,
+	KD_EVENT_AUDITED = 256, /* a policy denies it, and only looks on */
 };
 
 /*

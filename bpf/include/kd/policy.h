@@ -91,10 +91,10 @@ KD_SUBPROGRAM int kd_rules_ask(struct __sk_buff *skb, struct kd_asking *ask, con
 			       struct kd_end *end, const struct kd_policy *policy)
 {
 	__be16 port = ask->by_sender ? ask->way.dport : ask->way.sport;
-	bool audit = policy->flags & KD_POLICY_AUDIT;
 	struct kd_rule *rule;
 	__u32 number;
 
+	ask->answers = policy->flags & KD_POLICY_ANSWER;
 	if (ask->asks & KD_ASK_ALONE)
 		return KD_DROP_FRAGMENT;
 	if (ask->way.protocol == IPPROTO_ICMP || ask->way.protocol == IPPROTO_ICMPV6)
@@ -105,7 +105,7 @@ KD_SUBPROGRAM int kd_rules_ask(struct __sk_buff *skb, struct kd_asking *ask, con
 		return KD_DROP_POLICY_DENIED;
 	end->counter = rule->counter;
 	kd_rule_count(skb, rule->counter);
-	return rule->deny && !audit ? KD_DROP_POLICY_DENIED : KD_CONTINUE;
+	return rule->deny ? KD_DROP_POLICY_DENIED : KD_CONTINUE;
 }
 
 /* Whether one end lets the packet pass. */
@@ -132,7 +132,8 @@ static __always_inline int kd_end_ask(struct __sk_buff *skb, struct kd_asking *a
 	end->asked = true;
 	result = policy->flags & KD_POLICY_OPEN ? KD_CONTINUE : kd_rules_ask(skb, ask, peer, end, policy);
 	end->revision = revision;
-	return result;
+	end->denies = result != KD_CONTINUE;
+	return policy->flags & KD_POLICY_AUDIT ? KD_CONTINUE : result;
 }
 
 static __always_inline int kd_ends_ask(struct __sk_buff *skb, struct kd_asking *ask)
@@ -140,7 +141,9 @@ static __always_inline int kd_ends_ask(struct __sk_buff *skb, struct kd_asking *
 	int result;
 
 	ask->sender.asked = false;
+	ask->sender.denies = false;
 	ask->receiver.asked = false;
+	ask->receiver.denies = false;
 	result = kd_end_ask(skb, ask, &ask->way.dst, &ask->sender);
 	return result == KD_CONTINUE ? kd_end_ask(skb, ask, &ask->way.src, &ask->receiver) : result;
 }
@@ -160,6 +163,8 @@ static __always_inline void kd_scene_judge(const struct kd_asking *ask, int resu
 		scene->flags |= KD_EVENT_SOURCE_ASKED;
 	if (ask->receiver.asked)
 		scene->flags |= KD_EVENT_DESTINATION_ASKED;
+	if (result == KD_CONTINUE && (ask->sender.denies || ask->receiver.denies))
+		scene->flags |= KD_EVENT_AUDITED;
 	if (result != KD_CONTINUE)
 		scene->flags |= ask->receiver.asked ? KD_EVENT_DENIED_BY_DESTINATION : KD_EVENT_DENIED_BY_SOURCE;
 }
@@ -196,6 +201,15 @@ KD_SUBPROGRAM int kd_talk_ask(struct __sk_buff *skb, const struct kd_pkt *pkt, s
 	return result;
 }
 
+/* Whether a pod that has sent the packet can be told that it is denied. */
+static __always_inline bool kd_can_be_told(const struct __sk_buff *skb, const struct kd_pkt *pkt, __u32 asks)
+{
+	__u8 protocol = pkt->tuple.protocol;
+
+	return asks & KD_ASK_SENDER && (protocol == IPPROTO_TCP || protocol == IPPROTO_UDP) && !pkt->later &&
+	       skb->pkt_type != PACKET_MULTICAST && skb->pkt_type != PACKET_BROADCAST;
+}
+
 /*
  * Whether policies let a packet pass: KD_CONTINUE, or why not. `to` is what becomes of it, or its own tuple; of a
  * reply that is the service's address, so its source is taken as it came.
@@ -215,6 +229,7 @@ KD_FUNCTION int kd_policy(struct __sk_buff *skb, const struct kd_pkt *pkt, const
 	ask->sender.policy = KD_NO_POLICY;
 	ask->receiver.policy = KD_NO_POLICY;
 	ask->judged = 0;
+	ask->answers = false;
 	if (asks & KD_ASK_SENDER) {
 		pod = bpf_map_lookup_elem(&kd_endpoints, &pkt->tuple.src);
 		if (!pod || pod->ifindex != skb->ifindex)
@@ -245,7 +260,7 @@ KD_FUNCTION int kd_policy(struct __sk_buff *skb, const struct kd_pkt *pkt, const
 	result = kd_talk_ask(skb, pkt, ask);
 	if (result == KD_CONTINUE && asks & KD_ASK_SENDER)
 		skb->tc_index = ask->judged;
-	return result;
+	return ask->answers && kd_is_denied(result) && kd_can_be_told(skb, pkt, asks) ? KD_REJECT_DENIED : result;
 }
 
 static __always_inline bool kd_icmp_always_passes(bool ipv6, __u8 type, __u8 code)

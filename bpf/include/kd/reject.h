@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
- * Telling a client that nobody serves where it sent to. A TCP segment becomes a RST; everything else, and a
- * segment with IP options, an ICMP error "port unreachable" that quotes it. Either goes back through the device
+ * Telling a client that nobody serves where it sent to, or that policies deny it. A TCP segment becomes a RST; everything
+ * else, and a segment with IP options, an ICMP error that quotes it, "port unreachable" or "administratively prohibited". Either goes back through the device
  * that the packet came from, so connect() fails with ECONNREFUSED at once: a RST is also heard by a socket that
  * is still busy sending its SYN.
  *
@@ -131,13 +131,15 @@ KD_SUBPROGRAM long kd_become_error(struct __sk_buff *skb, const struct kd_pkt *p
 			   kd_error_ipv4(skb, &pkt->tuple, error, quoted, sum);
 }
 
-static __always_inline long kd_reject_unreachable(struct __sk_buff *skb, const struct kd_pkt *pkt)
+static __always_inline long kd_reject_unreachable(struct __sk_buff *skb, const struct kd_pkt *pkt, bool denied)
 {
 	struct kd_icmp error = {
 		.type = pkt->ipv6 ? KD_ICMPV6_UNREACHABLE : KD_ICMP_UNREACHABLE,
 		.code = pkt->ipv6 ? KD_ICMPV6_UNREACHABLE_PORT : KD_ICMP_UNREACHABLE_PORT,
 	};
 
+	if (denied)
+		error.code = pkt->ipv6 ? KD_ICMPV6_UNREACHABLE_PROHIBITED : KD_ICMP_UNREACHABLE_PROHIBITED;
 	return kd_become_error(skb, pkt, &error);
 }
 
@@ -226,16 +228,17 @@ KD_SUBPROGRAM long kd_reject_reset(struct __sk_buff *skb, const struct kd_pkt *p
 
 KD_FUNCTION int kd_reject(struct __sk_buff *skb, const struct kd_pkt *pkt, int result)
 {
+	bool reset, denied;
 	__u32 plain_off;
-	bool reset;
 
 	if (!pkt)
 		return KD_DROP_REJECT;
 	plain_off = ETH_HLEN + (pkt->ipv6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr));
 	reset = pkt->tuple.protocol == IPPROTO_TCP && !pkt->fragment && pkt->l4_off == plain_off;
-	if (!kd_reject_allowed() || (reset ? kd_reject_reset(skb, pkt) : kd_reject_unreachable(skb, pkt)) ||
-	    kd_return(skb))
-		return KD_DROP_REJECT;
+	denied = result == KD_REJECT_DENIED;
+	if (!kd_reject_allowed() ||
+	    (reset ? kd_reject_reset(skb, pkt) : kd_reject_unreachable(skb, pkt, denied)) || kd_return(skb))
+		return denied ? KD_DROP_POLICY_DENIED : KD_DROP_REJECT;
 	return result;
 }
 

@@ -43,6 +43,7 @@ struct kd_end {
 	__u32 counter;
 	bool sends;
 	bool asked; /* its rules, for this packet */
+	bool denies; /* though it may only look on */
 };
 
 /* A packet, as both ends are known to policies. */
@@ -58,6 +59,7 @@ struct kd_asking {
 	__u8 second; /* 1: the sender is the second end in the key */
 	bool begins;
 	bool by_sender; /* began the talk */
+	bool answers; /* a denial */
 };
 
 /* Room for it, which there is none for on the stack. */

@@ -267,6 +267,7 @@ KD_ASSERT_SIZE(struct kd_policy, 20);
 enum kd_policy_flags {
 	KD_POLICY_AUDIT = 1, /* what is denied is counted as such, and passes */
 	KD_POLICY_OPEN = 2, /* nothing is ever denied */
+	KD_POLICY_ANSWER = 4, /* a pod of this node whose packet it denies is told */
 };
 
 /* Key of kd_rules. */

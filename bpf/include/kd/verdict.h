@@ -37,7 +37,8 @@
 	X(KD_REJECT_NO_SERVICE, 7, "its address has services, but none there; the client was told") \
 	X(KD_ECHO, 8, "an echo request to an address of services, answered")                        \
 	X(KD_TO_PEER, 9, "sent through the tunnel to the node that its pod is on")                    \
-	X(KD_TOO_BIG, 10, "too big for its way on, which its sender was told")
+	X(KD_TOO_BIG, 10, "too big for its way on, which its sender was told")                      \
+	X(KD_REJECT_DENIED, 11, "no policy allows it, or one denies it, which its sender was told")
 
 #define KD_DROP_LIST(X)                                                                             \
 	X(KD_DROP_MALFORMED, -1, "its headers do not fit into its length")                          \
@@ -95,7 +96,13 @@ const enum kd_drop kd_drops SEC(".kd.reasons") KD_DROP_LIST(KD_SENTENCE) = KD_DR
 /* Not to be served, and the client is to be told: at the socket by an error, else by a packet (kd/reject.h). */
 static __always_inline bool kd_is_reject(int result)
 {
-	return result == KD_REJECT_NO_BACKEND || result == KD_REJECT_NO_SERVICE;
+	return result == KD_REJECT_NO_BACKEND || result == KD_REJECT_NO_SERVICE || result == KD_REJECT_DENIED;
+}
+
+/* Policies do not let it pass. */
+static __always_inline bool kd_is_denied(int result)
+{
+	return result == KD_REJECT_DENIED || KD_IS(result, KD_DROP_POLICY_DENIED);
 }
 
 /* Where it is in kd_counters. */
