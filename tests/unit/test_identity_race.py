@@ -34,6 +34,7 @@ class Faulty(Relay):
 
     def __init__(self, inner: RecordStore, chance: random.Random) -> None:
         self.inner, self.chance = inner, chance
+        self.late: list[threading.Timer] = []
 
     def _ask(self, request: Callable[[], T]) -> T:
         if self.chance.random() < 0.1:
@@ -43,7 +44,9 @@ class Faulty(Relay):
         if fate is Fate.LOST:
             raise StoreError("lost")
         if fate is Fate.LATE:
-            threading.Timer(self.chance.uniform(0, 0.2), quietly, [request]).start()
+            timer = threading.Timer(self.chance.uniform(0, 0.2), quietly, [request])
+            self.late.append(timer)
+            timer.start()
             raise StoreError("late")
         if fate is Fate.DONE:
             return request()
@@ -61,14 +64,14 @@ def quietly(request: Callable[[], object]) -> None:
 @pytest.mark.parametrize("shared", ["etcd", "kubernetes"], indirect=True)
 def test_one_number_for_a_set_ever(shared: Shared) -> None:
     given: dict[str, set[int]] = defaultdict(set)
+    stores = [Faulty(shared.connect(), random.Random(index)) for index in range(-1, ALLOCATORS)]
     crashes = [0] * ALLOCATORS
     ended = threading.Event()
 
     def node(index: int) -> None:
-        chance = random.Random(index)
-        store = Faulty(shared.connect(), chance)
+        store = stores[1 + index]
         order = [app(each) for each in range(SETS)]
-        chance.shuffle(order)
+        store.chance.shuffle(order)
         own = StoreAllocator(store, f"n{index}", beats=False)
         while order:
             try:
@@ -81,7 +84,7 @@ def test_one_number_for_a_set_ever(shared: Shared) -> None:
                 order.pop()
 
     def collect() -> None:
-        collector = Collector(Faulty(shared.connect(), random.Random(-1)))
+        collector = Collector(stores[0])
         while not ended.wait(0.05):
             try:
                 collector.collect()
@@ -95,6 +98,9 @@ def test_one_number_for_a_set_ever(shared: Shared) -> None:
             each.result()
         ended.set()
         collecting.result()
+    for store in stores:
+        for timer in store.late:
+            timer.join()
     assert len(given) == SETS
     assert [len(numbers) for numbers in given.values()] == [1] * SETS
     assert len({number for numbers in given.values() for number in numbers}) == SETS
