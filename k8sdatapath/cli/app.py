@@ -11,7 +11,20 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from k8sdatapath.cli import agent, apply, ct, explain, identity, ipcache, lab, nat, policy, services
+from k8sdatapath.cli import (
+    agent,
+    apply,
+    ct,
+    explain,
+    flows,
+    identity,
+    ipcache,
+    lab,
+    nat,
+    observe,
+    policy,
+    services,
+)
 from k8sdatapath.cli.output import Output, OutputOption, console, show
 from k8sdatapath.errors import DatapathError
 
@@ -47,6 +60,8 @@ app = typer.Typer(
 app.command()(agent.agent)
 app.command()(apply.apply)
 app.command()(explain.explain)
+app.command(context_settings=observe.SETTINGS)(observe.observe)
+app.add_typer(flows.app, name="flows")
 app.add_typer(services.app, name="services")
 app.add_typer(ct.app, name="ct")
 app.add_typer(nat.app, name="nat")

@@ -10,7 +10,7 @@ from importlib.metadata import version
 from itertools import islice
 from typing import Any
 
-from k8sdatapath.errors import MissingExtraError, ModelError
+from k8sdatapath.errors import ClosedError, MissingExtraError, ModelError
 from k8sdatapath.flow_source import FlowCursor, FlowSource
 from k8sdatapath.hubble.agent_events import AgentEvents, TimedEvent
 from k8sdatapath.hubble.convert import field_mask, from_proto, response, to_fields
@@ -62,9 +62,12 @@ class Observer:
             except (ModelError, MissingExtraError) as error:
                 _refuse(context, "INVALID_ARGUMENT", str(error))
             context.send_initial_metadata(())  # clients wait for it, and flows may take their time
-            while context.is_active() and not cursor.over:
-                for item in cursor.take(_LOOK):
-                    yield response(item, self._node, mask)
+            try:
+                while context.is_active() and not cursor.over:
+                    for item in cursor.take(_LOOK):
+                        yield response(item, self._node, mask)
+            except ClosedError as error:
+                _refuse(context, "UNAVAILABLE", str(error))
 
     def _cursor(self, request: Any) -> FlowCursor:
         if request.first and request.follow:

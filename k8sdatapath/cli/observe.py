@@ -1,0 +1,273 @@
+"""``k8sdatapath observe``: flows, as ``hubble observe`` shows them and with its flags."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from k8sdatapath.cli.flow_flags import FlowFlags, add_filter_flags
+from k8sdatapath.cli.flow_print import TIME_FORMATS, Shape, cells, wants_colour
+from k8sdatapath.errors import ModelError, SourceError
+from k8sdatapath.model.address import shown
+from k8sdatapath.model.flow import Flow, FlowEvent, LostEvent, NodeStatus
+from k8sdatapath.model.flow_match import matcher
+from k8sdatapath.model.message import timestamp
+
+if TYPE_CHECKING:
+    from k8sdatapath.hubble.client import Asked, Observed
+
+__all__ = ["SETTINGS", "add_server_flags", "observe", "observe_parser", "observed"]
+
+SETTINGS = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
+"""Of a command whose flags are parsed here: their order matters, which click does not tell."""
+
+DEFAULT_SOCKET = "/run/k8sdatapath/hubble.sock"
+DEFAULT_SERVER = "localhost:4245"
+_LAST = 20
+_SECOND = 10**9
+_UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
+_DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:h|ms|m|s|us|µs|ns))+", re.ASCII | re.IGNORECASE)
+
+
+def observe(context: typer.Context) -> None:
+    """Show flows: the last ones, or as they come. Flags are those of hubble observe; see --help."""
+    given = observe_parser().parse_args(context.args)
+    try:
+        flags = FlowFlags.of(given)
+        matches = matcher(flags.allow, flags.deny)
+    except ModelError as error:
+        raise typer.BadParameter(str(error)) from None
+    if given.print_raw_filters:
+        _print_filters(flags)
+        return
+    if given.input_file is not None:
+        events: Iterable[FlowEvent] = _chosen(_lines(given.input_file, matches), given)
+        _print(events, given)
+        return
+    with observed(given) as server:
+        _print(server.flows(_asked(given, flags)), given)
+
+
+def observe_parser() -> argparse.ArgumentParser:
+    """What reads the flags."""
+    parser = argparse.ArgumentParser("k8sdatapath observe", "%(prog)s [FLAGS]", description=observe.__doc__)
+    which = parser.add_argument_group("how many")
+    which.add_argument("--last", type=_number, help=f"the newest so many (default {_LAST})")
+    which.add_argument("--first", type=_number, help="the oldest so many")
+    which.add_argument("--all", action="store_true", help="all that there are")
+    which.add_argument("-f", "--follow", action="store_true", help="go on with what comes")
+    which.add_argument("--since", type=_moment, help="from then on: 5m, or 2006-01-02T15:04:05Z")
+    which.add_argument("--until", type=_moment, help="up to then")
+    form = parser.add_argument_group("how it looks")
+    shapes = ("compact", "dict", "json", "jsonpb", "table", "tab")
+    form.add_argument("-o", "--output", choices=shapes, default="compact")
+    form.add_argument("--time-format", choices=tuple(TIME_FORMATS), default="StampMilli")
+    form.add_argument("--print-node-name", action="store_true")
+    form.add_argument("--print-policy-names", action="store_true")
+    form.add_argument("--numeric", action="store_true", help="the same as --ip-translation=false")
+    form.add_argument("--ip-translation", type=_flag, default=True, help="names instead of addresses")
+    form.add_argument("--color", choices=("auto", "always", "never"), default="auto")
+    form.add_argument("--field-mask", type=_list, default=(), help="only these fields: a,b.c (with json)")
+    form.add_argument("--print-raw-filters", action="store_true", help="the filters as YAML, and no flows")
+    form.add_argument("-s", "--silent-errors", action="store_true", help="nothing about nodes and losses")
+    add_server_flags(parser)
+    parser.add_argument("--input-file", metavar="FILE", help="lines of JSON instead of a server; - is stdin")
+    add_filter_flags(parser)
+    return parser
+
+
+def add_server_flags(parser: argparse.ArgumentParser) -> None:
+    """Give a parser the flags that say who is asked; :func:`observed` reads them."""
+    group = parser.add_argument_group("who is asked")
+    default = os.environ.get("HUBBLE_SERVER", "")
+    group.add_argument("--server", default=default, help=f"{DEFAULT_SERVER}, tls://host:port, unix:///path")
+    group.add_argument("--tls", action="store_true", help="the server has to prove who it is")
+    group.add_argument("--tls-ca-cert-files", type=Path, metavar="FILE")
+    group.add_argument("--tls-client-cert-file", type=Path, metavar="FILE")
+    group.add_argument("--tls-client-key-file", type=Path, metavar="FILE")
+    group.add_argument("--tls-server-name", default="", metavar="NAME")
+
+
+def observed(given: argparse.Namespace) -> Observed:
+    """The server that flags name; without one, this node's agent, or a relay on this machine."""
+    from k8sdatapath.hubble.client import Observed, Trust
+
+    local = f"unix://{DEFAULT_SOCKET}" if Path(DEFAULT_SOCKET).exists() else DEFAULT_SERVER
+    files = (given.tls_ca_cert_files, given.tls_client_cert_file, given.tls_client_key_file)
+    trust = None
+    if given.tls or given.tls_server_name or any(files):
+        trust = Trust(
+            authorities=files[0], certificate=files[1], key=files[2], server_name=given.tls_server_name
+        )
+    return Observed(given.server or local, trust)
+
+
+# -- which ------------------------------------------------------------------------------------------
+
+
+def _asked(given: argparse.Namespace, flags: FlowFlags) -> Asked:
+    from k8sdatapath.hubble.client import Asked
+
+    _refuse_contradictions(given)
+    number = given.first if given.first is not None else given.last
+    if number is None and not (given.all or given.follow or given.since or given.until):
+        number = _LAST
+    return Asked(
+        allow=flags.allow,
+        deny=flags.deny,
+        number=number,
+        first=given.first is not None,
+        follow=given.follow,
+        since=given.since,
+        until=None if given.follow else given.until,
+        fields=given.field_mask,
+    )
+
+
+def _refuse_contradictions(given: argparse.Namespace) -> None:
+    wanted = [
+        name for name in ("first", "last", "all", "follow") if getattr(given, name) not in (None, False)
+    ]
+    if set(wanted) not in ({"last", "follow"}, {"all", "follow"}) and len(wanted) > 1:
+        raise typer.BadParameter(f"--{wanted[0]} and --{wanted[1]} exclude each other")
+    if given.field_mask and given.output not in ("json", "jsonpb"):
+        raise typer.BadParameter("--field-mask goes with -o json")
+    if given.output in ("table", "tab") and given.follow:
+        raise typer.BadParameter("a table has an end: --follow goes with the other outputs")
+
+
+def _lines(name: str, matches: Callable[[Flow], bool]) -> Iterator[FlowEvent]:
+    """The flows of a file that match, and losses."""
+    with sys.stdin if name == "-" else open(name, encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                event = FlowEvent.from_json(line)
+                if event.response is None:  # an old way of writing: the flow by itself
+                    event = FlowEvent.of(Flow.from_json(line))
+            except ModelError as error:
+                raise SourceError(f"{name}, line {number}: {error}") from None
+            if not isinstance(event.response, Flow) or matches(event.response):
+                yield event
+
+
+def _chosen(events: Iterator[FlowEvent], given: argparse.Namespace) -> Iterator[FlowEvent]:
+    _refuse_contradictions(given)
+    since, until = given.since or 0, given.until or sys.maxsize
+    within = (each for each in events if since <= (_time(each) or since) <= until)
+    if given.first is not None:
+        count = 0
+        for event in within:
+            count += isinstance(event.response, Flow)
+            if count > given.first:
+                return
+            yield event
+    elif given.last is not None:
+        yield from deque(within, maxlen=given.last)
+    else:
+        yield from within
+
+
+def _time(event: FlowEvent) -> int:
+    return event.response.time if isinstance(event.response, Flow) else event.time
+
+
+# -- how it looks -----------------------------------------------------------------------------------
+
+
+def _print(events: Iterable[FlowEvent], given: argparse.Namespace) -> None:
+    shape = Shape(
+        time=given.time_format,
+        colour=wants_colour(given.color, dict(os.environ)),
+        translate=given.ip_translation and not given.numeric,
+        node=given.print_node_name,
+        policies=given.print_policy_names,
+    )
+    table: list[dict[str, str]] = []
+    between = ""
+    for event in events:
+        if isinstance(event.response, NodeStatus | LostEvent) and given.silent_errors:
+            continue
+        if given.output in ("json", "jsonpb"):
+            bare = os.environ.get("HUBBLE_COMPAT") == "legacy-json-output" and given.output == "json"
+            print(event.response.to_json() if bare and event.response is not None else event.to_json())
+        elif isinstance(event.response, NodeStatus):
+            print(shape.line(event), file=sys.stderr)
+        elif given.output == "dict":
+            told = cells(shape, event)
+            print(between + "\n".join(f"{head:>11}: {text}" for head, text in told.items()))
+            between = "------------\n"
+        elif given.output == "compact":
+            print(shape.line(event))
+        else:
+            table.append(cells(shape, event))
+    _print_table(table)
+
+
+def _print_table(rows: list[dict[str, str]]) -> None:
+    heads = list(dict.fromkeys(head for row in rows for head in row))
+    lines = [dict(zip(heads, heads, strict=True)), *rows] if rows else []
+    widths = {head: max(len(_bare(line.get(head, ""))) for line in lines) for head in heads}
+    for line in lines:
+        padded = (
+            line.get(head, "") + " " * (widths[head] - len(_bare(line.get(head, "")))) for head in heads
+        )
+        print("   ".join(padded).rstrip())
+
+
+def _bare(text: str) -> str:
+    return re.sub(r"\x1b\[\d+m", "", text)
+
+
+def _print_filters(flags: FlowFlags) -> None:
+    import yaml
+
+    lists = {"allowlist": flags.allow, "denylist": flags.deny}
+    told = {name: [each.to_json() for each in filters] for name, filters in lists.items() if filters}
+    print(yaml.safe_dump(told, width=1 << 30), end="")
+
+
+# -- values of flags --------------------------------------------------------------------------------
+
+
+def _number(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise ValueError
+    return number
+
+
+def _flag(text: str) -> bool:
+    return {"true": True, "false": False}[text.lower()]
+
+
+def _list(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _moment(text: str) -> int:
+    """Nanoseconds since 1970, of a time or of a duration before now."""
+    if _DURATION.fullmatch(text):
+        pieces = re.findall(r"([\d.]+)([a-zµ]+)", text.lower())
+        return time.time_ns() - int(sum(float(count) * _UNITS[unit] for count, unit in pieces) * _SECOND)
+    try:
+        return timestamp(text)
+    except ModelError:
+        for form in ("%Y-%m-%d", "%Y-%m-%dT%H%z", "%Y-%m-%dT%H:%M%z", "%a, %d %b %Y %H:%M:%S %z"):
+            try:
+                when = datetime.strptime(text, form)
+            except ValueError:
+                continue
+            return int((when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()) * _SECOND
+    raise argparse.ArgumentTypeError(f"{shown(text)} is neither a duration like 5m nor a point in time")
