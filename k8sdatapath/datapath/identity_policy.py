@@ -15,6 +15,7 @@ from attrs import frozen
 from k8sdatapath import maps
 from k8sdatapath.component import Report
 from k8sdatapath.datapath.contract import Bindable, bind_maps
+from k8sdatapath.datapath.flow_names import Ruling, policy_ref
 from k8sdatapath.datapath.policy_compiler import PolicyCompiler, networks_of
 from k8sdatapath.datapath.policy_leads import (
     WORLDS,
@@ -301,6 +302,20 @@ class IdentityPolicy(Resource):
                 for subject in self._maps
                 for key, entry in self._compiler.table(subject).items()
             )
+
+    def ruling(self, counter: int) -> Ruling | None:
+        """What a counter of a rule stands for; None: nothing any more."""
+        found = self._maps.ruling(counter)
+        if found is None:
+            return None
+        because, causes = found
+        names = dict.fromkeys(cause.policy for cause in causes if because is not Because.OWN_NODE)
+        return Ruling(tuple(map(policy_ref, names)), because is Because.RULE)
+
+    def whose(self, address: IPAddress) -> tuple[Workload, int] | None:
+        """Who has an address, with its identity; None: nobody who is known."""
+        known = self._leads.claimant(address)
+        return None if known is None else (known.workload, known.identity)
 
     def counts(self) -> tuple[RuleCount, ...]:
         """Which rules were decisive for how many packets, since they are in force."""

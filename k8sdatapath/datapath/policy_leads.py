@@ -92,6 +92,11 @@ class Leads:
         """Who is behind an address, if somebody is known to be."""
         return self._addresses.get(address)
 
+    def claimant(self, address: IPAddress) -> Known | None:
+        """Who has an address, of several the one that is believed."""
+        names = self._claims.get(address)
+        return self.known.get(next(reversed(names))) if names else None
+
     def claiming(self, addresses: Iterable[IPAddress]) -> set[str]:
         """The names of all who have one of some addresses."""
         return {name for each in addresses for name in self._claims.get(each, ())}

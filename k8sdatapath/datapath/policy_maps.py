@@ -112,6 +112,7 @@ class _Counters:
         self._table, self._names = table, names
         self._numbers = Numbers("rule counters", len(table), wait, [0])
         self._places: dict[Said, int] = {}
+        self._said: dict[int, Said] = {}
         self._uses: Counter[Said] = Counter()
 
     def use(self, said: Said) -> int:
@@ -119,6 +120,7 @@ class _Counters:
             place = self._numbers.take()
             self._table[place] = tuple(CounterRow(0, 0) for _ in self._table[place])
             self._places[said] = place
+            self._said[place] = said
             self._names.call(Named.COUNTER, {place: _said(said)})
         self._uses[said] += 1
         return self._places[said]
@@ -128,8 +130,12 @@ class _Counters:
         if not self._uses[said]:
             del self._uses[said]
             place = self._places.pop(said)
+            del self._said[place]
             self._names.forget(Named.COUNTER, [place])
             self._numbers.give(place)
+
+    def said(self, place: int) -> Said | None:
+        return self._said.get(place)
 
     def read(self) -> Iterable[RuleCount]:
         for said, place in self._places.items():
@@ -312,6 +318,11 @@ class PolicyMaps:
         self._size -= self._rules.delete_many([rule for rule in self._rules if rule.table not in tables])
         for number in {at // 2 for at in rows}:
             self._numbers.give(number)
+
+    def ruling(self, counter: int) -> tuple[Because, tuple[Cause, ...]] | None:
+        """What a counter stands for; None: nothing any more."""
+        said = self._counters.said(counter)
+        return None if said is None else (said[2], said[3])
 
     def counts(self) -> tuple[RuleCount, ...]:
         """What was decisive for how many packets, since it is in force."""

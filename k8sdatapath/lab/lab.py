@@ -44,6 +44,7 @@ from k8sdatapath.pybpf.fd import Fd
 from k8sdatapath.resource import Resource
 
 if TYPE_CHECKING:
+    from k8sdatapath.datapath.flow_observer import FlowObserver
     from k8sdatapath.datapath.identity_policy import Existing, IdentityPolicy
     from k8sdatapath.datapath.service_table import ServiceTable
     from k8sdatapath.node import Node, Tunnel
@@ -92,6 +93,16 @@ class LabNode(Host):
     def services(self) -> ServiceTable:
         """The services that its datapath balances."""
         return self.datapath.services
+
+    @property
+    def flows(self) -> FlowObserver:
+        """What becomes of packets on it.
+
+        :raises LabError: if the lab was started without ``flows``.
+        """
+        if self.datapath.observer is None:
+            raise LabError(f'{self.name} tells no flows: start the lab with flows="aggregated", or "all"')
+        return self.datapath.observer
 
     @property
     def policy(self) -> IdentityPolicy:

@@ -61,6 +61,15 @@ class RingBuffer(Map, Generic[T]):
             self._check_sizes(sizes)
         return data
 
+    def drain_into(self, room: bytearray, written: int) -> int:
+        """Move all events that are there now into a ring of packed ones, over the oldest.
+
+        :param room: for some number of events. Number n, counted from the first ever, is at n modulo it.
+        :param written: how many have been moved there before.
+        :returns: the same afterwards.
+        """
+        return self._ring.drain_records(room, self._value.size, written)
+
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until there is something; False if the time, in seconds, passed first."""
         poll = select.poll()

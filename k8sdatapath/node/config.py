@@ -17,6 +17,7 @@ from k8sdatapath.net.netns import NetNs
 from k8sdatapath.node.tunnel import Tunnel, to_tunnel
 from k8sdatapath.objects import ConfigValue
 from k8sdatapath.pins import PinDir
+from k8sdatapath.tables.events import Level, to_level
 
 __all__ = ["Capacity", "NodeConfig"]
 
@@ -51,6 +52,10 @@ def _path(path: str | os.PathLike[str] | None) -> Path | None:
 
 def _pins(given: PinDir | str | os.PathLike[str] | None) -> PinDir | None:
     return given if given is None or isinstance(given, PinDir) else PinDir(given)
+
+
+def _to_level(given: Level | str | None) -> Level | None:
+    return None if given is None else to_level(given)
 
 
 def _a(kind: type, *, or_none: str = "") -> Any:
@@ -141,6 +146,8 @@ class NodeConfig:
     :ivar direct_routes: make routes to the pods of other nodes, through these nodes; see :attr:`Node.routes`.
     :ivar masquerade: what pods send to the world leaves under an address of the node; see
         :attr:`Node.masquerade`.
+    :ivar flows: how much the programs tell of packets, for :attr:`Node.observer`: ``"drops"``,
+        ``"aggregated"`` or ``"all"``; None: they tell nothing, and cannot be told to.
     :ivar policy: pods send and receive what policies allow, and send under their own addresses only. A pod
         that is attached without its labels can do neither; see :attr:`Node.policy`.
     """
@@ -166,6 +173,7 @@ class NodeConfig:
     direct_routes: bool = False
     masquerade: Masquerade | None = None
     policy: bool = False
+    flows: Level | None = field(default=None, converter=_to_level)
     capacity: Capacity = field(default=Capacity(), validator=_a(Capacity))
 
     @property
@@ -177,5 +185,6 @@ class NodeConfig:
             "pod_sockets": self.pod_sockets,
             "masquerade": self.masquerade is not None,
             "enforce": self.policy,
+            "events": self.flows is not None,
             **networks,
         }

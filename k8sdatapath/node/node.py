@@ -36,6 +36,7 @@ from k8sdatapath.node.device_keeper import DeviceKeeper
 from k8sdatapath.node.devices import mac_of, own_addresses
 from k8sdatapath.node.hooks import Hooks, XdpHook
 from k8sdatapath.node.loading import cookie, load, settings, specs
+from k8sdatapath.node.observing import NodeNames, observe
 from k8sdatapath.node.resizing import Move
 from k8sdatapath.node.tunnel import Tunnel
 from k8sdatapath.node.upgrade import upgrade
@@ -76,6 +77,8 @@ class Node(Resource):
     :ivar overlay: the other nodes, if there is a tunnel to them.
     :ivar routes: routes to the pods of other nodes, if the configuration has it make any.
     :ivar masquerade: under which addresses pods leave, if the configuration has them do so.
+    :ivar names: who has which addresses, as far as it was told; for those who read flows.
+    :ivar observer: what becomes of packets, if the configuration has programs tell it.
     :ivar policy: who may talk to whom, if the configuration has that enforced.
     """
 
@@ -99,6 +102,8 @@ class Node(Resource):
         self.routes = DirectRoutes(netns=config.netns) if config.direct_routes else None
         self.masquerade: Masquerader | None = None
         self.policy = own.enter_context(IdentityPolicy.bind(objects["pod"])) if config.policy else None
+        self.names = NodeNames(self)
+        self.observer = own.enter_context(observe(self, objects["pod"])) if config.flows is not None else None
         self._flow_reaper: FlowReaper | None = None
         own.callback(self._unload)
         self._use(objects)
@@ -237,6 +242,8 @@ class Node(Resource):
             undo.callback(self._endpoints.delete_many, [each for each in addresses if each not in before])
             try:
                 self._endpoints.update_many(dict.fromkeys(addresses, row))
+                if workload is not None:
+                    self.names.learn(workload, identity)
             except MapFullError as error:
                 hint = "Node.resize gives room for more pods, in an agent `capacity`"
                 raise MapFullError(error.op, error.subject, error.capacity, error.written, hint) from None
@@ -281,6 +288,7 @@ class Node(Resource):
         with self._maps_stay:
             gone = [each for each in addresses if self._holder(each) in (None, device)]
             self._endpoints.delete_many(gone)
+            self.names.vacate(gone)
             if self.policy is not None:
                 self.policy.detach(gone)
         if device not in {pod.device for pod in self.pods if pod.addresses}:

@@ -32,17 +32,29 @@ class Ring:
     def drain(self) -> tuple[bytes, list[int]]:
         """All records that are ready: their bytes one after the other, and the size of each."""
         with self._lock:
-            if self._closed:
-                raise ClosedError(f"{self._fd.what} is closed")
-            if self._memory is None:
-                self._memory = self._map()
-            consumer, producer = map(ffi.from_buffer, self._memory)
+            consumer, producer = map(ffi.from_buffer, self._mapped())
             most = self._size // _HEADER
             out, sizes = _allocate("char[]", self._size), _allocate("uint32_t[]", most)
             data = producer + mmap.PAGESIZE
             count = lib.kd_ring_drain(consumer, producer, data, self._size, out, self._size, sizes, most)
             lengths = ffi.unpack(sizes, count)
             return bytes(ffi.buffer(out, sum(lengths))), lengths
+
+    def drain_records(self, into: bytearray, size: int, written: int) -> int:
+        """Move all records that are ready, and have this size, into a ring; the oldest are forgotten.
+
+        :param into: room for a number of records. Record n, counted from the first ever, is at n modulo it.
+        :param written: how many records have been moved there before.
+        :returns: the same afterwards.
+        """
+        with self._lock:
+            consumer, producer = map(ffi.from_buffer, self._mapped())
+            count = ffi.new("uint64_t *", written)
+            data, room = producer + mmap.PAGESIZE, ffi.from_buffer(into)
+            lib.kd_ring_drain_records(
+                consumer, producer, data, self._size, room, size, len(into) // size, count
+            )
+            return int(count[0])
 
     def close(self) -> None:
         """Unmap; idempotent."""
@@ -51,6 +63,13 @@ class Ring:
             memory, self._memory = self._memory, None
         for each in memory or ():
             each.close()
+
+    def _mapped(self) -> tuple[mmap.mmap, mmap.mmap]:
+        if self._closed:
+            raise ClosedError(f"{self._fd.what} is closed")
+        if self._memory is None:
+            self._memory = self._map()
+        return self._memory
 
     def _map(self) -> tuple[mmap.mmap, mmap.mmap]:
         """The consumer's page; the producer's page and after it the data, twice in a row."""

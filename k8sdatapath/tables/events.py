@@ -8,15 +8,19 @@ from typing import Annotated, ClassVar
 
 from attrs import frozen
 
-from k8sdatapath.layout import addr, array, be16, i32, layout_of, struct, u8, u16, u32, u64, zeros
+from k8sdatapath.errors import ModelError
+from k8sdatapath.layout import addr, array, be16, i32, layout_of, raw, struct, u8, u16, u32, u64, zeros
+from k8sdatapath.model.address import shown
 
 __all__ = [
+    "EVENT_SIZE",
     "ConnectionRow",
     "EventFlags",
     "EventRow",
     "EventState",
     "FilterRow",
     "Level",
+    "PackedEvent",
     "Point",
     "SetupRow",
     "SourceLine",
@@ -26,6 +30,7 @@ __all__ = [
     "reason_of",
     "source_files",
     "source_line",
+    "to_level",
 ]
 
 _REASON_BITS, _LINE_BITS, _FILE_BITS, _FILE_NAME = 7, 10, 14, 24  # kd/here.h
@@ -87,6 +92,19 @@ class Level(IntEnum):
     ALL = 3
 
 
+def to_level(value: Level | str) -> Level:
+    """Make a level of its name in lower case.
+
+    :raises ModelError: there is none of this name.
+    """
+    if isinstance(value, Level):
+        return value
+    known = {each.name.lower(): each for each in Level}
+    if not isinstance(value, str) or value not in known:
+        raise ModelError(f"a level is one of {', '.join(known)}, not {shown(value)}")
+    return known[value]
+
+
 @struct
 class EventRow:
     """``struct kd_event``. An address of zeros, ``::``, stands for none."""
@@ -123,6 +141,47 @@ class EventRow:
     state: u8
     ttl: u8
     pad: ClassVar = zeros(1)
+
+
+@struct
+class PackedEvent:
+    """The same with addresses as they are in memory, for those who read very many."""
+
+    source: Annotated[bytes, raw(16)]
+    destination: Annotated[bytes, raw(16)]
+    seen_source: Annotated[bytes, raw(16)]
+    dialled: Annotated[bytes, raw(16)]
+    time: u64
+    packets: u64
+    bytes: u64
+    cookie: u64
+    cgroup: u64
+    result: i32
+    source_identity: u32
+    destination_identity: u32
+    source_device: u32
+    destination_device: u32
+    ifindex: u32
+    length: u32
+    source_rule: u32
+    destination_rule: u32
+    source_port: be16
+    destination_port: be16
+    seen_source_port: be16
+    dialled_port: be16
+    cpu: u16
+    flags: u16
+    point: u8
+    protocol: u8
+    tcp_flags: u8
+    icmp_type: u8
+    icmp_code: u8
+    state: u8
+    ttl: u8
+    pad: ClassVar = zeros(1)
+
+
+EVENT_SIZE = layout_of(PackedEvent).size
 
 
 @struct

@@ -1,0 +1,286 @@
+"""FlowObserver: what becomes of packets, as flows with names.
+
+A thread takes events out of the kernel's ring buffer, many at a time, into a ring of so many records
+(:class:`~k8sdatapath.datapath.event_store.EventStore`). A record becomes a flow when somebody reads it:
+whoever reads nothing costs nothing. Readers have places in the ring and nothing else, so one that is slow
+costs no memory and holds nobody up; what is overwritten before it comes, it is told as a loss. So it is told
+what the kernel found no room for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from importlib.metadata import version
+from typing import Any
+
+from attrs import frozen
+
+from k8sdatapath import maps
+from k8sdatapath.datapath.contract import Bindable, bind_maps
+from k8sdatapath.datapath.event_store import EventStore
+from k8sdatapath.datapath.flow_decoder import Decoder, lost_record
+from k8sdatapath.datapath.flow_filters import EventFilter
+from k8sdatapath.datapath.flow_names import KnownNames, Names
+from k8sdatapath.errors import CapacityError, ClosedError, DatapathError, ModelError
+from k8sdatapath.flow_source import Chunk, FlowSource, Seen
+from k8sdatapath.model.address import shown
+from k8sdatapath.model.flow_match import Matcher
+from k8sdatapath.objects import ObjectSpec
+from k8sdatapath.resource import Resource
+from k8sdatapath.tables.counters import outcomes
+from k8sdatapath.tables.events import EventRow, FilterRow, Level, SetupRow, TellingRow, to_level
+
+__all__ = ["CONTRACT", "FlowObserver", "Telling"]
+
+#: The maps that an observer reads and writes.
+CONTRACT: Mapping[str, Any] = {
+    "kd_events": maps.RingBuffer[EventRow],
+    "kd_event_setup": maps.Array[SetupRow],
+    "kd_event_filters": maps.Array[FilterRow],
+    "kd_telling": maps.PerCpuArray[TellingRow],
+}
+
+_PAUSE = 0.02
+"""Seconds until a second look for events: more than KD_EVENT_WAKE, or the last ones may stay unread."""
+
+
+@frozen
+class Telling:
+    """What the programs have told, since they were loaded.
+
+    :ivar told: events.
+    :ivar full: those that found no room, as nobody read fast enough.
+    :ivar limited: those above the rate.
+    """
+
+    told: int
+    full: int
+    limited: int
+
+
+class FlowObserver(FlowSource, Resource):
+    """The flows of a node. Make one with :meth:`bind`; its methods may be called from any thread::
+
+        observer = FlowObserver.bind(loaded)
+        observer.watch(Level.AGGREGATED)
+        for flow in observer.last(20): ...
+        for flow in observer.follow(): ...          # as they come
+
+    :ivar names: what makes names of addresses and numbers.
+    """
+
+    def __init__(
+        self, tables: dict[str, Any], own: ExitStack, *, decoder: Decoder, names: Names, capacity: int
+    ) -> None:
+        self.names = names
+        self._own = own
+        self._setup: maps.Array[SetupRow] = tables["kd_event_setup"]
+        self._filters: maps.Array[FilterRow] = tables["kd_event_filters"]
+        self._telling: maps.PerCpuArray[TellingRow] = tables["kd_telling"]
+        self._ring: maps.RingBuffer[EventRow] = tables["kd_events"]
+        self._store = EventStore(self._ring, capacity)
+        self._decoder = decoder
+        self._changed = threading.Condition()
+        self._arrivals: set[Callable[[], None]] = set()
+        self._missed = [row.full + row.limited for row in self._telling[0]]
+        self._missed_at = time.monotonic_ns()
+        self._closing = False
+        self._stop, stopped = os.pipe2(os.O_CLOEXEC)
+        self._stopped = stopped
+        self._thread = threading.Thread(target=self._run, name="flow observer", daemon=True)
+        self._thread.start()
+
+    @classmethod
+    def bind(
+        cls,
+        source: Bindable,
+        *,
+        names: Names | None = None,
+        node: str = "default/",
+        capacity: int = 65536,
+    ) -> FlowObserver:
+        """The flows of a loaded object or of pins. The object may be closed before it.
+
+        Events are taken by whoever comes first: there is one observer at a time.
+
+        :param names: what makes names of addresses; default is one that knows none but those it is told.
+        :param node: ``cluster/node``.
+        :param capacity: how many flows are kept, 160 bytes each.
+        :raises ContractError: the maps are not there.
+        :raises LayoutError: one holds something else.
+        :raises ModelError: no such capacity.
+        """
+        if type(capacity) is not int or capacity < 1:
+            raise ModelError(f"an observer keeps 1 flow or more, not {shown(capacity)}")
+        tables, own = bind_maps(source, CONTRACT, cls.__name__, keep=True)
+        btf = ObjectSpec.from_file("pod").btf
+        called = {each.number: each.name for each in outcomes(btf)}
+        names = names if names is not None else KnownNames()
+        decoder = Decoder(names, called, node, version("k8sdatapath"))
+        return cls(tables, own, decoder=decoder, names=names, capacity=capacity)
+
+    # ---- what is told
+
+    @property
+    def level(self) -> Level:
+        """How much the programs tell."""
+        return Level(self._setup[0].level)
+
+    def watch(
+        self,
+        level: Level | str = Level.AGGREGATED,
+        *filters: EventFilter,
+        interval: int = 5,
+        rate: int = 0,
+    ) -> None:
+        """Say how much the programs tell from now on.
+
+        :param level: see :class:`~k8sdatapath.tables.events.Level`.
+        :param filters: the kernel tells nothing that fits none of these; without any, everything.
+        :param interval: seconds after which something is told of a connection again.
+        :param rate: events that each CPU may tell in a second; 0 is any number.
+        :raises ModelError: an unknown level, or a number below 0.
+        :raises CapacityError: more filters than the kernel has room for.
+        """
+        level = to_level(level)
+        if min(interval, rate) < 0:
+            raise ModelError("an interval and a rate are 0 or more")
+        if len(filters) > len(self._filters):
+            raise CapacityError("event filters", len(filters), len(self._filters), "kd_event_filters")
+        rows = [each.row for each in filters]
+        if rows:
+            self._setup[0] = SetupRow(Level.OFF)  # while some filters are of the old list
+        for index, row in enumerate(rows):
+            self._filters[index] = row
+        self._setup[0] = SetupRow(level, interval, rate, len(rows))
+
+    @property
+    def telling(self) -> Telling:
+        """What the programs have told and could not."""
+        rows = self._telling[0]
+        return Telling(
+            sum(row.told for row in rows), sum(row.full for row in rows), sum(row.limited for row in rows)
+        )
+
+    # ---- reading
+
+    @property
+    def capacity(self) -> int:
+        """How many flows are kept."""
+        return self._store.capacity
+
+    def span(self) -> tuple[int, int]:
+        """The number of the oldest flow that is there, and of the next to come."""
+        self._drain()
+        return self._store.span
+
+    def read(self, start: int, stop: int) -> Chunk:
+        """The flows with numbers from ``start``, before ``stop``, that are there."""
+        first, data = self._store.read(start, stop)
+        return Chunk(first, self._decoder.decode(data, first))
+
+    def packed(self, start: int, stop: int) -> tuple[int, bytes]:
+        """The same as they came from the kernel, ``struct kd_event`` after ``struct kd_event``."""
+        return self._store.read(start, stop)
+
+    def wait(self, number: int, timeout: float) -> None:
+        """Return when this flow is there, or the seconds are over."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._store.span[1] > number or self._closing, timeout)
+        if self._closing:
+            raise ClosedError("the observer is closed")
+
+    async def stream(
+        self, *, matches: Matcher | None = None, last: int = 0, since: int | None = None
+    ) -> AsyncIterator[Seen]:
+        """What :meth:`follow` gives, for asyncio."""
+        cursor = self.follow(matches=matches, last=last, since=since)
+        arrived = asyncio.Event()
+        with self._told_of_arrivals(arrived, asyncio.get_running_loop()):
+            while not self._closing:
+                arrived.clear()
+                found = cursor.take()
+                for each in found:
+                    yield each
+                if not found:
+                    await arrived.wait()
+
+    @contextmanager
+    def _told_of_arrivals(self, event: asyncio.Event, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+        def arrived() -> None:
+            with suppress(RuntimeError):  # the loop has ended before its reader
+                loop.call_soon_threadsafe(event.set)
+
+        with self._changed:
+            self._arrivals.add(arrived)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._arrivals.discard(arrived)
+
+    # ---- the thread
+
+    def _run(self) -> None:
+        poll = select.poll()
+        poll.register(self._ring.fileno(), select.POLLIN)
+        poll.register(self._stop, select.POLLIN)
+        while not self._closing:
+            poll.poll()
+            while not self._closing and self._drain():
+                time.sleep(_PAUSE)
+
+    def _drain(self) -> int:
+        """Take what is there; returns how many came."""
+        if self._closing:
+            return 0
+        came = self._store.drain()
+        lost = self._note_losses() if came else 0
+        if came or lost:
+            with self._changed:
+                self._changed.notify_all()
+                arrivals = tuple(self._arrivals)
+            for tell in arrivals:
+                tell()
+        return came
+
+    def _note_losses(self) -> int:
+        """Put into the ring what the kernel could not."""
+        with self._changed:
+            now, noted = time.monotonic_ns(), 0
+            for cpu, row in enumerate(self._telling[0]):
+                missed = row.full + row.limited
+                if missed != self._missed[cpu]:
+                    self._store.add(lost_record(cpu, missed - self._missed[cpu], self._missed_at, now))
+                    self._missed[cpu], noted = missed, noted + 1
+            self._missed_at = now
+            return noted
+
+    def close(self) -> None:
+        """Tell the programs to tell nothing, and stop; does nothing the second time."""
+        if self._closing:
+            return
+        with suppress(DatapathError):
+            self._setup[0] = SetupRow(Level.OFF)
+        self._closing = True
+        os.close(self._stopped)
+        self._thread.join()
+        os.close(self._stop)
+        with self._changed:
+            self._changed.notify_all()
+            arrivals = tuple(self._arrivals)
+        for tell in arrivals:
+            tell()
+        self._own.close()
+
+    def __repr__(self) -> str:
+        if self._closing:
+            return "<FlowObserver closed>"
+        oldest, end = self._store.span
+        return f"<FlowObserver {self.level.name.lower()}: {end - oldest}/{self.capacity} flows>"

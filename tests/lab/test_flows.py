@@ -1,0 +1,119 @@
+"""What becomes of real connections, as flows."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from k8sdatapath.errors import LabError
+from k8sdatapath.lab import Lab, Pod
+from k8sdatapath.model import Service
+from k8sdatapath.model.flow import Flow, MonitorEvent, PolicyRef, ServiceRef, Verdict
+
+pytestmark = pytest.mark.lab
+
+ONLY_CHECKOUT = """
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: backend, namespace: my-app}
+spec:
+  podSelector: {matchLabels: {app: backend}}
+  ingress:
+  - from: [{podSelector: {matchLabels: {app: checkout}}}]
+    ports: [{port: 8080}]
+"""
+VIP = "10.96.0.10"
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    with Lab.start(policy=True, flows="aggregated") as made:
+        for name, app in (
+            ("frontend-v1-abcde", "frontend"),
+            ("checkout", "checkout"),
+            ("backend", "backend"),
+        ):
+            made.pod(name, namespace="my-app", labels={"app": app})
+        backend = pod(made, "backend")
+        backend.serve_http(8080, "hello")
+        made.node.services.upsert(
+            Service(VIP, 80, backends=[backend.at(8080)], name="my-app/backend-api:http")
+        )
+        made.apply(ONLY_CHECKOUT)
+        yield made
+
+
+def pod(lab: Lab, name: str) -> Pod:
+    return next(each for each in lab.node.pods if each.name == name)
+
+
+def of(lab: Lab, source: str, destination: str) -> list[Flow]:
+    """The flows from one pod to another."""
+    return [
+        each
+        for each in lab.node.flows.last()
+        if isinstance(each, Flow)
+        and each.source is not None
+        and each.destination is not None
+        and (each.source.pod_name, each.destination.pod_name) == (source, destination)
+    ]
+
+
+def test_a_pod_that_is_denied(lab: Lab) -> None:
+    frontend = pod(lab, "frontend-v1-abcde")
+    with pytest.raises(OSError, match=r"timed out|refused"):
+        frontend.get(f"http://{VIP}", timeout=0.5)
+    flow = of(lab, "frontend-v1-abcde", "backend")[0]
+    said = flow.to_dict()
+    assert said["verdict"] == "DROPPED"
+    assert said["drop_reason_desc"] == "POLICY_DENIED"
+    assert said["Type"] == "L3_L4"
+    assert said["Summary"] == "TCP Flags: SYN"
+    assert said["l4"]["TCP"]["destination_port"] == 8080
+    assert said["destination_service"] == {"name": "backend-api", "namespace": "my-app"}
+    assert said["traffic_direction"] == "INGRESS"
+    for end, app in (("source", "frontend"), ("destination", "backend")):
+        assert said[end]["namespace"] == "my-app"
+        assert f"k8s:app={app}" in said[end]["labels"]
+        assert said[end]["identity"] >= 256
+    assert flow.source.identity != flow.destination.identity  # type: ignore[union-attr]
+    assert flow.ingress_denied_by == (PolicyRef("backend", "my-app", kind="NetworkPolicy"),)
+    assert flow.file is not None
+    assert flow.file.name == "policy.h"
+    assert "is_reply" not in said
+
+
+def test_a_pod_that_is_allowed(lab: Lab) -> None:
+    checkout = pod(lab, "checkout")
+    assert checkout.get(f"http://{VIP}").text == "hello"
+    there, back = of(lab, "checkout", "backend"), of(lab, "backend", "checkout")
+    verdict = next(each for each in there if each.event_type.type == MonitorEvent.POLICY_VERDICT)  # type: ignore[union-attr]
+    assert verdict.verdict is Verdict.FORWARDED
+    assert verdict.ingress_allowed_by == (PolicyRef("backend", "my-app", kind="NetworkPolicy"),)
+    assert {each.is_reply for each in there} == {False}
+    assert {each.is_reply for each in back} == {True}
+    assert there[0].destination_service == back[0].source_service == ServiceRef("backend-api", "my-app")
+    words = [each.summary for each in (*there, *back)]
+    assert "TCP Flags: SYN" in words
+    assert "TCP Flags: SYN, ACK" in words
+    assert any("FIN" in each for each in words)
+    assert len(words) <= 12  # of some 20 packets, each seen twice
+
+
+def test_a_lab_that_tells_nothing_says_so() -> None:
+    with Lab.start() as silent, pytest.raises(LabError, match='flows="aggregated"'):
+        _ = silent.node.flows
+
+
+def test_datagrams_are_aggregated_too(lab: Lab) -> None:
+    checkout, backend = pod(lab, "checkout"), pod(lab, "backend")
+    checkout.serve_udp(9999, "answer")
+    with backend.socket(type=socket.SOCK_DGRAM) as sender:
+        sender.settimeout(5)
+        for _ in range(20):
+            sender.sendto(b"x", (str(checkout.address), 9999))
+            assert sender.recv(100) == b"answer"
+    for there, back in (("backend", "checkout"), ("checkout", "backend")):
+        assert 1 <= len([each for each in of(lab, there, back) if each.summary == "UDP"]) <= 4

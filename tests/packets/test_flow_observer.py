@@ -1,0 +1,266 @@
+"""Flows as people and programs read them: with names, as they come, and told what they missed."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from ipaddress import ip_address
+
+import pytest
+
+from k8sdatapath import programs
+from k8sdatapath.datapath.flow_filters import EventFilter
+from k8sdatapath.datapath.flow_names import KnownNames, Ruling
+from k8sdatapath.datapath.flow_observer import FlowObserver
+from k8sdatapath.errors import CapacityError, ClosedError, ModelError
+from k8sdatapath.flow_source import Seen
+from k8sdatapath.model.flow import (
+    TCP as Segment,
+)
+from k8sdatapath.model.flow import (
+    DropReason,
+    Flow,
+    LostEvent,
+    LostEventSource,
+    PolicyRef,
+    ServiceRef,
+    TrafficDirection,
+    Verdict,
+    WorkloadRef,
+)
+from k8sdatapath.model.workload import Workload
+from k8sdatapath.net.packet import tcp, udp
+from k8sdatapath.tables.events import Level, Point
+from tests.packets.rig import Rig, rig
+from tests.packets.world import TCP, V4, V6, WORLDS, World
+
+pytestmark = pytest.mark.packets
+
+CLIENT = Workload.pod("shop/client", {"app": "client"}, addresses=[w.address("client") for w in WORLDS])
+ONE = Workload.pod("shop/one", {"app": "one"}, addresses=[w.address("one") for w in WORLDS])
+BOTH = pytest.mark.parametrize("world", WORLDS, ids=lambda world: world.name)
+
+
+@contextmanager
+def observed(capacity: int = 1000, names: KnownNames | None = None) -> Iterator[tuple[Rig, FlowObserver]]:
+    with rig(events=True) as datapath:
+        for world in WORLDS:
+            datapath.services.upsert(world.service("service", TCP, ["one"]))
+            for pod in ("client", "one"):
+                datapath.add_pod(world.address(pod))
+        with FlowObserver.bind(
+            datapath.loaded, capacity=capacity, names=names, node="default/me"
+        ) as observer:
+            observer.watch("all")
+            yield datapath, observer
+
+
+def eventually(done: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 10
+    while not done():
+        assert time.monotonic() < deadline, "not within 10 s"
+        time.sleep(0.01)
+
+
+def flows(seen: list[Seen]) -> list[Flow]:
+    return [each for each in seen if isinstance(each, Flow)]
+
+
+@BOTH
+def test_names(world: World) -> None:
+    service = world.service("service", TCP, ["one"])
+    known = {(service.address, service.port): "shop/web:http"}
+
+    def serve(frontend: object) -> object:
+        name = known.get((frontend.address, frontend.port))  # type: ignore[attr-defined]
+        return None if name is None else type(service)(service.address, service.port, name=name)
+
+    names = KnownNames(service=serve, device=lambda index: f"dev{index}")  # type: ignore[arg-type]
+    names.learn(CLIENT, 300, owners=[WorkloadRef("client", "Deployment")], number=7)
+    names.learn(ONE, 301)
+    names.resolved(CLIENT.addresses[world is V6], "web.shop.", [ONE.addresses[world is V6]])
+    with observed(names=names) as (datapath, observer):
+        datapath.send(world.frame("client", "service", TCP, "S"))
+        datapath.send(tcp(world.address("one"), world.address("client"), 8080, 40000, "SA"))
+        request, answer = flows(observer.last(2))
+    assert request.verdict is Verdict.FORWARDED
+    assert request.summary == "TCP Flags: SYN"
+    assert request.l4 == Segment(40000, 8080, 2)
+    assert request.source.pod_name == "client"  # type: ignore[union-attr]
+    assert request.source.workloads == (WorkloadRef("client", "Deployment"),)  # type: ignore[union-attr]
+    assert (request.source.identity, request.source.id) == (300, 7)  # type: ignore[union-attr]
+    assert "k8s:app=one" in request.destination.labels  # type: ignore[union-attr]
+    assert request.destination_service == answer.source_service == ServiceRef("web", "shop")
+    assert request.destination_names == answer.source_names == ("web.shop",)
+    assert (request.is_reply, answer.is_reply) == (False, True)
+    assert request.traffic_direction is TrafficDirection.INGRESS
+    assert answer.traffic_direction is TrafficDirection.EGRESS
+    assert request.interface.name == "dev1"  # type: ignore[union-attr]
+    assert request.node_name == "default/me"
+    assert abs(request.time - time.time_ns()) < 60e9
+    assert request.uuid != answer.uuid
+
+
+def test_who_is_not_known_is_the_world_and_who_left_is_not_known() -> None:
+    names = KnownNames()
+    names.learn(CLIENT, 300)
+    assert names.endpoint(CLIENT.addresses[0], 0).pod_name == "client"
+    names.learn(Workload.pod("shop/next", addresses=[CLIENT.addresses[0]]), 302)
+    names.forget("shop/client")  # later than its address was given to another
+    assert names.endpoint(CLIENT.addresses[0], 0).pod_name == "next"
+    assert names.endpoint(CLIENT.addresses[1], 0).labels == ("reserved:world",)
+    assert names.endpoint(CLIENT.addresses[1], 1).labels == ("reserved:host",)
+    names.vacate([CLIENT.addresses[0]])
+    assert names.endpoint(CLIENT.addresses[0], 0).identity == 2
+
+
+def test_domains_are_not_kept_for_ever() -> None:
+    names, asker = KnownNames(), ip_address("10.0.0.1")
+    for number in range(100_001):
+        names.resolved(asker, f"n{number}", [ip_address(number)])
+    assert names.domains(ip_address(0), asker) == ()
+    assert names.domains(ip_address(100_000), asker) == ("n100000",)
+
+
+def test_a_drop_has_its_reason_and_place() -> None:
+    with observed() as (datapath, observer):
+        frame = bytearray(V4.frame("client", "service", TCP))
+        frame[16:18] = (30).to_bytes(2, "big")
+        datapath.send(bytes(frame))
+        (flow,) = flows(observer.last(1))
+    assert (flow.verdict, flow.drop_reason) == (Verdict.DROPPED, DropReason.INVALID_PACKET_DROPPED)
+    assert flow.file is not None
+    assert flow.file.name == "packet.h"
+    assert flow.is_reply is None
+    assert flow.event_type.sub_type == 134  # type: ignore[union-attr]
+
+
+def test_last_and_since_and_until() -> None:
+    with observed() as (datapath, observer):
+        for port in range(1, 6):
+            datapath.send(udp(V4.address("client"), V4.address("stranger"), port, 53))
+            time.sleep(0.002)
+        found = flows(observer.last(3))
+        assert [each.l4.source_port for each in found] == [3, 4, 5]  # type: ignore[union-attr]
+        assert flows(observer.last(since=found[1].time)) == found[1:]
+        assert flows(observer.last(since=found[0].time, until=found[1].time)) == found[:2]
+        even = observer.last(1, matches=lambda flow: flow.l4.source_port % 2 == 0)  # type: ignore[union-attr]
+        assert flows(even) == [found[1]]
+
+
+def test_follow_waits_for_what_comes() -> None:
+    with observed() as (datapath, observer):
+        cursor = observer.follow()
+        found: list[Seen] = []
+        reader = threading.Thread(target=lambda: found.extend(cursor.take(10)))
+        reader.start()
+        datapath.send(V4.frame("client", "service", TCP))
+        reader.join()
+        assert [each.summary for each in flows(found)] == ["TCP Flags: SYN"]
+
+
+def test_follow_with_asyncio() -> None:
+    async def read(observer: FlowObserver, number: int) -> list[Seen]:
+        found = []
+        async for each in observer.stream(last=1):
+            found.append(each)
+            if len(found) == number:
+                break
+        return found
+
+    async def both(datapath: Rig, observer: FlowObserver) -> list[Seen]:
+        readers = [asyncio.create_task(read(observer, 3)) for _ in range(2)]
+        await asyncio.sleep(0)
+        for flags in "AF":
+            datapath.send(V4.frame("client", "service", TCP, flags))
+            await asyncio.sleep(0.05)
+        first, second = await asyncio.wait_for(asyncio.gather(*readers), 10)
+        assert first == second
+        return first
+
+    with observed() as (datapath, observer):
+        datapath.send(V4.frame("client", "service", TCP))
+        found = asyncio.run(both(datapath, observer))
+    assert [each.summary for each in flows(found)] == [f"TCP Flags: {flag}" for flag in ("SYN", "ACK", "FIN")]
+
+
+def test_followers_end_with_the_observer() -> None:
+    with observed() as (_, observer):
+        cursor = observer.follow()
+        threading.Timer(0.1, observer.close).start()
+        with pytest.raises(ClosedError):
+            list(cursor)
+    assert repr(observer) == "<FlowObserver closed>"
+
+
+def test_a_stalled_reader_is_told_how_many_it_missed_and_costs_nothing() -> None:
+    with observed(capacity=100) as (datapath, observer):
+        stalled = observer.follow()
+        frame = V4.frame("client", "service", TCP, "A")
+        for _ in range(250):
+            datapath.send(frame)
+        assert observer.span() == (150, 250)
+        lost, *rest = stalled.take()
+        assert isinstance(lost, LostEvent)
+        assert (lost.source, lost.num_events_lost) == (LostEventSource.HUBBLE_RING_BUFFER, 150)
+        assert len(rest) == 100
+
+
+def test_what_the_kernel_had_no_room_for_is_told() -> None:
+    with observed(capacity=100_000) as (datapath, observer):
+        frame = V4.frame("client", "service", TCP, "A")
+        program = datapath.loaded.program("from_pod", programs.TC)
+        program.run_many([frame] * 2000)  # faster than anybody reads, and there is room for some 390
+        sent = 2000
+        for _ in range(3):
+            datapath.send(frame)
+            sent += 1
+        eventually(lambda: observer.span()[1] and observer.telling.told + observer.telling.full == sent)
+        seen = observer.last()
+        lost = [each for each in seen if isinstance(each, LostEvent)]
+        assert sum(each.num_events_lost for each in lost) == observer.telling.full > 0
+        assert {each.source for each in lost} == {LostEventSource.PERF_EVENT_RING_BUFFER}
+        assert all(each.cpu is not None and each.first <= each.last for each in lost)
+        assert len(flows(seen)) == observer.telling.told
+
+
+def test_the_kernel_holds_back_what_nobody_wants() -> None:
+    with observed() as (datapath, observer):
+        observer.watch("all", EventFilter(network="10.244.1.3", port=80), EventFilter(outcomes=["DROP"]))
+        datapath.send(V4.frame("client", "service", TCP))
+        datapath.send(V6.frame("client", "service", TCP))
+        datapath.send(tcp(V4.address("client"), V4.address("stranger"), 80, 81)[:-8])
+        kept = flows(observer.last())
+        assert [each.verdict for each in kept] == [Verdict.FORWARDED, Verdict.DROPPED]
+        observer.watch("all", EventFilter(points=[Point.FROM_UPLINK]), EventFilter(protocol="SCTP"))
+        datapath.send(V4.frame("client", "service", TCP))
+        assert len(observer.last()) == 2
+        observer.watch(Level.DROPS)
+        assert observer.level is Level.DROPS
+        with pytest.raises(CapacityError):
+            observer.watch("all", *[EventFilter(port=1)] * 17)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda: EventFilter(port=65536),
+        lambda: EventFilter(identity=-1),
+        lambda: EventFilter(network="no"),
+        lambda: EventFilter(outcomes=["DROP_NONSENSE"]),
+        lambda: EventFilter(protocol="IGMP"),
+    ],
+)
+def test_filters_that_cannot_be(wrong: Callable[[], EventFilter]) -> None:
+    with pytest.raises(ModelError):
+        wrong()
+
+
+def test_who_was_denied_by_a_rule_is_told_which() -> None:
+    ruling = Ruling((PolicyRef("deny", "shop", kind="NetworkPolicy"),), True)
+    names = KnownNames(ruling=lambda counter: ruling if counter else None)
+    assert names.ruling(3) == ruling
+    assert names.ruling(0) is None
