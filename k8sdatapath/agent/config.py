@@ -14,6 +14,7 @@ from attrs import evolve, field, frozen
 from k8sdatapath.agent.options import IGNORED, OPTIONS
 from k8sdatapath.agent.values import UNSAID, Acceleration, IdentityMode, Listen, LogFormat, TunnelKind
 from k8sdatapath.errors import ConfigError, ManifestError, near_misses
+from k8sdatapath.identity import Timing
 from k8sdatapath.kube.documents import parse_yaml
 from k8sdatapath.model import IPAddress, IPNetwork, Masquerade, Protocol, Selection
 from k8sdatapath.model.address import shown
@@ -88,6 +89,14 @@ class AgentConfig:
     policy_answer: bool = False
     identity_mode: IdentityMode = IdentityMode.CRD
     etcd: tuple[str, ...] = ()
+    etcd_ca: Path | None = None
+    etcd_cert: Path | None = None
+    etcd_key: Path | None = None
+    prewarm: bool = False
+    collect_every: float = 60.0
+    node_timeout: float = Timing().timeout
+    unused_for: float = Timing().grace
+    quarantine: float = Timing().quarantine
     services: int = Capacity().services
     backends: int = Capacity().backends
     slots: int = Capacity().slots
@@ -153,6 +162,12 @@ class AgentConfig:
         """
         inline = self.not_masqueraded or self.masquerade_link_local or self.masquerade_link_local_ipv6
         return self.masq_config or (_MASQ_CONFIG if self.masq_agent and not inline else None)
+
+    @property
+    def timing(self) -> Timing:
+        """How long what takes until numbers are given to others."""
+        beat = Timing().beat / Timing().timeout * self.node_timeout
+        return Timing(beat=beat, timeout=self.node_timeout, grace=self.unused_for, quarantine=self.quarantine)
 
     @property
     def tunnel(self) -> Tunnel | None:
@@ -235,6 +250,10 @@ class AgentConfig:
             raise ConfigError("", "identityAllocationMode", f"cannot be memory: {why}")
         if mode in (IdentityMode.ETCD, IdentityMode.KVSTORE) and not self.etcd:
             raise ConfigError("", "etcd.endpoints", f"needed with identityAllocationMode: {mode.value}")
+        if self.etcd_key is not None and self.etcd_cert is None:
+            raise ConfigError("", "etcd.certFile", "needed with etcd.keyFile")
+        if not self.node_timeout:
+            raise ConfigError("", "identityGC.heartbeatTimeout", "cannot be 0: every node would be gone")
 
 
 def _read(path: Path) -> Mapping[str, Any]:

@@ -158,6 +158,18 @@ OPTIONS: Final[Mapping[str, Option]] = {
         "identity_mode", values.one_of(IdentityMode), "who gives label sets their numbers"
     ),
     "etcd.endpoints": Option("etcd", values.texts, "with identityAllocationMode: etcd, its URLs"),
+    "etcd.caFile": Option("etcd_ca", values.path, "whom to trust; else whom the machine does"),
+    "etcd.certFile": Option("etcd_cert", values.path, "the certificate to show"),
+    "etcd.keyFile": Option("etcd_key", values.path, "and its key, if that is in a file of its own"),
+    "identityPrewarming": Option(
+        "prewarm", values.flag, "give numbers to labels of Deployments and the like before there are pods"
+    ),
+    "identityGC.interval": Option(
+        "collect_every", values.seconds, "between looks for unused numbers; 0: none"
+    ),
+    "identityGC.heartbeatTimeout": Option("node_timeout", values.seconds, "a silent node is taken for gone"),
+    "identityGC.grace": Option("unused_for", values.seconds, "a number that is unused so long is taken back"),
+    "identityGC.quarantine": Option("quarantine", values.seconds, "and given to nobody for so long"),
     "writeEvents": Option("write_events", values.flag, "write Events about objects with errors"),
     # how much
     "capacity.services": Option("services", values.count, "frontends", live=True),

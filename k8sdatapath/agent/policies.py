@@ -12,7 +12,8 @@ from k8sdatapath.agent.config import AgentConfig
 from k8sdatapath.agent.values import IdentityMode
 from k8sdatapath.component import ObjectKey, RecordStore
 from k8sdatapath.datapath.identity_policy import IdentityPolicy
-from k8sdatapath.identity import MemoryStore, StoreAllocator
+from k8sdatapath.errors import ConfigError
+from k8sdatapath.identity import Collecting, Collector, MemoryStore, StoreAllocator
 from k8sdatapath.identity.etcd import EtcdStore
 from k8sdatapath.kube.events import ObjectSource
 from k8sdatapath.kube.policy_watch import PolicyWatch
@@ -48,12 +49,24 @@ def follow_policies(
         reconciler.renumber(old, new)
 
     alone = config.identity_mode is IdentityMode.MEMORY
-    identities = StoreAllocator(store, config.node_name, fixed=well_known(), renumbered=renumbered)
+    identities = StoreAllocator(
+        store, config.node_name, fixed=well_known(), timing=config.timing, renumbered=renumbered
+    )
     source = _source(config, client)
     reconciler = PolicyReconciler(
-        source, config.node_name, policy, identities, on_pods=pods.know, alone=alone, on_status=tell
+        source,
+        config.node_name,
+        policy,
+        identities,
+        on_pods=pods.know,
+        alone=alone,
+        prewarm=config.prewarm,
+        on_status=tell,
     )
     own.enter_context(reconciler)
+    if config.collect_every:
+        collector = Collector(store, timing=config.timing)
+        own.enter_context(Collecting(collector, config.node_name, every=config.collect_every))
     if isinstance(store, KubeStore | EtcdStore):
         own.enter_context(store)  # closed first, so that nobody waits for it
     return reconciler.start()
@@ -64,7 +77,7 @@ def _source(config: AgentConfig, client: ApiClient | None) -> ObjectSource:
         if config.replay is not None:
             return Replay(_beside(config.replay))
         return StaticSource(*config.sources, raw=True)
-    watch = PolicyWatch(client)
+    watch = PolicyWatch(client, templates=config.prewarm)
     return watch if config.record is None else Recorder(watch, _beside(config.record))
 
 
@@ -78,5 +91,17 @@ def _store(config: AgentConfig, client: ApiClient | None) -> RecordStore:
         return MemoryStore()
     if client is not None and config.identity_mode is IdentityMode.CRD:
         return KubeStore(client)
-    secure = any(each.startswith("https:") for each in config.etcd)
-    return EtcdStore(config.etcd, tls=ssl.create_default_context() if secure else None)
+    return EtcdStore(config.etcd, tls=_tls(config))
+
+
+def _tls(config: AgentConfig) -> ssl.SSLContext | None:
+    if not any(each.startswith("https:") for each in config.etcd):
+        return None
+    try:
+        context = ssl.create_default_context(cafile=config.etcd_ca)
+        if config.etcd_cert is not None:
+            context.load_cert_chain(config.etcd_cert, config.etcd_key)
+    except (OSError, ssl.SSLError) as error:
+        files = ", ".join(str(each) for each in (config.etcd_ca, config.etcd_cert, config.etcd_key) if each)
+        raise ConfigError(files, "etcd.caFile, etcd.certFile, etcd.keyFile", str(error)) from None
+    return context

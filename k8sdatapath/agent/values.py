@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from enum import Enum
+from math import inf
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -93,6 +94,17 @@ def count(value: Any) -> int:
     if int(value) < 1:
         raise ValueError(f"{shown(value)} is too few")
     return int(value)
+
+
+def seconds(value: Any) -> float:
+    """A time; 0: none."""
+    try:
+        found = float(value)
+    except (TypeError, ValueError):
+        found = -1.0
+    if isinstance(value, bool) or not 0 <= found < inf:
+        raise ValueError(f"{shown(value)} is no number of seconds")
+    return found
 
 
 def given_count(value: Any) -> Any:

@@ -6,7 +6,7 @@ what nobody uses. ``timing``: what both have to agree on. ``records``: what stor
 """
 
 from k8sdatapath.identity.allocator import Allocator, IdentityChange, StoreAllocator
-from k8sdatapath.identity.collector import Collected, Collector
+from k8sdatapath.identity.collector import Collected, Collecting, Collector
 from k8sdatapath.identity.memory import MemoryStore
 from k8sdatapath.identity.networks import NetworkAllocator
 from k8sdatapath.identity.timing import Timing
@@ -14,6 +14,7 @@ from k8sdatapath.identity.timing import Timing
 __all__ = [
     "Allocator",
     "Collected",
+    "Collecting",
     "Collector",
     "IdentityChange",
     "MemoryStore",

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import logging
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 
 from attrs import define, frozen
 
 from k8sdatapath.component import Record, RecordStore
-from k8sdatapath.errors import StoreConflictError
+from k8sdatapath.errors import DatapathError, StoreConflictError
 from k8sdatapath.identity.records import IDENTITIES, NUMBERS, USES, number_of
 from k8sdatapath.identity.timing import Timing, clock
+from k8sdatapath.resource import Resource
 
-__all__ = ["Collected", "Collector"]
+__all__ = ["Collected", "Collecting", "Collector"]
+
+_log = logging.getLogger("k8sdatapath.identity")
 
 
 @frozen
@@ -53,6 +58,8 @@ class Collector:
     ) -> None:
         self._store, self._timing, self._clock = store, timing or Timing(), clock
         self._seen: dict[tuple[str, str], _Seen] = {}
+        self.nodes: frozenset[str] = frozenset()
+        """Names of the nodes that were there at the last pass."""
 
     def collect(self) -> Collected:
         """One pass. What could not be done is done by a later one.
@@ -65,7 +72,9 @@ class Collector:
     def _nodes(self) -> tuple[int, set[str]]:
         """A node that is gone is shut out before what it used counts as unused: if it lives, it finds out."""
         gone, used = 0, set[str]()
-        for record in self._list(USES):
+        records = self._list(USES)
+        self.nodes = frozenset(each.name for each in records)
+        for record in records:
             if self._still(record, self._timing.timeout):
                 try:
                     self._store.delete(record)
@@ -129,3 +138,49 @@ class Collector:
 
     def _still(self, record: Record, seconds: float) -> bool:
         return self._clock() - self._seen[record.kind, record.name].since >= seconds
+
+
+class Collecting(Resource):
+    """Has a collector collect, in a thread of its own, until it is closed.
+
+    It may run on every node: the later in the alphabet its name comes, the less often a node does it. So all
+    of them together ask the store some times in ``every`` seconds, and whoever is the first may go.
+
+    :param node: whose thread this is.
+    :param every: seconds between two passes of the first node.
+    """
+
+    def __init__(self, collector: Collector, node: str, *, every: float = 60.0) -> None:
+        self._collector, self._node, self._every = collector, node, every
+        self.collected = Collected()
+        """What all passes so far have done."""
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="kd-collector", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop; a pass that runs is brought to its end."""
+        self._over.set()
+        self._thread.join()
+
+    def __repr__(self) -> str:
+        return f"<Collecting {self._node}: {self.collected}>"
+
+    def _run(self) -> None:
+        while not self._over.wait(self._pause()):
+            try:
+                done = self._collector.collect()
+            except DatapathError as error:
+                _log.info("identities are collected later: %s", error)
+                continue
+            if done != Collected():
+                _log.info("%s", done)
+            before = self.collected
+            self.collected = Collected(
+                before.nodes + done.nodes,
+                before.identities + done.identities,
+                before.numbers + done.numbers,
+            )
+
+    def _pause(self) -> float:
+        return self._every * (1 + sum(each < self._node for each in self._collector.nodes))

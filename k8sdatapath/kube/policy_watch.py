@@ -33,13 +33,17 @@ class PolicyWatch(Closing):
     is asked first. Kinds that it gets later are followed after a new start.
 
     :param client: of the official library, configured for the server.
+    :param templates: what makes pods is watched too, so that it is known who they are going to be.
     :param patience: how long is waited for what.
     """
 
-    def __init__(self, client: ApiClient, *, patience: Patience | None = None) -> None:
+    def __init__(
+        self, client: ApiClient, *, templates: bool = False, patience: Patience | None = None
+    ) -> None:
         from k8sdatapath.kube.connection import ApiServer
 
         self._client, self._patience = client, patience or Patience()
+        self._templates = templates
         self._server = ApiServer(client, self._patience)
         self._over = threading.Event()
         self._lock = threading.Lock()
@@ -82,8 +86,8 @@ class PolicyWatch(Closing):
             if not self._over.is_set():
                 _log.info("the kinds of policies are not known yet: %s", error)
             return None
-        asked = policy_resources(cilium=True, tiers=True, templates=False)
-        own = {each.plural for each in policy_resources(templates=False)}
+        asked = policy_resources(cilium=True, tiers=True, templates=self._templates)
+        own = {each.plural for each in policy_resources(templates=self._templates)}
         cilium = any(plural.startswith("cilium") for plural in there)
         return tuple(
             each

@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from hashlib import blake2b
 from typing import Any, Protocol, Self, TypeAlias
 
 from attrs import evolve
@@ -81,6 +82,8 @@ class PolicyReconciler(Resource):
     :param on_pods: told of all pods of this node that are known, whenever that changes. If it raises, it is
         called again later.
     :param alone: nobody else gives numbers: those for pods of other nodes are given here too.
+    :param prewarm: labels of what makes pods, such as Deployments, get numbers before there are pods. Of the
+        nodes that the source tells of, one sees to each; with ``alone``, this one to all.
     :param on_status: told of an object that has an error or names what is not there, and when that is over.
     """
 
@@ -93,6 +96,7 @@ class PolicyReconciler(Resource):
         *,
         on_pods: Callable[[KnownPods], object],
         alone: bool = False,
+        prewarm: bool = False,
         retry: Retry | None = None,
         on_status: Callable[[ObjectKey, Status], object] = lambda key, status: None,
     ) -> None:
@@ -100,6 +104,8 @@ class PolicyReconciler(Resource):
         """Why it has ended by itself, if it has."""
         self._source, self._policies, self._on_pods = source, policies, on_pods
         self._node, self._alone, self._retry = node, alone, retry or Retry()
+        self._prewarm = prewarm
+        self._templates: dict[str, Workload] = {}
         self._translator = PolicyTranslator(node)
         self._on_status = on_status
         self._changed = threading.Condition()  # guards the translator, these four, and what it has told
@@ -302,7 +308,10 @@ class PolicyReconciler(Resource):
         self._stale = self._stale or bool(delta.policies or delta.removed)
         now = time.monotonic()
         for each in delta.workloads:
-            if each.name == self._node or " " in each.name:  # the node knows itself; templates are nobody yet
+            if " " in each.name:  # a template, which is nobody yet
+                self._templates[each.name] = each
+                continue
+            if each.name == self._node:  # it knows itself
                 continue
             self._workloads[each.name] = each
             self._gone.discard(each.name)
@@ -313,6 +322,7 @@ class PolicyReconciler(Resource):
                 self._local.discard(each.name)
                 self._due[each.name] = now
         for name in delta.gone:
+            self._templates.pop(name, None)
             if self._workloads.pop(name, None) is not None:
                 self._local.discard(name)
                 self._due.pop(name, None)
@@ -356,7 +366,8 @@ class PolicyReconciler(Resource):
     def _step(self) -> None:
         """Bring the kernel closer to what is wanted: peers, policies, then pods, so that none is open."""
         concerned = self._workloads if self._alone else self._local
-        self._numbers.want(self._workloads[name].labels for name in concerned if self._is_pod(name))
+        wanted = {self._workloads[name].labels for name in concerned if self._is_pod(name)}
+        self._numbers.want(wanted | (self._forthcoming() if self._prewarm else set()))
         failures: dict[str, Exception] = {}
         self._attempt("peers", self._follow_peers, failures)
         if self._stale:
@@ -369,6 +380,19 @@ class PolicyReconciler(Resource):
         self._again = time.monotonic() + (self._retry.after(self._tries) if failures else 0.0)
         self._failures = failures
         self._synced = True
+
+    def _forthcoming(self) -> set[tuple[str, ...]]:
+        """Labels of pods to come that this node, of all, has to see to."""
+        others = [] if self._alone else [name for name in self._workloads if not self._is_pod(name)]
+
+        def weight(node: str, template: str) -> bytes:
+            return blake2b(f"{node} {template}".encode(), digest_size=8).digest()
+
+        return {
+            each.labels
+            for name, each in self._templates.items()
+            if all(weight(self._node, name) <= weight(other, name) for other in others)
+        }
 
     def _is_pod(self, name: str) -> bool:
         return self._workloads[name].is_pod

@@ -106,8 +106,9 @@ def start(node: NodeUnderTest, api: ApiDouble) -> tuple[NetNs, NetNs]:
 
 @pytest.mark.parametrize("mode", ["crd", "etcd", "memory"])
 def test_policies_of_the_cluster_are_enforced(tmp_path: Path, mode: str) -> None:
-    store = Etcd(tmp_path)
-    told: dict[str, Any] = {"etcd": {"endpoints": [store.url]}} if mode == "etcd" else {}
+    store = Etcd(tmp_path, tls=True)
+    files = {"certFile": str(store.certificate), "keyFile": str(store.key), "caFile": str(store.certificate)}
+    told: dict[str, Any] = {"etcd": {"endpoints": [store.url], **files}} if mode == "etcd" else {}
     with served(tmp_path, identityAllocationMode=mode, **told) as (node, api), ExitStack() as own:
         if mode == "etcd":
             own.callback(store.down)
@@ -304,6 +305,49 @@ def test_a_pod_that_the_plugin_tells_of_sends_nothing_before_its_policy_is_in_fo
     assert both(client) == {True}
 
 
+def known(api: ApiDouble, app: str) -> bool:
+    """Whether there is a number for the pods of an application."""
+    return any(f"k8s:app={app};" in each["spec"]["labels"] for each in api.objects("identities").values())
+
+
+def test_numbers_are_there_before_the_pods_of_a_deployment(tmp_path: Path) -> None:
+    with served(tmp_path, identityPrewarming=True) as (node, api):
+        makers = [("apps/v1", kind) for kind in ("Deployment", "StatefulSet", "DaemonSet")]
+        api.kinds |= {(group, f"{kind.lower()}s"): kind for group, kind in (*makers, ("batch/v1", "Job"))}
+        client, _ = start(node, api)
+        allow(api, app="late")
+        node.until(lambda: not reaches(client))
+        pod = a_pod("late", 5)
+        template = {
+            "metadata": {"labels": {**pod["metadata"]["labels"], "pod-template-hash": "1"}},
+            "spec": {},
+        }
+        deployment = {"kind": "Deployment", "metadata": {"namespace": "shop", "name": "late"}}
+        api.put("deployments", {"apiVersion": "apps/v1", **deployment, "spec": {"template": template}})
+        node.until(lambda: known(api, "late"))
+
+        def refuse(method: str, path: str) -> None:
+            raise Refusal(503, "ServiceUnavailable")
+
+        api.refuse_write = refuse
+        api.put("pods", pod)
+        late = node.pod("late", 5)
+        node.until(lambda: both(late) == {True})
+
+
+def test_numbers_that_nobody_uses_are_taken_back(tmp_path: Path) -> None:
+    collecting = {"interval": 0.1, "heartbeatTimeout": 30, "grace": 0.2, "quarantine": 0.2}
+    with served(tmp_path, identityGC=collecting) as (node, api):
+        start(node, api)
+        put_pod(api, "passing", 9)
+        node.until(lambda: known(api, "passing"))
+        numbers = len(api.objects("identitynumbers"))
+        api.delete("pods", "shop", "passing")
+        node.until(lambda: not known(api, "passing"))
+        node.until(lambda: len(api.objects("identitynumbers")) == numbers - 1)
+        assert all(known(api, app) for app in ("client", "web", "other"))
+
+
 def test_events_tell_of_policies_that_cannot_be_enforced(tmp_path: Path) -> None:
     with served(tmp_path, writeEvents=True) as (node, api):
         start(node, api)
@@ -369,6 +413,10 @@ RARELY = {
     ("k8sdatapath.io", "identitynumbers", "list"),  # when tries to find a free one have failed
     ("k8sdatapath.io", "identitynumbers", "get"),
     ("k8sdatapath.io", "identitynumbers", "delete"),  # of one that another node was faster to need
+    ("k8sdatapath.io", "identitynumbers", "update"),  # when nobody uses it any more
+    ("k8sdatapath.io", "identities", "delete"),
+    ("k8sdatapath.io", "identityuses", "list"),
+    ("k8sdatapath.io", "identityuses", "delete"),  # of a node that has gone
     ("k8sdatapath.io", "identityuses", "get"),  # after a new start
     ("policy.networking.k8s.io", "clusternetworkpolicies", "list"),
     ("policy.networking.k8s.io", "clusternetworkpolicies", "watch"),

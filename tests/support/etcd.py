@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import shutil
 import socket
+import ssl
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,12 +27,26 @@ def binary() -> str:
 
 
 class Etcd:
-    """The server; it can be away for a while."""
+    """The server; it can be away for a while.
 
-    def __init__(self, directory: Path) -> None:
+    :param tls: it has a certificate, in ``certificate`` and ``key``, and wants the same of its clients.
+    """
+
+    def __init__(self, directory: Path, *, tls: bool = False) -> None:
         self._directory = directory
+        self.certificate, self.key = directory / "etcd.crt", directory / "etcd.key"
+        self._secure: list[str] = []
+        if tls:
+            make = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=etcd"
+            name = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(self.key)]
+            command = ["openssl", *make.split(), *name, "-out", str(self.certificate)]
+            subprocess.run(command, check=True, capture_output=True)
+            self._secure = [f"--cert-file={self.certificate}", f"--key-file={self.key}"]
+            self._secure += [f"--trusted-ca-file={self.certificate}", "--client-cert-auth"]
+        scheme = "https" if tls else "http"
         with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
-            self.url, self._peer = (f"http://127.0.0.1:{each.getsockname()[1]}" for each in (one, two))
+            ports = [each.getsockname()[1] for each in (one, two)]
+        self.url, self._peer = f"{scheme}://127.0.0.1:{ports[0]}", f"http://127.0.0.1:{ports[1]}"
         self._process: subprocess.Popen[bytes] | None = None
 
     def up(self) -> None:
@@ -39,13 +54,21 @@ class Etcd:
         peer = [f"--listen-peer-urls={self._peer}", f"--initial-advertise-peer-urls={self._peer}"]
         data = [f"--data-dir={self._directory}/data", f"--initial-cluster=default={self._peer}"]
         with Path(self._directory, "log").open("ab") as log:
-            command = [binary(), *client, *peer, *data, "--log-level=error"]
+            command = [binary(), *client, *peer, *data, *self._secure, "--log-level=error"]
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
         wait(self._answers, 30)
 
+    def context(self) -> ssl.SSLContext | None:
+        """What a client needs."""
+        if not self._secure:
+            return None
+        context = ssl.create_default_context(cafile=self.certificate)
+        context.load_cert_chain(self.certificate, self.key)
+        return context
+
     def _answers(self) -> bool:
         try:
-            with EtcdStore([self.url], timeout=1) as store:
+            with EtcdStore([self.url], timeout=1, tls=self.context()) as store:
                 store.get("nothing", "nothing")
         except StoreError:
             return False

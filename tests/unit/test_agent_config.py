@@ -128,6 +128,9 @@ def test_flags_are_stronger_than_the_file(write) -> None:
         ("kubeProxyReplacement: false", "kubeProxyReplacement: cannot be false"),
         ("loadBalancer: {algorithm: rr}", "loadBalancer.algorithm: 'rr' is none of random, maglev"),
         ("loadBalancer: {mode: dsr}", "loadBalancer.mode: must be snat"),
+        ("{policy: true, etcd: {keyFile: x}}", "etcd.certFile: needed with etcd.keyFile"),
+        ("{policy: true, identityGC: {heartbeatTimeout: 0}}", "identityGC.heartbeatTimeout: cannot be 0"),
+        ("{policy: true, identityGC: {grace: soon}}", "identityGC.grace: 'soon' is no number of seconds"),
         ("{policy: true, source: x}", "identityAllocationMode: cannot be crd: objects come from no API"),
         (
             "{policy: true, identityAllocationMode: etcd}",

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
 
 from k8sdatapath.errors import CapacityError, ClosedError, KeyNotFoundError, ModelError, StoreError
-from k8sdatapath.identity import Collector, MemoryStore, NetworkAllocator, StoreAllocator, Timing
+from k8sdatapath.identity import (
+    Collected,
+    Collecting,
+    Collector,
+    MemoryStore,
+    NetworkAllocator,
+    StoreAllocator,
+    Timing,
+)
 from k8sdatapath.identity.records import IDENTITIES, NUMBERS
 from k8sdatapath.model.identity import CLUSTER_NUMBERS, LOCAL_NUMBERS, Identity, well_known
 from tests.support.identities import Actor, Fate, Stage, app
@@ -370,3 +380,24 @@ def test_networks() -> None:
     assert networks.acquire("192.0.2.0/24").number == LOCAL_NUMBERS[0]
     assert networks.acquire("198.51.100.0/24").number == one.number
     assert networks.lookup(two.number) == two
+
+
+def test_the_first_node_by_name_collects_most_often() -> None:
+    passes: Counter[str] = Counter()
+
+    class Counted(Collector):
+        name = ""
+
+        def collect(self) -> Collected:
+            passes[self.name] += 1
+            return super().collect()
+
+    store = MemoryStore()
+    with ExitStack() as own:
+        for name in "abc":
+            own.enter_context(StoreAllocator(store, name, beats=False)).beat()
+            collector = Counted(store)
+            collector.name = name
+            own.enter_context(Collecting(collector, name, every=0.02))
+        wait(lambda: passes["a"] >= 12)
+    assert passes["a"] > passes["b"] > passes["c"] > 0
