@@ -25,13 +25,14 @@ from k8sdatapath.agent.metrics import (
 )
 from k8sdatapath.agent.options import OPTIONS
 from k8sdatapath.agent.policies import follow_policies
-from k8sdatapath.agent.source import Listener, Nodes, NodeSource, Pods, open_source
+from k8sdatapath.agent.source import Listener, Nodes, NodeSource, Pods, Workloads, open_source
 from k8sdatapath.agent.values import Acceleration
 from k8sdatapath.agent.web import WebServer
 from k8sdatapath.cni.server import CniServer
 from k8sdatapath.component import ObjectKey, Plan
 from k8sdatapath.errors import DatapathError, ManifestError, MissingExtraError, NotSupportedError
 from k8sdatapath.kube import KubeWatch, NodeView, ObjectSource
+from k8sdatapath.kube.egress import egress_of
 from k8sdatapath.kube.event_writer import EventWriter
 from k8sdatapath.kube.health import HealthServer
 from k8sdatapath.kube.ip_masq import IpMasqFile
@@ -39,7 +40,7 @@ from k8sdatapath.kube.local import node_local
 from k8sdatapath.kube.peers import peers_of
 from k8sdatapath.kube.replay import Recorder
 from k8sdatapath.kube.translator import NodeDelta
-from k8sdatapath.model import IPAddress, Masquerade, network
+from k8sdatapath.model import IPAddress, IPNetwork, Masquerade, network
 from k8sdatapath.net.local_ports import given_by_chance
 from k8sdatapath.net.pod_devices import DevicePattern
 from k8sdatapath.net.rtnetlink import Rtnetlink
@@ -74,6 +75,7 @@ class Agent(Resource):
         self._nodes_lock = RLock()
         self._own_addresses: frozenset[tuple[int, IPAddress]] = frozenset()
         self._nodes: Nodes | None = None
+        self._egress: dict[IPNetwork, IPAddress] = {}
         self._view: NodeView | None = None
         self._health: HealthServer | None = None
         self._unheard: frozenset[tuple[IPAddress, int]] = frozenset()
@@ -163,7 +165,12 @@ class Agent(Resource):
         )
 
     def _node_source(self, objects: ObjectSource) -> NodeSource:
-        listener = Listener(pods=self._on_pods, nodes=self._on_nodes, addresses=self._on_addresses)
+        listener = Listener(
+            pods=self._on_pods,
+            workloads=self._on_workloads,
+            nodes=self._on_nodes,
+            addresses=self._on_addresses,
+        )
         return NodeSource(objects, self.config.node_name, listener, self.config.selection)
 
     def _event_writer(self, objects: ObjectSource) -> EventWriter | None:
@@ -217,6 +224,14 @@ class Agent(Resource):
         if self.pods is not None:
             self.pods.update(pods, complete=complete)
 
+    def _on_workloads(self, pods: Workloads) -> None:
+        """Have those leave under addresses of their own that shall."""
+        egress = egress_of(self.config.egress, pods)
+        with self._nodes_lock:
+            changed, self._egress = egress != self._egress, egress
+            if changed and self._nodes is not None:
+                self._on_nodes(self._nodes)
+
     def _on_nodes(self, nodes: Nodes) -> None:
         """Reach the pods of the other nodes where these are now, under pods' own addresses."""
         problems = []
@@ -254,7 +269,10 @@ class Agent(Resource):
     def _masquerading(self) -> Masquerade | None:
         """What is known without the cluster's nodes."""
         wanted = self.config.masquerading
-        return wanted if wanted is None or self._masq is None else self._masq.config.added_to(wanted)
+        if wanted is None:
+            return None
+        wanted = evolve(wanted, egress=self._egress)
+        return wanted if self._masq is None else self._masq.config.added_to(wanted)
 
     def _look_at_masq_file(self) -> None:
         """Take over what the file says now; flows that have begun keep their addresses."""

@@ -16,6 +16,7 @@ from k8sdatapath.agent.values import UNSAID, Acceleration, IdentityMode, Listen,
 from k8sdatapath.errors import ConfigError, ManifestError, near_misses
 from k8sdatapath.identity import Timing
 from k8sdatapath.kube.documents import parse_yaml
+from k8sdatapath.kube.egress import EgressRule
 from k8sdatapath.model import IPAddress, IPNetwork, Masquerade, Protocol, Selection
 from k8sdatapath.model.address import shown
 from k8sdatapath.node import Capacity, Tunnel
@@ -76,6 +77,7 @@ class AgentConfig:
     masq_agent: bool = False
     masq_config: Path | None = None
     left_to_netfilter: tuple[tuple[Protocol, int], ...] = ()
+    egress: tuple[EgressRule, ...] = ()
     service_networks: tuple[IPNetwork, ...] = ()
     direct_routes: bool = False
     tunneled: bool = False
@@ -231,6 +233,8 @@ class AgentConfig:
                 raise ConfigError("", "masqConfig", "nothing is masqueraded: see bpf.masquerade")
             if self.masq_file is not None and self.not_masqueraded:
                 raise ConfigError("", "masqConfig, ipMasqAgent.config", "one of these only")
+        if self.egress and wanted is None:
+            raise ConfigError("", "egress", "nothing is masqueraded: see bpf.masquerade")
         if self.policy:
             self._check_policy()
         if self.tunneled and self.direct_routes:

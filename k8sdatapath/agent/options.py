@@ -145,6 +145,7 @@ OPTIONS: Final[Mapping[str, Option]] = {
     "leftToNetfilter": Option(
         "left_to_netfilter", values.ports, "as in 21/TCP: not masqueraded here", live=True
     ),
+    "egress": Option("egress", values.egress, "pods that leave under addresses of their own", live=True),
     "ipv4.enabled": Option("", _either("both families are always served"), "true"),
     "ipv6.enabled": Option("", _either("both families are always served"), "true"),
     "policy": Option("policy", values.flag, "enforce the cluster's network policies on pods of this node"),

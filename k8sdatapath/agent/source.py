@@ -28,6 +28,7 @@ _LOOK = 1.0
 """Seconds between looks at the node's addresses."""
 
 Pods = Mapping[str, tuple[IPAddress, ...]]
+Workloads = tuple[KubePod, ...]
 Nodes = tuple[KubeNode, ...]
 
 
@@ -58,11 +59,13 @@ class Listener:
     """Who is told what a node's source has read.
 
     :ivar pods: of the node, by name; and whether these are all.
+    :ivar workloads: of the node's pods those with an object; only when all are known, and before ``nodes``.
     :ivar nodes: all nodes of the cluster; only when all are known.
     :ivar addresses: that the node's own have changed. Returns those that clients may dial.
     """
 
     pods: Callable[[Pods, bool], object]
+    workloads: Callable[[Workloads], object]
     nodes: Callable[[Nodes], object]
     addresses: Callable[[], tuple[IPAddress, ...]]
 
@@ -128,6 +131,8 @@ class NodeSource(Resource):
         kinds = {kind for kind, _, _ in self._news}
         if first or moved or kinds & {"Pod", "EndpointSlice"}:
             self._listener.pods(self._all_pods(), batch.synced)
+        if batch.synced and (first or moved or "Pod" in kinds):
+            self._listener.workloads(tuple(self._pods.values()))
         if batch.synced and (first or moved or "Node" in kinds):
             self._listener.nodes(tuple(self._nodes.values()))
         self._synced = batch.synced

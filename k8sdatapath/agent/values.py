@@ -10,6 +10,8 @@ from typing import Any, Final, TypeVar
 
 from attrs import frozen
 
+from k8sdatapath.errors import ManifestError
+from k8sdatapath.kube.egress import EgressRule
 from k8sdatapath.model import IPAddress, IPNetwork, Masquerade, Protocol, Selection, address, network, port
 from k8sdatapath.model.address import shown
 
@@ -227,6 +229,20 @@ def addresses(value: Any) -> tuple[IPAddress, ...]:
 def ports(value: Any) -> tuple[tuple[Protocol, int], ...]:
     """Ports with their protocols: ``21/TCP``."""
     return Masquerade(netfilter=texts(value)).netfilter
+
+
+def egress(value: Any) -> tuple[EgressRule, ...]:
+    """Pods that leave under addresses of their own."""
+    if not isinstance(value, list):
+        raise ValueError(f"{shown(value)} is not a list")
+    found = []
+    for number, rule in enumerate(value):
+        try:
+            found.append(EgressRule.parse(rule))
+        except ManifestError as error:
+            dot = "." if error.path else ""
+            raise ValueError(f"[{number}]{dot}{error.path}: {error.reason}") from None
+    return tuple(found)
 
 
 def networks(value: Any) -> tuple[IPNetwork, ...]:

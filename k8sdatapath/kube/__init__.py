@@ -9,7 +9,8 @@ Live: ``events`` is what sources tell. ``watch`` is an API server as a source: a
 ``replay`` records sources, and plays them back.
 ``policy``: policies out of objects; ``policy_watch`` is an API server as a source of these.
 ``translator`` is ``translate`` for changes, ``local`` joins a source and that.
-``event_writer`` tells the cluster what is wrong. ``ip_masq`` reads ip-masq-agent's configuration.
+``event_writer`` tells the cluster what is wrong. ``ip_masq`` reads ip-masq-agent's configuration, ``egress``
+says which pods leave under addresses of their own.
 """
 
 from k8sdatapath.kube.event_writer import EventWriter

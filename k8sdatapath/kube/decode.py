@@ -274,7 +274,21 @@ def _pod(root: Field, namespace: str, name: str, ignored: Counter[str]) -> KubeP
     first: dict[int, IPAddress] = {}  # of each family
     for ip in addresses:
         first.setdefault(ip.version, ip)
-    return KubePod(namespace, name, spec["nodeName"].text(), tuple(first.values()), ports, born, root.where)
+    return KubePod(
+        namespace,
+        name,
+        spec["nodeName"].text(),
+        tuple(first.values()),
+        ports,
+        born,
+        root.where,
+        _labels(root["metadata"]["labels"]),
+    )
+
+
+def _labels(field: Field) -> frozenset[str]:
+    field["any"]  # refuses what is no mapping
+    return frozenset(f"{key}={field[key].text('')}" for key in field.value or ())
 
 
 def _host_ports(spec: Field) -> Iterator[HostPort]:

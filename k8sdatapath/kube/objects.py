@@ -117,6 +117,8 @@ class KubePod:
     born: tuple[str, str]
     """Time of creation and UID: of two pods with one host port the later has it."""
     where: str = field(default="", eq=False)  # file and document, for errors
+    labels: frozenset[str] = frozenset()
+    """As in ``app=web``."""
 
 
 @frozen

@@ -137,7 +137,7 @@ class Node(Resource):
         other sizes than configured are resized; if what is in them would not fit, they stay: :attr:`notes`.
 
         :param prune: remove pinned links that ``config`` does not ask for, see :meth:`prune`. Without it they
-            stay for now: for a caller who has more to do that may fail.
+            stay for now, and so do rules of masquerading: for a caller who has more to do that may fail.
         :raises ModelError: this is no configuration.
         :raises KernelError: a hook refused; nothing is left behind that was not there before.
         :raises PinsBusyError: another process has the pin directory.
@@ -161,7 +161,8 @@ class Node(Resource):
             hooks = own.enter_context(Hooks(config.netns, config.pins))
             if config.masquerade is not None:
                 with Masquerader.bind(objects["host"], netns=config.netns) as masquerader:
-                    masquerader.plan(masquerading(config)).apply()  # before a program looks
+                    plan = masquerader.plan(masquerading(config))
+                    (plan if prune else evolve(plan, dropped_rules=())).apply()  # before a program looks
             put_hooks(hooks, objects, config)
             hooks.adopt((hook for device in pods_of(hooks) for hook in pod_hooks(device)), objects)
             node = cls(config, objects, services, hooks, own)

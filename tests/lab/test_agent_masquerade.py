@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
+import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -74,6 +77,68 @@ def test_a_file_that_is_wrong_keeps_it_from_starting(node: NodeUnderTest, masq_c
     assert node.process is not None
     assert node.process.wait(60) == 1
     node.until(lambda: any("did you mean 'nonMasqueradeCIDRs'?" in each for each in node.messages()))
+
+
+EGRESS = "192.0.2.50", "2001:db8:2::50"
+RULE = {
+    "namespaces": ["billing"],
+    "podSelector": {"matchLabels": {"app": "mail"}},
+    "addresses": list(EGRESS),
+}
+OUTSIDES = OUTSIDE, "2001:db8:2::101"
+
+
+def workload(name: str, last: int, namespace: str = "billing", **labels: str) -> dict[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"namespace": namespace, "name": name, "labels": labels},
+        "spec": {"nodeName": "node-1", "containers": []},
+        "status": {"phase": "Running", "podIPs": [{"ip": f"10.1.1.{last}"}, {"ip": f"fd00:1:1::{last}"}]},
+    }
+
+
+def test_pods_leave_under_the_addresses_that_their_namespace_and_labels_say(
+    node: NodeUnderTest, manifests: Path
+) -> None:
+    node.config.write_text(json.dumps({**json.loads(node.config.read_text()), "egress": [RULE]}))
+    add_addresses(node)
+    mail, web = node.pod("mail", 2), node.pod("web", 3)
+
+    def seen(pod: NetNs) -> tuple[str, ...]:
+        return tuple(seen_by(node.outside, pod, each) for each in OUTSIDES)
+
+    write(manifests, "pods", [workload("mail", 2, app="mail"), workload("web", 3, app="web")])
+    node.start()
+    assert (seen(mail), seen(web)) == (EGRESS, node.addresses)
+
+    write(manifests, "pods", [workload("mail", 2, app="web"), workload("web", 3, app="mail")])
+    node.until(lambda: (seen(mail), seen(web)) == (node.addresses, EGRESS))
+    write(manifests, "pods", [workload("mail", 2, app="mail"), workload("web", 3, "shop", app="mail")])
+    node.until(lambda: (seen(mail), seen(web)) == (EGRESS, node.addresses))
+    write(manifests, "pods", [workload("successor", 2, "shop")])  # to the address of one that has gone
+    node.until(lambda: (seen(mail), seen(web)) == (node.addresses, node.addresses))
+
+    write(manifests, "pods", [workload("mail", 2, app="mail")])
+    node.until(lambda: seen(mail) == EGRESS)
+    for _ in range(2):
+        node.stop(signal.SIGKILL)
+        assert seen(mail) == EGRESS
+        node.launch()
+        while node.probe("readyz")[0] != 200:
+            assert seen(mail) == EGRESS
+        assert seen(mail) == EGRESS
+    node.tell_again(egress=[{"nodes": ["node-2"], "addresses": [EGRESS[0]]}])
+    node.until(lambda: seen(mail) == node.addresses)
+    node.tell_again(egress=[{"nodes": ["node-1"], "addresses": [EGRESS[0]]}])
+    node.until(lambda: seen(mail) == (EGRESS[0], node.addresses[1]))
+
+
+def add_addresses(node: NodeUnderTest) -> None:
+    """Those to leave under are the node's as well, but nothing leaves under them by itself."""
+    for each, length in zip(EGRESS, (32, 128), strict=True):
+        add = ["address", "add", f"{each}/{length}", "dev", "eth0", "nodad", "preferred_lft", "0"]
+        subprocess.run(["ip", "-n", node.wires.node.name, *add], check=True)
 
 
 def test_killed_and_started_again_mappings_survive(node: NodeUnderTest) -> None:

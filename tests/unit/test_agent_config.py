@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from fnmatch import fnmatch
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,8 @@ from k8sdatapath.agent.config import AgentConfig
 from k8sdatapath.agent.options import OPTIONS
 from k8sdatapath.agent.values import Acceleration, Listen
 from k8sdatapath.errors import ConfigError
+from k8sdatapath.kube.egress import egress_of
+from k8sdatapath.kube.objects import KubePod
 from k8sdatapath.model import Selection
 from tests.api.graph import ROOT
 
@@ -106,6 +108,31 @@ def test_masquerading_is_said_by_family(write) -> None:
     assert [str(each) for each in one.exclude if each.version == 4] == ["10.0.0.0/8"]
 
 
+def test_pods_leave_under_the_addresses_of_the_first_rule_about_them(write) -> None:
+    rules = """
+egress:
+- {namespaces: [billing], podSelector: {matchLabels: {app: mail}}, addresses: [192.0.2.50]}
+- {namespaces: [billing], addresses: [192.0.2.51, "2001:db8::51"]}
+- podSelector: {matchExpressions: [{key: tier, operator: In, values: [edge, front]}]}
+  nodes: [n2]
+  addresses: ["2001:db8::52"]
+"""
+    config = AgentConfig.load(write("bpf: {masquerade: true}\nuplinks: eth0\n" + NATIVE + rules))
+
+    def leaves_as(namespace: str, *labels: str, node: str = "n1") -> list[str]:
+        addresses = ip_address("10.1.1.2"), ip_address("fd00::2")
+        pod = KubePod(namespace, "pod", node, addresses, (), ("", ""), labels=frozenset(labels))
+        found = egress_of(config.egress, [pod])
+        assert {each.network_address for each in found} <= set(addresses)
+        return sorted(str(each) for each in found.values())
+
+    assert leaves_as("billing", "app=mail", "tier=edge") == ["192.0.2.50", "2001:db8::51"]
+    assert leaves_as("billing", "app=web") == ["192.0.2.51", "2001:db8::51"]
+    assert leaves_as("shop", "tier=edge") == []
+    assert leaves_as("shop", "tier=edge", node="n2") == ["2001:db8::52"]
+    assert leaves_as("shop", "app=mail") == []
+
+
 NATIVE = "ipv4NativeRoutingCIDR: 10.0.0.0/8\nipv6NativeRoutingCIDR: fd00::/8"
 
 
@@ -156,6 +183,13 @@ def test_flags_are_stronger_than_the_file(write) -> None:
             "{routingMode: tunnel, autoDirectNodeRoutes: true}",
             "autoDirectNodeRoutes: with routingMode: tunnel there is a tunnel instead",
         ),
+        ("egress: [{addresses: [192.0.2.50]}]", "egress: nothing is masqueraded"),
+        ("egress: {addresses: [192.0.2.50]}", "egress: {'addresses': ['192.0.2.50']} is not a list"),
+        ("egress: [{}]", "egress: [0].addresses: missing"),
+        ("egress: [{addresses: []}]", "egress: [0].addresses: one address is needed, or one of each family"),
+        ("egress: [{addresses: [192.0.2.50, 192.0.2.51]}]", "egress: [0].addresses: one address is needed"),
+        ("egress: [{namespace: x}]", "egress: [0].namespace: no such field: did you mean 'namespaces'?"),
+        ("egress: [{addresses: [192.0.2.300]}]", "egress: [0].addresses[0]: "),
         ("bpf: {masquerade: true}", "there are no uplinks that pods could leave by"),
         ("bpf: {masquerade: true}\nuplinks: eth0", "ipv4NativeRoutingCIDR: needed to masquerade"),
         ("tunnelProtocol: gre", "tunnelProtocol: 'gre' is none of vxlan, geneve"),
