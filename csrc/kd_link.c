@@ -4,6 +4,7 @@
 #include <sys/syscall.h>
 
 #define KD_LINK_TYPE_TCX 11 /* since Linux 6.6: headers may be older */
+#define KD_LINK_TYPE_SOCKMAP 14 /* since Linux 6.10 */
 
 /*
  * BPF_LINK_CREATE as the kernel takes it: the four words that every link has, then `tail`, which is the
@@ -59,6 +60,8 @@ int kd_link_info(int fd, struct kd_link_info *ret)
 	ret->prog_id = info.prog_id;
 	if (info.type == BPF_LINK_TYPE_XDP || info.type == KD_LINK_TYPE_TCX)
 		ret->ifindex = info.xdp.ifindex; /* tcx has it at the same place */
+	if (info.type == KD_LINK_TYPE_SOCKMAP)
+		ret->map_id = info.xdp.ifindex; /* and so is this */
 	return 0;
 }
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time __getattr__ does
     from k8sdatapath.datapath.masquerader import Masquerader as Masquerader
     from k8sdatapath.datapath.policy_set import PolicySet as PolicySet
     from k8sdatapath.datapath.service_table import ServiceTable as ServiceTable
+    from k8sdatapath.datapath.socket_accelerator import SocketAccelerator as SocketAccelerator
     from k8sdatapath.errors import DatapathError as DatapathError
     from k8sdatapath.kube import KubeWatch as KubeWatch
     from k8sdatapath.kube import NodeView as NodeView
@@ -45,6 +46,7 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time __getattr__ does
     from k8sdatapath.links import First as First
     from k8sdatapath.links import Last as Last
     from k8sdatapath.links import Link as Link
+    from k8sdatapath.model import Accelerated as Accelerated
     from k8sdatapath.model import Backend as Backend
     from k8sdatapath.model import BackendState as BackendState
     from k8sdatapath.model import Exposure as Exposure
@@ -71,6 +73,7 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time __getattr__ does
 
 #: Public name -> where it is defined; a name that is a module is defined by itself.
 _HOMES = {
+    "Accelerated": "k8sdatapath.model",
     "After": "k8sdatapath.links",
     "Backend": "k8sdatapath.model",
     "BackendState": "k8sdatapath.model",
@@ -103,6 +106,7 @@ _HOMES = {
     "Selection": "k8sdatapath.model",
     "Service": "k8sdatapath.model",
     "ServiceTable": "k8sdatapath.datapath.service_table",
+    "SocketAccelerator": "k8sdatapath.datapath.socket_accelerator",
     "StaticYaml": "k8sdatapath.kube",
     "Workload": "k8sdatapath.model.workload",
     "compile": "k8sdatapath.compiler",
@@ -116,6 +120,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Accelerated",
     "After",
     "Backend",
     "BackendState",
@@ -148,6 +153,7 @@ __all__ = [
     "Selection",
     "Service",
     "ServiceTable",
+    "SocketAccelerator",
     "StaticYaml",
     "Workload",
     "errors",

@@ -125,6 +125,17 @@ def _kernel_btf() -> None:
         raise KernelError("read kernel BTF", "/sys/kernel/btf/vmlinux", errno.ENOENT)
 
 
+def _psock() -> None:
+    """Whether sockets tell what was handed to them from what came by the stack; kernels before do not."""
+    from k8sdatapath.pybpf.btf import Btf, Kind
+
+    _kernel_btf()
+    kernel = Btf(Path("/sys/kernel/btf/vmlinux").read_bytes())
+    psock = kernel.find("sk_psock", Kind.STRUCT)
+    if psock is None or "msg_tot_len" not in {member.name for member in kernel.members(psock.id)}:
+        raise KernelError("find in kernel BTF", "sk_psock.msg_tot_len", errno.ENOENT)
+
+
 def _link(program: tuple[int, int], attach_type: int) -> Callable[[], None]:
     """Attach to a device that cannot be: a kernel that knows the hook says ENODEV, another one EINVAL."""
 
@@ -214,6 +225,7 @@ _FEATURES = {
         Feature("sockhash", "socket acceleration", "4.18", _map(18)),
         Feature("xdp", "XDP load balancing", "4.8", _program(_XDP)),
         Feature("sk_msg", "socket acceleration", "4.17", _program(16)),
+        Feature("sock_redirect", "socket acceleration: handing over without losing count", "6.12.75", _psock),
         Feature("sk_lookup", "listeners for many addresses", "5.9", _program(30, 36)),
         Feature("vxlan", "a tunnel to the pods of other nodes", "4.3", _tunnel("vxlan")),
         Feature("geneve", "a tunnel to the pods of other nodes", "4.3", _tunnel("geneve")),

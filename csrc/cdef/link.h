@@ -3,6 +3,7 @@ struct kd_link_info {
 	uint32_t type;
 	uint32_t prog_id;
 	uint32_t ifindex;
+	uint32_t map_id;
 };
 
 int kd_link_create(int prog_fd, int target, int attach_type, uint32_t flags, const void *tail, size_t tail_size);

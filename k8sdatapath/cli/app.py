@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from k8sdatapath.cli import (
+    accel,
     agent,
     apply,
     ct,
@@ -65,6 +66,7 @@ app.add_typer(flows.app, name="flows")
 app.add_typer(services.app, name="services")
 app.add_typer(ct.app, name="ct")
 app.add_typer(nat.app, name="nat")
+app.add_typer(accel.app, name="accel")
 app.add_typer(policy.app, name="policy")
 app.add_typer(identity.app, name="identity")
 app.add_typer(ipcache.app, name="ipcache")

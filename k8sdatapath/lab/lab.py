@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from k8sdatapath.datapath.flow_observer import FlowObserver
     from k8sdatapath.datapath.identity_policy import Existing, IdentityPolicy
     from k8sdatapath.datapath.service_table import ServiceTable
+    from k8sdatapath.datapath.socket_accelerator import SocketAccelerator
     from k8sdatapath.node import Node, Tunnel
 
 Routing: TypeAlias = Literal["native", "vxlan"]
@@ -103,6 +104,16 @@ class LabNode(Host):
         if self.datapath.observer is None:
             raise LabError(f'{self.name} tells no flows: start the lab with flows="aggregated", or "all"')
         return self.datapath.observer
+
+    @property
+    def accelerator(self) -> SocketAccelerator:
+        """Its connections that skip the stack.
+
+        :raises LabError: if the lab was started without ``accelerate=True``.
+        """
+        if self.datapath.accelerator is None:
+            raise LabError(f"{self.name} accelerates nothing: start the lab with accelerate=True")
+        return self.datapath.accelerator
 
     @property
     def policy(self) -> IdentityPolicy:

@@ -4,6 +4,7 @@ All are frozen and compared by value. Whoever holds one knows that it is sound: 
 when it is built, with a :class:`~k8sdatapath.errors.ModelError`.
 """
 
+from k8sdatapath.model.acceleration import Accelerated
 from k8sdatapath.model.address import IPAddress, IPNetwork, address, network, port
 from k8sdatapath.model.backend import Backend, BackendState, Scope
 from k8sdatapath.model.frontend import Exposure, Frontend, FrontendKind, Protocol
@@ -14,6 +15,7 @@ from k8sdatapath.model.peer import Peer
 from k8sdatapath.model.service import Selection, Service
 
 __all__ = [
+    "Accelerated",
     "Backend",
     "BackendState",
     "Exposure",

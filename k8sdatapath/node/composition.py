@@ -8,7 +8,7 @@ from attrs import evolve
 
 from k8sdatapath.model import Masquerade
 from k8sdatapath.node.config import NodeConfig
-from k8sdatapath.node.hooks import CgroupHook, Hook, Hooks, TcHook, XdpHook, place_of
+from k8sdatapath.node.hooks import CgroupHook, Hook, Hooks, MapHook, TcHook, XdpHook, place_of
 from k8sdatapath.objects import Object
 from k8sdatapath.programs import Direction
 
@@ -26,6 +26,11 @@ def put_hooks(hooks: Hooks, objects: Mapping[str, Object], config: NodeConfig) -
         for hook in CgroupHook.all(objects["socket"], config.cgroup):
             if config.protect_node_ports or hook.entry not in _BIND:
                 hooks.put(hook, objects)
+    if config.accelerate and config.cgroup is not None:
+        for entry in ("accel_send", "accel_receive"):  # before a socket is there
+            hooks.put(MapHook.of(objects["accelerator"], entry, "kd_accel_socks"), objects)
+        for hook in CgroupHook.all(objects["accelerator"], config.cgroup, ["accel_connect"]):
+            hooks.put(hook, objects)
     for device in masquerading(config).devices if config.masquerade is not None else ():
         for entry, direction in _UPLINK.items():
             hooks.put(TcHook("host", entry, device, direction), objects)

@@ -68,6 +68,11 @@ def _a(kind: type, *, or_none: str = "") -> Any:
     return check
 
 
+def _needs_cgroup(config: NodeConfig, attribute: Attribute[bool], value: bool) -> None:
+    if value and config.cgroup is None:
+        raise ModelError(f"{attribute.name} needs a cgroup: whose sockets are meant?")
+
+
 @frozen(kw_only=True)
 class Capacity:
     """How much a node's tables hold. Memory is taken when they are made.
@@ -150,6 +155,8 @@ class NodeConfig:
         ``"aggregated"`` or ``"all"``; None: they tell nothing, and cannot be told to.
     :ivar policy: pods send and receive what policies allow, and send under their own addresses only. A pod
         that is attached without its labels can do neither; see :attr:`Node.policy`.
+    :ivar accelerate: sockets of ``cgroup`` that are connected within the node hand each other what they send,
+        if they are chosen: see :attr:`Node.accelerator`. Needs ``cgroup``.
     """
 
     name: str = ""
@@ -174,6 +181,7 @@ class NodeConfig:
     masquerade: Masquerade | None = None
     policy: bool = False
     flows: Level | None = field(default=None, converter=_to_level)
+    accelerate: bool = field(default=False, validator=_needs_cgroup)
     capacity: Capacity = field(default=Capacity(), validator=_a(Capacity))
 
     @property

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from attrs import field, frozen
 
-from k8sdatapath import programs
+from k8sdatapath import maps, programs
 from k8sdatapath.errors import DeviceGoneError, KernelError
+from k8sdatapath.layout import u64
 from k8sdatapath.links import KernelLink, Link
 from k8sdatapath.net.netns import NetNs
 from k8sdatapath.objects import Object
@@ -89,8 +90,8 @@ class CgroupHook(Hook):
     cgroup: Path = field(eq=False)
 
     @classmethod
-    def all(cls, loaded: Object, cgroup: Path) -> Iterator[CgroupHook]:
-        """A place for each program of an object.
+    def all(cls, loaded: Object, cgroup: Path, entries: Iterable[str] | None = None) -> Iterator[CgroupHook]:
+        """A place for each program of an object, or for these.
 
         :raises KernelError: there is no such cgroup.
         """
@@ -98,15 +99,42 @@ class CgroupHook(Hook):
             place = f"cgroup{cgroup.stat().st_ino}"
         except OSError as error:
             raise KernelError("find cgroup", str(cgroup), error.errno or 0) from error
-        return (cls(loaded.spec.name, entry, place, cgroup) for entry in loaded.program_fds)
+        return (cls(loaded.spec.name, entry, place, cgroup) for entry in entries or loaded.program_fds)
 
     def attach(self, objects: Mapping[str, Object], netns: NetNs | None) -> Link:
         """Put its program there."""
-        return objects[self.loaded].program(self.entry, programs.CgroupSockAddr).attach(self.cgroup)
+        loaded = objects[self.loaded]
+        is_ops = loaded.spec.programs[self.entry].type == programs.SockOps.TYPE
+        kind = programs.SockOps if is_ops else programs.CgroupSockAddr
+        return loaded.program(self.entry, kind).attach(self.cgroup)
 
     def holds(self, link: KernelLink, netns: NetNs | None) -> bool:
         """Its name has the cgroup's number in it."""
         return True
+
+
+@frozen
+class MapHook(Hook):
+    """What sockets of a map send or receive."""
+
+    map_id: int
+
+    @classmethod
+    def of(cls, loaded: Object, entry: str, name: str) -> MapHook:
+        """The place of a program of an object at a map of the same."""
+        return cls(loaded.spec.name, entry, name, loaded.map(name, maps.Map).info.id)
+
+    def attach(self, objects: Mapping[str, Object], netns: NetNs | None) -> Link:
+        """Put its program there."""
+        loaded = objects[self.loaded]
+        sockets = loaded.map(self.place, maps.SockHash[u64])
+        if loaded.spec.programs[self.entry].type == programs.SkMsg.TYPE:
+            return loaded.program(self.entry, programs.SkMsg).attach(sockets)
+        return loaded.program(self.entry, programs.SkSkb).attach(sockets)
+
+    def holds(self, link: KernelLink, netns: NetNs | None) -> bool:
+        """Whether the map is the one that sockets get into now."""
+        return link.info.map_id == self.map_id
 
 
 class Hooks(Resource):

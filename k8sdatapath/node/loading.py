@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
 
+from k8sdatapath import features
 from k8sdatapath.datapath.identity_policy import CONTRACT as POLICIES
+from k8sdatapath.errors import KernelError
 from k8sdatapath.net.netns import NetNs
 from k8sdatapath.node.config import NodeConfig
 from k8sdatapath.objects import ConfigValue, Object, ObjectSpec
@@ -28,7 +30,12 @@ def load(
     loaded: dict[str, Object] = {}
     shared = dict(given or {})
     for name, spec in specs(config, moving=moving).items():
-        loaded[name] = own.enter_context(spec.load(reuse=shared, pins=config.pins))
+        try:
+            loaded[name] = own.enter_context(spec.load(reuse=shared, pins=config.pins))
+        except KernelError:
+            if name == "accelerator":
+                features.require("sock_redirect")
+            raise
         shared |= loaded[name].maps
     return loaded
 
@@ -36,7 +43,7 @@ def load(
 def specs(config: NodeConfig, *, moving: bool = False) -> dict[str, ObjectSpec]:
     """The objects that a configuration asks for, as they are to be loaded."""
     told = {**settings(config), "moving": moving}
-    optional = {"xdp": config.xdp, "overlay": config.tunnel is not None}
+    optional = {"xdp": config.xdp, "overlay": config.tunnel is not None, "accelerator": config.accelerate}
     found = {}
     for name in ("pod", "host", "socket", *(name for name, wanted in optional.items() if wanted)):
         spec = ObjectSpec.from_file(name)

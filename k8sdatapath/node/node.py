@@ -30,6 +30,7 @@ from k8sdatapath.model import Frontend, IPAddress, address
 from k8sdatapath.model.address import shown
 from k8sdatapath.model.identity import Reserved
 from k8sdatapath.model.workload import Workload
+from k8sdatapath.node.accelerating import accelerator_of, let_go, stop_pinned
 from k8sdatapath.node.composition import is_of_pod, masquerading, pod_hooks, pods_of, put_hooks
 from k8sdatapath.node.config import Capacity, NodeConfig
 from k8sdatapath.node.device_keeper import DeviceKeeper
@@ -80,6 +81,7 @@ class Node(Resource):
     :ivar names: who has which addresses, as far as it was told; for those who read flows.
     :ivar observer: what becomes of packets, if the configuration has programs tell it.
     :ivar policy: who may talk to whom, if the configuration has that enforced.
+    :ivar accelerator: connections that skip the stack, if the configuration has it so.
     """
 
     def __init__(
@@ -104,6 +106,7 @@ class Node(Resource):
         self.policy = own.enter_context(IdentityPolicy.bind(objects["pod"])) if config.policy else None
         self.names = NodeNames(self)
         self.observer = own.enter_context(observe(self, objects["pod"])) if config.flows is not None else None
+        self.accelerator = accelerator_of(config, objects, own)
         self._flow_reaper: FlowReaper | None = None
         own.callback(self._unload)
         self._use(objects)
@@ -153,7 +156,9 @@ class Node(Resource):
             if config.tunnel is not None:
                 _make_tunnel(config, config.tunnel, own)
             if config.pins is not None:
-                upgrade(config.pins, specs(config), config.capacity.max_entries)
+                if not config.accelerate:
+                    stop_pinned(config.pins)
+                upgrade(config.pins, specs(config), config.capacity.max_entries, before=stop_pinned)
             objects = load(config, own)
             table = ServiceTable.bind(objects["pod"], service_networks=config.service_networks)
             services = own.enter_context(table)
@@ -384,6 +389,7 @@ class Node(Resource):
             self._use(new)
             done.callback(_close_all, old)
             move.finish()
+            let_go(self.accelerator)
             if self.upkeep is not None:
                 self.upkeep.sweep_soon()
 

@@ -16,7 +16,7 @@ in the one and half in the other until step 5: its client may have to connect ag
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
 
 from attrs import frozen
@@ -60,10 +60,17 @@ class _Outdated:
     growth: Growth
 
 
-def upgrade(pins: PinDir, specs: Mapping[str, ObjectSpec], sized: Collection[str]) -> tuple[str, ...]:
+def upgrade(
+    pins: PinDir,
+    specs: Mapping[str, ObjectSpec],
+    sized: Collection[str],
+    *,
+    before: Callable[[PinDir], object] = lambda pins: None,
+) -> tuple[str, ...]:
     """Bring what is pinned to the layouts of some objects; by the owner of the directory.
 
     :param sized: names of maps whose size is nobody's business here.
+    :param before: called before anything is done, if there is something to do.
     :returns: the maps that were another version's.
     :raises LayoutError: one of them holds what this version would lose; nothing was changed.
     """
@@ -71,6 +78,7 @@ def upgrade(pins: PinDir, specs: Mapping[str, ObjectSpec], sized: Collection[str
         outdated = _find(pins, specs, sized, own)
         if not outdated:
             return ()
+        before(pins)
         kept = {name: own.enter_context(pins.open_map(name)) for name in pins.maps if name not in outdated}
         shared = {name: maps.bind_untyped(fd) for name, fd in kept.items()}
         loaded: list[Object] = []

@@ -22,12 +22,16 @@ ITER = 28
 
 @frozen
 class LinkInfo:
-    """What the kernel knows of a link. ``ifindex`` is for tcx and XDP, and 0 once the device is gone."""
+    """What the kernel knows of a link.
+
+    ``ifindex`` is for tcx and XDP, and 0 once the device is gone; ``map_id`` for maps of sockets.
+    """
 
     id: int
     type: int
     program_id: int
     ifindex: int
+    map_id: int = 0
 
 
 def create(
@@ -56,7 +60,7 @@ def info(link: Fd) -> LinkInfo:
     """Ask the kernel about a link."""
     out = ffi.new("struct kd_link_info *")
     check(lib.kd_link_info(link.number, out), "describe", link.what)
-    return LinkInfo(out.id, out.type, out.prog_id, out.ifindex)
+    return LinkInfo(out.id, out.type, out.prog_id, out.ifindex, out.map_id)
 
 
 def create_iter(link: Fd) -> Fd:

@@ -29,7 +29,7 @@ from k8sdatapath.resource import Resource
 _LIBBPF_ERRORS = 4000  # numbers above are libbpf's own, not errno
 
 #: Sections that libbpf 1.1 does not know: section -> (program type, expected attach type).
-_NEWER_SECTIONS = {"netfilter": (32, 45)}
+_NEWER_SECTIONS = {"netfilter": (32, 45), "sk_skb/verdict": (14, 38)}
 
 
 @frozen

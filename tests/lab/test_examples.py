@@ -58,6 +58,11 @@ PROMISES = {
         r"k8s:io\.kubernetes\.pod\.namespace=shop\n2 \(reserved:world=\)",
         r"0 nodes gone, 0 identities deleted, 0 numbers free",
     ],
+    "accelerate": [
+        r"by the stack: [\d.]+ us a round",
+        r"past the stack: [\d.]+ us a round\n10000 messages were on no wire",
+        r"and none gets through that a policy forbids",
+    ],
     "masquerade_alone": [
         r"as itself: True\n\d+ added, 0 changed, 0 removed",
         r"as the node: True\n10\.244\.1\.2 as 192\.0\.2\.11 -> 192\.0\.2\.101:8080\nas itself again: True",

@@ -104,6 +104,7 @@ KD_SUBPROGRAM int kd_rules_ask(struct __sk_buff *skb, struct kd_asking *ask, con
 	if (!rule)
 		return KD_DROP_POLICY_DENIED;
 	end->counter = rule->counter;
+	end->requests = rule->l7;
 	kd_rule_count(skb, rule->counter);
 	return rule->deny ? KD_DROP_POLICY_DENIED : KD_CONTINUE;
 }
@@ -130,6 +131,7 @@ static __always_inline int kd_end_ask(struct __sk_buff *skb, struct kd_asking *a
 	}
 	end->counter = 0;
 	end->asked = true;
+	end->requests = false;
 	result = policy->flags & KD_POLICY_OPEN ? KD_CONTINUE : kd_rules_ask(skb, ask, peer, end, policy);
 	end->revision = revision;
 	end->denies = result != KD_CONTINUE;

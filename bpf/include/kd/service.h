@@ -15,6 +15,7 @@
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 #include <kd/addr.h>
+#include <kd/clock.h>
 #include <kd/config.h>
 #include <kd/trace.h>
 #include <kd/types.h>
@@ -25,15 +26,6 @@
 
 KD_CONFIG(struct kd_network, service_ipv4, "every address in it is a cluster IP, in use or not") = KD_NO_NETWORK;
 KD_CONFIG(struct kd_network, service_ipv6, "every address in it is a cluster IP, in use or not") = KD_NO_NETWORK;
-
-#ifndef KD_CLOCK /* of CLOCK_MONOTONIC, in nanoseconds */
-#define KD_CLOCK bpf_ktime_get_coarse_ns
-#endif
-
-static __always_inline __u32 kd_now(void)
-{
-	return KD_CLOCK() / 1000000000;
-}
 
 static __always_inline struct kd_frontend *kd_frontend_find(const struct kd_addr *addr, __be16 port,
 							    __u8 protocol)

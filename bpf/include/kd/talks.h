@@ -44,6 +44,7 @@ struct kd_end {
 	bool sends;
 	bool asked; /* its rules, for this packet */
 	bool denies; /* though it may only look on */
+	bool requests; /* the policy has more to say than that the talk may be */
 };
 
 /* A packet, as both ends are known to policies. */
@@ -85,7 +86,9 @@ static __always_inline void kd_talk_begin(struct kd_asking *ask)
 	ask->begins = true;
 	ask->by_sender = true;
 	ask->sender.revision = 0;
+	ask->sender.requests = false;
 	ask->receiver.revision = 0;
+	ask->receiver.requests = false;
 }
 
 /* The talk goes on, as far as it may, where it is known. */
@@ -106,6 +109,18 @@ static __always_inline __u32 kd_talk_closing(const struct kd_pkt *pkt)
 	return (pkt->tcp_flags & KD_TCP_RST ? KD_CT_RST : 0) | (pkt->tcp_flags & KD_TCP_FIN ? KD_CT_FIN : 0);
 }
 
+/* What one end has said: whoever reads the revision finds what there is more to say. */
+static __always_inline void kd_talk_say(struct kd_talk *talk, __u8 second, const struct kd_end *end)
+{
+	if (talk->revision[second] == end->revision)
+		return;
+	if (end->requests)
+		__sync_fetch_and_or(&talk->flags, KD_TALK_REQUESTS_OF(second));
+	else
+		__sync_fetch_and_and(&talk->flags, ~KD_TALK_REQUESTS_OF(second));
+	talk->revision[second] = end->revision;
+}
+
 /* What both ends have said, for the packets that follow. */
 static __always_inline void kd_talk_keep(const struct kd_pkt *pkt, struct kd_asking *ask, struct kd_talk *found,
 					 __u32 now)
@@ -114,16 +129,14 @@ static __always_inline void kd_talk_keep(const struct kd_pkt *pkt, struct kd_ask
 	__u8 second = ask->second & 1;
 
 	if (found) {
-		if (found->revision[second] != ask->sender.revision)
-			found->revision[second] = ask->sender.revision;
+		kd_talk_say(found, second, &ask->sender);
 		if (found->counter[second] != ask->sender.counter)
 			found->counter[second] = ask->sender.counter;
-		if (found->revision[!second] != ask->receiver.revision)
-			found->revision[!second] = ask->receiver.revision;
+		kd_talk_say(found, !second, &ask->receiver);
 		if (found->counter[!second] != ask->receiver.counter)
 			found->counter[!second] = ask->receiver.counter;
 		if (closing & ~found->flags)
-			found->flags |= closing;
+			__sync_fetch_and_or(&found->flags, closing);
 		if (found->last_seen != now)
 			found->last_seen = now;
 		return;
@@ -133,7 +146,8 @@ static __always_inline void kd_talk_keep(const struct kd_pkt *pkt, struct kd_ask
 	ask->talk.revision[!second] = ask->receiver.revision;
 	ask->talk.counter[!second] = ask->receiver.counter;
 	ask->talk.last_seen = now;
-	ask->talk.flags = closing | second;
+	ask->talk.flags = closing | second | (ask->sender.requests ? KD_TALK_REQUESTS_OF(second) : 0) |
+			  (ask->receiver.requests ? KD_TALK_REQUESTS_OF(!second) : 0);
 	if (!KD_EXPLAINING)
 		bpf_map_update_elem(&kd_talks, &ask->key, &ask->talk, BPF_ANY);
 }

@@ -307,6 +307,8 @@ struct kd_name {
 KD_ASSERT_SIZE(struct kd_name, 496);
 
 #define KD_TALK_SECOND 1 /* began it: the end that comes second in the key. */
+#define KD_TALK_REQUESTS 48 /* of one end or both, policies have more to say of what is in the packets */
+#define KD_TALK_REQUESTS_OF(second) (16 << (second))
 
 /*
  * Packets between two ends that a policy has let begin, whichever way they go. Value of kd_talks, whose key has the
@@ -316,7 +318,7 @@ struct kd_talk {
 	__u32 revision[2]; /* by which each end's policy has allowed it; 0: not yet */
 	__u32 counter[2]; /* of the rule that did */
 	__u32 last_seen; /* seconds of CLOCK_MONOTONIC */
-	__u32 flags; /* KD_TALK_SECOND, and enum kd_ct_flags FIN and RST */
+	__u32 flags; /* KD_TALK_SECOND, KD_TALK_REQUESTS, and enum kd_ct_flags FIN and RST */
 };
 KD_ASSERT_SIZE(struct kd_talk, 24);
 
