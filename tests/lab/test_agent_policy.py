@@ -19,6 +19,7 @@ from k8sdatapath.kube.store import KubeStore
 from k8sdatapath.model.labels import Labels
 from k8sdatapath.net.netns import NetNs
 from tests.api.graph import ROOT
+from tests.lab.test_agent import kube_node
 from tests.support.agents import NodeUnderTest, ask, plugin, write, write_kubeconfig
 from tests.support.api_double import ApiDouble, Refusal
 from tests.support.etcd import Etcd
@@ -259,29 +260,81 @@ def test_policies_look_on_and_denials_are_told_as_its_file_says(
         ask(other, WEB, 8080, timeout=10)
 
 
+CILIUM = {
+    "endpointSelector": {"matchLabels": {"app": "web"}},
+    "ingress": [{"fromEndpoints": [{"matchLabels": {"app": "client"}}]}],
+}
+SHOP = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "shop"}}}
+TIER = {
+    "tier": "Admin",
+    "priority": 7,
+    "subject": {"pods": {**SHOP, "podSelector": {"matchLabels": {"app": "web"}}}},
+    "ingress": [
+        {"action": "Deny", "from": [{"pods": {**SHOP, "podSelector": {"matchLabels": {"app": "other"}}}}]}
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("group", "kind", "plural", "spec"),
+    [
+        ("cilium.io/v2", "CiliumNetworkPolicy", "ciliumnetworkpolicies", CILIUM),
+        ("cilium.io/v2", "CiliumClusterwideNetworkPolicy", "ciliumclusterwidenetworkpolicies", CILIUM),
+        ("policy.networking.k8s.io/v1alpha2", "ClusterNetworkPolicy", "clusternetworkpolicies", TIER),
+    ],
+    ids=lambda each: each if str(each).endswith("ies") else "",
+)
 def test_kinds_of_policies_that_the_cluster_has_are_followed(
-    cluster: tuple[NodeUnderTest, ApiDouble],
+    cluster: tuple[NodeUnderTest, ApiDouble], group: str, kind: str, plural: str, spec: dict[str, Any]
 ) -> None:
     node, api = cluster
-    api.kinds |= {
-        ("cilium.io/v2", "ciliumnetworkpolicies"): "CiliumNetworkPolicy",
-        ("cilium.io/v2", "ciliumcidrgroups"): "CiliumCIDRGroup",
-    }
+    api.kinds[group, plural] = kind
     client, other = start(node, api)
-    rule = {"fromEndpoints": [{"matchLabels": {"app": "client"}}]}
-    api.put(
-        "ciliumnetworkpolicies",
-        {
-            "apiVersion": "cilium.io/v2",
-            "kind": "CiliumNetworkPolicy",
-            "metadata": {"namespace": "shop", "name": "web"},
-            "spec": {"endpointSelector": {"matchLabels": {"app": "web"}}, "ingress": [rule]},
-        },
-    )
+    metadata = {"name": "web"} | ({"namespace": "shop"} if kind == "CiliumNetworkPolicy" else {})
+    api.put(plural, {"apiVersion": group, "kind": kind, "metadata": metadata, "spec": spec})
     node.until(lambda: both(other) == {False})
     assert both(client) == {True}
-    api.delete("ciliumnetworkpolicies", "shop", "web")
+    api.delete(plural, metadata.get("namespace", ""), "web")
     node.until(lambda: both(other) == {True})
+
+
+def test_nodes_tell_each_other_through_a_tunnel_who_sends(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        nodes: list[NodeUnderTest] = []
+        for number in (1, 2):
+            told = {"routingMode": "tunnel", "tunnelAddresses": [f"10.1.{number}.1", f"fd00:1:{number}::1"]}
+            outside = nodes[0].outside if nodes else None
+            source = [f"--kubeconfig={tmp_path / 'config'}"]
+            made = NodeUnderTest(source, number=number, outside=outside, policy=True, **told)
+            nodes.append(stack.enter_context(made))
+        one, two = nodes
+        api = one.wires.node.call(lambda: ApiDouble(address=one.addresses[0]))
+        stack.enter_context(api)
+        write_kubeconfig(tmp_path / "config", api.url)
+        api.put("namespaces", {"metadata": {"name": "shop"}})
+        for node in nodes:
+            api.put("nodes", kube_node(node))
+        put_pod(api, "client", 2)
+        put_pod(api, "other", 4)
+        put_pod(api, "web", 3, 2)
+        client, other = one.pod("client", 2), one.pod("other", 4)
+        two.pod("web", 3)
+        allow(api, app="client")
+        for node in nodes:
+            node.start()
+
+        def reached(pod: NetNs) -> set[bool]:
+            return {reaches(pod, "10.1.2.3"), reaches(pod, "fd00:1:2::3")}
+
+        two.until(lambda: (reached(client), reached(other)) == ({True}, {False}))
+        assert not reaches(one.wires.node, "10.1.2.3")  # a node is not let in for its pods
+        put_pod(api, "other", 4, app="client")
+        two.until(lambda: reached(other) == {True})
+        allow(api, app="other")
+        two.until(lambda: (reached(client), reached(other)) == ({False}, {False}))
+        one.stop(signal.SIGKILL)
+        allow(api, app="client")  # the other node follows; what the first one's pods are stays known
+        two.until(lambda: (reached(client), reached(other)) == ({True}, {True}))
 
 
 def test_a_pod_that_the_plugin_tells_of_sends_nothing_before_its_policy_is_in_force(

@@ -120,7 +120,15 @@ class ApiDouble:
         raise :class:`Refusal` for one.
     """
 
-    def __init__(self, *, tls: Path | None = None, token: str = "", bookmarks: float = 0.05) -> None:
+    def __init__(
+        self,
+        *,
+        tls: Path | None = None,
+        token: str = "",
+        bookmarks: float = 0.05,
+        address: str = "127.0.0.1",
+    ) -> None:
+        self.address = address
         self.tls, self.token, self.bookmarks = tls, token, bookmarks
         self.spoil: Callable[[bytes], Iterable[bytes]] = lambda line: [line]
         self.refuse: Callable[[Query], None] = lambda query: None
@@ -144,7 +152,7 @@ class ApiDouble:
 
     @property
     def url(self) -> str:
-        return f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}"
+        return f"{'https' if self.tls else 'http'}://{self.address}:{self.port}"
 
     # what is in it
 
@@ -377,7 +385,7 @@ class _Server(ThreadingTCPServer):
 
     def __init__(self, double: ApiDouble) -> None:
         self.double = double
-        super().__init__(("127.0.0.1", double.port), _Handler)
+        super().__init__((double.address, double.port), _Handler)
 
     def get_request(self) -> tuple[socket.socket, Any]:
         connection, peer = super().get_request()
