@@ -345,7 +345,12 @@ class Lab(Resource):
         """Everybody knows who it is before it can say anything."""
         identity = self._identities.setdefault(workload.labels, CLUSTER_NUMBERS[len(self._identities)])
         pod.node.datapath.attach_pod(
-            pod.device, pod.addresses, pod_mac=pod.mac, identity=identity, workload=workload
+            pod.device,
+            pod.addresses,
+            pod_mac=pod.mac,
+            identity=identity,
+            workload=workload,
+            netns=pod.netns,
         )
         for node in self.nodes:
             if node is not pod.node and node.datapath.policy is not None:

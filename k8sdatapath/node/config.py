@@ -157,6 +157,8 @@ class NodeConfig:
         that is attached without its labels can do neither; see :attr:`Node.policy`.
     :ivar accelerate: sockets of ``cgroup`` that are connected within the node hand each other what they send,
         if they are chosen: see :attr:`Node.accelerator`. Needs ``cgroup``.
+    :ivar l7: hold requests of HTTP to policies that ask for it, at the sockets of ``cgroup``; see
+        :attr:`Node.l7`. Without it such policies are refused.
     """
 
     name: str = ""
@@ -182,6 +184,7 @@ class NodeConfig:
     policy: bool = False
     flows: Level | None = field(default=None, converter=_to_level)
     accelerate: bool = field(default=False, validator=_needs_cgroup)
+    l7: bool = False
     capacity: Capacity = field(default=Capacity(), validator=_a(Capacity))
 
     @property

@@ -20,6 +20,7 @@ from k8sdatapath.datapath.explanation import Explanation, Place
 from k8sdatapath.datapath.flow_move import MOVED, FlowMove
 from k8sdatapath.datapath.flow_reaper import FlowReaper
 from k8sdatapath.datapath.identity_policy import IdentityPolicy
+from k8sdatapath.datapath.l7_policy import L7Policy
 from k8sdatapath.datapath.masquerader import Masquerader
 from k8sdatapath.datapath.overlay import Overlay
 from k8sdatapath.datapath.service_table import CONTRACT, ServiceTable
@@ -30,6 +31,7 @@ from k8sdatapath.model import Frontend, IPAddress, address
 from k8sdatapath.model.address import shown
 from k8sdatapath.model.identity import Reserved
 from k8sdatapath.model.workload import Workload
+from k8sdatapath.net.netns import NetNs
 from k8sdatapath.node.accelerating import accelerator_of, let_go, stop_pinned
 from k8sdatapath.node.composition import is_of_pod, masquerading, pod_hooks, pods_of, put_hooks
 from k8sdatapath.node.config import Capacity, NodeConfig
@@ -82,6 +84,7 @@ class Node(Resource):
     :ivar observer: what becomes of packets, if the configuration has programs tell it.
     :ivar policy: who may talk to whom, if the configuration has that enforced.
     :ivar accelerator: connections that skip the stack, if the configuration has it so.
+    :ivar l7: which requests servers get, likewise.
     """
 
     def __init__(
@@ -103,7 +106,10 @@ class Node(Resource):
         self.overlay: Overlay | None = None
         self.routes = DirectRoutes(netns=config.netns) if config.direct_routes else None
         self.masquerade: Masquerader | None = None
-        self.policy = own.enter_context(IdentityPolicy.bind(objects["pod"])) if config.policy else None
+        self.l7 = own.enter_context(_l7(config, objects["pod"])) if config.l7 else None
+        self.policy = (
+            own.enter_context(IdentityPolicy.bind(objects["pod"], l7=self.l7)) if config.policy else None
+        )
         self.names = NodeNames(self)
         self.observer = own.enter_context(observe(self, objects["pod"])) if config.flows is not None else None
         self.accelerator = accelerator_of(config, objects, own)
@@ -213,6 +219,7 @@ class Node(Resource):
         identity: int = 0,
         workload: Workload | None = None,
         audit: bool = False,
+        netns: NetNs | None = None,
     ) -> None:
         """Take a pod into the datapath. Its policy is in force before it can be reached.
 
@@ -222,6 +229,7 @@ class Node(Resource):
         :param identity: the number of the pod's labels, of 24 bits, which other nodes learn through a tunnel.
         :param workload: what policies know of it; without it, where policies are enforced, it is cut off.
         :param audit: its policies only look on, see :attr:`IdentityPolicy.audit`.
+        :param netns: the pod's, in which requests that are denied are answered; without it they are cut off.
         :raises ModelError: an address that is none.
         :raises LayoutError: a MAC that is none.
         :raises DeviceGoneError: no such device.
@@ -241,6 +249,9 @@ class Node(Resource):
                 if hook not in self._hooks:
                     undo.callback(self._hooks.drop, hook)
                 self._hooks.put(hook, self._objects)
+            if self.l7 is not None and netns is not None:
+                undo.callback(self.l7.detach_pod, netns)
+                self.l7.attach_pod(netns)
             if self.policy is not None and workload is not None:
                 number = self.policy.attach(workload, identity, audit=audit)
                 row = EndpointRow(index, identity, pod_mac, host_mac, number)
@@ -477,3 +488,14 @@ def _make_tunnel(config: NodeConfig, tunnel: Tunnel, own: ExitStack) -> None:
     made = in_netns(config.netns, lambda: tunnel.make(config.uplinks))
     if made and config.pins is None:
         own.callback(in_netns, config.netns, tunnel.remove)
+
+
+def _l7(config: NodeConfig, pod: Object) -> L7Policy:
+    """Which requests servers of the node get."""
+    if config.cgroup is None:
+        raise ModelError("requests are held to policies in a cgroup: give NodeConfig one, or l7=False")
+    with ExitStack() as undo:
+        l7 = undo.enter_context(L7Policy.load(reuse=pod.maps))
+        l7.attach(config.cgroup)
+        undo.pop_all()
+        return l7

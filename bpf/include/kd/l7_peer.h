@@ -1,0 +1,234 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * Which sockets are looked at, and what requests over them have to be.
+ *
+ * When a connection is established, policies are asked for its ends, as kd/policy.h asks for packets: the rule that
+ * lets it begin has the number of what requests have to be. kd_l7_ports has the same for a server's port, whoever
+ * its client is. If there is such a number, the socket is put among those whose bytes go through our programs. What a
+ * policy says is asked again with the first request after it has changed.
+ *
+ * Reads kd_endpoints, kd_ipcache, kd_networks, kd_policies, kd_rules and kd_l7_ports; writes kd_l7_conns,
+ * kd_l7_sockets and kd_l7_sock.
+ */
+#ifndef KD_L7_PEER_H
+#define KD_L7_PEER_H
+
+#include <stdbool.h>
+#include <linux/bpf.h>
+#include <linux/in.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+#include <kd/addr.h>
+#include <kd/http.h>
+#include <kd/l7_reason.h>
+#include <kd/rules.h>
+#include <kd/types.h>
+#include <kd/maps/endpoints.h>
+#include <kd/maps/l7.h>
+
+#define KD_AF_INET6 10
+#define KD_TCP_CLOSE 7
+
+enum kd_l7_sock_flags {
+	KD_L7_READ = 1, /* its bytes go through our programs */
+	KD_L7_FREE = 2, /* they need not */
+};
+
+/* All zero: larger than a stack may be. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__uint(map_flags, BPF_F_RDONLY_PROG);
+	__type(key, __u32);
+	__type(value, struct kd_l7_conn);
+} kd_l7_blank SEC(".maps");
+
+static __always_inline bool kd_l7_is_v4(const struct kd_addr *addr)
+{
+	return !addr->w[0] && !addr->w[1] && addr->w[2] == bpf_htonl(0xffff);
+}
+
+/* What policies say of a peer. */
+struct kd_l7_answer {
+	__s32 rules; /* number; 0: requests may be anything; less: it may not even connect */
+	__u32 revision;
+	__u32 identity;
+	__u32 audit;
+};
+
+/* Ask the policy of one end about the other. */
+KD_SUBPROGRAM int kd_l7_ask(__u32 policy, enum kd_toward toward, const struct kd_addr *addr, __be16 port,
+			    struct kd_l7_answer *answer)
+{
+	__u32 index = 2 * policy + toward, number;
+	struct kd_policy *found = bpf_map_lookup_elem(&kd_policies, &index);
+	struct kd_query query = {};
+	struct kd_party *party;
+	struct kd_rule *rule;
+
+	answer->rules = 0;
+	if (!found || !policy)
+		return 0;
+	answer->revision = *(const volatile __u32 *)&found->revision; /* before the rules, as in kd_end_ask() */
+	answer->audit = found->flags & KD_POLICY_AUDIT;
+	party = kd_party_of(&query, addr);
+	answer->identity = party ? party->identity : KD_IDENTITY_WORLD;
+	number = party ? party->number : kd_l7_is_v4(addr) ? KD_IDENTITY_WORLD_IPV4 : KD_IDENTITY_WORLD_IPV6;
+	if (found->flags & KD_POLICY_OPEN)
+		return 0;
+	rule = kd_rule_of(&query, found, number, port, IPPROTO_TCP);
+	if (rule && !rule->deny)
+		answer->rules = rule->l7;
+	else if (!answer->audit)
+		answer->rules = -1;
+	return 0;
+}
+
+static __always_inline bool kd_l7_client(const struct kd_l7_conn *conn)
+{
+	return conn->flags & KD_L7_CLIENT;
+}
+
+static __always_inline __u32 kd_l7_epoch(void)
+{
+	__u32 zero = 0;
+	const struct kd_l7_automaton *none = bpf_map_lookup_elem(&kd_l7_automata, &zero);
+
+	return none ? *(const volatile __u32 *)&none->generation : 0;
+}
+
+/* Take what policies and ports say for a connection; false: it may not go on. */
+static __always_inline bool kd_l7_take(struct kd_l7_conn *conn)
+{
+	bool client = kd_l7_client(conn);
+	struct kd_l7_answer answer = {};
+	struct kd_l7_port_key key = {};
+	struct kd_l7_port *port;
+
+	conn->epoch = kd_l7_epoch(); /* before it is asked */
+	kd_l7_ask(conn->policy, client ? KD_EGRESS : KD_INGRESS, client ? &conn->way.src : &conn->way.dst,
+		  conn->way.sport, &answer);
+	conn->revision = answer.revision;
+	conn->identity = answer.identity;
+	conn->rules = answer.rules > 0 ? answer.rules : 0;
+	conn->flags &= ~(KD_L7_OBSERVED | KD_L7_AUDITED | KD_L7_ANY);
+	if (answer.audit)
+		conn->flags |= KD_L7_AUDITED;
+	if (answer.rules < 0)
+		return false;
+	key.addr = conn->way.src;
+	key.port = conn->way.sport;
+	port = client ? NULL : bpf_map_lookup_elem(&kd_l7_ports, &key);
+	if (port && port->flags & KD_L7_OBSERVE)
+		conn->flags |= KD_L7_OBSERVED;
+	if (port && !conn->rules) {
+		conn->rules = port->rules;
+		if (port->flags & KD_L7_AUDIT)
+			conn->flags |= KD_L7_AUDITED;
+	}
+	if (!conn->rules)
+		conn->flags |= KD_L7_ANY;
+	return true;
+}
+
+/* Whether policies are others than when they were asked. */
+static __always_inline bool kd_l7_outdated(const struct kd_l7_conn *conn)
+{
+	__u32 index = 2 * conn->policy + (kd_l7_client(conn) ? KD_EGRESS : KD_INGRESS);
+	struct kd_policy *policy;
+
+	if (conn->epoch != kd_l7_epoch())
+		return true;
+	if (!conn->policy)
+		return false;
+	policy = bpf_map_lookup_elem(&kd_policies, &index);
+	return !policy || policy->revision != conn->revision;
+}
+
+static __always_inline void kd_l7_ends(struct bpf_sock_ops *ops, struct kd_addr *local, struct kd_addr *remote)
+{
+	if (ops->family == KD_AF_INET6) {
+#pragma unroll
+		for (int i = 0; i < 4; i++) {
+			local->w[i] = ops->local_ip6[i];
+			remote->w[i] = ops->remote_ip6[i];
+		}
+		asm volatile(""); /* or both ways are joined, and read at an address that was worked out */
+		return;
+	}
+	kd_addr_set_v4(local, ops->local_ip4);
+	kd_addr_set_v4(remote, ops->remote_ip4);
+}
+
+/* Whether anything may ever be asked of a local end. */
+static __always_inline bool kd_l7_known(const struct kd_addr *local, __be16 port, bool client, __u32 *policy)
+{
+	struct kd_endpoint *pod = bpf_map_lookup_elem(&kd_endpoints, local);
+	struct kd_l7_port_key key = { .addr = *local, .port = port };
+
+	*policy = pod ? pod->policy : 0;
+	return *policy || (!client && bpf_map_lookup_elem(&kd_l7_ports, &key));
+}
+
+/* A connection is established: have its bytes looked at, if they have to be. */
+static __always_inline void kd_l7_enrol(struct bpf_sock_ops *ops, bool client)
+{
+	struct kd_addr local, remote;
+	struct kd_l7_conn *blank, *conn;
+	struct kd_l7_sock *mark;
+	__be16 port = bpf_htons(ops->local_port);
+	struct bpf_sock *sk = ops->sk;
+	__u32 policy, zero = 0;
+	__u64 cookie;
+
+	if (!sk)
+		return;
+	kd_l7_ends(ops, &local, &remote);
+	if (!kd_l7_known(&local, port, client, &policy) || kd_addr_equal(&local, &remote))
+		return;
+	mark = bpf_sk_storage_get(&kd_l7_sock, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+	blank = bpf_map_lookup_elem(&kd_l7_blank, &zero);
+	cookie = bpf_get_socket_cookie(ops);
+	if (!mark || !blank || bpf_map_update_elem(&kd_l7_conns, &cookie, blank, BPF_NOEXIST)) {
+		kd_l7_count(KD_HTTP_NO_ROOM);
+		return;
+	}
+	conn = bpf_map_lookup_elem(&kd_l7_conns, &cookie);
+	if (!conn)
+		return;
+	mark->cookie = cookie;
+	conn->way.src = client ? remote : local;
+	conn->way.dst = client ? local : remote;
+	conn->way.sport = client ? bpf_htons(bpf_ntohl(ops->remote_port)) : port;
+	conn->way.dport = client ? port : bpf_htons(bpf_ntohl(ops->remote_port));
+	conn->way.protocol = IPPROTO_TCP;
+	conn->netns = bpf_get_netns_cookie(ops);
+	conn->policy = policy;
+	conn->flags = client ? KD_L7_CLIENT : 0;
+	if (bpf_map_lookup_elem(&kd_l7_closers, &conn->netns))
+		conn->flags |= KD_L7_CLOSES;
+	if (kd_l7_take(conn) && conn->flags & KD_L7_ANY) {
+		mark->flags = KD_L7_FREE;
+		bpf_map_delete_elem(&kd_l7_conns, &cookie);
+		return;
+	}
+	bpf_map_delete_elem(&kd_l7_closing, &conn->way);
+	if (bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG) ||
+	    bpf_sock_hash_update(ops, &kd_l7_sockets, &cookie, BPF_ANY)) {
+		bpf_map_delete_elem(&kd_l7_conns, &cookie);
+		kd_l7_count(KD_HTTP_NO_ROOM);
+		return;
+	}
+	mark->flags = KD_L7_READ;
+	kd_l7_count(KD_HTTP_CONNECTION);
+}
+
+static __always_inline void kd_l7_closed(struct bpf_sock_ops *ops)
+{
+	__u64 cookie = bpf_get_socket_cookie(ops);
+
+	if (ops->args[1] == KD_TCP_CLOSE)
+		bpf_map_delete_elem(&kd_l7_conns, &cookie);
+}
+
+#endif /* KD_L7_PEER_H */

@@ -1,0 +1,105 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * HTTP policy: what requests have to be, and the connections that are looked at.
+ */
+#ifndef KD_MAPS_L7_H
+#define KD_MAPS_L7_H
+
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+#include <kd/l7_types.h>
+
+/* Cells of all automata. Written by user space before a number leads there. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 65536);
+	__type(key, __u32);
+	__type(value, struct kd_l7_block);
+} kd_l7_table SEC(".maps");
+
+/* Rows of all automata; likewise. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 16384);
+	__type(key, __u32);
+	__type(value, struct kd_l7_row);
+} kd_l7_rows SEC(".maps");
+
+/* number -> automaton. A number is given away again when no connection has it. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1024);
+	__type(key, __u32);
+	__type(value, struct kd_l7_automaton);
+} kd_l7_automata SEC(".maps");
+
+/* address and port of a server -> what holds there whoever asks. Written by user space; full: refused beforehand. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 4096);
+	__type(key, struct kd_l7_port_key);
+	__type(value, struct kd_l7_port);
+} kd_l7_ports SEC(".maps");
+
+/*
+ * cookie of a socket -> what was read. Writers: programs; it goes when the socket closes. Full: the connection is not
+ * looked at, so nothing passes.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 65536);
+	__type(key, __u64);
+	__type(value, struct kd_l7_conn);
+} kd_l7_conns SEC(".maps");
+
+/* cookie -> its socket, whose bytes go through our programs. Full: as above. */
+struct {
+	__uint(type, BPF_MAP_TYPE_SOCKHASH);
+	__uint(max_entries, 65536);
+	__type(key, __u64);
+	__type(value, __u64);
+} kd_l7_sockets SEC(".maps");
+
+/* For the programs that cannot ask for a socket's cookie, and to see on packets that it is looked at. */
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct kd_l7_sock);
+} kd_l7_sock SEC(".maps");
+
+/* cookie of a network namespace -> 1: denied connections are closed at its device. Written by user space. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 4096);
+	__type(key, __u64);
+	__type(value, __u32);
+} kd_l7_closers SEC(".maps");
+
+/* tuple from server to client -> how far a denied connection is closed. Full: user space closes the oldest. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, struct kd_tuple);
+	__type(value, struct kd_l7_closing);
+} kd_l7_closing SEC(".maps");
+
+/* What was asked for. Full: events are lost, and counted. */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 1 << 20);
+} kd_l7_events SEC(".maps");
+
+/* enum kd_l7_reason -> how often. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 64);
+	__type(key, __u32);
+	__type(value, __u64);
+} kd_l7_counts SEC(".maps");
+
+#endif /* KD_MAPS_L7_H */

@@ -1,0 +1,176 @@
+"""Sets of HTTP rules in the kernel, each under a number that it has until no connection has."""
+
+from __future__ import annotations
+
+import threading
+from array import array
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from typing import Any
+
+from attrs import frozen
+
+from k8sdatapath import maps
+from k8sdatapath.datapath.http_builder import Table
+from k8sdatapath.datapath.http_headers import common_table
+from k8sdatapath.datapath.http_tables import HTTPTables, http_tables
+from k8sdatapath.errors import CapacityError, ModelError
+from k8sdatapath.model.http_rules import HTTPRule
+from k8sdatapath.tables.grace import Numbers, Ranges, room
+from k8sdatapath.tables.l7 import COMMON, AutomatonRow, ConnRow, FactRow, Section
+
+__all__ = ["RuleSets"]
+
+
+@frozen
+class _Set:
+    """A set of rules that has a number."""
+
+    tables: HTTPTables
+    number: int
+    headers: int | None
+
+
+class RuleSets:
+    """kd_l7_table, kd_l7_rows and kd_l7_automata: the automata of sets of rules.
+
+    A number that nobody uses any more is kept for connections in the middle of a request, and given away when
+    there is none.
+
+    :param wait: returns when every program that runs now has ended.
+    """
+
+    def __init__(self, tables: Mapping[str, Any], wait: Callable[[], None]) -> None:
+        self._table: memoryview = tables["kd_l7_table"].view().cast("I")
+        self._rows: maps.Array[FactRow] = tables["kd_l7_rows"]
+        self._automata: maps.Array[AutomatonRow] = tables["kd_l7_automata"]
+        self._conns: maps.Hash[int, ConnRow] = tables["kd_l7_conns"]
+        self._wait = wait
+        self._lock = threading.RLock()
+        there = {n: row for n, row in enumerate(self._automata) if row.generation and n}
+        self._generation = max((row.generation for row in there.values()), default=0)
+        self._numbers = Numbers("sets of HTTP rules", len(self._automata), wait, {0, COMMON, *there})
+        cells = ((row.cells, row.cells_size) for row in there.values())
+        self._cells = Ranges("cells of HTTP rules", len(self._table), wait, cells)
+        facts = ((row.rows, row.rows_size) for row in there.values() if row.rows_size)
+        self._facts = Ranges("rows of HTTP rules", len(self._rows), wait, facts)
+        self._sets: dict[frozenset[Hashable], _Set] = {}
+        self._uses: Counter[frozenset[Hashable]] = Counter()
+        self._made: dict[frozenset[Hashable], HTTPTables] = {}  # looked at, and soon to be used
+        self._old: dict[int, int | None] = {}  # number, and that of its headers
+        self._strange = dict(there)
+        if COMMON not in there:
+            self._write(COMMON, common_table(), COMMON)
+        self._strange.pop(COMMON, None)
+
+    def close(self) -> None:
+        """Give back the memory of the table."""
+        self._table.release()
+
+    def check(self, sets: Iterable[frozenset[Hashable]]) -> None:
+        """See that these, some of which there may be already, fit beside all that there are.
+
+        :raises CapacityError: they do not.
+        :raises ModelError: one has something that is no HTTP rule.
+        """
+        with self._lock:
+            made = {each: self._tables(each) for each in sets if each not in self._sets}
+            parts = [part for each in made.values() for part in (each.line, each.headers) if part]
+            cells, rows = sum(room(len(p.cells)) for p in parts), sum(room(len(p.rows)) for p in parts)
+            if self._lacks(len(parts), cells, rows):
+                self.tend()
+            if lack := self._lacks(len(parts), cells, rows):
+                raise CapacityError(*lack)
+            self._made = made
+
+    def use(self, rules: frozenset[Hashable]) -> int:
+        """The number of a set, which is enforced by the time this returns."""
+        with self._lock:
+            if rules not in self._sets:
+                self._sets[rules] = self._add(rules)
+            self._uses[rules] += 1
+            return self._sets[rules].number
+
+    def drop(self, rules: frozenset[Hashable]) -> None:
+        """Undo one :meth:`use`. A request that has begun is held to the set still."""
+        with self._lock:
+            self._uses[rules] -= 1
+            if not self._uses[rules]:
+                del self._uses[rules]
+                gone = self._sets.pop(rules)
+                self._old[gone.number] = gone.headers
+
+    def tend(self) -> None:
+        """Give numbers away that nobody uses, and no connection has."""
+        with self._lock:
+            if not self._old:
+                return
+            self._wait()  # for programs that have found a rule just before it went
+            had = {row.rules for row in self._conns.values()}
+            free = [number for number in self._old if number not in had]
+            for number in free:
+                headers = self._old.pop(number)
+                for each in (number, headers):
+                    if each is not None:
+                        self._remove(each)
+
+    def forget_strangers(self) -> None:
+        """What an earlier process has left, and this one does not use, goes when no connection has it."""
+        with self._lock:
+            headers = {row.headers for row in self._strange.values()}
+            for number, row in self._strange.items():
+                if number not in headers:
+                    self._old[number] = row.headers if row.headers in self._strange else None
+            self._strange.clear()
+            self.tend()
+
+    @property
+    def rules(self) -> dict[int, tuple[HTTPRule, ...]]:
+        """The rules of each number, in the order of their own numbers, from 1."""
+        with self._lock:
+            return {each.number: each.tables.rules for each in self._sets.values()}
+
+    def _tables(self, rules: frozenset[Hashable]) -> HTTPTables:
+        if rules in self._made:
+            return self._made[rules]
+        found = [each for each in rules if isinstance(each, HTTPRule)]
+        if len(found) < len(rules):
+            raise ModelError("requests can only be held to HTTP rules")
+        return http_tables(found)
+
+    def _lacks(self, numbers: int, cells: int, rows: int) -> tuple[str, int, int] | None:
+        for have, needed in ((self._numbers, numbers), (self._cells, cells), (self._facts, rows)):
+            if needed > have.available:
+                return have.resource, have.size - have.available + needed, have.size
+        return None
+
+    def _add(self, rules: frozenset[Hashable]) -> _Set:
+        tables = self._tables(rules)
+        self._made.pop(rules, None)
+        headers = None
+        if tables.headers is not None:
+            headers = self._numbers.take()
+            self._write(headers, tables.headers, headers)
+        number = self._numbers.take()
+        self._write(number, tables.line, COMMON if headers is None else headers)
+        return _Set(tables, number, headers)
+
+    def _write(self, number: int, table: Table, headers: int) -> None:
+        cells = self._cells.take(len(table.cells))
+        self._table[cells : cells + len(table.cells)] = memoryview(array("I", table.cells))
+        rows = self._facts.take(len(table.rows)) if table.rows else 0
+        self._rows.update_many({rows + place: row for place, row in enumerate(table.rows)})
+        self._generation += 1
+        starts = tuple(table.start.get(section, 0) for section in Section)
+        sizes = len(table.cells), len(table.rows)
+        self._automata[number] = AutomatonRow(
+            cells, rows, self._generation, headers, *sizes, starts, table.classes
+        )
+
+    def _remove(self, number: int) -> None:
+        row = self._automata[number]
+        self._automata[number] = AutomatonRow()
+        self._cells.give(row.cells, row.cells_size)
+        if row.rows_size:
+            self._facts.give(row.rows, row.rows_size)
+        self._numbers.give(number)

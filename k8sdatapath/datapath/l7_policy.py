@@ -1,0 +1,316 @@
+"""L7Policy: which requests of HTTP servers get, decided at their sockets, without a proxy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from threading import RLock
+from typing import Any
+
+from attrs import field, frozen
+
+from k8sdatapath import maps, programs
+from k8sdatapath.component import Report
+from k8sdatapath.datapath.contract import bind_maps
+from k8sdatapath.datapath.http_event import HTTPEvent
+from k8sdatapath.datapath.http_rule_sets import RuleSets
+from k8sdatapath.errors import ModelError
+from k8sdatapath.layout import u32, u64
+from k8sdatapath.links import First
+from k8sdatapath.maps import Map
+from k8sdatapath.model import IPAddress, address
+from k8sdatapath.model.address import port as to_port
+from k8sdatapath.model.http_rules import HTTPRule
+from k8sdatapath.net.netns import NetNs
+from k8sdatapath.objects import Object, ObjectSpec
+from k8sdatapath.programs import Direction
+from k8sdatapath.pybpf.memory import wait_for_programs
+from k8sdatapath.resource import Resource
+from k8sdatapath.tables.l7 import (
+    AutomatonRow,
+    CellBlock,
+    ConnRow,
+    EventRow,
+    FactRow,
+    PortFlags,
+    PortKey,
+    PortRow,
+)
+
+__all__ = ["CONTRACT", "L7Policy", "L7Port"]
+
+CONTRACT = {
+    "kd_l7_table": maps.Array[CellBlock],
+    "kd_l7_rows": maps.Array[FactRow],
+    "kd_l7_automata": maps.Array[AutomatonRow],
+    "kd_l7_ports": maps.Hash[PortKey, PortRow],
+    "kd_l7_conns": maps.Hash[u64, ConnRow],
+    "kd_l7_closers": maps.Hash[u64, u32],
+    "kd_l7_counts": maps.PerCpuArray[u64],
+    "kd_l7_events": maps.RingBuffer[EventRow],
+}
+
+
+def _to_rules(rules: Iterable[HTTPRule] | None) -> frozenset[HTTPRule] | None:
+    return None if rules is None else frozenset(rules)
+
+
+@frozen
+class L7Port:
+    """What holds at a server's port, whoever its client is: ``L7Port("10.0.0.5", 8080, [HTTPRule(...)])``.
+
+    :param address: of the server.
+    :param rules: one is enough; none at all: no request is allowed; None: nothing is asked.
+    :param observe: requests that are allowed are events too, and responses.
+    :param audit: nothing is denied; what would be is only told.
+    """
+
+    address: IPAddress = field(converter=address)
+    port: int = field(converter=to_port)
+    rules: frozenset[HTTPRule] | None = field(default=None, converter=_to_rules)
+    observe: bool = field(default=False, kw_only=True)
+    audit: bool = field(default=False, kw_only=True)
+
+    def __attrs_post_init__(self) -> None:
+        if self.rules is None and not self.observe:
+            raise ModelError(f"{self} asks for nothing: give rules, or observe=True")
+
+    @property
+    def end(self) -> tuple[IPAddress, int]:
+        """Address and port, of which there is one."""
+        return self.address, self.port
+
+    def __str__(self) -> str:
+        where = f"[{self.address}]" if self.address.version == 6 else str(self.address)
+        return f"{where}:{self.port}"
+
+
+@frozen
+class L7Plan:
+    """What would change at ports.
+
+    :ivar changed: those that are new or become others.
+    :ivar removed: ends that nothing is asked for any more.
+    """
+
+    changed: tuple[L7Port, ...]
+    removed: tuple[tuple[IPAddress, int], ...]
+    _policy: L7Policy = field(repr=False, eq=False, alias="policy")
+
+    def apply(self) -> Report:
+        """Carry it out."""
+        return self._policy._apply(self)
+
+
+class L7Policy(Resource):
+    """Holds requests to rules, at the sockets of servers::
+
+        with L7Policy.load() as l7:
+            l7.attach(cgroup)                      # where the servers are
+            l7.attach_pod(netns)                   # closes what is denied, after a 403
+            l7.upsert(L7Port("10.0.0.5", 8080, [HTTPRule(method="POST", path="/charge")]))
+
+    Connections are looked at from their beginning on: those that are older are not. Policies that were bound
+    with ``l7=`` this one have rules of their own for every pair of pods, which go before those of a port.
+
+    All methods may be called from any thread.
+    """
+
+    def __init__(self, loaded: Object, own: ExitStack) -> None:
+        self._loaded = loaded
+        self._own = own
+        tables, views = bind_maps(loaded, CONTRACT, "HTTP policy")
+        own.enter_context(views)
+        self._sets = RuleSets(tables, wait_for_programs)
+        own.callback(self._sets.close)
+        self._port_rows: maps.Hash[PortKey, PortRow] = tables["kd_l7_ports"]
+        self._automata: maps.Array[AutomatonRow] = tables["kd_l7_automata"]
+        self._conns: maps.Hash[int, ConnRow] = tables["kd_l7_conns"]
+        self._closers: maps.Hash[int, int] = tables["kd_l7_closers"]
+        self._counts: maps.PerCpuArray[int] = tables["kd_l7_counts"]
+        self._events: maps.RingBuffer[EventRow] = tables["kd_l7_events"]
+        self._reasons = _reasons(loaded)
+        self._lock = RLock()
+        self._ports: dict[tuple[IPAddress, int], L7Port] = {}
+        self._pods: dict[int, ExitStack] = {}  # links, by the cookie of the namespace
+        sockets = loaded.map("kd_l7_sockets", maps.SockHash[u64])
+        own.enter_context(loaded.program("l7_received", programs.SkSkb).attach(sockets))
+        own.enter_context(loaded.program("l7_sent", programs.SkMsg).attach(sockets))
+
+    @classmethod
+    def load(cls, *, reuse: Mapping[str, Map] = {}) -> L7Policy:
+        """Load the programs.
+
+        :param reuse: maps of the other programs, where policies are enforced.
+        :raises NotSupportedError: the kernel cannot do it.
+        """
+        spec = ObjectSpec.from_file("stream")
+        alone = {name: 1 for name in _OF_POLICIES if name not in reuse and name in spec.maps}
+        given = {name: each for name, each in reuse.items() if name in spec.maps}
+        with ExitStack() as own:
+            loaded = own.enter_context(spec.with_maps(**alone).load(reuse=given))
+            made = cls(loaded, own)
+            made._own = own.pop_all()
+            return made
+
+    def attach(self, cgroup: Path) -> None:
+        """Look at the connections of a cgroup's processes, from now on."""
+        for entry, kind in (("l7_guard", programs.CgroupSkb), ("l7_sockets", programs.SockOps)):
+            self._own.enter_context(self._loaded.program(entry, kind).attach(cgroup))
+
+    def attach_pod(self, netns: NetNs, device: str = "eth0") -> None:
+        """Have denied connections of a pod closed behind the 403, by programs at its own end of its device.
+
+        They are gone with the pod.
+        """
+        hooks = {"l7_leaving": Direction.EGRESS, "l7_arriving": Direction.INGRESS}
+        with self._lock, ExitStack() as undo:
+            if netns.cookie in self._pods:
+                return
+            for entry, direction in hooks.items():
+                program = self._loaded.program(entry, programs.TC)
+                undo.enter_context(program.attach(device, direction, netns=netns, anchor=First()))
+            self._closers[netns.cookie] = 1
+            self._pods[netns.cookie] = undo.pop_all()
+
+    def detach_pod(self, netns: NetNs) -> None:
+        """Undo :meth:`attach_pod`."""
+        with self._lock:
+            links = self._pods.pop(netns.cookie, None)
+            if links is not None:
+                self._closers.pop(netns.cookie, None)
+                links.close()
+
+    # ---- ports
+
+    @property
+    def ports(self) -> tuple[L7Port, ...]:
+        """What holds at ports, whoever asks."""
+        with self._lock:
+            return tuple(self._ports.values())
+
+    def plan(self, wanted: Iterable[L7Port]) -> L7Plan:
+        """What to do so that exactly these hold.
+
+        :raises CapacityError: their rules do not fit.
+        :raises ModelError: two are of one end.
+        """
+        desired = _by_end(wanted)
+        with self._lock:
+            changed = tuple(each for end, each in desired.items() if self._ports.get(end) != each)
+            self._sets.check(_asked(each) for each in changed)
+            return L7Plan(changed, tuple(end for end in self._ports if end not in desired), self)
+
+    def upsert(self, *ports: L7Port) -> Report:
+        """Add ports, or have others hold at their ends; a request that has begun is held to what it began by.
+
+        :raises CapacityError: the rules do not fit; nothing was changed.
+        """
+        with self._lock:
+            return self.plan(
+                [*(p for p in self._ports.values() if p.end not in _by_end(ports)), *ports]
+            ).apply()
+
+    def remove(self, *ends: tuple[IPAddress, int]) -> Report:
+        """Ask for nothing any more at some ends; one that is not there is no error."""
+        with self._lock:
+            return self.plan([each for end, each in self._ports.items() if end not in ends]).apply()
+
+    def _apply(self, plan: L7Plan) -> Report:
+        with self._lock:
+            self._sets.check(_asked(each) for each in plan.changed)
+            rows = {}
+            for each in plan.changed:
+                flags = PortFlags.OBSERVE if each.observe else PortFlags(0)
+                if each.audit or each.rules is None:
+                    flags |= PortFlags.AUDIT
+                rows[PortKey(*each.end)] = PortRow(self._sets.use(_asked(each)), flags)
+            before = [self._ports.get(each.end) for each in plan.changed]
+            gone = [self._ports.pop(end) for end in plan.removed if end in self._ports]
+            self._port_rows.update_many(rows)
+            self._port_rows.delete_many([PortKey(*each.end) for each in gone])
+            self._ports |= {each.end: each for each in plan.changed}
+            for old in (*before, *gone):
+                if old is not None:
+                    self._sets.drop(_asked(old))
+            none = self._automata[0]
+            self._automata[0] = AutomatonRow(generation=(none.generation + 1) % (1 << 32))
+            self._sets.tend()
+            added = before.count(None)
+            return Report(added, len(before) - added, len(gone))
+
+    # ---- what policies ask for
+
+    def check(self, sets: Iterable[frozenset[Any]]) -> None:
+        """See that sets of rules fit. For :class:`IdentityPolicy`, as are ``use`` and ``drop``.
+
+        :raises CapacityError: they do not.
+        """
+        self._sets.check(sets)
+
+    def use(self, requests: frozenset[Any]) -> int:
+        """The number of a set of rules, which is enforced by the time this returns."""
+        return self._sets.use(requests)
+
+    def drop(self, requests: frozenset[Any]) -> None:
+        """Undo one ``use``."""
+        self._sets.drop(requests)
+
+    # ---- what there is
+
+    def stats(self) -> dict[str, int]:
+        """How often each thing has become of requests, and of connections."""
+        counts = list(self._counts)
+        return {name: sum(counts[number]) for number, name in self._reasons.items() if any(counts[number])}
+
+    def events(self) -> Sequence[HTTPEvent]:
+        """Those since the last call: what was denied, and at ports that are observed all else.
+
+        There is one reader: who calls it takes them from all others.
+        """
+        rules = self._sets.rules
+        return [HTTPEvent.of(row, self._reasons, rules) for row in self._events.drain()]
+
+    def fileno(self) -> int:
+        """Readable when there are events."""
+        return self._events.fileno()
+
+    def close(self) -> None:
+        """Take the programs off; idempotent."""
+        with self._lock:
+            for links in self._pods.values():
+                links.close()
+            self._pods.clear()
+            self._own.close()
+
+    def __repr__(self) -> str:
+        return f"<L7Policy {len(self._ports)} ports, {len(self._sets.rules)} sets of rules>"
+
+
+#: Maps that are tiny unless they are those of other programs.
+_OF_POLICIES = (
+    "kd_endpoints", "kd_ipcache", "kd_networks", "kd_policies", "kd_rules", "kd_rule_counts", "kd_talks",
+)  # fmt: skip
+
+_ANYTHING = frozenset({HTTPRule()})
+
+
+def _asked(port: L7Port) -> frozenset[HTTPRule]:
+    """What requests have to be there; where nothing is asked, they have to be read all the same."""
+    return _ANYTHING if port.rules is None else port.rules
+
+
+def _by_end(ports: Iterable[L7Port]) -> dict[tuple[IPAddress, int], L7Port]:
+    found: dict[tuple[IPAddress, int], L7Port] = {}
+    for each in ports:
+        if found.setdefault(each.end, each) != each:
+            raise ModelError(f"{each} is given twice")
+    return found
+
+
+def _reasons(loaded: Object) -> dict[int, str]:
+    """The names of reasons, which the object itself tells."""
+    btf = loaded.spec.btf
+    var = next(each for each in btf.datasec(".kd.reasons") if each.name == "kd_l7_reasons")
+    return {number: name.removeprefix("KD_HTTP_") for name, number in btf.enumerators(var.type_id)}
