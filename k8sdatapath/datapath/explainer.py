@@ -24,11 +24,14 @@ from k8sdatapath import maps, programs
 from k8sdatapath.datapath.contract import Bindable, bind_maps
 from k8sdatapath.datapath.explanation import Explanation, Place, Step, told
 from k8sdatapath.datapath.identity_policy import CONTRACT as _POLICIES
+from k8sdatapath.datapath.judgement import judgement
 from k8sdatapath.datapath.masquerader import CONTRACT as MASQUERADE
+from k8sdatapath.datapath.policy_view import PolicyView
 from k8sdatapath.datapath.service_table import CONTRACT as SERVICES
 from k8sdatapath.errors import ModelError
 from k8sdatapath.layout import addr, layout_of, u32
 from k8sdatapath.model import Frontend, IPAddress, Protocol
+from k8sdatapath.model.identity import Reserved
 from k8sdatapath.model.masquerade import helped
 from k8sdatapath.net.netns import NetNs
 from k8sdatapath.net.packet import Packet, parse, tcp, udp
@@ -68,6 +71,7 @@ _ENTRIES = {
 }
 _PASS = 1  # KD_PASS, which not every program counts
 _RUNS = 16
+_ANOTHER = 0x7FFFFFFF  # a device that is no pod's
 _SMALL = 1024
 
 
@@ -112,6 +116,7 @@ class Explainer(Resource):
     ) -> None:
         loaded = own.enter_context(spec.load(reuse={name: live[name] for name in _SHARED}))
         self._live = live
+        self._policies = PolicyView(live, ExitStack())
         self._netns = netns
         self._own = own
         self._lock = Lock()
@@ -138,7 +143,7 @@ class Explainer(Resource):
 
         :param netns: of the node; None is that of the calling thread.
         :param config: constants that the live programs were loaded with. Without ``masquerade`` they do so if
-            there is a device for it.
+            there is a device for it, and without ``enforce`` they do so if it is known who anybody is.
         :raises ContractError: a map is missing.
         :raises LayoutError: a map holds something else.
         """
@@ -146,7 +151,10 @@ class Explainer(Resource):
         with ExitStack() as undo:
             undo.enter_context(owned)
             spec = ObjectSpec.from_file("explain")
-            told_them: dict[str, ConfigValue] = {"masquerade": bool(len(live["kd_masq_devices"]))}
+            told_them: dict[str, ConfigValue] = {
+                "masquerade": bool(len(live["kd_masq_devices"])),
+                "enforce": next(iter(live["kd_ipcache"]), None) is not None,
+            }
             told_them |= config or {}
             known = {name: value for name, value in told_them.items() if name in spec.config}
             sizes = {name: live[name].info.max_entries for name in _SHARED}
@@ -180,14 +188,24 @@ class Explainer(Resource):
             context = layout_of(XdpContext).pack(XdpContext(len(frame), index))
         else:
             forwarded = sender.index if sender and at is Place.TO_UPLINK else 0
+            if at is Place.TO_POD and not self._is_own(packet.src):
+                forwarded = _ANOTHER
             context = layout_of(SkbContext).pack(SkbContext(forwarded, index, cookie))
         with self._lock:
             left, rows = self._run(self._programs[at], frame, context, packet.src, cookie, at)
-        steps = tuple(told(rows, at, self._outcomes))
+        judged = {id(row): judgement(row, self._policies) for row in rows if row.step == StepKind.POLICY}
+        steps = tuple(told(rows, at, self._outcomes, lambda row: judged[id(row)]))
         told_last = rows[-1].value if rows and rows[-1].step == StepKind.RESULT else _PASS
         outcome = self._outcomes[told_last]
         steps += tuple(_unsupported(packet, outcome)) if at in (Place.POD, Place.TO_UPLINK) else ()
-        return Explanation(at, steps, outcome, packet, None if outcome.drop else parse(left))
+        answer = None if outcome.drop else parse(left)
+        return Explanation(at, steps, outcome, packet, answer, tuple(judged.values()))
+
+    def _is_own(self, address: IPAddress) -> bool:
+        """Whether the node itself sends under an address: supposed where no policies are enforced."""
+        known = self._live["kd_ipcache"]
+        party = known.get(address)
+        return next(iter(known), None) is None or (party is not None and party.identity == Reserved.HOST)
 
     def _pod(self, address: IPAddress) -> Device | None:
         """The device of the pod with an address, if one has."""
@@ -214,6 +232,25 @@ class Explainer(Resource):
         ends = source, dialled.address, port, dialled.port
         frame = udp(*ends, b"?") if dialled.protocol is Protocol.UDP else tcp(*ends)
         return self.explain(frame, at, device=device, cookie=cookie)
+
+    def verdict(
+        self,
+        source: IPAddress,
+        destination: IPAddress,
+        port: int,
+        protocol: Protocol = Protocol.TCP,
+    ) -> Explanation:
+        """What the policies of this node's pods say of a new connection between two addresses.
+
+        It is asked where it leaves its pod, which is also for a receiver on this node; if only the receiver
+        is, there. :attr:`Explanation.judgements` is what they say.
+
+        :raises ModelError: neither is a pod of this node.
+        """
+        here = [place for place, end in ((Place.POD, source), (Place.TO_POD, destination)) if self._pod(end)]
+        if not here:
+            raise ModelError(f"neither {source} nor {destination} is a pod of this node")
+        return self.dial(Frontend(destination, port, protocol), source, here[0])
 
     def _run(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import StrEnum
 from html import escape
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from attrs import frozen
 
 from k8sdatapath.datapath.flow import Peer
+from k8sdatapath.datapath.judgement import Judgement
 from k8sdatapath.model import FrontendKind, Protocol, Scope, Selection
 from k8sdatapath.net.packet import Packet
 from k8sdatapath.tables.conntrack import FlowFlags, Tuple
@@ -72,6 +73,7 @@ class Explanation:
     :ivar outcome: what it said at the end: the verdict or the reason to drop that is counted for traffic.
     :ivar packet: as it came; of a socket, its first one if it is not translated.
     :ivar answer: as the program left it; None if it was dropped.
+    :ivar judgements: what policies said of it, of pods of this node.
     """
 
     at: Place
@@ -79,6 +81,7 @@ class Explanation:
     outcome: Outcome
     packet: Packet
     answer: Packet | None
+    judgements: tuple[Judgement, ...] = ()
 
     @property
     def backend(self) -> Peer | None:
@@ -104,6 +107,7 @@ class Explanation:
                 }
                 for step in self.steps
             ],
+            "policy": [each.as_dict() for each in self.judgements],
             "packet": repr(self.packet),
             "answer": None if self.answer is None else repr(self.answer),
         }
@@ -135,12 +139,18 @@ _CAME = {
 }
 
 
-def told(rows: Iterable[TracedRow], at: Place, outcomes: Mapping[int, Outcome]) -> Iterator[Step]:
+def told(
+    rows: Iterable[TracedRow],
+    at: Place,
+    outcomes: Mapping[int, Outcome],
+    judged: Callable[[TracedRow], Judgement],
+) -> Iterator[Step]:
     """The steps as sentences."""
     before: Tuple | None = None
     for row in rows:
         kind, ends = StepKind(row.step), row.tuple
-        text = _sentence(kind, row, before, at, outcomes)
+        judging = kind is StepKind.POLICY
+        text = str(judged(row)) if judging else _sentence(kind, row, before, at, outcomes)
         if text is not None:
             about = kind in _ABOUT
             src, dst = Peer(ends.src, ends.sport), Peer(ends.dst, ends.dport)
@@ -159,6 +169,7 @@ _ABOUT = {
     StepKind.REWRITE,
     StepKind.ICMP,
     StepKind.PEER,
+    StepKind.POLICY,
 }
 _KINDS = {
     FrontendKind.CLUSTER_IP: "a cluster IP",

@@ -145,7 +145,7 @@ class PolicyView(Resource):
             around = [world, *((key.network, row) for key, row in self._networks.items())]
             inside = [each for each in around if each[0].version == ip.version and ip in each[0]]
             where, row = max(inside, key=lambda each: each[0].prefixlen)
-        return LiveParty(where, row.number, row.identity, self._name(Named.PARTY, row.number))
+        return LiveParty(where, row.number, row.identity, self.name(Named.PARTY, row.number))
 
     def pods(self) -> tuple[LivePod, ...]:
         """The pods of this node, by policy."""
@@ -164,7 +164,7 @@ class PolicyView(Resource):
                     policy,
                     identity,
                     tuple(sorted(addresses, key=lambda each: (each.version, each))),
-                    "" if known is None else self._name(Named.PARTY, known.number),
+                    "" if known is None else self.name(Named.PARTY, known.number),
                     {toward: row.revision for toward, row in rows.items()},
                     frozenset(toward for toward, row in rows.items() if not row.flags & PolicyFlags.OPEN),
                     sum(sizes[row.table] for row in rows.values() if row.table),
@@ -226,6 +226,7 @@ class PolicyView(Resource):
     def _called(self, kind: Named) -> dict[int, str]:
         return {key.number: row.text for key, row in self._names.items() if key.kind == kind}
 
-    def _name(self, kind: Named, number: int) -> str:
+    def name(self, kind: Named, number: int) -> str:
+        """What a number in the maps is called."""
         row = self._names.get(NameKey(kind, number))
         return "" if row is None else row.text

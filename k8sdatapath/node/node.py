@@ -27,7 +27,7 @@ from k8sdatapath.datapath.service_table import CONTRACT, ServiceTable
 from k8sdatapath.datapath.socket_reaper import DestroyedSocket, SocketReaper
 from k8sdatapath.errors import AddressInUseError, BpffsError, CapacityError, MapFullError, ModelError
 from k8sdatapath.layout import addr, layout_of
-from k8sdatapath.model import Frontend, IPAddress, address
+from k8sdatapath.model import Frontend, IPAddress, Protocol, address
 from k8sdatapath.model.address import shown
 from k8sdatapath.model.identity import Reserved
 from k8sdatapath.model.workload import Workload
@@ -428,6 +428,16 @@ class Node(Resource):
         with self._maps_stay, self.explainer() as explainer:
             of_socket = cookie(config.netns) if at is Place.SOCKET else 0
             return explainer.dial(dialled, source, at, port=port, device=device, cookie=of_socket)
+
+    def verdict(
+        self, source: IPAddress, destination: IPAddress, port: int, protocol: Protocol = Protocol.TCP
+    ) -> Explanation:
+        """What the policies in force here say of a new connection, one end of which is a pod of this node.
+
+        See :meth:`~k8sdatapath.datapath.explainer.Explainer.verdict`.
+        """
+        with self._maps_stay, self.explainer() as explainer:
+            return explainer.verdict(source, destination, port, protocol)
 
     def explainer(self) -> Explainer:
         """An explainer of this node's packets, until it is resized. The caller closes it."""

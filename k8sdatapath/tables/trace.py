@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from enum import IntEnum
+from enum import IntEnum, IntFlag
 from typing import ClassVar
 
 from k8sdatapath.layout import i32, struct, u32, u64, zeros
 from k8sdatapath.tables.conntrack import Tuple
 
-__all__ = ["Left", "NetnsClient", "SkbContext", "StepKind", "TracedRow", "XdpContext"]
+__all__ = ["Left", "NetnsClient", "Said", "SkbContext", "StepKind", "TracedRow", "XdpContext"]
 
 
 class StepKind(IntEnum):
@@ -37,6 +37,17 @@ class StepKind(IntEnum):
     RESULT = 20
     HELD = 21
     LEFT = 22
+    POLICY = 23
+
+
+class Said(IntFlag):
+    """``enum kd_said``, see ``kd/trace.h``."""
+
+    EGRESS = 1
+    RECEIVER = 2
+    DENIED = 4
+    AUDITED = 8
+    OPEN = 16
 
 
 class Left(IntEnum):

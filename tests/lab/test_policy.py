@@ -275,6 +275,11 @@ def test_an_explanation_asks_the_policies(lab: Lab) -> None:
         assert (explained.outcome.name != "DROP_POLICY_DENIED") is (allowed or not judged_here), str(
             explained
         )
+        said = api.node.datapath.verdict(source.address, api.address, 8080).judgements[-1]
+        assert (said.pod, said.allowed) == (api.address, allowed)
+        rule = "spec.ingress[0]" if allowed else "default deny: "
+        assert rule in said.rule
+        assert "NetworkPolicy payments/payments" in said.rule
 
 
 def test_the_how_to_is_true() -> None:

@@ -58,11 +58,17 @@ class Checkpoint:
 
     def leave(self, frame: bytes, source: str | IPAddress) -> Sent:
         """A packet comes from a pod."""
+        with self.acting(source):
+            return self.rig.send(frame, via="from_pod")
+
+    @contextmanager
+    def acting(self, source: str | IPAddress) -> Iterator[None]:
+        """It is this pod whose device the programs run at."""
         address = ip_address(source)
         row = self._pods[address]
         self._pods[address] = EndpointRow(HERE, row.identity, row.pod_mac, row.host_mac, row.policy)
         try:
-            return self.rig.send(frame, via="from_pod")
+            yield
         finally:
             self._pods[address] = row
 

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from k8sdatapath import maps
+from k8sdatapath.datapath.explainer import Explainer
 from k8sdatapath.datapath.identity_policy import CONTRACT, IdentityPolicy
 from k8sdatapath.datapath.policy_oracle import allows
 from k8sdatapath.errors import CapacityError, ModelError
@@ -30,6 +31,7 @@ WEB = Workload.pod("shop/web", {"app": "web"}, addresses=["10.244.1.2", "fd00:10
 API = Workload.pod("shop/api", {"app": "api"}, addresses=["10.244.1.3", "fd00:10:244:1::3"])
 FAR = Workload.pod("shop/far", {"app": "web"}, addresses=["10.244.2.2", "fd00:10:244:2::2"])
 STRANGERS = {4: "198.51.100.7", 6: "2001:db8:7::7"}
+SHOP_WEB = "k8s:app=web, k8s:io.kubernetes.pod.namespace=shop"
 FAMILIES = pytest.mark.parametrize("family", [4, 6])
 
 ONLY_WEB = """
@@ -236,6 +238,45 @@ def test_a_pod_of_unknown_labels_is_cut_off(node: Checkpoint) -> None:
     node.rig.add_pod("10.244.1.9")
     assert node.leave(tcp("10.244.1.9", at(WEB, 4), 1, 80), "10.244.1.9").outcome == "DROP_POLICY_DENIED"
     assert node.enter(tcp(at(WEB, 4), "10.244.1.9", 1, 80)).outcome == "DROP_POLICY_DENIED"
+
+
+@FAMILIES
+def test_explanations_name_the_rule_that_decides_and_those_nearest_to_it(
+    node: Checkpoint, family: int
+) -> None:
+    web, api, far = (ip_address(at(each, family)) for each in (WEB, API, FAR))
+    name = "NetworkPolicy shop/api"
+    with Explainer.bind(node.rig.loaded) as explainer:
+        with node.acting(web):
+            (first, second) = explainer.verdict(web, api, 8080).judgements
+        assert (first.toward, first.pod, first.allowed, first.rule) == (
+            Toward.EGRESS,
+            web,
+            True,
+            "no policy isolates",
+        )
+        assert (second.toward, second.pod, second.peer) == (Toward.INGRESS, api, web)
+        assert (second.allowed, second.rule, second.near) == (True, f"{name} spec.ingress[0]", ())
+
+        denied = explainer.verdict(far, api, 8081)  # as it comes to its device, from another node
+        assert denied.outcome.name == "DROP_POLICY_DENIED"
+        (judged,) = denied.judgements
+        assert (judged.toward, judged.allowed) == (Toward.INGRESS, False)
+        assert judged.rule == f"default deny: {name}"
+        (near, *_) = judged.near
+        assert near == f"{name} spec.ingress[0] allows {SHOP_WEB}, 8080 of TCP"
+        assert str(judged) in str(denied)
+        assert denied.as_dict()["policy"][0]["near"] == list(judged.near)
+
+        (sent,) = explainer.verdict(api, far, 443).judgements
+        assert (sent.toward, sent.pod, sent.rule) == (Toward.EGRESS, api, f"default deny: {name}")
+        node.policy.audit = True
+        looked_on = explainer.verdict(api, far, 443)
+        assert looked_on.outcome.name == "PASS"
+        assert (looked_on.judgements[0].allowed, looked_on.judgements[0].audited) == (True, True)
+        with pytest.raises(ModelError, match="is a pod of this node"):
+            explainer.verdict(far, ip_address(STRANGERS[family]), 80)
+    assert sum(each.packets for each in node.policy.counts()) == 0, "explaining counts nothing"
 
 
 @pytest.mark.parametrize("alone", [True, False], ids=["a pod", "all"])

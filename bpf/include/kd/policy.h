@@ -86,21 +86,36 @@ static __always_inline __u32 kd_number_of(struct __sk_buff *skb, struct kd_askin
 	return party->number;
 }
 
+/* The port of who did not begin, or of ICMP the type. */
+static __always_inline __be16 kd_asked_port(const struct kd_asking *ask)
+{
+	if (ask->way.protocol == IPPROTO_ICMP || ask->way.protocol == IPPROTO_ICMPV6)
+		return bpf_htons(ask->asks >> KD_ASK_TYPE_SHIFT);
+	return ask->by_sender ? ask->way.dport : ask->way.sport;
+}
+
+/* enum kd_said, and the port. */
+static __always_inline __u32 kd_end_said(const struct kd_asking *ask, const struct kd_end *end, __u32 flags)
+{
+	__u32 said = (ask->by_sender == end->sends ? KD_SAID_EGRESS : 0) | (end->sends ? 0 : KD_SAID_RECEIVER) |
+		     (end->denies ? KD_SAID_DENIED : 0) | (flags & KD_POLICY_AUDIT ? KD_SAID_AUDITED : 0) |
+		     (flags & KD_POLICY_OPEN ? KD_SAID_OPEN : 0);
+
+	return said | bpf_ntohs(kd_asked_port(ask)) << 16;
+}
+
 /* What the rules of one end say of its peer. */
 KD_SUBPROGRAM int kd_rules_ask(struct __sk_buff *skb, struct kd_asking *ask, const struct kd_addr *peer,
 			       struct kd_end *end, const struct kd_policy *policy)
 {
-	__be16 port = ask->by_sender ? ask->way.dport : ask->way.sport;
 	struct kd_rule *rule;
 	__u32 number;
 
 	ask->answers = policy->flags & KD_POLICY_ANSWER;
 	if (ask->asks & KD_ASK_ALONE)
 		return KD_DROP_FRAGMENT;
-	if (ask->way.protocol == IPPROTO_ICMP || ask->way.protocol == IPPROTO_ICMPV6)
-		port = bpf_htons(ask->asks >> KD_ASK_TYPE_SHIFT);
 	number = kd_number_of(skb, ask, peer, !end->sends);
-	rule = kd_rule_of(&ask->query, policy, number, port, ask->way.protocol);
+	rule = kd_rule_of(&ask->query, policy, number, kd_asked_port(ask), ask->way.protocol);
 	if (!rule)
 		return KD_DROP_POLICY_DENIED;
 	end->counter = rule->counter;
@@ -135,6 +150,7 @@ static __always_inline int kd_end_ask(struct __sk_buff *skb, struct kd_asking *a
 	result = policy->flags & KD_POLICY_OPEN ? KD_CONTINUE : kd_rules_ask(skb, ask, peer, end, policy);
 	end->revision = revision;
 	end->denies = result != KD_CONTINUE;
+	KD_TRACE(KD_STEP_POLICY, kd_end_said(ask, end, policy->flags), end->counter, &ask->way);
 	return policy->flags & KD_POLICY_AUDIT ? KD_CONTINUE : result;
 }
 

@@ -42,6 +42,16 @@ enum kd_step {
 	KD_STEP_RESULT, /* value: enum kd_verdict or enum kd_drop */
 	KD_STEP_HELD, /* a flow of somebody else has the port's answers: the tuple has another. value: 0 or why none */
 	KD_STEP_LEFT, /* it goes on as it is. value: enum kd_left, why */
+	KD_STEP_POLICY, /* the tuple is from end to end. value: enum kd_said, and the port in the upper half; more: counter */
+};
+
+/* What the policy of a pod says. */
+enum kd_said {
+	KD_SAID_EGRESS = 1, /* that it opens connections, not others to it */
+	KD_SAID_RECEIVER = 2, /* the pod is the packet's receiver, not its sender */
+	KD_SAID_DENIED = 4,
+	KD_SAID_AUDITED = 8, /* and it only looks on */
+	KD_SAID_OPEN = 16, /* nothing is ever denied */
 };
 
 enum kd_left {
