@@ -11,25 +11,25 @@ char _license[] SEC("license") = "Dual BSD/GPL";
 SEC("cgroup/connect4")
 int connect4(struct bpf_sock_addr *ctx)
 {
-	return kd_finish_socket(kd_sock_connect(ctx, false));
+	return kd_finish_socket(ctx, false, kd_sock_connect(ctx, false), KD_CONNECT);
 }
 
 SEC("cgroup/connect6")
 int connect6(struct bpf_sock_addr *ctx)
 {
-	return kd_finish_socket(kd_sock_connect(ctx, true));
+	return kd_finish_socket(ctx, true, kd_sock_connect(ctx, true), KD_CONNECT);
 }
 
 SEC("cgroup/sendmsg4")
 int sendmsg4(struct bpf_sock_addr *ctx)
 {
-	return kd_finish_socket(kd_sock_sendmsg(ctx, false));
+	return kd_finish_socket(ctx, false, kd_sock_sendmsg(ctx, false), KD_SENDMSG);
 }
 
 SEC("cgroup/sendmsg6")
 int sendmsg6(struct bpf_sock_addr *ctx)
 {
-	return kd_finish_socket(kd_sock_sendmsg(ctx, true));
+	return kd_finish_socket(ctx, true, kd_sock_sendmsg(ctx, true), KD_SENDMSG);
 }
 
 SEC("cgroup/recvmsg4")
@@ -63,11 +63,11 @@ int getpeername6(struct bpf_sock_addr *ctx)
 SEC("cgroup/bind4")
 int bind4(struct bpf_sock_addr *ctx)
 {
-	return kd_finish_bind(kd_sock_bind(ctx, false));
+	return kd_finish_bind(ctx, false, kd_sock_bind(ctx, false));
 }
 
 SEC("cgroup/bind6")
 int bind6(struct bpf_sock_addr *ctx)
 {
-	return kd_finish_bind(kd_sock_bind(ctx, true));
+	return kd_finish_bind(ctx, true, kd_sock_bind(ctx, true));
 }

@@ -20,6 +20,7 @@ from k8sdatapath.model.flow import (
     UDP,
     DropReason,
     Emitter,
+    Endpoint,
     EventType,
     FileInfo,
     Flow,
@@ -179,14 +180,14 @@ class Decoder:
             time=at,
             verdict=verdict,
             ip=IP(
-                _text(row.source),
+                _text(row.source) if row.source != _NONE else "",
                 _text(row.destination),
                 IPVersion.IPv6 if row.flags & EventFlags.IPV6 else IPVersion.IPv4,
                 False,
                 _text(row.seen_source) if row.seen_source != _NONE and not reply else "",
             ),
             l4=l4,
-            source=names.endpoint(source, row.source_identity),
+            source=self._source(row),
             destination=names.endpoint(destination, row.destination_identity),
             type=FlowType.SOCK if row.point >= Point.CONNECT else FlowType.L3_L4,
             node_name=self._node,
@@ -211,7 +212,7 @@ class Decoder:
             ingress_allowed_by=policies.ingress_allowed_by,
             egress_denied_by=policies.egress_denied_by,
             ingress_denied_by=policies.ingress_denied_by,
-            summary=summary(l4),
+            summary=summary(l4) if row.point < Point.CONNECT else type(l4).__name__,
         )
 
     def _became(self, row: PackedEvent, outcome: str) -> tuple[Verdict, EventType, TraceObservationPoint]:
@@ -231,6 +232,12 @@ class Decoder:
 
     def _ruling(self, counter: int) -> Ruling | None:
         return self._names.ruling(counter) if counter else None
+
+    def _source(self, row: PackedEvent) -> Endpoint:
+        """Of a socket that has no address yet, its namespace is known."""
+        if row.source == _NONE:
+            return self._names.namespace(row.netns) or Endpoint()
+        return self._names.endpoint(_address(row.source), row.source_identity)
 
     def _asked(self, row: PackedEvent) -> ServiceRef | None:
         """The service that a packet is for."""

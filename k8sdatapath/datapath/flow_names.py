@@ -40,6 +40,9 @@ class Names(Interface):
     def endpoint(self, where: IPAddress, identity: int) -> Endpoint:
         """Who is at an address; the identity is what the kernel knew, or 0."""
 
+    def namespace(self, cookie: int) -> Endpoint | None:
+        """Whose a network namespace is: of a socket that has no address yet."""
+
     def service(self, where: IPAddress, port: int, protocol: int) -> ServiceRef | None:
         """The service that has this frontend, or the one that has this backend."""
 
@@ -78,21 +81,31 @@ class KnownNames:
         self._lock = Lock()
         self._ends: dict[IPAddress, tuple[str, Endpoint]] = {}
         self._addresses: dict[str, tuple[IPAddress, ...]] = {}
+        self._namespaces: dict[int, tuple[str, Endpoint]] = {}
         self._domains: dict[tuple[IPAddress, IPAddress], tuple[str, ...]] = {}
 
     def learn(
-        self, workload: Workload, identity: int = 0, *, owners: Iterable[WorkloadRef] = (), number: int = 0
+        self,
+        workload: Workload,
+        identity: int = 0,
+        *,
+        owners: Iterable[WorkloadRef] = (),
+        number: int = 0,
+        netns: int = 0,
     ) -> None:
         """Somebody has addresses now, and none but these.
 
         :param owners: the Deployment or the like that it belongs to.
         :param number: the one it goes by on this node.
+        :param netns: the cookie of its network namespace.
         """
         end = evolve(_endpoint(workload, identity, self._cluster), id=number, workloads=tuple(owners))
         with self._lock:
             self._forget(workload.name)
             self._addresses[workload.name] = workload.addresses
             self._ends.update(dict.fromkeys(workload.addresses, (workload.name, end)))
+            if netns:
+                self._namespaces[netns] = (workload.name, end)
 
     def forget(self, *names: str) -> None:
         """These workloads are gone."""
@@ -127,6 +140,11 @@ class KnownNames:
         identity = identity or Reserved.WORLD
         return Endpoint(identity=identity, labels=_RESERVED.get(identity, ()), cluster_name=self._cluster)
 
+    def namespace(self, cookie: int) -> Endpoint | None:
+        """Whose a network namespace is."""
+        found = self._namespaces.get(cookie)
+        return None if found is None else found[1]
+
     def service(self, where: IPAddress, port: int, protocol: int) -> ServiceRef | None:
         """The service that has this frontend or backend; None as well of one without a name."""
         if protocol not in _PROTOCOLS or not port:
@@ -153,6 +171,7 @@ class KnownNames:
         for each in self._addresses.pop(name, ()):
             if each in self._ends and self._ends[each][0] == name:
                 del self._ends[each]
+        self._namespaces = {cookie: each for cookie, each in self._namespaces.items() if each[0] != name}
 
 
 @lru_cache(maxsize=4096)

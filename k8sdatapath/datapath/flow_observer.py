@@ -111,7 +111,7 @@ class FlowObserver(FlowSource, Resource):
 
         :param names: what makes names of addresses; default is one that knows none but those it is told.
         :param node: ``cluster/node``.
-        :param capacity: how many flows are kept, 160 bytes each.
+        :param capacity: how many flows are kept, 168 bytes each.
         :raises ContractError: the maps are not there.
         :raises LayoutError: one holds something else.
         :raises ModelError: no such capacity.

@@ -352,7 +352,10 @@ class Lab(Resource):
             workload=workload,
             netns=pod.netns,
         )
+        pod.node.datapath.names.learn(workload, identity, netns=pod.netns.cookie)
         for node in self.nodes:
+            if node is not pod.node:
+                node.datapath.names.learn(workload, identity)
             if node is not pod.node and node.datapath.policy is not None:
                 node.datapath.policy.learn({workload: identity})
 

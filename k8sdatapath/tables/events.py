@@ -118,6 +118,7 @@ class EventRow:
     bytes: u64
     cookie: u64
     cgroup: u64
+    netns: u64
     result: i32
     source_identity: u32
     destination_identity: u32
@@ -156,6 +157,7 @@ class PackedEvent:
     bytes: u64
     cookie: u64
     cgroup: u64
+    netns: u64
     result: i32
     source_identity: u32
     destination_identity: u32

@@ -10,7 +10,18 @@ import pytest
 from k8sdatapath.errors import LabError
 from k8sdatapath.lab import Lab, Pod
 from k8sdatapath.model import Service
-from k8sdatapath.model.flow import Flow, MonitorEvent, PolicyRef, ServiceRef, Verdict
+from k8sdatapath.model.flow import (
+    TCP,
+    DropReason,
+    EventType,
+    Flow,
+    FlowType,
+    MonitorEvent,
+    PolicyRef,
+    ServiceRef,
+    SocketTranslationPoint,
+    Verdict,
+)
 
 pytestmark = pytest.mark.lab
 
@@ -65,7 +76,8 @@ def test_a_pod_that_is_denied(lab: Lab) -> None:
     frontend = pod(lab, "frontend-v1-abcde")
     with pytest.raises(OSError, match=r"timed out|refused"):
         frontend.get(f"http://{VIP}", timeout=0.5)
-    flow = of(lab, "frontend-v1-abcde", "backend")[0]
+    seen = of(lab, "frontend-v1-abcde", "backend")
+    flow = next(each for each in seen if each.verdict is Verdict.DROPPED)
     said = flow.to_dict()
     assert said["verdict"] == "DROPPED"
     assert said["drop_reason_desc"] == "POLICY_DENIED"
@@ -100,6 +112,31 @@ def test_a_pod_that_is_allowed(lab: Lab) -> None:
     assert "TCP Flags: SYN, ACK" in words
     assert any("FIN" in each for each in words)
     assert len(words) <= 12  # of some 20 packets, each seen twice
+
+
+def test_a_port_that_nobody_serves_is_refused_and_told(lab: Lab) -> None:
+    checkout = pod(lab, "checkout")
+    with pytest.raises(OSError, match="refused"):
+        checkout.get(f"http://{VIP}:81")
+    (flow,) = (each for each in lab.node.flows.last(1) if isinstance(each, Flow))
+    assert (flow.verdict, flow.type) == (Verdict.DROPPED, FlowType.SOCK)
+    assert flow.drop_reason is DropReason.SERVICE_BACKEND_NOT_FOUND
+    assert flow.source is not None
+    assert flow.source.pod_name == "checkout"
+    assert flow.l4 == TCP(0, 81)
+
+
+def test_a_socket_is_translated(lab: Lab) -> None:
+    checkout = pod(lab, "checkout")
+    assert checkout.get(f"http://{VIP}").text == "hello"
+    flow = next(each for each in of(lab, "checkout", "backend")[::-1] if each.type is FlowType.SOCK)
+    assert flow.verdict is Verdict.TRANSLATED
+    assert flow.event_type == EventType(MonitorEvent.TRACE_SOCK, 2)
+    assert flow.sock_xlate_point is SocketTranslationPoint.SOCK_XLATE_POINT_POST_DIRECTION_FWD
+    assert flow.destination_service == ServiceRef("backend-api", "my-app")
+    assert flow.summary == "TCP"
+    assert flow.socket_cookie
+    assert flow.cgroup_id
 
 
 def test_a_lab_that_tells_nothing_says_so() -> None:

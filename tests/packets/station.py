@@ -144,7 +144,8 @@ def station(**config: int) -> Iterator[Station]:
         specs = {name: ObjectSpec.from_file(name) for name in ("pod", "host", "xdp", "overlay")}
         pod = own.enter_context(specs["pod"].with_config(**config).with_maps(**SIZES).load())
         host = own.enter_context(specs["host"].with_config(**config).load(reuse=pod.maps))
-        early = own.enter_context(specs["xdp"].load(reuse=host.maps))
+        known = {name: value for name, value in config.items() if name in specs["xdp"].config}
+        early = own.enter_context(specs["xdp"].with_config(**known).load(reuse=host.maps))
         overlay = own.enter_context(specs["overlay"].load(reuse=host.maps))
         services = own.enter_context(ServiceTable.bind(host))
         own.enter_context(early.program(XDP_IN, XDP).attach("up0", netns=netns))

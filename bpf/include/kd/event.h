@@ -256,12 +256,30 @@ static __always_inline void kd_event_fill(struct kd_event *event, const struct k
 	event->ttl = scene->ttl;
 }
 
-/* Write the event of a scene, if it may be and is wanted. */
+/* An event is written: tell it, if it is wanted and may be. */
+static __always_inline void kd_event_end(struct kd_event *event, const struct kd_event_setup *setup,
+					 struct kd_telling *telling)
+{
+	__u64 flags = BPF_RB_NO_WAKEUP;
+	__u64 now = event->time;
+
+	if (!kd_event_wanted(event, setup->filters) || !kd_event_allowed(telling, setup->rate, now)) {
+		bpf_ringbuf_discard(event, BPF_RB_NO_WAKEUP);
+		return;
+	}
+	telling->told++;
+	if (now - telling->woken >= KD_EVENT_WAKE) {
+		telling->woken = now;
+		flags = BPF_RB_FORCE_WAKEUP;
+	}
+	bpf_ringbuf_submit(event, flags);
+}
+
+/* Write the event of a scene. */
 KD_FUNCTION int kd_event_tell(struct kd_scene *scene)
 {
 	struct kd_telling *telling = bpf_map_lookup_elem(&kd_telling, (const void *)&kd_scene_first);
 	struct kd_event_setup *setup = kd_event_setup_now();
-	__u64 flags = BPF_RB_NO_WAKEUP;
 	struct kd_event *event;
 
 	if (!scene || !telling || !setup)
@@ -273,16 +291,7 @@ KD_FUNCTION int kd_event_tell(struct kd_scene *scene)
 		return 0;
 	}
 	kd_event_fill(event, scene);
-	if (!kd_event_wanted(event, setup->filters) || !kd_event_allowed(telling, setup->rate, scene->time)) {
-		bpf_ringbuf_discard(event, BPF_RB_NO_WAKEUP);
-		return 0;
-	}
-	telling->told++;
-	if (scene->time - telling->woken >= KD_EVENT_WAKE) {
-		telling->woken = scene->time;
-		flags = BPF_RB_FORCE_WAKEUP;
-	}
-	bpf_ringbuf_submit(event, flags);
+	kd_event_end(event, setup, telling);
 	return 0;
 }
 

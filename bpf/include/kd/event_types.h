@@ -57,6 +57,7 @@ struct kd_event {
 	__u64 bytes;
 	__u64 cookie; /* of a socket */
 	__u64 cgroup; /* of the process that called */
+	__u64 netns; /* cookie of the network namespace of the socket that it was called on */
 	__s32 result; /* enum kd_verdict, or why it was dropped and where: kd/here.h */
 	__u32 source_identity; /* 0: not known */
 	__u32 destination_identity;
@@ -81,7 +82,7 @@ struct kd_event {
 	__u8 ttl;
 	__u8 pad;
 };
-KD_ASSERT_SIZE(struct kd_event, 160);
+KD_ASSERT_SIZE(struct kd_event, 168);
 
 enum kd_event_level {
 	KD_EVENTS_OFF = 0,

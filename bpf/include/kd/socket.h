@@ -32,6 +32,7 @@
 #include <kd/addr.h>
 #include <kd/config.h>
 #include <kd/service.h>
+#include <kd/socket_event.h>
 #include <kd/types.h>
 #include <kd/verdict.h>
 #include <kd/maps/sockets.h>
@@ -260,14 +261,25 @@ static __always_inline int kd_sock_bind(struct bpf_sock_addr *ctx, bool v6)
 	return taken ? KD_DROP_NODE_PORT : KD_PASS;
 }
 
+static __always_inline void kd_tell_socket(struct bpf_sock_addr *ctx, bool v6, int result, enum kd_point point)
+{
+	struct kd_addr addr;
+
+	kd_count(result, 0);
+	if (!events)
+		return;
+	addr = kd_sock_addr(ctx, v6);
+	kd_event_socket(ctx, &addr, kd_sock_port(ctx), result, point);
+}
+
 /*
  * The end of connect() and sendmsg(): a failure is the system call's, at once, not a time-out later. What a
  * packet's client would be told is a refusal; what would be dropped in silence is a host that is not reached.
  */
-static __always_inline int kd_finish_socket(int result)
+static __always_inline int kd_finish_socket(struct bpf_sock_addr *ctx, bool v6, int result, enum kd_point point)
 {
 	if (result != KD_PASS)
-		kd_count(result, 0);
+		kd_tell_socket(ctx, v6, result, point);
 	if (kd_is_reject(result))
 		bpf_set_retval(-KD_ECONNREFUSED);
 	else if (result < 0)
@@ -276,11 +288,11 @@ static __always_inline int kd_finish_socket(int result)
 }
 
 /* The end of bind(). */
-static __always_inline int kd_finish_bind(int result)
+static __always_inline int kd_finish_bind(struct bpf_sock_addr *ctx, bool v6, int result)
 {
 	if (!KD_IS(result, KD_DROP_NODE_PORT))
 		return 1;
-	kd_count(result, 0);
+	kd_tell_socket(ctx, v6, result, KD_BIND);
 	bpf_set_retval(-KD_EADDRINUSE);
 	return 0;
 }

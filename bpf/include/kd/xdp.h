@@ -26,6 +26,7 @@
 #include <bpf/bpf_helpers.h>
 #include <kd/addr.h>
 #include <kd/conntrack.h>
+#include <kd/event.h>
 #include <kd/forward.h>
 #include <kd/packet.h>
 #include <kd/rewrite.h>
@@ -211,6 +212,30 @@ static __always_inline bool kd_xdp_route(struct xdp_md *ctx, const struct kd_pkt
 	       fib->ifindex == ifindex && kd_mac_equal(eth->h_dest, fib->smac);
 }
 
+/* What the event says of a packet that was continued, or could not be. */
+static __always_inline void kd_xdp_tell(struct xdp_md *ctx, const struct kd_pkt *pkt, const struct kd_tuple *to,
+					__u32 length, int result)
+{
+	struct kd_scene *scene = events ? kd_scene_of_cpu() : NULL;
+
+	if (!scene)
+		return;
+	kd_scene_begin(&pkt->tuple, ETH_HLEN + length);
+	scene->after = *to;
+	scene->result = result;
+	scene->point = KD_AT_DRIVER;
+	scene->ifindex = ctx->ingress_ifindex;
+	scene->told = 0;
+	scene->tcp_flags = pkt->tcp_flags;
+	scene->ttl = pkt->ttl;
+	scene->state = pkt->reply ? KD_STATE_REPLY : KD_STATE_UNKNOWN;
+	scene->counts = true;
+	scene->icmp_type = 0;
+	scene->icmp_code = 0;
+	if (kd_event_due(scene))
+		kd_event_tell(scene);
+}
+
 static __always_inline int kd_xdp_continue(struct xdp_md *ctx)
 {
 	struct bpf_fib_lookup fib = {};
@@ -219,6 +244,7 @@ static __always_inline int kd_xdp_continue(struct xdp_md *ctx)
 	struct kd_tuple to;
 	struct kd_ct *ct;
 	__u32 length = 0;
+	int result;
 
 	if (!redirect || !kd_xdp_parse(ctx, &pkt, &length) || pkt.ttl <= 1) {
 		KD_TRACE(KD_STEP_LEFT, KD_LEFT_ODD, 0, NULL);
@@ -243,7 +269,10 @@ static __always_inline int kd_xdp_continue(struct xdp_md *ctx)
 	}
 	kd_ct_touch(&pkt, &pkt.tuple, ct);
 	KD_TRACE(KD_STEP_REWRITE, 0, 0, &to);
-	return kd_xdp_rewrite(ctx, &pkt, &to, &fib);
+	pkt.reply = ct->flags & KD_CT_REPLY;
+	result = kd_xdp_rewrite(ctx, &pkt, &to, &fib);
+	kd_xdp_tell(ctx, &pkt, &to, length, result);
+	return result;
 }
 
 #endif /* KD_XDP_H */
