@@ -1,0 +1,236 @@
+"""Metrics of flows: what each counts, under which labels."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+import pytest
+from attrs import evolve
+
+from k8sdatapath.errors import ModelError
+from k8sdatapath.flow_source import FlowRing
+from k8sdatapath.hubble import metrics
+from k8sdatapath.hubble.metrics import FlowMetrics, MetricReader
+from k8sdatapath.model.flow import (
+    DNS,
+    TCP,
+    UDP,
+    Endpoint,
+    EventType,
+    Flow,
+    ICMPv4,
+    ICMPv6,
+    L7FlowType,
+    Layer7,
+    LostEvent,
+    LostEventSource,
+    MonitorEvent,
+    TCPFlags,
+    TraceObservationPoint,
+    TrafficDirection,
+    Verdict,
+)
+from tests.support.flows import FULL, RESOLVED
+
+OPENED = evolve(
+    FULL,
+    verdict=Verdict.FORWARDED,
+    l4=TCP(40000, 80, TCPFlags.SYN),
+    l7=None,
+    event_type=EventType(MonitorEvent.TRACE, 0),
+    is_reply=False,
+    destination=Endpoint(identity=2, labels=("reserved:world",)),
+)
+ANSWERED = Flow(
+    l7=Layer7(
+        L7FlowType.RESPONSE,
+        0,
+        DNS("a.b.", ips=("10.0.0.1", "10.0.0.2"), rcode=0, qtypes=("A",), rrtypes=("A", "CNAME")),
+    )
+)
+DENIED = evolve(FULL, l7=None, event_type=EventType(MonitorEvent.POLICY_VERDICT, 0))
+
+
+def counted(metric: str, *flows: Flow) -> dict[str, Mapping[tuple[str, ...], float]]:
+    """By name of the metric."""
+    found = FlowMetrics([metric])
+    for each in flows:
+        found.see(each)
+    return {family.name: family.counters for family in found.families()[1:]}
+
+
+@pytest.mark.parametrize(
+    ("metric", "flows", "expected"),
+    [
+        (
+            "flow",
+            [OPENED, OPENED, FULL, DENIED, Flow()],
+            {
+                "hubble_flows_processed": {
+                    ("Trace", "to-endpoint", "FORWARDED"): 2,
+                    ("L7", "HTTP", "DROPPED"): 1,
+                    ("PolicyVerdict", "", "DROPPED"): 1,
+                    ("Unknown", "", "VERDICT_UNKNOWN"): 1,
+                }
+            },
+        ),
+        (
+            "drop",
+            [OPENED, DENIED, FULL],
+            {"hubble_drop": {("POLICY_DENIED", "TCP"): 1, ("POLICY_DENIED", "HTTP"): 1}},
+        ),
+        (
+            "tcp",
+            [
+                OPENED,
+                evolve(OPENED, l4=TCP(1, 2, TCPFlags.SYN | TCPFlags.ACK)),
+                evolve(OPENED, l4=TCP(1, 2, 5)),
+            ],
+            {
+                "hubble_tcp_flags": {
+                    ("SYN", "IPv4"): 1,
+                    ("SYN-ACK", "IPv4"): 1,
+                    ("FIN", "IPv4"): 1,
+                    ("RST", "IPv4"): 1,
+                }
+            },
+        ),
+        (
+            "icmp",
+            [Flow(l4=ICMPv4(8, 0)), Flow(l4=ICMPv6(129, 0))],
+            {"hubble_icmp": {("IPv4", "EchoRequest"): 1, ("IPv6", "EchoReply"): 1}},
+        ),
+        (
+            "port-distribution",
+            [OPENED, DENIED, evolve(OPENED, l4=UDP(1, 53)), evolve(OPENED, l4=UDP(1, 53), is_reply=True)],
+            {"hubble_port_distribution": {("TCP", "80"): 1, ("UDP", "53"): 1}},
+        ),
+        ("policy", [DENIED, OPENED], {"hubble_policy_verdicts": {("egress", "l3-l4", "dropped"): 1}}),
+        (
+            "flows-to-world:port;syn-only",
+            [OPENED, DENIED, evolve(OPENED, l4=TCP(1, 80, TCPFlags.ACK))],
+            {"hubble_flows_to_world": {("TCP", "FORWARDED", "80"): 1}},
+        ),
+        (
+            "dns:query",
+            [RESOLVED, ANSWERED],
+            {
+                "hubble_dns_queries": {("", "AAAA", "0", "db.shop.svc.cluster.local"): 1},
+                "hubble_dns_responses": {("No Error", "A", "2", "a.b"): 1},
+                "hubble_dns_response_types": {("A", "A", "a.b"): 1, ("CNAME", "A", "a.b"): 1},
+            },
+        ),
+        (
+            "dns:ignoreAAAA",
+            [RESOLVED],
+            {"hubble_dns_queries": {}, "hubble_dns_responses": {}, "hubble_dns_response_types": {}},
+        ),
+        (
+            "httpV2",
+            [FULL, evolve(FULL, traffic_direction=TrafficDirection.INGRESS)],
+            {
+                "hubble_http_requests": {
+                    ("GET", "HTTP/1.1", "503", "server"): 1,
+                    ("GET", "HTTP/1.1", "503", "client"): 1,
+                },
+                "hubble_http_request_duration_seconds": {("GET", "server"): 0.012, ("GET", "client"): 0.012},
+            },
+        ),
+        (
+            "drop:sourceContext=pod|ip;destinationContext=dns|ip;labelsContext=source_namespace,destination_app,"
+            "source_workload_kind,traffic_direction",
+            [DENIED],
+            {
+                "hubble_drop": {
+                    (
+                        "POLICY_DENIED",
+                        "TCP",
+                        "my-app/frontend-v1-abcde",
+                        "api.example.org,www.example.org",
+                        "my-app",
+                        "backend",
+                        "Deployment",
+                        "egress",
+                    ): 1
+                }
+            },
+        ),
+        (
+            "drop:sourceEgressContext=workload-name;sourceIngressContext=ip;sourceContext=namespace",
+            [
+                DENIED,
+                evolve(DENIED, traffic_direction=TrafficDirection.INGRESS),
+                evolve(DENIED, traffic_direction=0),
+            ],
+            {
+                "hubble_drop": {
+                    ("POLICY_DENIED", "TCP", "frontend-v1"): 1,
+                    ("POLICY_DENIED", "TCP", "10.244.1.5"): 1,
+                    ("POLICY_DENIED", "TCP", "my-app"): 1,
+                }
+            },
+        ),
+        (
+            "drop:sourceContext=reserved-identity|pod-name;destinationContext=reserved-identity|identity",
+            [DENIED],
+            {"hubble_drop": {("POLICY_DENIED", "TCP", "frontend-v1-abcde", "reserved:world"): 1}},
+        ),
+    ],
+)
+def test_metrics_count_what_hubbles_count(
+    metric: str, flows: list[Flow], expected: dict[str, dict[tuple[str, ...], float]]
+) -> None:
+    flows = [evolve(each, trace_observation_point=TraceObservationPoint.TO_ENDPOINT) for each in flows]
+    assert counted(metric, *flows) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "wrong"),
+    [
+        ("drops", "there is no metric 'drops'"),
+        ("drop:port", "drop: there is no option 'port'"),
+        ("drop:sourceContext=pods", "drop: sourceContext: 'pods' is none"),
+        ("drop:labelsContext=source_name", "drop: labelsContext: 'source_name' is none"),
+        ("kafka", "there is no metric 'kafka'"),
+    ],
+)
+def test_what_there_is_not_is_said(text: str, wrong: str) -> None:
+    with pytest.raises(ModelError, match=wrong):
+        FlowMetrics([text])
+
+
+def test_losses_are_counted_by_where_they_were() -> None:
+    found = FlowMetrics([])
+    for count in (3, 4):
+        found.see(LostEvent(LostEventSource.HUBBLE_RING_BUFFER, count))
+    assert found.families()[0].counters == {("HUBBLE_RING_BUFFER",): 7}
+
+
+def test_the_number_of_series_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "MAX_SERIES", 2)
+    found = FlowMetrics(["port-distribution"])
+    for port in (1, 2, 3, 4, 1):
+        found.see(evolve(OPENED, l4=UDP(9, port)))
+    family = found.families()[1]
+    assert family.counters == {("UDP", "1"): 2, ("UDP", "2"): 1}
+    assert family.left_out == 2
+
+
+def test_durations_are_put_into_buckets() -> None:
+    found = FlowMetrics(["httpV2"])
+    found.see(FULL)
+    rows = found.families()[2].buckets
+    assert rows is not None
+    assert rows["GET", "server"] == [0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0]
+
+
+def test_flows_are_counted_as_they_come() -> None:
+    ring, found = FlowRing(), FlowMetrics(["drop"])
+    ring.add(FULL)
+    with MetricReader(ring, found):
+        deadline = time.monotonic() + 10
+        while not found.families()[1].counters:
+            ring.add(FULL)
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
