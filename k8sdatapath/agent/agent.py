@@ -14,6 +14,7 @@ from threading import RLock
 from attrs import evolve
 
 from k8sdatapath.agent.config import AgentConfig
+from k8sdatapath.agent.flows import AgentFlows, level_of
 from k8sdatapath.agent.health import Checks, Probe
 from k8sdatapath.agent.metrics import (
     Metrics,
@@ -94,6 +95,7 @@ class Agent(Resource):
                 self._check_acceleration()
             for note in self.node.notes:
                 _log.warning("note: %s", note)
+            self.flows = own.enter_context(AgentFlows(config, self.node, self.metrics))
             self._set_policy_modes()
             self._known = IdentifiedPods(self.node) if config.policy else None
             holder = self._known or self.node
@@ -161,6 +163,7 @@ class Agent(Resource):
             direct_routes=config.direct_routes,
             masquerade=self._masquerading,
             policy=config.policy,
+            flows=level_of(config),
             capacity=config.capacity,
         )
 
@@ -225,7 +228,8 @@ class Agent(Resource):
             self.pods.update(pods, complete=complete)
 
     def _on_workloads(self, pods: Workloads) -> None:
-        """Have those leave under addresses of their own that shall."""
+        """Have those leave under addresses of their own that shall, and know all by name."""
+        self.flows.learn(pods)
         egress = egress_of(self.config.egress, pods)
         with self._nodes_lock:
             changed, self._egress = egress != self._egress, egress

@@ -12,7 +12,15 @@ from typing import Any
 from attrs import evolve, field, frozen
 
 from k8sdatapath.agent.options import IGNORED, OPTIONS
-from k8sdatapath.agent.values import UNSAID, Acceleration, IdentityMode, Listen, LogFormat, TunnelKind
+from k8sdatapath.agent.values import (
+    UNSAID,
+    Acceleration,
+    Aggregation,
+    IdentityMode,
+    Listen,
+    LogFormat,
+    TunnelKind,
+)
 from k8sdatapath.errors import ConfigError, ManifestError, near_misses
 from k8sdatapath.identity import Timing
 from k8sdatapath.kube.documents import parse_yaml
@@ -99,6 +107,15 @@ class AgentConfig:
     node_timeout: float = Timing().timeout
     unused_for: float = Timing().grace
     quarantine: float = Timing().quarantine
+    hubble: bool = False
+    hubble_socket: Path = Path("/run/k8sdatapath/hubble.sock")
+    hubble_listen: str = ""
+    hubble_tls: bool = False
+    hubble_cert: Path | None = None
+    hubble_key: Path | None = None
+    hubble_clients: Path | None = None
+    hubble_metrics: tuple[str, ...] = ()
+    aggregation: Aggregation = Aggregation.MEDIUM
     services: int = Capacity().services
     backends: int = Capacity().backends
     slots: int = Capacity().slots
@@ -237,6 +254,10 @@ class AgentConfig:
             raise ConfigError("", "egress", "nothing is masqueraded: see bpf.masquerade")
         if self.policy:
             self._check_policy()
+        if (self.hubble_cert is None) is not (self.hubble_key is None):
+            raise ConfigError("", "hubble.tls", "a certificate and its key go together")
+        if (self.hubble_tls or self.hubble_clients is not None) and self.hubble_cert is None:
+            raise ConfigError("", "hubble.tls.certFile", "needed for TLS")
         if self.tunneled and self.direct_routes:
             raise ConfigError(
                 "", "autoDirectNodeRoutes", "with routingMode: tunnel there is a tunnel instead"

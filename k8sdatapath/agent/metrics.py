@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from itertools import accumulate
 from math import inf
 from typing import TYPE_CHECKING, Protocol
 
 import k8sdatapath
 from k8sdatapath.errors import DatapathError, MissingExtraError
+from k8sdatapath.hubble.metrics import BUCKETS
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
     from prometheus_client.core import Metric
 
     from k8sdatapath.datapath.identity_policy import IdentityPolicy
+    from k8sdatapath.hubble.metrics import FlowMetrics
     from k8sdatapath.kube import KubeWatch
     from k8sdatapath.node import Node, PodTracker
     from k8sdatapath.reconcile import Histogram, PolicyReconciler, Reconciler
@@ -242,6 +245,36 @@ class PolicyMetrics:
         }
         for name, (meaning, value) in found.items():
             yield GaugeMetricFamily(f"k8sdatapath_{name}", meaning, value)
+
+
+class FlowFamilies:
+    """Metrics of flows, under Hubble's names."""
+
+    def __init__(self, counted: FlowMetrics) -> None:
+        self._counted = counted
+
+    def collect(self) -> Iterator[Metric]:
+        """As counted until now."""
+        from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
+
+        text = "Flows that were not counted, as there were too many series of the metric."
+        left_out = CounterMetricFamily("k8sdatapath_flow_series_left_out", text, labels=["metric"])
+        for family in self._counted.families():
+            labels = list(family.labels)
+            left_out.add_metric([family.name], family.left_out)
+            if family.buckets is None:
+                counter = CounterMetricFamily(family.name, family.meaning, labels=labels)
+                for values, count in family.counters.items():
+                    counter.add_metric(values, count)
+                yield counter
+                continue
+            histogram = HistogramMetricFamily(family.name, family.meaning, labels=labels)
+            for values, row in family.buckets.items():
+                ends = [*map(repr, BUCKETS), "+Inf"]
+                rows = list(zip(ends, accumulate(row), strict=True))
+                histogram.add_metric(values, rows, sum_value=family.counters[values])
+            yield histogram
+        yield left_out
 
 
 def _histogram(name: str, meaning: str, histogram: Histogram) -> Metric:

@@ -12,7 +12,7 @@ from typing import Any, Final
 from attrs import frozen
 
 from k8sdatapath.agent import values
-from k8sdatapath.agent.values import Acceleration, IdentityMode, LogFormat, TunnelKind
+from k8sdatapath.agent.values import Acceleration, Aggregation, IdentityMode, LogFormat, TunnelKind
 
 __all__ = ["IGNORED", "OPTIONS", "Option"]
 
@@ -171,6 +171,17 @@ OPTIONS: Final[Mapping[str, Option]] = {
     "identityGC.heartbeatTimeout": Option("node_timeout", values.seconds, "a silent node is taken for gone"),
     "identityGC.grace": Option("unused_for", values.seconds, "a number that is unused so long is taken back"),
     "identityGC.quarantine": Option("quarantine", values.seconds, "and given to nobody for so long"),
+    "hubble.enabled": Option("hubble", values.flag, "tell flows in Hubble's protocol"),
+    "hubble.socketPath": Option("hubble_socket", values.path, "where, on this node"),
+    "hubble.listenAddress": Option("hubble_listen", values.served, "and for others, as in :4244"),
+    "hubble.tls.enabled": Option("hubble_tls", values.flag, "whether others need to trust a certificate"),
+    "hubble.tls.certFile": Option("hubble_cert", values.path, "the certificate, read when it changes"),
+    "hubble.tls.keyFile": Option("hubble_key", values.path, "and its key"),
+    "hubble.tls.clientCAFile": Option("hubble_clients", values.path, "clients need a certificate of these"),
+    "hubble.metrics.enabled": Option("hubble_metrics", values.metrics, "metrics of flows, Hubble's"),
+    "bpf.monitorAggregation": Option(
+        "aggregation", values.one_of(Aggregation), "medium: some packets of each connection; none: all"
+    ),
     "writeEvents": Option("write_events", values.flag, "write Events about objects with errors"),
     # how much
     "capacity.services": Option("services", values.count, "frontends", live=True),

@@ -11,6 +11,7 @@ from typing import Any, Final, TypeVar
 from attrs import frozen
 
 from k8sdatapath.errors import ManifestError
+from k8sdatapath.hubble.metric_labels import MetricOptions
 from k8sdatapath.kube.egress import EgressRule
 from k8sdatapath.model import IPAddress, IPNetwork, Masquerade, Protocol, Selection, address, network, port
 from k8sdatapath.model.address import shown
@@ -37,6 +38,16 @@ class TunnelKind(Enum):
 
     VXLAN = "vxlan"
     GENEVE = "geneve"
+
+
+class Aggregation(Enum):
+    """How much is told of packets, in Cilium's words."""
+
+    NONE = "none"
+    LOWEST = "lowest"
+    LOW = "low"
+    MEDIUM = "medium"
+    MAXIMUM = "maximum"
 
 
 class IdentityMode(Enum):
@@ -152,6 +163,23 @@ def host(value: Any) -> str:
 def each(convert: Callable[[Any], T]) -> Callable[[Any], tuple[T, ...]]:
     """Several of something."""
     return lambda value: tuple(convert(one) for one in texts(value))
+
+
+def metrics(value: Any) -> tuple[str, ...]:
+    """Metrics of flows, as Hubble's configuration writes them: a list, or one text with spaces between."""
+    found = tuple(value.split()) if isinstance(value, str) else texts(value)
+    for given in found:
+        MetricOptions.parse(given)
+    return found
+
+
+def served(value: Any) -> str:
+    """Where gRPC is served: ``HOST:PORT``, or ``:PORT`` for all addresses."""
+    found = listen(value)
+    if found is None:
+        raise ValueError("none is not an address: leave it out")
+    host = f"[{found.host}]" if ":" in found.host else found.host
+    return f"{host or '[::]'}:{found.port}"
 
 
 def one_of(kind: type[E]) -> Callable[[Any], E]:

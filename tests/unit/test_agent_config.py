@@ -29,7 +29,8 @@ socketLB: {enabled: false, hostNamespaceOnly: true}
 loadBalancer: {algorithm: maglev, acceleration: best-effort, mode: snat}
 nodePort: {addresses: ["192.0.2.0/24", "2001:db8::/64"], range: "30000,32000", bindProtection: false}
 ipam: {mode: kubernetes}
-hubble: {enabled: true}
+hubble:
+  {enabled: true, listenAddress: ":4244", relay: {enabled: true}, metrics: {enabled: [drop, "dns:query"]}}
 ipv6: {enabled: false}
 cgroup: {hostRoot: /run/cgroup}
 debug: {enabled: true}
@@ -64,10 +65,26 @@ def test_helm_values_of_cilium_mean_what_they_mean_there(write) -> None:
     assert (config.socket_lb, config.pod_sockets, config.protect_node_ports) == (False, False, False)
     assert (str(config.bpffs), str(config.cgroup)) == ("/sys/fs/bpf/k8sdatapath", "/run/cgroup")
     assert (config.capacity.services, config.log_level) == (1000, "debug")
+    assert (config.hubble, config.hubble_listen) == (True, "[::]:4244")
+    assert config.hubble_metrics == ("drop", "dns:query")
     told = "\n".join(config.ignored)
-    for name in ("bpf.preallocateMaps", "ipam", "hubble", "ipv6.enabled"):
+    for name in ("bpf.preallocateMaps", "ipam", "hubble.relay", "ipv6.enabled"):
         assert f"agent.yaml: {name}" in told
     assert len(config.ignored) == 4
+
+
+@pytest.mark.parametrize(
+    ("said", "wrong"),
+    [
+        ("{tls: {enabled: true}}", "hubble.tls.certFile: needed for TLS"),
+        ("{tls: {certFile: a}}", "hubble.tls: a certificate and its key go together"),
+        ("{listenAddress: here}", "hubble.listenAddress: 'here' is not an address and a port"),
+        ("{metrics: {enabled: [drops]}}", "hubble.metrics.enabled: there is no metric 'drops'"),
+    ],
+)
+def test_flows_are_not_served_in_a_way_that_nobody_meant(write, said: str, wrong: str) -> None:
+    with pytest.raises(ConfigError, match=wrong):
+        AgentConfig.load(write(f"hubble: {said}"))
 
 
 def test_how_policies_are_enforced_is_taken_over_while_it_runs(write) -> None:

@@ -1,0 +1,76 @@
+"""An agent's part that tells flows: in Hubble's protocol, and as metrics."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+
+from k8sdatapath.agent.config import AgentConfig
+from k8sdatapath.agent.metrics import FlowFamilies, Metrics
+from k8sdatapath.agent.source import Workloads
+from k8sdatapath.agent.values import Aggregation
+from k8sdatapath.hubble import AgentEvents, HubbleServer, ServerOptions, TlsFiles
+from k8sdatapath.hubble.metrics import FlowMetrics, MetricReader
+from k8sdatapath.model.agent_event import AgentEvent, AgentEventType, TimeNotification
+from k8sdatapath.model.workload import Workload
+from k8sdatapath.node import Node
+from k8sdatapath.resource import Resource
+
+__all__ = ["AgentFlows", "level_of"]
+
+_EVERY = (Aggregation.NONE, Aggregation.LOWEST, Aggregation.LOW)
+
+
+def level_of(config: AgentConfig) -> str | None:
+    """How much a node's programs are to tell; None if nobody asks."""
+    if not config.hubble and not config.hubble_metrics:
+        return None
+    return "all" if config.aggregation in _EVERY else "aggregated"
+
+
+class AgentFlows(Resource):
+    """Tells the flows of a node, if the configuration says so.
+
+    :ivar server: who is told; None: nobody.
+    """
+
+    def __init__(self, config: AgentConfig, node: Node, metrics: Metrics | None) -> None:
+        self._node = node
+        self._named: frozenset[str] = frozenset()
+        self._by_policy = config.policy  # which knows who is where, with identities
+        self.server: HubbleServer | None = None
+        with ExitStack() as own:
+            if node.observer is not None and config.hubble:
+                events = AgentEvents()
+                events.add(AgentEvent(AgentEventType.AGENT_STARTED, TimeNotification(time.time_ns())))
+                self.server = own.enter_context(HubbleServer(node.observer, _options(config), events=events))
+            if node.observer is not None and config.hubble_metrics and metrics is not None:
+                counted = FlowMetrics(config.hubble_metrics)
+                own.enter_context(MetricReader(node.observer, counted))
+                metrics.add(FlowFamilies(counted))
+            self._own = own.pop_all()
+
+    def learn(self, pods: Workloads) -> None:
+        """These are all pods."""
+        if self._node.observer is None or self._by_policy:
+            return
+        names = set()
+        for pod in pods:
+            name = f"{pod.namespace}/{pod.name}"
+            labels = dict(label.split("=", 1) for label in pod.labels)
+            self._node.names.learn(Workload.pod(name, labels, addresses=pod.addresses))
+            names.add(name)
+        self._node.names.forget(*(self._named - names))
+        self._named = frozenset(names)
+
+    def close(self) -> None:
+        """Tell no more."""
+        self._own.close()
+
+
+def _options(config: AgentConfig) -> ServerOptions:
+    tls = None
+    if config.hubble_cert is not None and config.hubble_key is not None:
+        tls = TlsFiles(certificate=config.hubble_cert, key=config.hubble_key, clients=config.hubble_clients)
+    listen = (f"unix://{config.hubble_socket}", *filter(None, [config.hubble_listen]))
+    return ServerOptions(listen=listen, tls=tls, node=f"default/{config.node_name}")

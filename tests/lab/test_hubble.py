@@ -1,0 +1,92 @@
+"""Flows of real packets, asked for in Hubble's protocol."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from k8sdatapath import Lab, Service
+from k8sdatapath.cli.app import app
+from k8sdatapath.hubble import HubbleServer, ServerOptions
+from tests.support.agents import NodeUnderTest, ask, service, slices, write
+
+POLICY = """
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: only-billing, namespace: my-app}
+spec:
+  podSelector: {matchLabels: {app: backend}}
+  policyTypes: [Ingress]
+  ingress: [{from: [{podSelector: {matchLabels: {app: billing}}}]}]
+"""
+SYNS = re.compile(r'^hubble_tcp_flags_total\{family="IPv4",flag="SYN"\} [1-9]', re.MULTILINE)
+SEED = "observe --namespace my-app --pod frontend-v1-abcde --to-service backend-api --verdict DROPPED -o json"
+
+
+def observed(command: str) -> list[dict[str, Any]]:
+    result = CliRunner().invoke(app, command.split())
+    assert result.exit_code == 0, result.output
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+def test_a_frontend_that_policy_denies_is_seen_as_hubble_shows_it() -> None:
+    with Lab.start(policy=True, flows="aggregated") as lab:
+        backend = lab.pod("backend-0", namespace="my-app", labels={"app": "backend"})
+        frontend = lab.pod("frontend-v1-abcde", namespace="my-app", labels={"app": "frontend"})
+        backend.serve_http(8080, "backend")
+        lab.node.services.upsert(
+            Service("10.96.0.10", 80, name="my-app/backend-api", backends=[backend.at(8080)])
+        )
+        lab.apply(POLICY)
+        with pytest.raises(OSError, match="timed out"):
+            frontend.get("http://10.96.0.10", timeout=1)
+        options = ServerOptions(listen=("127.0.0.1:0",))
+        with HubbleServer(lab.node.flows, options) as server:
+            lines = observed(f"{SEED} --server {server.addresses[0]}")
+    flow = lines[0]["flow"]
+    assert flow["verdict"] == "DROPPED"
+    assert flow["drop_reason_desc"] == "POLICY_DENIED"
+    assert flow["Type"] == "L3_L4"
+    assert flow["Summary"] == "TCP Flags: SYN"
+    assert flow["l4"]["TCP"]["destination_port"] == 8080
+    assert flow["source"]["pod_name"] == "frontend-v1-abcde"
+    assert flow["destination"]["pod_name"] == "backend-0"
+    assert flow["destination_service"] == {"name": "backend-api", "namespace": "my-app"}
+    assert "k8s:app=frontend" in flow["source"]["labels"]
+    assert flow["source"]["identity"] != flow["destination"]["identity"] != 0
+
+
+def test_an_agent_serves_flows_and_counts_them(tmp_path: Path) -> None:
+    directory = tmp_path / "manifests"
+    directory.mkdir()
+    write(directory, "web", [service("web", "10.96.0.10", "fd00:96::10"), *slices("web", [(1, 3)])])
+    socket = tmp_path / "hubble.sock"
+    hubble = {"enabled": True, "socketPath": str(socket), "metrics": {"enabled": ["flow", "tcp"]}}
+    with NodeUnderTest([f"--source={directory}"], hubble=hubble) as node:
+        client = node.pod("client", 2)
+        node.pod("web", 3)
+        node.start()
+        assert ask(client, "10.96.0.10") == "web"
+        flows: list[dict[str, Any]] = []
+
+        def seen() -> bool:
+            flows[:] = observed(f"observe --last 100 -s --port 8080 -o json --server unix://{socket}")
+            return bool(flows)
+
+        node.until(seen)
+        assert {each["node_name"] for each in flows} == {"default/node-1"}
+        assert {each["flow"]["verdict"] for each in flows} <= {"FORWARDED", "TRANSLATED"}
+        assert {each["flow"]["destination_service"]["name"] for each in flows if is_request(each)} == {"web"}
+
+        node.until(lambda: SYNS.search(node.probe("metrics")[1]))
+        assert "hubble_flows_processed_total{" in node.probe("metrics")[1]
+        assert node.stop() == 0
+
+
+def is_request(event: dict[str, Any]) -> bool:
+    return bool(event["flow"]["l4"]["TCP"].get("destination_port") == 8080)
