@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from k8sdatapath.cli.output import Output, OutputOption, Row, show
+from k8sdatapath.cli.output import Output, OutputOption, Row, console, show
 from k8sdatapath.cli.services import DEFAULT_PINS, PinsOption
 from k8sdatapath.errors import ModelError
 from k8sdatapath.pins import PinDir
@@ -112,6 +112,83 @@ def matrix(
     show(rows, output)
 
 
+@app.command()
+def lint(files: Files, name: NamesOption = None, output: OutputOption = Output.TABLE) -> None:
+    """Find rules that do nothing: that match nobody, that others hide, or that change nothing.
+
+    It is judged by the pods in the manifests. Exits with 1 if there are any.
+    """
+    from k8sdatapath.datapath.policy_lint import lint as find
+    from k8sdatapath.kube.policy import policies_of
+    from k8sdatapath.kube.policy.objects import workloads_of
+    from k8sdatapath.testing.policies import manifests_of
+
+    there = manifests_of(files)
+    told = _told(name)
+    found = find(policies_of(there, names=bool(told)), workloads_of(there), names=told)
+    show([{"rule": str(each.cause), "is": str(each.kind), "because": each.reason} for each in found], output)
+    if found:
+        raise typer.Exit(1)
+
+
+@app.command()
+def plan(
+    files: FilesOption,
+    instead_of: Annotated[
+        list[Path] | None,
+        typer.Option("--instead-of", metavar="FILE", help="What is in force; else nothing is."),
+    ] = None,
+    flows: Annotated[
+        Path | None,
+        typer.Option("--flows", metavar="FILE", help="Flows as `hubble observe -o json` has them."),
+    ] = None,
+    name: NamesOption = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Tell what policies would open and cut, put in force instead of others, and how many entries they need.
+
+    With --flows: which of the flows that were recorded would be judged otherwise.
+    """
+    from k8sdatapath.datapath.policy_plan import plan_policies
+    from k8sdatapath.kube.policy import policies_of
+    from k8sdatapath.kube.policy.objects import workloads_of
+    from k8sdatapath.testing.flows import recorded_flows, what_if
+    from k8sdatapath.testing.policies import manifests_of
+
+    told = _told(name)
+    new, old = manifests_of(files), manifests_of(instead_of or ())
+    before, after = (policies_of(each, names=bool(told)) for each in (old, new))
+    pods = {each.name: each for manifests in (old, new) for each in workloads_of(manifests)}
+    if flows is not None:
+        rows: list[Row] = [
+            {
+                "flows": each.flows,
+                "from": each.source,
+                "to": each.destination,
+                "ports": each.ports,
+                "then": "allowed" if each.allowed else "denied",
+                "because": each.why,
+            }
+            for each in what_if(before, after, recorded_flows(flows), names=told)
+        ]
+        show(rows, output)
+        return
+    found = plan_policies(before, after, pods.values(), names=told)
+    rows = [
+        {
+            "from": list(each.source),
+            "to": list(each.destination),
+            "ports": each.ports,
+            "then": "allowed" if each.allowed else "denied",
+            "because": each.why,
+        }
+        for each in found.flips
+    ]
+    show(rows, output)
+    if output is Output.TABLE:
+        console().print(f"{found.entries[0]} entries before, {found.entries[1]} after")
+
+
 def pinned(directory: Path) -> PolicyView:
     """The policies whose maps are pinned in a directory."""
     from k8sdatapath.datapath.policy_view import PolicyView
@@ -181,13 +258,18 @@ def _ports(rule: LiveRule) -> str:
 def _world(files: list[Path], names: list[str] | None) -> PolicyWorld:
     from k8sdatapath.testing import PolicyWorld
 
+    return PolicyWorld.read(*files, names=_told(names))
+
+
+def _told(names: list[str] | None) -> dict[str, list[str]]:
+    """The addresses of names."""
     told: dict[str, list[str]] = {}
     for each in names or ():
         name, equals, address = each.partition("=")
         if not equals:
             raise ModelError(f"{each!r}: write NAME=ADDRESS")
         told.setdefault(name, []).append(address)
-    return PolicyWorld.read(*files, names=told)
+    return told
 
 
 def _side(world: PolicyWorld, text: str) -> Workload | str:

@@ -1,0 +1,137 @@
+"""Flows that were recorded somewhere, asked what other policies would have made of them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from attrs import frozen
+
+from k8sdatapath.datapath.policy_set import PolicySet
+from k8sdatapath.errors import ModelError, SourceError
+from k8sdatapath.model import IPAddress, address
+from k8sdatapath.model.policy import Policy, PortMatch
+from k8sdatapath.model.workload import Workload
+
+__all__ = ["Changed", "RecordedFlow", "recorded_flows", "what_if"]
+
+Side: TypeAlias = Workload | IPAddress
+
+_PORTS = {"TCP": 6, "UDP": 17, "SCTP": 132}
+_TYPES = {"ICMPv4": 1, "ICMPv6": 58}
+
+
+@frozen
+class RecordedFlow:
+    """Who has dialled whom.
+
+    :ivar source: a workload by its labels, or an address outside of the cluster; likewise ``destination``.
+    :ivar protocol: of IP, by number.
+    :ivar port: of the destination; of ICMP the type.
+    """
+
+    source: Side
+    destination: Side
+    protocol: int
+    port: int
+
+
+@frozen
+class Changed:
+    """Flows that are judged otherwise.
+
+    :ivar flows: how many were recorded.
+    :ivar allowed: whether they are allowed after the change.
+    :ivar why: what decides then.
+    """
+
+    source: str
+    destination: str
+    protocol: int
+    port: int
+    flows: int
+    allowed: bool
+    why: str
+
+    @property
+    def ports(self) -> str:
+        """Protocol and port, for people."""
+        return str(PortMatch(self.protocol, self.port, self.port))
+
+    def __str__(self) -> str:
+        word = "allowed" if self.allowed else "denied"
+        return f"{self.flows} x {self.source} -> {self.destination} at {self.ports}: {word}: {self.why}"
+
+
+def recorded_flows(path: str | os.PathLike[str]) -> Iterator[RecordedFlow]:
+    """Flows as ``hubble observe -o json`` and ``k8sdatapath observe -o json`` write them, one a line.
+
+    Answers, and what is no packet between two ends, are passed over.
+
+    :raises SourceError: a line that is no such flow.
+    :raises OSError: the file cannot be read.
+    """
+    with Path(path).open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                try:
+                    value = json.loads(line)
+                    found = _flow(value.get("flow", value))
+                except (ValueError, TypeError, AttributeError, KeyError, ModelError) as error:
+                    raise SourceError(f"{path}, line {number}: this is no flow: {error}") from None
+                if found is not None:
+                    yield found
+
+
+def what_if(
+    before: Iterable[Policy],
+    after: Iterable[Policy],
+    flows: Iterable[RecordedFlow],
+    *,
+    names: Mapping[str, Iterable[Any]] = {},
+) -> tuple[Changed, ...]:
+    """The flows that some policies, instead of others, judge otherwise; the most frequent first.
+
+    :param names: the addresses of DNS names, for policies by name.
+    """
+    old, new = PolicySet(before, names=names), PolicySet(after, names=names)
+    found = []
+    for flow, count in Counter(flows).most_common():
+        asked = flow.source, flow.destination, flow.port, flow.protocol
+        was, now = old.verdict(*asked), new.verdict(*asked)
+        if was.allowed is not now.allowed:
+            ends = _called(flow.source), _called(flow.destination)
+            found.append(Changed(*ends, flow.protocol, flow.port, count, now.allowed, str(now)))
+    return tuple(found)
+
+
+def _flow(value: dict[str, Any]) -> RecordedFlow | None:
+    ends, ports = value.get("IP"), value.get("l4")
+    if not ends or not ports or value.get("is_reply"):
+        return None
+    name, own = next(iter(ports.items()))
+    if name in _PORTS:
+        protocol, port = _PORTS[name], int(own.get("destination_port", 0))
+    elif name in _TYPES:
+        protocol, port = _TYPES[name], int(own.get("type", 0))
+    else:
+        return None
+    source = _side(value.get("source") or {}, ends["source"])
+    return RecordedFlow(source, _side(value.get("destination") or {}, ends["destination"]), protocol, port)
+
+
+def _side(end: dict[str, Any], ip: str) -> Side:
+    """Who is outside of the cluster is known by his address alone."""
+    labels = [str(each) for each in end.get("labels") or ()]
+    if not labels or any(each.startswith(("reserved:world", "cidr:", "fqdn:")) for each in labels):
+        return address(ip)
+    pod = "/".join(filter(None, (end.get("namespace"), end.get("pod_name"))))
+    return Workload(pod or ", ".join(labels), labels, addresses=[ip])
+
+
+def _called(side: Side) -> str:
+    return side.name if isinstance(side, Workload) else str(side)
