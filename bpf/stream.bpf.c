@@ -41,11 +41,10 @@ int l7_sockets(struct bpf_sock_ops *ops)
 /* The request is denied by its bytes in a packet: what becomes of that. */
 static __always_inline int kd_l7_deny(struct __sk_buff *skb, struct kd_l7_reading *reading)
 {
-	struct kd_l7_closing closing = { .stage = KD_L7_WILL_ANSWER };
 	struct kd_l7_conn *conn = reading->conn;
 
 	if (kd_l7_end(conn, reading->cookie, reading->reason)) {
-		if (bpf_map_update_elem(&kd_l7_closing, &conn->way, &closing, BPF_ANY))
+		if (!kd_l7_close(&conn->way, KD_L7_WILL_ANSWER, 0))
 			return SK_DROP;
 		return bpf_sk_redirect_hash(skb, &kd_l7_sockets, &reading->cookie, 0);
 	}
@@ -86,13 +85,10 @@ int l7_received(struct __sk_buff *skb)
 /* A denied connection has had its last response. */
 static __always_inline void kd_l7_last_response(struct sk_msg_md *msg, const struct kd_l7_conn *conn)
 {
-	struct kd_l7_closing closing = { .stage = KD_L7_WILL_END };
 	struct tcp_sock *tcp = bpf_skc_to_tcp_sock(msg->sk);
 
-	if (!tcp || !(conn->flags & KD_L7_CLOSES))
-		return;
-	closing.end = tcp->write_seq + msg->size;
-	bpf_map_update_elem(&kd_l7_closing, &conn->way, &closing, BPF_NOEXIST);
+	if (tcp && conn->flags & KD_L7_CLOSES)
+		kd_l7_close(&conn->way, KD_L7_WILL_END, tcp->write_seq + msg->size);
 }
 
 /* A client asks: what is denied is never sent. */

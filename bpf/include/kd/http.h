@@ -29,9 +29,9 @@
 struct kd_http_window {
 	__u8 bytes[KD_HTTP_WINDOW];
 	__u32 length;
+	__u32 at; /* bytes that were read */
 	__u32 automaton;
 	__u32 state;
-	__u32 used;
 	__u32 cell; /* of the last byte; none of its bits: there was nothing to do */
 };
 
@@ -40,7 +40,7 @@ KD_FUNCTION int kd_http_scan(struct kd_http_window *window)
 {
 	const struct kd_l7_automaton *automaton;
 	const struct kd_l7_block *block;
-	__u32 first, state, at, cell, key, i;
+	__u32 first, state, place, at, cell, key, i;
 
 	if (!window)
 		return -1;
@@ -50,24 +50,24 @@ KD_FUNCTION int kd_http_scan(struct kd_http_window *window)
 		return -1;
 	first = automaton->cells;
 	state = window->state;
+	at = window->at;
 	cell = 0;
 	for (i = 0; i < KD_HTTP_WINDOW; i++) {
-		if (i >= window->length)
+		if (at >= window->length)
 			break;
-		at = first + state + automaton->classes[window->bytes[i]];
-		key = at / KD_L7_CELLS;
+		key = first + state + automaton->classes[window->bytes[at++ & (KD_HTTP_WINDOW - 1)]];
+		place = key % KD_L7_CELLS;
+		key /= KD_L7_CELLS;
 		block = bpf_map_lookup_elem(&kd_l7_table, &key);
 		if (!block)
 			return -1;
-		cell = block->cell[at % KD_L7_CELLS];
+		cell = block->cell[place];
 		state = cell >> 8;
-		if (cell & 0xff) {
-			i++;
+		if (cell & 0xff)
 			break;
-		}
 	}
 	window->state = state;
-	window->used = i;
+	window->at = at;
 	window->cell = cell & 0xff ? cell : 0;
 	return 0;
 }

@@ -57,6 +57,38 @@ struct kd_l7_segment {
 	__be16 flags;
 };
 
+static __always_inline __u64 *kd_l7_pending_count(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&kd_l7_pending, &zero);
+}
+
+/* A denied connection is to be closed from here on, if it is not already. */
+static __always_inline bool kd_l7_close(const struct kd_tuple *way, enum kd_l7_stage stage, __u32 end)
+{
+	struct kd_l7_closing closing = { .stage = stage, .end = end };
+	__u64 *pending = kd_l7_pending_count();
+
+	if (!pending || bpf_map_update_elem(&kd_l7_closing, way, &closing, BPF_NOEXIST))
+		return false;
+	__sync_fetch_and_add(pending, 1);
+	return true;
+}
+
+/* A tuple is another connection's from here on. */
+static __always_inline void kd_l7_close_forget(const struct kd_tuple *way)
+{
+	struct kd_l7_closing *closing = bpf_map_lookup_elem(&kd_l7_closing, way);
+	__u64 *pending = kd_l7_pending_count();
+
+	if (!closing)
+		return;
+	if (pending && closing->stage != KD_L7_OVER)
+		__sync_fetch_and_add(pending, -1);
+	bpf_map_delete_elem(&kd_l7_closing, way);
+}
+
 /* Read a TCP segment; false: it is none, or one with a header that a pod's device does not see every day. */
 static __always_inline bool kd_l7_segment(struct __sk_buff *skb, struct kd_l7_segment *segment)
 {
@@ -151,9 +183,11 @@ static __always_inline bool kd_l7_close_leaving(struct __sk_buff *skb)
 {
 	struct kd_l7_segment segment = {};
 	struct kd_l7_closing *closing;
+	__u64 *pending;
 	bool sends;
 
-	if (!kd_l7_segment(skb, &segment))
+	pending = kd_l7_pending_count();
+	if (!pending || !*pending || !kd_l7_segment(skb, &segment))
 		return true;
 	closing = bpf_map_lookup_elem(&kd_l7_closing, &segment.way);
 	if (!closing || segment.flags & bpf_htons(KD_L7_SYN))
@@ -192,9 +226,11 @@ static __always_inline void kd_l7_close_arriving(struct __sk_buff *skb)
 	struct kd_l7_segment segment = {};
 	struct kd_l7_closing *closing;
 	struct kd_addr client;
+	__u64 *pending;
 	__be16 port;
 
-	if (!kd_l7_segment(skb, &segment))
+	pending = kd_l7_pending_count();
+	if (!pending || !*pending || !kd_l7_segment(skb, &segment))
 		return;
 	client = segment.way.src;
 	segment.way.src = segment.way.dst;
@@ -207,6 +243,7 @@ static __always_inline void kd_l7_close_arriving(struct __sk_buff *skb)
 	    (__s32)(segment.ack - closing->end) < 0)
 		return;
 	closing->stage = KD_L7_OVER;
+	__sync_fetch_and_add(pending, -1);
 	kd_l7_set_flags(skb, &segment, (segment.flags & ~bpf_htons(KD_L7_ALL_FLAGS)) | bpf_htons(KD_L7_RST));
 }
 

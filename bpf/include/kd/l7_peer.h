@@ -20,6 +20,7 @@
 #include <bpf/bpf_helpers.h>
 #include <kd/addr.h>
 #include <kd/http.h>
+#include <kd/l7_close.h>
 #include <kd/l7_reason.h>
 #include <kd/rules.h>
 #include <kd/types.h>
@@ -212,7 +213,7 @@ static __always_inline void kd_l7_enrol(struct bpf_sock_ops *ops, bool client)
 		bpf_map_delete_elem(&kd_l7_conns, &cookie);
 		return;
 	}
-	bpf_map_delete_elem(&kd_l7_closing, &conn->way);
+	kd_l7_close_forget(&conn->way);
 	if (bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG) ||
 	    bpf_sock_hash_update(ops, &kd_l7_sockets, &cookie, BPF_ANY)) {
 		bpf_map_delete_elem(&kd_l7_conns, &cookie);

@@ -159,7 +159,7 @@ static __always_inline int kd_l7_request_act(struct kd_l7_conn *conn, __u64 cook
 }
 
 /* Skip what is known of a body; false: there was none. */
-static __always_inline bool kd_l7_skip(struct kd_l7_stream *stream, __u32 *at, __u32 end)
+static __always_inline bool kd_l7_skip(struct kd_l7_stream *stream, struct kd_http_window *window, __u32 *at, __u32 end)
 {
 	__u64 left = end - *at;
 
@@ -169,6 +169,7 @@ static __always_inline bool kd_l7_skip(struct kd_l7_stream *stream, __u32 *at, _
 		left = stream->body;
 	stream->body -= left;
 	*at += left;
+	window->at += left; /* perhaps beyond its end */
 	if (!stream->body && !(stream->flags & KD_L7_HAS_ENCODING))
 		stream->flags &= ~KD_L7_IN_BODY;
 	return true;
@@ -183,27 +184,36 @@ static __always_inline __u32 kd_l7_next(__u32 at, __u32 end)
 	return size;
 }
 
-/* Read a window that is filled. */
+/* Keep what begins a request, to be told. */
+static __always_inline void kd_l7_keep(struct kd_l7_conn *conn, const struct kd_http_window *window)
+{
+	__u32 at = conn->requests.head;
+
+	if (at < KD_L7_TEXT && !(conn->requests.flags & KD_L7_IN_BODY))
+		__builtin_memcpy(conn->text + (at & (KD_L7_TEXT - 1)), window->bytes, KD_HTTP_WINDOW);
+}
+
+/* Read on in a window. */
 static __always_inline int kd_l7_request_window(struct kd_l7_reading *reading)
 {
 	struct kd_l7_conn *conn = reading->conn;
+	struct kd_http_window *window = &reading->window;
 	struct kd_l7_stream *stream = &conn->requests;
-	__u32 at = stream->head;
+	__u32 before = window->at, used;
 
-	reading->window.automaton = stream->automaton;
-	reading->window.state = stream->state;
-	if (at < KD_L7_TEXT && !(stream->flags & KD_L7_IN_BODY))
-		__builtin_memcpy(conn->text + (at & (KD_L7_TEXT - 1)), reading->window.bytes, KD_HTTP_WINDOW);
-	if (kd_http_scan(&reading->window))
+	window->automaton = stream->automaton;
+	window->state = stream->state;
+	if (kd_http_scan(window))
 		return KD_HTTP_NO_RULES;
-	stream->state = reading->window.state;
-	conn->at += reading->window.used;
+	stream->state = window->state;
+	used = window->at - before;
+	conn->at += used;
 	if (!(stream->flags & KD_L7_IN_BODY)) {
-		stream->head += reading->window.used;
+		stream->head += used;
 		if (stream->head > KD_HTTP_MAX_HEAD)
 			return KD_HTTP_TOO_LONG;
 	}
-	return kd_l7_request_act(conn, reading->cookie, reading->window.cell);
+	return kd_l7_request_act(conn, reading->cookie, window->cell);
 }
 
 /* Whether there is more to read of what has come: 0: yes, 1: no; the reason is set if something is wrong. */
@@ -218,29 +228,37 @@ static __always_inline long kd_l7_request_ready(struct kd_l7_reading *reading)
 		reading->reason = kd_l7_begin(conn);
 		if (reading->reason || stream->flags & KD_L7_UNKNOWN)
 			return 1;
+		reading->window.at = reading->window.length; /* it begins with a window of its own */
 	}
 	return 0;
 }
 
 static long kd_l7_request_skb(__u32 index __attribute__((unused)), struct kd_l7_reading *reading)
 {
+	struct kd_http_window *window = &reading->window;
 	struct kd_l7_conn *conn = reading->conn;
 	__u64 size;
 
 	if (kd_l7_request_ready(reading))
 		return 1;
-	if (kd_l7_skip(&conn->requests, &conn->at, reading->end))
+	if (kd_l7_skip(&conn->requests, window, &conn->at, reading->end))
 		return 0;
-	size = kd_l7_next(conn->at, reading->end);
-	if (size < 1 || size > KD_HTTP_WINDOW)
-		return 1;
-	reading->window.length = size;
-	if (bpf_skb_load_bytes(reading->from, conn->at, reading->window.bytes, size)) {
-		reading->reason = KD_HTTP_UNREADABLE;
-		return 1;
+	if (window->at >= window->length) {
+		size = kd_l7_next(conn->at, reading->end);
+		if (size < 1 || size > KD_HTTP_WINDOW)
+			return 1;
+		if (bpf_skb_load_bytes(reading->from, conn->at, window->bytes, size))
+			goto unreadable;
+		window->length = size;
+		window->at = 0;
+		kd_l7_keep(conn, window);
 	}
 	reading->reason = kd_l7_request_window(reading);
 	return reading->reason ? 1 : 0;
+
+unreadable:
+	reading->reason = KD_HTTP_UNREADABLE;
+	return 1;
 }
 
 /*
@@ -307,23 +325,30 @@ static __always_inline bool kd_l7_copy(struct sk_msg_md *msg, __u32 at, __u32 si
 
 static long kd_l7_request_msg(__u32 index __attribute__((unused)), struct kd_l7_reading *reading)
 {
+	struct kd_http_window *window = &reading->window;
 	struct kd_l7_conn *conn = reading->conn;
 	__u64 size;
 
 	if (kd_l7_request_ready(reading))
 		return 1;
-	if (kd_l7_skip(&conn->requests, &conn->at, reading->end))
+	if (kd_l7_skip(&conn->requests, window, &conn->at, reading->end))
 		return 0;
-	size = kd_l7_next(conn->at, reading->end);
-	if (size < 1 || size > KD_HTTP_WINDOW)
-		return 1;
-	reading->window.length = size;
-	if (!kd_l7_copy(reading->from, conn->at, size, &reading->window)) {
-		reading->reason = KD_HTTP_UNREADABLE;
-		return 1;
+	if (window->at >= window->length) {
+		size = kd_l7_next(conn->at, reading->end);
+		if (size < 1 || size > KD_HTTP_WINDOW)
+			return 1;
+		if (!kd_l7_copy(reading->from, conn->at, size, window))
+			goto unreadable;
+		window->length = size;
+		window->at = 0;
+		kd_l7_keep(conn, window);
 	}
 	reading->reason = kd_l7_request_window(reading);
 	return reading->reason ? 1 : 0;
+
+unreadable:
+	reading->reason = KD_HTTP_UNREADABLE;
+	return 1;
 }
 
 /* The head of a response is complete. */
@@ -394,11 +419,13 @@ static long kd_l7_response_msg(__u32 index __attribute__((unused)), struct kd_l7
 {
 	struct kd_l7_conn *conn = reading->conn;
 	struct kd_l7_stream *stream = &conn->responses;
+	struct kd_http_window *window = &reading->window;
+	__u32 before;
 	__u64 size;
 
 	if (conn->sent >= reading->end || stream->flags & KD_L7_UNKNOWN)
 		return 1;
-	if (kd_l7_skip(stream, &conn->sent, reading->end)) {
+	if (kd_l7_skip(stream, &reading->window, &conn->sent, reading->end)) {
 		if (!(stream->flags & KD_L7_IN_BODY))
 			conn->answered++;
 		return 0;
@@ -408,23 +435,30 @@ static long kd_l7_response_msg(__u32 index __attribute__((unused)), struct kd_l7
 		if (!kd_http_enter(stream, KD_L7_COMMON, KD_L7_RESPONSE))
 			return 1;
 	}
-	size = kd_l7_next(conn->sent, reading->end);
-	if (size < 1 || size > KD_HTTP_WINDOW)
-		return 1;
-	reading->window.length = size;
-	reading->window.automaton = stream->automaton;
-	reading->window.state = stream->state;
-	if (!kd_l7_copy(reading->from, conn->sent, size, &reading->window) || kd_http_scan(&reading->window)) {
-		stream->flags |= KD_L7_UNKNOWN;
-		return 1;
+	if (window->at >= window->length) {
+		size = kd_l7_next(conn->sent, reading->end);
+		if (size < 1 || size > KD_HTTP_WINDOW)
+			return 1;
+		if (!kd_l7_copy(reading->from, conn->sent, size, window))
+			goto unknown;
+		window->length = size;
+		window->at = 0;
 	}
-	stream->state = reading->window.state;
-	conn->sent += reading->window.used;
+	before = window->at;
+	window->automaton = stream->automaton;
+	window->state = stream->state;
+	if (kd_http_scan(window))
+		goto unknown;
+	stream->state = window->state;
+	conn->sent += window->at - before;
 	if (!(stream->flags & KD_L7_IN_BODY))
-		stream->head += reading->window.used;
-	if (!kd_l7_response_act(conn, reading->cookie, reading->window.cell))
-		stream->flags |= KD_L7_UNKNOWN;
-	return 0;
+		stream->head += window->at - before;
+	if (kd_l7_response_act(conn, reading->cookie, window->cell))
+		return 0;
+
+unknown:
+	stream->flags |= KD_L7_UNKNOWN;
+	return 1;
 }
 
 #endif /* KD_L7_STREAM_H */

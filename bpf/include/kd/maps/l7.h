@@ -88,6 +88,14 @@ struct {
 	__type(value, struct kd_l7_closing);
 } kd_l7_closing SEC(".maps");
 
+/* How many of these there are, or more: while there is none, packets need not be looked at. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+} kd_l7_pending SEC(".maps");
+
 /* What was asked for. Full: events are lost, and counted. */
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
