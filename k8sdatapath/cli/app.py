@@ -25,6 +25,7 @@ from k8sdatapath.cli import (
     observe,
     policy,
     services,
+    top,
 )
 from k8sdatapath.cli.output import Output, OutputOption, console, show
 from k8sdatapath.errors import DatapathError
@@ -62,6 +63,7 @@ app.command()(agent.agent)
 app.command()(apply.apply)
 app.command()(explain.explain)
 app.command(context_settings=observe.SETTINGS)(observe.observe)
+app.command(context_settings=observe.SETTINGS)(top.top)
 app.add_typer(flows.app, name="flows")
 app.add_typer(services.app, name="services")
 app.add_typer(ct.app, name="ct")

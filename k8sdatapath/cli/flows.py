@@ -1,16 +1,25 @@
-"""``k8sdatapath flows``: what a server of flows says of itself."""
+"""``k8sdatapath flows``: what a server of flows says of itself, and reports of what it has seen."""
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 import typer
 
-from k8sdatapath.cli.observe import SETTINGS, add_server_flags, observed
+from k8sdatapath.cli.observe import (
+    SETTINGS,
+    add_choice_flags,
+    add_server_flags,
+    observed,
+    read_flags,
+    told,
+)
 from k8sdatapath.cli.output import Output, show, show_value
+from k8sdatapath.model.flow import Flow, LostEvent
 
-__all__ = ["app", "status_parser"]
+__all__ = ["app", "report_parser", "status_parser"]
 
 _SECOND = 10**9
 
@@ -32,18 +41,48 @@ def status(context: typer.Context) -> None:
     """Show how full the ring of flows is, and how fast it fills. Flags say which server; see --help."""
     given = status_parser().parse_args(context.args)
     with observed(given) as server:
-        told: dict[str, Any] = server.status()
+        found: dict[str, Any] = server.status()
     if given.output == "json":
-        show_value(told, Output.JSON)
+        show_value(found, Output.JSON)
         return
-    held, most = told.get("num_flows", 0), told.get("max_flows", 0)
-    nodes = told.get("num_connected_nodes")
+    held, most = found.get("num_flows", 0), found.get("max_flows", 0)
+    nodes = found.get("num_connected_nodes")
     row = {
         "flows": f"{held}/{most} ({100 * held / most if most else 0:.1f}%)",
-        "seen": told.get("seen_flows", 0),
-        "flows/s": f"{told.get('flows_rate', 0.0):.2f}",
-        "up": f"{told.get('uptime_ns', 0) // _SECOND} s",
-        "nodes": "one" if nodes is None else f"{nodes}, {told.get('num_unavailable_nodes', 0)} unavailable",
-        "version": told.get("version", ""),
+        "seen": found.get("seen_flows", 0),
+        "flows/s": f"{found.get('flows_rate', 0.0):.2f}",
+        "up": f"{found.get('uptime_ns', 0) // _SECOND} s",
+        "nodes": "one" if nodes is None else f"{nodes}, {found.get('num_unavailable_nodes', 0)} unavailable",
+        "version": found.get("version", ""),
     }
     show([row], Output.TABLE)
+
+
+def report_parser() -> argparse.ArgumentParser:
+    """What reads the flags of ``report``."""
+    prog = "k8sdatapath flows report"
+    parser = argparse.ArgumentParser(prog, "%(prog)s [FLAGS]", description=report.__doc__)
+    parser.add_argument("-o", "--output", default="flows.html", metavar="FILE", help="where; - is stdout")
+    parser.add_argument("--title", default="Flows")
+    add_choice_flags(parser)
+    return parser
+
+
+@app.command(context_settings=SETTINGS)
+def report(context: typer.Context) -> None:
+    """Write a page about flows: who talks to whom, what was dropped and why. Flags are those of observe."""
+    from k8sdatapath.pictures import report as page
+
+    given = report_parser().parse_args(context.args, argparse.Namespace(field_mask=()))
+    flags = read_flags(given)
+    if given.follow:
+        raise typer.BadParameter("a report has an end: --follow goes with observe")
+    if given.last is None and given.first is None:
+        given.all = True
+    seen = (each.response for each in told(given, flags))
+    text = page((each for each in seen if isinstance(each, Flow | LostEvent)), title=given.title)
+    if given.output == "-":
+        print(text, end="")
+    else:
+        Path(given.output).write_text(text, encoding="utf-8")
+        print(f"{given.output}: {len(text):,} bytes")

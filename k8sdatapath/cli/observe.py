@@ -26,7 +26,16 @@ from k8sdatapath.model.message import timestamp
 if TYPE_CHECKING:
     from k8sdatapath.hubble.client import Asked, Observed
 
-__all__ = ["SETTINGS", "add_server_flags", "observe", "observe_parser", "observed"]
+__all__ = [
+    "SETTINGS",
+    "add_choice_flags",
+    "add_server_flags",
+    "observe",
+    "observe_parser",
+    "observed",
+    "read_flags",
+    "told",
+]
 
 SETTINGS = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
 """Of a command whose flags are parsed here: their order matters, which click does not tell."""
@@ -42,32 +51,36 @@ _DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:h|ms|m|s|us|µs|ns))+", re.ASCII | r
 def observe(context: typer.Context) -> None:
     """Show flows: the last ones, or as they come. Flags are those of hubble observe; see --help."""
     given = observe_parser().parse_args(context.args)
-    try:
-        flags = FlowFlags.of(given)
-        matches = matcher(flags.allow, flags.deny)
-    except ModelError as error:
-        raise typer.BadParameter(str(error)) from None
+    flags = read_flags(given)
     if given.print_raw_filters:
         _print_filters(flags)
         return
+    _print(told(given, flags), given)
+
+
+def read_flags(given: argparse.Namespace) -> FlowFlags:
+    """The flags about flows, which make sense."""
+    try:
+        flags = FlowFlags.of(given)
+        matcher(flags.allow, flags.deny)
+    except ModelError as error:
+        raise typer.BadParameter(str(error)) from None
+    return flags
+
+
+def told(given: argparse.Namespace, flags: FlowFlags) -> Iterator[FlowEvent]:
+    """The flows that flags mean, of a file or of a server."""
     if given.input_file is not None:
-        events: Iterable[FlowEvent] = _chosen(_lines(given.input_file, matches), given)
-        _print(events, given)
+        yield from _chosen(_lines(given.input_file, matcher(flags.allow, flags.deny)), given)
         return
     with observed(given) as server:
-        _print(server.flows(_asked(given, flags)), given)
+        yield from server.flows(_asked(given, flags))
 
 
 def observe_parser() -> argparse.ArgumentParser:
     """What reads the flags."""
     parser = argparse.ArgumentParser("k8sdatapath observe", "%(prog)s [FLAGS]", description=observe.__doc__)
-    which = parser.add_argument_group("how many")
-    which.add_argument("--last", type=_number, help=f"the newest so many (default {_LAST})")
-    which.add_argument("--first", type=_number, help="the oldest so many")
-    which.add_argument("--all", action="store_true", help="all that there are")
-    which.add_argument("-f", "--follow", action="store_true", help="go on with what comes")
-    which.add_argument("--since", type=_moment, help="from then on: 5m, or 2006-01-02T15:04:05Z")
-    which.add_argument("--until", type=_moment, help="up to then")
+    add_choice_flags(parser)
     form = parser.add_argument_group("how it looks")
     shapes = ("compact", "dict", "json", "jsonpb", "table", "tab")
     form.add_argument("-o", "--output", choices=shapes, default="compact")
@@ -80,10 +93,21 @@ def observe_parser() -> argparse.ArgumentParser:
     form.add_argument("--field-mask", type=_list, default=(), help="only these fields: a,b.c (with json)")
     form.add_argument("--print-raw-filters", action="store_true", help="the filters as YAML, and no flows")
     form.add_argument("-s", "--silent-errors", action="store_true", help="nothing about nodes and losses")
+    return parser
+
+
+def add_choice_flags(parser: argparse.ArgumentParser) -> None:
+    """Give a parser the flags that say which flows, and from where; :func:`told` reads them."""
+    which = parser.add_argument_group("how many")
+    which.add_argument("--last", type=_number, help=f"the newest so many (default {_LAST})")
+    which.add_argument("--first", type=_number, help="the oldest so many")
+    which.add_argument("--all", action="store_true", help="all that there are")
+    which.add_argument("-f", "--follow", action="store_true", help="go on with what comes")
+    which.add_argument("--since", type=_moment, help="from then on: 5m, or 2006-01-02T15:04:05Z")
+    which.add_argument("--until", type=_moment, help="up to then")
     add_server_flags(parser)
     parser.add_argument("--input-file", metavar="FILE", help="lines of JSON instead of a server; - is stdin")
     add_filter_flags(parser)
-    return parser
 
 
 def add_server_flags(parser: argparse.ArgumentParser) -> None:

@@ -58,6 +58,7 @@ LAYERS = {
     "k8sdatapath.flow_source": 0,
     "k8sdatapath.resource": 0,
     "k8sdatapath.markup": 0,
+    "k8sdatapath.pictures": 1,
     "k8sdatapath.pybpf": 1,
     "k8sdatapath.layout": 2,
     "k8sdatapath.maps": 2,
