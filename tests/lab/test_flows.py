@@ -9,7 +9,7 @@ import pytest
 
 from k8sdatapath.errors import LabError
 from k8sdatapath.lab import Lab, Pod
-from k8sdatapath.model import Service
+from k8sdatapath.model import Exposure, FrontendKind, Service
 from k8sdatapath.model.flow import (
     TCP,
     DropReason,
@@ -137,6 +137,19 @@ def test_a_socket_is_translated(lab: Lab) -> None:
     assert flow.summary == "TCP"
     assert flow.socket_cookie
     assert flow.cgroup_id
+
+
+def test_a_process_that_wants_a_node_port(lab: Lab) -> None:
+    exposed = [Exposure(FrontendKind.NODE_PORT, str(lab.node.address), 30080)]
+    backend = pod(lab, "backend").at(8080)
+    service = Service("10.96.0.11", 80, backends=[backend], exposed=exposed, name="my-app/exposed:http")
+    lab.node.services.upsert(service)
+    with lab.node.socket() as sock, pytest.raises(OSError, match="in use"):
+        sock.bind((str(lab.node.address), 30080))
+    (flow,) = (each for each in lab.node.flows.last(1) if isinstance(each, Flow))
+    assert (flow.verdict, flow.drop_reason) == (Verdict.DROPPED, DropReason.SOCKET_ASSIGN_FAILED)
+    assert flow.file is not None
+    assert flow.file.name == "socket.h"
 
 
 def test_a_lab_that_tells_nothing_says_so() -> None:
