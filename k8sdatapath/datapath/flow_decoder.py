@@ -141,15 +141,29 @@ class Decoder:
 
     def __init__(self, names: Names, outcomes: Mapping[int, str], node: str, version: str) -> None:
         self._names = names
-        self._outcomes = outcomes
+        self.outcomes = outcomes
         self._node = node
         self._emitter = Emitter("k8sdatapath", version)
         self._clock = _clock(0)
         self._series = f"{randbits(32):08x}-{randbits(16):04x}"
 
+    @property
+    def clock(self) -> int:
+        """Nanoseconds that CLOCK_MONOTONIC is behind the time of day."""
+        self._clock = _clock(self._clock)
+        return self._clock
+
+    def text(self, where: bytes) -> str:
+        """An address in words, empty of none."""
+        return _text(where) if where != _NONE else ""
+
+    def endpoint(self, where: bytes, identity: int) -> Endpoint:
+        """Who is at an address."""
+        return self._names.endpoint(_address(where), identity)
+
     def decode(self, data: bytes, number: int) -> list[Flow | LostEvent]:
         """The flows of records that lie one after the other, the first of which has a number."""
-        clock = self._clock = _clock(self._clock)
+        clock = self.clock
         return [self._flow(row, number + index, clock) for index, row in enumerate(_EVENT.unpack_many(data))]
 
     def _flow(self, row: PackedEvent, number: int, clock: int) -> Flow | LostEvent:
@@ -159,7 +173,7 @@ class Decoder:
             return LostEvent(where, row.packets, row.cpu, clock + row.bytes, at)
         names = self._names
         source, destination = _address(row.source), _address(row.destination)
-        outcome = self._outcomes.get(reason_of(row.result), "")
+        outcome = self.outcomes.get(reason_of(row.result), "")
         reason = DropReason.DROP_REASON_UNKNOWN
         verdict, event, point = self._became(row, outcome)
         by_source, by_destination = self._ruling(row.source_rule), self._ruling(row.destination_rule)

@@ -17,13 +17,14 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
 from k8sdatapath import maps
 from k8sdatapath.datapath.contract import Bindable, bind_maps
 from k8sdatapath.datapath.event_store import EventStore
+from k8sdatapath.datapath.flow_columns import frame, packed_columns
 from k8sdatapath.datapath.flow_decoder import Decoder, lost_record
 from k8sdatapath.datapath.flow_filters import EventFilter
 from k8sdatapath.datapath.flow_names import KnownNames, Names
@@ -35,6 +36,12 @@ from k8sdatapath.objects import ObjectSpec
 from k8sdatapath.resource import Resource
 from k8sdatapath.tables.counters import outcomes
 from k8sdatapath.tables.events import EventRow, FilterRow, Level, SetupRow, TellingRow, to_level
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    import polars as pl
+    import pyarrow as pa
 
 __all__ = ["CONTRACT", "FlowObserver", "Telling"]
 
@@ -188,6 +195,35 @@ class FlowObserver(FlowSource, Resource):
     def packed(self, start: int, stop: int) -> tuple[int, bytes]:
         """The same as they came from the kernel, ``struct kd_event`` after ``struct kd_event``."""
         return self._store.read(start, stop)
+
+    def columns(self, *, last: int | None = None) -> np.ndarray[Any, Any]:
+        """The newest events as a structured array, with the members of ``struct kd_event``.
+
+        :param last: how many; default all.
+        :raises MissingExtraError: numpy is not installed.
+        """
+        return packed_columns(self._newest(last))
+
+    def to_pandas(self, *, last: int | None = None) -> pd.DataFrame:
+        """The newest events as a table with names.
+
+        :param last: how many; default all.
+        :raises MissingExtraError: pandas is not installed.
+        """
+        return frame(self._newest(last), self._decoder, "pandas")
+
+    def to_polars(self, *, last: int | None = None) -> pl.DataFrame:
+        """The same for polars."""
+        made: pl.DataFrame = frame(self._newest(last), self._decoder, "polars")
+        return made
+
+    def to_arrow(self, *, last: int | None = None) -> pa.Table:
+        """The same for Arrow."""
+        return frame(self._newest(last), self._decoder, "pyarrow")
+
+    def _newest(self, number: int | None) -> bytes:
+        oldest, end = self.span()
+        return self._store.read(oldest if number is None else end - number, end)[1]
 
     def wait(self, number: int, timeout: float) -> None:
         """Return when this flow is there, or the seconds are over."""

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from ipaddress import ip_address
+from pathlib import Path
 
 import pytest
 
 from k8sdatapath import programs
+from k8sdatapath.datapath.flow_export import FlowExporter, redacted
 from k8sdatapath.datapath.flow_filters import EventFilter
 from k8sdatapath.datapath.flow_names import KnownNames, Ruling
 from k8sdatapath.datapath.flow_observer import FlowObserver
@@ -23,6 +26,7 @@ from k8sdatapath.model.flow import (
 from k8sdatapath.model.flow import (
     DropReason,
     Flow,
+    FlowEvent,
     LostEvent,
     LostEventSource,
     PolicyRef,
@@ -264,3 +268,54 @@ def test_who_was_denied_by_a_rule_is_told_which() -> None:
     names = KnownNames(ruling=lambda counter: ruling if counter else None)
     assert names.ruling(3) == ruling
     assert names.ruling(0) is None
+
+
+def test_columns_and_tables() -> None:
+    names = KnownNames()
+    names.learn(CLIENT, 300)
+    with observed(names=names) as (datapath, observer):
+        for world in WORLDS:
+            datapath.send(world.frame("client", "service", TCP, "S"))
+        datapath.send(V4.frame("client", "stranger", TCP)[:40])
+        columns = observer.columns()
+        tables = [observer.to_pandas(), observer.to_polars().to_pandas(), observer.to_arrow().to_pandas()]
+        newest = observer.to_pandas(last=1)
+    assert columns["destination_port"].tolist() == [8080, 8080, 0]
+    assert columns["time"].tolist() == sorted(columns["time"].tolist())
+    for table in tables:
+        assert table["outcome"].tolist() == ["TO_POD", "TO_POD", "DROP_MALFORMED"]
+        assert table["source"].tolist()[:2] == [world.address("client") for world in WORLDS]
+        assert table["source_pod"].tolist()[:2] == ["client", "client"]
+        assert table["dialled"].tolist()[:2] == [world.address("service") for world in WORLDS]
+        assert table["dialled_port"].tolist()[:2] == [80, 80]
+        assert table["state"].tolist()[:2] == ["NEW", "NEW"]
+        assert abs(int(table["time"].astype("int64").iloc[0]) - time.time_ns()) < 60e9
+    assert newest["outcome"].tolist() == ["DROP_MALFORMED"]
+
+
+def test_files_of_json_lines(tmp_path: Path) -> None:
+    path = tmp_path / "flows.json"
+    with observed() as (datapath, observer):
+        fields = ["time", "verdict", "l4.TCP.destination_port"]
+        with FlowExporter(observer, path, fields=fields, max_bytes=1000, backups=2) as exporter:
+            for _ in range(30):
+                datapath.send(V4.frame("client", "service", TCP, "A"))
+        assert exporter.error is None
+    files = [path, *(path.with_name(f"flows.json.{number}") for number in (1, 2))]
+    assert sorted(tmp_path.iterdir()) == sorted(files)
+    for each in files[1:]:
+        assert each.stat().st_size < 1400
+    lines = [json.loads(line) for each in files for line in each.read_text().splitlines()]
+    assert lines[0]["node_name"] == "default/me"
+    assert {tuple(line["flow"]) for line in lines} == {("time", "verdict", "l4")}
+    assert lines[0]["flow"]["l4"] == {"TCP": {"destination_port": 8080}}
+    assert isinstance(FlowEvent.from_dict(lines[0]).response, Flow)
+
+
+def test_secrets_of_requests_are_not_written() -> None:
+    headers = [{"key": "Cookie", "value": "id=1"}, {"key": "Accept", "value": "*/*"}]
+    http = {"method": "GET", "url": "http://me:secret@web/a?token=1", "headers": headers}
+    said = redacted({"flow": {"l7": {"http": http}}})["flow"]["l7"]["http"]
+    assert said["url"] == "http://web/a?HUBBLE_REDACTED"
+    assert [each["value"] for each in said["headers"]] == ["HUBBLE_REDACTED", "*/*"]
+    assert redacted({"flow": {}}) == {"flow": {}}
