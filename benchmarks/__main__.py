@@ -25,6 +25,7 @@ NAMES = (
     "restart",
     "policy_compile",
     "identity",
+    "sockmap",
 )
 
 

@@ -61,6 +61,15 @@ class Slice:
         return self.count / self.seconds
 
 
+def sliced(asker: Helper, kind: str, address: str, port: int, count: int, *, spread: int = 1) -> Slice:
+    """What a client (``rr client``) has measured, as it was asked to."""
+    done, took, failed, *percentiles = asker.ask(kind, address, port, count, spread).split()
+    if int(done) != count or int(failed):
+        raise RuntimeError(f"{kind} to {address}:{port}: {failed} failed, {done} answered")
+    us = [int(value) / 1000 for value in percentiles]
+    return Slice(count, float(took), (us[0], us[1], us[2]), (us[3], us[4], us[5]))
+
+
 class Wire:
     """One variant: a client that talks to a server through a node."""
 
@@ -123,11 +132,7 @@ class Wire:
 
         Connections go to ``spread`` addresses from ``address`` on, by chance.
         """
-        done, took, failed, *percentiles = self._asker.ask(kind, address, port, count, spread).split()
-        if int(done) != count or int(failed):
-            raise RuntimeError(f"{self.name}: {kind} to {address}:{port}: {failed} failed, {done} answered")
-        us = [int(value) / 1000 for value in percentiles]
-        return Slice(count, float(took), (us[0], us[1], us[2]), (us[3], us[4], us[5]))
+        return sliced(self._asker, kind, address, port, count, spread=spread)
 
     def forget(self) -> None:
         """Drop the client's closed connections, so that no slice pays for those before it."""

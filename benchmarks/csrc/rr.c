@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * The traffic of the benchmarks: requests and responses of 64 bytes over TCP.
+ * The traffic of the benchmarks: requests and responses of 64 bytes over TCP, or a unix socket.
  *
- *	rr serve PORT CPU	answers on PORT of every address; prints "ready"
+ *	rr serve PORT CPU	answers on PORT of every address, or at a PATH; prints "ready"
  *	rr client CPU		takes orders on standard input, one a line:
  *				  crr ADDRESS PORT COUNT SPREAD	connect, request, response, close
  *				  rr ADDRESS PORT COUNT SPREAD	one connection kept open
- *				each connection goes to one of SPREAD addresses from ADDRESS on, by chance
+ *				each connection goes to one of SPREAD addresses from ADDRESS on, by chance; or to a PATH
  *
  * A client answers each order with one line:
  *	COUNT SECONDS FAILED CONNECT_P50 P90 P99 WHOLE_P50 P90 P99	(nanoseconds)
@@ -23,6 +23,7 @@
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/time.h>
+#include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -86,6 +87,29 @@ static void watch(int epoll, int fd)
 		die("epoll_ctl");
 }
 
+static int is_path(const char *where)
+{
+	return where[0] == '/';
+}
+
+static struct sockaddr_un at_path(const char *path)
+{
+	struct sockaddr_un at = { .sun_family = AF_UNIX };
+
+	strncpy(at.sun_path, path, sizeof(at.sun_path) - 1);
+	return at;
+}
+
+static int listen_at(const char *path)
+{
+	struct sockaddr_un at = at_path(path);
+	int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+
+	if (fd < 0 || bind(fd, (struct sockaddr *)&at, sizeof(at)) || listen(fd, 1024))
+		die(path);
+	return fd;
+}
+
 static int listen_on(int port)
 {
 	struct sockaddr_in any = { .sin_family = AF_INET, .sin_port = htons(port) };
@@ -100,9 +124,9 @@ static int listen_on(int port)
 	return fd;
 }
 
-static int serve(int port)
+static int serve(const char *where)
 {
-	int listener = listen_on(port), epoll = epoll_create1(0);
+	int listener = is_path(where) ? listen_at(where) : listen_on(atoi(where)), epoll = epoll_create1(0);
 	struct epoll_event events[MAX_EVENTS];
 	char buffer[MESSAGE] = { 0 };
 
@@ -130,14 +154,15 @@ static int serve(int port)
 	}
 }
 
-static int new_socket(void)
+static int new_socket(int family)
 {
 	struct timeval patience = { .tv_sec = 2 };
-	int one = 1, fd = socket(AF_INET, SOCK_STREAM, 0);
+	int one = 1, fd = socket(family, SOCK_STREAM, 0);
 
 	if (fd < 0)
 		die("socket");
-	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+	if (family == AF_INET)
+		setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
 	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
 	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience)); /* bounds connect() */
 	return fd;
@@ -168,9 +193,25 @@ static void print_percentiles(uint32_t *samples, size_t count)
 		printf(" %u", count ? samples[count * wanted[i] / 100] : 0);
 }
 
-static void measure(const struct sockaddr_in *first, uint32_t spread, size_t wanted, int keep_alive)
+/* Where a client connects to: one of the addresses, or the path. */
+struct target {
+	struct sockaddr_in first;
+	struct sockaddr_un path;
+	uint32_t spread;
+};
+
+static int dial(int fd, const struct target *target)
 {
-	struct sockaddr_in target = *first;
+	struct sockaddr_in one = target->first;
+
+	if (target->path.sun_family)
+		return connect(fd, (const struct sockaddr *)&target->path, sizeof(target->path));
+	one.sin_addr.s_addr = htonl(ntohl(one.sin_addr.s_addr) + random() % target->spread);
+	return connect(fd, (const struct sockaddr *)&one, sizeof(one));
+}
+
+static void measure(const struct target *target, size_t wanted, int keep_alive)
+{
 	uint64_t start = now_ns(), before, connected;
 	size_t count = 0, failed = 0;
 	int fd = -1;
@@ -178,12 +219,10 @@ static void measure(const struct sockaddr_in *first, uint32_t spread, size_t wan
 	while (count < wanted && failed < MAX_FAILURES) {
 		int fresh = fd < 0, broken;
 
-		if (fresh) {
-			fd = new_socket();
-			target.sin_addr.s_addr = htonl(ntohl(first->sin_addr.s_addr) + random() % spread);
-		}
+		if (fresh)
+			fd = new_socket(target->path.sun_family ? AF_UNIX : AF_INET);
 		before = connected = now_ns();
-		broken = fresh && connect(fd, (const struct sockaddr *)&target, sizeof(target));
+		broken = fresh && dial(fd, target);
 		if (fresh)
 			connected = now_ns();
 		broken = broken || ask(fd);
@@ -209,18 +248,20 @@ static void measure(const struct sockaddr_in *first, uint32_t spread, size_t wan
 
 static int client(void)
 {
-	char kind[8], address[64];
+	char kind[8], address[100];
 	uint32_t spread;
 	size_t count;
 	int port;
 
-	while (scanf("%7s %63s %d %zu %u", kind, address, &port, &count, &spread) == 5 &&
+	while (scanf("%7s %99s %d %zu %u", kind, address, &port, &count, &spread) == 5 &&
 	       count <= MAX_SAMPLES && spread) {
-		struct sockaddr_in target = { .sin_family = AF_INET, .sin_port = htons(port) };
+		struct target target = { .first = { .sin_family = AF_INET, .sin_port = htons(port) }, .spread = spread };
 
-		if (inet_pton(AF_INET, address, &target.sin_addr) != 1)
+		if (is_path(address))
+			target.path = at_path(address);
+		else if (inet_pton(AF_INET, address, &target.first.sin_addr) != 1)
 			die(address);
-		measure(&target, spread, count, !strcmp(kind, "rr"));
+		measure(&target, count, !strcmp(kind, "rr"));
 	}
 	return 0;
 }
@@ -229,7 +270,7 @@ int main(int argc, char **argv)
 {
 	if (argc == 4 && !strcmp(argv[1], "serve")) {
 		pin(atoi(argv[3]));
-		return serve(atoi(argv[2]));
+		return serve(argv[2]);
 	}
 	if (argc == 3 && !strcmp(argv[1], "client")) {
 		pin(atoi(argv[2]));
