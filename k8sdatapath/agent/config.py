@@ -122,6 +122,11 @@ class AgentConfig:
     flows: int = Capacity().flows
     clients: int = Capacity().clients
     pods: int = Capacity().pods
+    policies: int = Capacity().policies
+    rules: int = Capacity().rules
+    parties: int = Capacity().parties
+    networks: int = Capacity().networks
+    talks: int = Capacity().talks
     log_level: str = "info"
     log_format: LogFormat = LogFormat.JSON
     ignored: tuple[str, ...] = field(default=(), eq=False)
@@ -155,6 +160,11 @@ class AgentConfig:
             flows=self.flows,
             clients=self.clients,
             pods=self.pods,
+            policies=self.policies,
+            rules=self.rules,
+            parties=self.parties,
+            networks=self.networks,
+            talks=self.talks,
         )
 
     @property

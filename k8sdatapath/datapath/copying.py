@@ -6,6 +6,7 @@ from typing import Any
 
 from k8sdatapath import maps
 from k8sdatapath.errors import CapacityError
+from k8sdatapath.maps import MMAPABLE
 
 __all__ = ["copy_map"]
 
@@ -17,6 +18,13 @@ def copy_map(old: Any, new: Any) -> None:
 
     :raises CapacityError: there is not enough room.
     """
+    if isinstance(old, maps.Array) and not old.info.flags & MMAPABLE:
+        empty = new[0]
+        rows = {at: row for at, row in enumerate(old) if row != empty}
+        if rows and max(rows) >= len(new):
+            raise CapacityError(f"elements of {old.name}", max(rows) + 1, len(new), hint=_HINT)
+        new.update_many(rows)
+        return
     if isinstance(old, maps.Array):
         source, into = old.view(), new.view()
         kept = len(source) if len(into) >= len(source) else len(bytes(source).rstrip(b"\0"))

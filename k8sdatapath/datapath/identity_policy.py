@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 from contextlib import ExitStack
 from itertools import count
 from typing import Any, Literal, TypeAlias
@@ -15,6 +15,7 @@ from attrs import frozen
 from k8sdatapath import maps
 from k8sdatapath.component import Report
 from k8sdatapath.datapath.contract import Bindable, bind_maps
+from k8sdatapath.datapath.copying import copy_map
 from k8sdatapath.datapath.flow_names import Ruling, policy_ref
 from k8sdatapath.datapath.policy_compiler import PolicyCompiler, networks_of
 from k8sdatapath.datapath.policy_leads import (
@@ -123,7 +124,7 @@ class IdentityPolicy(Resource):
     """
 
     def __init__(self, tables: dict[str, Any], own: ExitStack, *, l7: RequestRules | None = None) -> None:
-        self._own = own
+        self._own, self._tables = own, tables
         self._l7 = l7
         self._lock = threading.RLock()
         self._leads = Leads(tables)
@@ -321,6 +322,27 @@ class IdentityPolicy(Resource):
         """Which rules were decisive for how many packets, since they are in force."""
         with self._lock:
             return self._maps.counts()
+
+    def move(self, target: Bindable, switch: Callable[[], object]) -> None:
+        """Go on in other maps, which may be of other sizes, as :meth:`ServiceTable.move`.
+
+        :param switch: puts programs over the new maps in place of those over the old. Until it is done both
+            judge alike.
+        :raises CapacityError: what is here does not fit there; ``switch`` was not called.
+        """
+        bound, owned = bind_maps(target, CONTRACT, "policies", keep=True)
+        with ExitStack() as undo, self._lock:
+            undo.push(owned)
+            for name, new in bound.items():
+                if new.info.id != self._tables[name].info.id:
+                    copy_map(self._tables[name], new)
+            switch()
+            undo.pop_all()
+            self._own.close()
+            self._own, self._tables = owned, bound
+            self._leads.go_on_in(bound)
+            self._names.go_on_in(bound["kd_names"])
+            self._maps.go_on_in(bound)
 
     def close(self) -> None:
         """Let go of the maps; packets are judged as they are."""

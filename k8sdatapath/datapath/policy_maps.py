@@ -137,6 +137,9 @@ class _Counters:
     def said(self, place: int) -> Said | None:
         return self._said.get(place)
 
+    def go_on_in(self, table: maps.PerCpuArray[CounterRow]) -> None:
+        self._table = table
+
     def read(self) -> Iterable[RuleCount]:
         for said, place in self._places.items():
             rows = self._table[place]
@@ -158,21 +161,30 @@ class PolicyMaps:
         wait: Callable[[], None],
         l7: RequestRules | None = None,
     ) -> None:
-        self._policies: maps.Array[PolicyRow] = tables["kd_policies"]
-        self._rules: maps.Hash[RuleKey, RuleRow] = tables["kd_rules"]
         self._counters = _Counters(tables["kd_rule_counts"], names, wait)
         self._wait = wait
         self._l7 = l7
         self._modes = PolicyFlags(0)
-        taken = {at: row for at, row in enumerate(self._policies) if row.table}
-        self._numbers = Numbers("policies", len(self._policies) // 2, wait, {0, *(at // 2 for at in taken)})
-        self._table = max((row.table for row in taken.values()), default=0)
-        self._revision = max((row.revision for row in taken.values()), default=0)
+        self._open(tables)
+        self._table = max((row.table for row in self._policies), default=0)
+        self._revision = max((row.revision for row in self._policies), default=0)
         self._subjects: dict[int, _Subject] = {}
         self._halves: dict[int, _Half] = {}  # by the identity of their source, which they keep alive
         self._size = len(self._rules)
         self._old: list[_Half] = []
         self._freed: list[int] = []
+
+    def _open(self, tables: Mapping[str, Any]) -> None:
+        self._policies: maps.Array[PolicyRow] = tables["kd_policies"]
+        self._rules: maps.Hash[RuleKey, RuleRow] = tables["kd_rules"]
+        taken = {at // 2 for at, row in enumerate(self._policies) if row.table}
+        self._numbers = Numbers("policies", len(self._policies) // 2, self._wait, {0, *taken})
+
+    def go_on_in(self, tables: Mapping[str, Any]) -> None:
+        """The same stands in other maps now, under the same numbers."""
+        self._wait()  # what was given back is free then
+        self._open(tables)
+        self._counters.go_on_in(tables["kd_rule_counts"])
 
     def __contains__(self, subject: object) -> bool:
         return subject in self._subjects

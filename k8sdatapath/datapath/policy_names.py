@@ -37,6 +37,10 @@ class Names:
         self._given.difference_update(keys)
         self._table.delete_many(keys)
 
+    def go_on_in(self, table: maps.Hash[NameKey, NameRow]) -> None:
+        """The same stands in another map now."""
+        self._table = table
+
     def drop_strange(self) -> None:
         """Forget what an earlier process has left."""
         self._table.delete_many([key for key in self._table if key not in self._given])

@@ -10,6 +10,7 @@ from typing import Any
 from attrs import Attribute, field, frozen
 
 from k8sdatapath.datapath.flow import Timeouts
+from k8sdatapath.datapath.identity_policy import CONTRACT as POLICIES
 from k8sdatapath.errors import ModelError
 from k8sdatapath.model import IPNetwork, Masquerade, network
 from k8sdatapath.model.address import shown
@@ -19,7 +20,10 @@ from k8sdatapath.objects import ConfigValue
 from k8sdatapath.pins import PinDir
 from k8sdatapath.tables.events import Level, to_level
 
-__all__ = ["Capacity", "NodeConfig"]
+__all__ = ["POLICY_MAPS", "Capacity", "NodeConfig"]
+
+POLICY_MAPS = frozenset({*POLICIES, "kd_talks"})
+"""What is there for policies alone."""
 
 _SLOTS_PER_BLOCK = 16
 
@@ -84,6 +88,11 @@ class Capacity:
     :ivar flows: directions of flows that are balanced per packet (two a flow), some 140 bytes each.
     :ivar clients: those that stay with a backend, by session affinity; some 100 bytes each.
     :ivar pods: addresses of local pods.
+    :ivar policies: different ones that local pods have; this and all below only where policies are enforced.
+    :ivar rules: of all of them, old and new ones together while they change; some 80 bytes each.
+    :ivar parties: addresses of pods and nodes of the cluster, some 80 bytes each.
+    :ivar networks: that policies tell apart.
+    :ivar talks: connections that policies have let begin, some 120 bytes each.
     """
 
     services: int = field(default=65536, validator=_entries(most=1 << 30))
@@ -92,6 +101,11 @@ class Capacity:
     flows: int = field(default=262144, validator=_entries())
     clients: int = field(default=65536, validator=_entries())
     pods: int = field(default=4096, validator=_entries())
+    policies: int = field(default=4096, validator=_entries(most=1 << 30))
+    rules: int = field(default=262144, validator=_entries())
+    parties: int = field(default=262144, validator=_entries())
+    networks: int = field(default=65536, validator=_entries())
+    talks: int = field(default=131072, validator=_entries())
 
     @classmethod
     def of(cls, max_entries: Mapping[str, int]) -> Capacity:
@@ -103,6 +117,11 @@ class Capacity:
             flows=max_entries["kd_conntrack"],
             clients=max_entries["kd_affinity"],
             pods=max_entries["kd_endpoints"],
+            policies=max(1, max_entries["kd_policies"] // 2),
+            rules=max_entries["kd_rules"],
+            parties=max_entries["kd_ipcache"],
+            networks=max_entries["kd_networks"],
+            talks=max_entries["kd_talks"],
         )
 
     @property
@@ -116,6 +135,11 @@ class Capacity:
             "kd_conntrack": self.flows,
             "kd_affinity": self.clients,
             "kd_endpoints": self.pods,
+            "kd_policies": 2 * self.policies,
+            "kd_rules": self.rules,
+            "kd_ipcache": self.parties,
+            "kd_networks": self.networks,
+            "kd_talks": self.talks,
         }
 
 
@@ -186,6 +210,12 @@ class NodeConfig:
     accelerate: bool = field(default=False, validator=_needs_cgroup)
     l7: bool = False
     capacity: Capacity = field(default=Capacity(), validator=_a(Capacity))
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """How many elements its maps have; those of policies one, where none are enforced."""
+        sizes = self.capacity.max_entries
+        return sizes if self.policy else sizes | dict.fromkeys(POLICY_MAPS & sizes.keys(), 1)
 
     @property
     def constants(self) -> dict[str, ConfigValue]:

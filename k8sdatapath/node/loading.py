@@ -8,10 +8,9 @@ from contextlib import ExitStack
 from typing import Any
 
 from k8sdatapath import features
-from k8sdatapath.datapath.identity_policy import CONTRACT as POLICIES
 from k8sdatapath.errors import KernelError
 from k8sdatapath.net.netns import NetNs
-from k8sdatapath.node.config import NodeConfig
+from k8sdatapath.node.config import POLICY_MAPS, NodeConfig
 from k8sdatapath.objects import ConfigValue, Object, ObjectSpec
 from k8sdatapath.programs.base import device_index, in_netns
 
@@ -47,9 +46,9 @@ def specs(config: NodeConfig, *, moving: bool = False) -> dict[str, ObjectSpec]:
     found = {}
     for name in ("pod", "host", "socket", *(name for name, wanted in optional.items() if wanted)):
         spec = ObjectSpec.from_file(name)
-        sizes = config.capacity.max_entries
+        sizes = config.sizes
         if not config.policy:
-            sizes |= dict.fromkeys((*POLICIES, "kd_talks"), 1)
+            sizes |= dict.fromkeys(POLICY_MAPS, 1)
         tells = config.flows is not None
         sizes["kd_events"] = _EVENTS if tells else mmap.PAGESIZE
         sizes["kd_connections"] = _CONNECTIONS if tells else 1

@@ -7,6 +7,7 @@ import logging
 import socket
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
+from functools import partial
 from threading import RLock
 from typing import TYPE_CHECKING
 
@@ -34,7 +35,7 @@ from k8sdatapath.model.workload import Workload
 from k8sdatapath.net.netns import NetNs
 from k8sdatapath.node.accelerating import accelerator_of, let_go, stop_pinned
 from k8sdatapath.node.composition import is_of_pod, masquerading, pod_hooks, pods_of, put_hooks
-from k8sdatapath.node.config import Capacity, NodeConfig
+from k8sdatapath.node.config import POLICY_MAPS, Capacity, NodeConfig
 from k8sdatapath.node.device_keeper import DeviceKeeper
 from k8sdatapath.node.devices import mac_of, own_addresses
 from k8sdatapath.node.hooks import Hooks, XdpHook
@@ -164,7 +165,7 @@ class Node(Resource):
             if config.pins is not None:
                 if not config.accelerate:
                     stop_pinned(config.pins)
-                upgrade(config.pins, specs(config), config.capacity.max_entries, before=stop_pinned)
+                upgrade(config.pins, specs(config), config.sizes.keys() - POLICY_MAPS, before=stop_pinned)
             objects = load(config, own)
             table = ServiceTable.bind(objects["pod"], service_networks=config.service_networks)
             services = own.enter_context(table)
@@ -355,7 +356,10 @@ class Node(Resource):
     @property
     def capacity(self) -> Capacity:
         """How much the tables hold as they are; not what is configured if :attr:`notes` says so."""
-        return Capacity.of({name: each.info.max_entries for name, each in _maps_of(self._objects).items()})
+        found = {name: each.info.max_entries for name, each in _maps_of(self._objects).items()}
+        if not self.config.policy:
+            found |= {n: size for n, size in self.config.capacity.max_entries.items() if n in POLICY_MAPS}
+        return Capacity.of(found)
 
     def resize(self, capacity: Capacity) -> None:
         """Give tables other sizes, while traffic flows. No flow is lost, be it old or begun meanwhile.
@@ -369,10 +373,10 @@ class Node(Resource):
         with self._maps_stay, ExitStack() as own, ExitStack() as done:
             there, old = _maps_of(self._objects), self._objects
             sizes = {name: each.info.max_entries for name, each in there.items()}
-            changed = {name for name, size in capacity.max_entries.items() if sizes[name] != size}
             config = self.config
             if capacity != config.capacity:
                 config = evolve(config, capacity=capacity)
+            changed = {name for name, size in config.sizes.items() if sizes[name] != size}
             if not changed:
                 self.config = config
                 return
@@ -393,7 +397,10 @@ class Node(Resource):
                 self.flows.collect()  # what is over need not move
             move = Move(self._hooks, config.pins, changed, old, new, between)
             move.check()
-            self.services.move(new["pod"], move.switch)
+            switch = move.switch
+            if self.policy is not None:
+                switch = partial(self.policy.move, new["pod"], move.switch)
+            self.services.move(new["pod"], switch)
             self._own.push(own.pop_all())
             self.config = config
             self._unload()

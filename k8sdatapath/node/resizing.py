@@ -31,11 +31,13 @@ from k8sdatapath.objects import Object
 from k8sdatapath.pins import PinDir
 from k8sdatapath.tables.conntrack import ConntrackRow, Tuple
 from k8sdatapath.tables.endpoints import EndpointRow
+from k8sdatapath.tables.policy import TalkRow
 
 __all__ = ["Move"]
 
 _FLOWS = maps.LRUHash[Tuple, ConntrackRow]
 _PODS = maps.Hash[addr, EndpointRow]
+_TALKS = maps.LRUHash[Tuple, TalkRow]
 
 
 @frozen
@@ -75,6 +77,8 @@ class Move:
         """
         if "kd_endpoints" in self.changed:
             copy_map(*self._both("kd_endpoints", _PODS))
+        if "kd_talks" in self.changed:
+            self._copy_talks()
         after = self.new if self.between is None else self.between
         with ExitStack() as undo:
             if self.between is None:
@@ -82,6 +86,8 @@ class Move:
                 self._pin(self.new, self.changed)
             undo.callback(self.hooks.switch, after, self.old)
             self.hooks.switch(self.old, after)
+            if "kd_talks" in self.changed:
+                self._copy_talks()  # and those that have begun meanwhile
             if self.between is not None:
                 undo.callback(self._pin, self.old, self.changed)
                 self._pin(self.between, self.changed - MOVED.keys())
@@ -96,6 +102,14 @@ class Move:
                 flows.finish(self.pins)
             self._pin(self.new, MOVED.values())
             self.hooks.switch(self.between, self.new)
+
+    def _copy_talks(self) -> None:
+        """What goes on meanwhile is newer where it is; a smaller table forgets what was silent longest."""
+        old, new = self._both("kd_talks", _TALKS)
+        there = dict(new.items())
+        talks = [(key, talk) for key, talk in old.items() if key not in there]
+        talks.sort(key=lambda each: each[1].last_seen)
+        new.update_many(dict(talks[-new.info.max_entries :]))
 
     def _both(self, name: str, kind: Any) -> tuple[Any, Any]:
         return self.old["pod"].map(name, kind), self.new["pod"].map(name, kind)

@@ -16,14 +16,25 @@ from attrs import evolve
 
 from k8sdatapath.datapath.flow import FlowState, Timeouts
 from k8sdatapath.errors import CapacityError, MapFullError
+from k8sdatapath.kube.policy import parse_policies
 from k8sdatapath.lab import Host, Lab, Pod
 from k8sdatapath.model import Exposure, Service
+from k8sdatapath.model.policy import Action
+from k8sdatapath.model.workload import Workload
 from k8sdatapath.node import Capacity, Node, NodeConfig
 from k8sdatapath.pins import PinDir
 from tests.api.graph import ROOT
 
 SMALL = Capacity(services=64, backends=256, slots=1024, flows=65536, clients=256, pods=16)
 VIP = "10.96.0.10"
+ONLY_CLIENTS = """
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: web, namespace: shop}
+spec:
+  podSelector: {matchLabels: {app: web}}
+  ingress: [{from: [{podSelector: {matchLabels: {app: client}}}]}]
+"""
 
 
 class Clients:
@@ -104,8 +115,9 @@ def config(lab: Lab) -> Iterator[NodeConfig]:
 
 def attach(node: Node, lab: Lab) -> Pod:
     client, web = lab.node.pods[:2]
-    for pod in (client, web):
-        node.attach_pod(pod.device, pod.addresses, pod_mac=pod.mac)
+    for number, pod in enumerate((client, web), 300):
+        workload = Workload.pod(f"shop/{pod.name}", {"app": pod.name}, addresses=pod.addresses)
+        node.attach_pod(pod.device, pod.addresses, pod_mac=pod.mac, identity=number, workload=workload)
     exposed = Exposure("node_port", lab.node.address, 30080)
     node.services.upsert(Service(VIP, 80, backends=[web.at(8080)], exposed=[exposed], affinity_timeout=60))
     return client
@@ -137,6 +149,48 @@ def test_flows_get_another_table_and_none_is_lost(config: NodeConfig, lab: Lab) 
     assert (inside.failures, outside.failures) == ([], [])
     assert inside.requests > 100
     assert outside.requests > 100
+
+
+@pytest.mark.timeout(180)
+def test_policies_hold_while_tables_get_other_sizes(config: NodeConfig, lab: Lab) -> None:
+    (allow,) = parse_policies(ONLY_CLIENTS)
+    visitor = lab.externals[0]
+    with Node.open(evolve(config, policy=True)) as node, ExitStack() as stack:
+        client = attach(node, lab)
+        assert node.policy is not None
+        node.policy.upsert(allow)
+        clients = Clients(client, VIP, 80)
+        stack.callback(clients.end)
+        for flows in (131072, 32768):
+            sizes = evolve(
+                SMALL, flows=flows, services=flows // 512, policies=flows // 1024, rules=flows // 64
+            )
+            sizes = evolve(sizes, parties=flows // 128, networks=flows // 1024, talks=flows // 32)
+            node.resize(sizes)
+            assert node.capacity == sizes
+            clients.go_on()
+            with pytest.raises(TimeoutError):
+                visitor.tcp(lab.node.address, 30080, timeout=0.3)
+        with pytest.raises(CapacityError, match="elements of kd_ipcache"):
+            node.resize(evolve(node.capacity, parties=1))
+        assert node.capacity == sizes
+        clients.go_on()
+        allowed = [each for each in node.policy.counts() if each.action is Action.ALLOW and each.because == 0]
+        assert sum(each.packets for each in allowed) > 100
+        node.policy.remove(allow.name)
+        clients.end()
+        assert clients.failures == []
+        assert visitor.get(f"http://{lab.node.address}:30080").text == "web"
+        node.policy.upsert(allow)
+        with pytest.raises(TimeoutError):
+            visitor.tcp(lab.node.address, 30080, timeout=0.3)
+    smaller = evolve(sizes, rules=256, talks=512)
+    wanted = evolve(config, policy=True, capacity=smaller)
+    with client.tcp(VIP, 80) as held, Node.open(wanted) as node:  # which was told nothing of policies
+        assert (node.capacity, node.notes) == (smaller, ())
+        ask(held)
+        with pytest.raises(TimeoutError):
+            visitor.tcp(lab.node.address, 30080, timeout=0.3)
 
 
 def test_pinned_tables_get_the_sizes_that_are_configured(config: NodeConfig, lab: Lab) -> None:
