@@ -63,6 +63,7 @@ PROMISES = {
         r"past the stack: [\d.]+ us a round\n10000 messages were on no wire",
         r"and none gets through that a policy forbids",
     ],
+    "hubble_server": [r"frontend: timed out\nfrontend-0 -> backend POLICY_DENIED"],
     "masquerade_alone": [
         r"as itself: True\n\d+ added, 0 changed, 0 removed",
         r"as the node: True\n10\.244\.1\.2 as 192\.0\.2\.11 -> 192\.0\.2\.101:8080\nas itself again: True",
