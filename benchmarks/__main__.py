@@ -16,6 +16,7 @@ NAMES = (
     "svc_memory",
     "socket_lb",
     "packet_cost",
+    "flows",
     "policy_scale",
     "xdp_lb",
     "masq",

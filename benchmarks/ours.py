@@ -14,6 +14,7 @@ from k8sdatapath.model import Backend, Service
 from k8sdatapath.net.netns import NetNs
 from k8sdatapath.node import Capacity, Node, NodeConfig
 from k8sdatapath.objects import ObjectSpec
+from k8sdatapath.tables.events import Level
 
 
 def model(service: kubeproxy.Service) -> Service:
@@ -40,14 +41,20 @@ def service_table(services: int, endpoints: int) -> Iterator[ServiceTable]:
         yield table
 
 
-def open_node(running: ExitStack, wire: Wire, wanted: Sequence[kubeproxy.Service]) -> float:
-    """A stock node between the wire's client and server, its table filled; seconds that the fill took."""
+def open_node(
+    running: ExitStack, wire: Wire, wanted: Sequence[kubeproxy.Service], *, flows: Level | None = None
+) -> float:
+    """A stock node between the wire's client and server, its table filled; seconds that the fill took.
+
+    :param flows: how much its programs tell.
+    """
     netns = running.enter_context(NetNs.open(wire.node))
     config = NodeConfig(
         name=wire.name,
         netns=netns,
         service_networks=[kubeproxy.SERVICE_NETWORK],
         capacity=capacity(len(wanted), 3),
+        flows=flows,
     )
     node = running.enter_context(Node.open(config))
     node.attach_pod("c0", [ip_address(CLIENT)], pod_mac=wire.client_mac)

@@ -53,6 +53,13 @@ PROMISES = {
         r"another port: REJECT_NO_SERVICE, ",
         r"flows that explaining has made: 0",
     ],
+    "flows": [
+        r"batch: no answer",
+        r"web -> api: TCP Flags: SYN, FORWARDED api",
+        r"api -> web: TCP Flags: SYN, ACK, FORWARDED",
+        r"batch -> api: TCP Flags: SYN, DROPPED api",
+        r"web has sent \d+ packets, or a few more\ndropped at policy\.h: POLICY_DENIED",
+    ],
     "identity": [
         r"^\d+\n  k8s:app=web\n",
         r"k8s:io\.kubernetes\.pod\.namespace=shop\n2 \(reserved:world=\)",

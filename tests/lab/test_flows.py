@@ -22,6 +22,8 @@ from k8sdatapath.model.flow import (
     SocketTranslationPoint,
     Verdict,
 )
+from tests.api.graph import ROOT
+from tests.lab.test_docs import blocks, run
 
 pytestmark = pytest.mark.lab
 
@@ -167,3 +169,10 @@ def test_datagrams_are_aggregated_too(lab: Lab) -> None:
             assert sender.recv(100) == b"answer"
     for there, back in (("backend", "checkout"), ("checkout", "backend")):
         assert 1 <= len([each for each in of(lab, there, back) if each.summary == "UDP"]) <= 4
+
+
+def test_how_to(lab: Lab) -> None:
+    (code, output), (filters, _) = blocks(ROOT / "docs/how-to/flows.md")
+    assert run(code, {}) == output
+    run(filters, {"observer": lab.node.flows})
+    lab.node.flows.watch("aggregated")
