@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Callable, Collection, Iterable, Mapping, Set
 from contextlib import ExitStack
 from itertools import count
 from typing import Any, Literal, TypeAlias
@@ -33,9 +33,10 @@ from k8sdatapath.datapath.policy_rows import Because, Cause
 from k8sdatapath.datapath.policy_set import world
 from k8sdatapath.errors import CapacityError, ModelError
 from k8sdatapath.layout import addr
-from k8sdatapath.model import IPAddress
+from k8sdatapath.model import IPAddress, address
 from k8sdatapath.model.address import shown
 from k8sdatapath.model.identity import LOCAL_NUMBERS, Reserved
+from k8sdatapath.model.names import name_patterns
 from k8sdatapath.model.policy import Action, Policy, Toward
 from k8sdatapath.model.workload import Party, Workload
 from k8sdatapath.pybpf.memory import wait_for_programs
@@ -259,6 +260,34 @@ class IdentityPolicy(Resource):
         with self._lock:
             self._carry_out(gone=self._leads.known.keys() & names)
 
+    def learn_name(self, name: str, addresses: Iterable[Any], ttl: float) -> None:
+        """DNS has answered that a name has these addresses, for so many seconds.
+
+        When it returns, policies by that name (``toFQDNs``) are in force for them: who has asked may be told.
+        Addresses of pods and nodes stay with these. :meth:`expire_names` forgets.
+
+        :raises CapacityError: they do not fit; nothing was changed.
+        :raises ModelError: an address that is none.
+        """
+        found = [address(each) for each in addresses]
+        with self._lock:
+            before = self._leads.answers.learn(name, found, time.monotonic() + ttl)
+            try:
+                self._carry_out(named=found)
+            except CapacityError:
+                self._leads.answers.restore(name, before)
+                raise
+
+    def expire_names(self, live: Callable[[], Collection[IPAddress]] = tuple) -> None:
+        """Forget the names whose time is over, as an open node does now and then.
+
+        :param live: tells the addresses that somebody talks to: these keep their names until that has ended.
+        """
+        with self._lock:
+            now = time.monotonic()
+            if self._leads.answers.due(now):
+                self._carry_out(named=self._leads.answers.expire(now, live()))
+
     def forget_strangers(self) -> None:
         """All that there is was learned, attached and applied: what pinned maps still have from before goes.
 
@@ -390,12 +419,17 @@ class IdentityPolicy(Resource):
             old = [self._policies[name] for name in {*by_name, *removed} if name in self._policies]
             less = [each for policy in old for each in networks_of(policy)]
             more = [each for policy in new for each in networks_of(policy)]
+            answers, unnamed, named = self._leads.answers, [*name_patterns(old)], [*name_patterns(new)]
             changed = sum(name in self._policies for name in by_name)
             with ExitStack() as undo:
                 undo.callback(self._leads.networks.add, less)
                 undo.callback(self._leads.networks.remove, more)
                 self._leads.networks.remove(less)
                 self._leads.networks.add(more)
+                undo.callback(answers.use, unnamed)
+                undo.callback(answers.drop, named)
+                answers.drop(unnamed)
+                answers.use(named)
                 self._carry_out(by_name, removed, existing=existing)
                 undo.pop_all()
             for name in removed:
@@ -411,10 +445,11 @@ class IdentityPolicy(Resource):
         learned: Mapping[str, Known] = {},
         attached: Mapping[str, Who] = {},
         gone: Set[str] = frozenset(),
+        named: Iterable[IPAddress] = (),
         existing: Existing = "enforce",
     ) -> None:
         """Everything that changes, in the order that no packet notices."""
-        turn = self._leads.turn(learned, gone, networks=bool(new or removed))
+        turn = self._leads.turn(learned, gone, networks=bool(new or removed), named=named)
         subjects = {**dict.fromkeys(gone & self._subjects.keys()), **attached}
         uses = self._leads.uses(turn)
         count_uses(uses, replaced(self._subjects, subjects))

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 from attrs import frozen
 
 from k8sdatapath import maps
+from k8sdatapath.datapath.policy_dns import Answers
 from k8sdatapath.datapath.policy_networks import Networks
 from k8sdatapath.datapath.policy_set import world
 from k8sdatapath.errors import CapacityError
@@ -76,11 +77,13 @@ class Leads:
     """Keeps both maps as workloads come and go, and as policies tell networks apart.
 
     :ivar networks: those that policies tell apart.
+    :ivar answers: names of addresses outside, and those that policies ask for.
     :ivar known: workloads, by name.
     """
 
     def __init__(self, tables: Mapping[str, Any]) -> None:
         self.networks = Networks()
+        self.answers = Answers()
         self.known: dict[str, Known] = {}
         self._ipcache: maps.Hash[IPAddress, PartyRow] = tables["kd_ipcache"]
         self._tries: maps.LPMTrie[PeerKey, PartyRow] = tables["kd_networks"]
@@ -101,13 +104,24 @@ class Leads:
         """The names of all who have one of some addresses."""
         return {name for each in addresses for name in self._claims.get(each, ())}
 
-    def turn(self, learned: Mapping[str, Known], gone: Set[str], *, networks: bool) -> Turn:
+    def turn(
+        self,
+        learned: Mapping[str, Known],
+        gone: Set[str],
+        *,
+        networks: bool,
+        named: Iterable[IPAddress] = (),
+    ) -> Turn:
         """What it takes that some are known, and others no more.
 
-        :param networks: other ones are told apart as well.
+        :param networks: other ones are told apart as well, and other names.
+        :param named: addresses whose names are others.
         :raises CapacityError: it would not fit.
         """
-        claims, addresses = self._addresses_after(learned, gone, every=networks)
+        claims, concerned = self._claims_after(learned, gone), set(named)
+        if networks:
+            concerned |= {*self._addresses, *self.answers}
+        addresses = self._addresses_after(claims, concerned, learned)
         turn = Turn(learned, gone, claims, addresses, self._networks_after() if networks else {})
         self._check(turn)
         return turn
@@ -151,10 +165,8 @@ class Leads:
         led = {PeerKey.of(net) for net in self._led}
         self._tries.delete_many([key for key in self._tries if key not in led])
 
-    def _addresses_after(
-        self, learned: Mapping[str, Known], gone: Set[str], *, every: bool
-    ) -> tuple[dict[IPAddress, dict[str, None]], dict[IPAddress, Who | None]]:
-        """Who will claim the addresses concerned, and who will be behind those where that changes."""
+    def _claims_after(self, learned: Mapping[str, Known], gone: Set[str]) -> dict[IPAddress, dict[str, None]]:
+        """Who will claim the addresses concerned."""
         touched = [self.known[name] for name in (*learned, *gone) if name in self.known]
         claims = {ip: dict.fromkeys(self._claims[ip]) for each in touched for ip in each.workload.addresses}
         for name in (*learned, *gone):
@@ -165,14 +177,24 @@ class Leads:
                 if ip not in claims:
                     claims[ip] = dict.fromkeys(self._claims.get(ip, ()))
                 claims[ip][name] = None
+        return claims
+
+    def _addresses_after(
+        self,
+        claims: Mapping[IPAddress, dict[str, None]],
+        others: Set[IPAddress],
+        learned: Mapping[str, Known],
+    ) -> dict[IPAddress, Who | None]:
+        """Who will be behind addresses, where that changes."""
         after: dict[IPAddress, Who | None] = {}
-        for ip in self._addresses.keys() | claims.keys() if every else claims:
+        for ip in others | claims.keys():
             names = claims.get(ip, self._claims.get(ip, {}))
             last = next(reversed(names), None)
-            found = None if last is None else self._who(ip, learned.get(last) or self.known[last])
+            known = None if last is None else learned.get(last) or self.known[last]
+            found = self._named(ip) if known is None else self._who(ip, known)
             if found != self._addresses.get(ip):
                 after[ip] = found
-        return claims, after
+        return after
 
     def _networks_after(self) -> dict[IPNetwork, Who | None]:
         """Who is in the networks that come, and nobody in those that go."""
@@ -193,6 +215,14 @@ class Leads:
             size = there + sum((after is not None) - (before is not None) for before, after in change)
             if size > table.info.max_entries:
                 raise CapacityError(table.name, size, table.info.max_entries)
+
+    def _named(self, ip: IPAddress) -> Who | None:
+        """Who has an address outside of the cluster, if policies ask for one of its names."""
+        labels = self.answers.labels(ip)
+        if not labels:
+            return None
+        party = Party((*world(ip.version), *labels))
+        return Who(WORLDS[ip.version], party.labels, self.networks.narrowest(ip), ())
 
     def _who(self, ip: IPAddress, known: Known) -> Who:
         workload = known.workload

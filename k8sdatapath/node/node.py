@@ -24,6 +24,7 @@ from k8sdatapath.datapath.identity_policy import IdentityPolicy
 from k8sdatapath.datapath.l7_policy import L7Policy
 from k8sdatapath.datapath.masquerader import Masquerader
 from k8sdatapath.datapath.overlay import Overlay
+from k8sdatapath.datapath.policy_dns import live_ends
 from k8sdatapath.datapath.service_table import CONTRACT, ServiceTable
 from k8sdatapath.datapath.socket_reaper import DestroyedSocket, SocketReaper
 from k8sdatapath.errors import AddressInUseError, BpffsError, CapacityError, MapFullError, ModelError
@@ -49,8 +50,10 @@ from k8sdatapath.objects import Object
 from k8sdatapath.pins import PinLock
 from k8sdatapath.programs.base import device_index, in_netns
 from k8sdatapath.resource import Resource
+from k8sdatapath.tables.conntrack import Tuple
 from k8sdatapath.tables.counters import Counter, CounterRow, outcomes, read_counters
 from k8sdatapath.tables.endpoints import EndpointRow
+from k8sdatapath.tables.policy import TalkRow
 
 if TYPE_CHECKING:
     from k8sdatapath.datapath.explainer import Explainer
@@ -128,6 +131,7 @@ class Node(Resource):
         self._objects = objects
         pod = objects["pod"]
         self._endpoints = pod.map("kd_endpoints", maps.Hash[addr, EndpointRow])
+        self._talks = pod.map("kd_talks", maps.LRUHash[Tuple, TalkRow])
         self._counters = pod.map("kd_counters", maps.PerCpuArray[CounterRow])
         self._outcomes = outcomes(pod.spec.btf)
         self.flows = ConntrackTable.bind(pod, timeouts=self.config.timeouts)
@@ -413,6 +417,9 @@ class Node(Resource):
 
     def _sweep(self) -> Sweep:
         self.update_addresses()
+        if self.policy is not None:
+            with self._maps_stay:
+                self.policy.expire_names(lambda: live_ends(self._talks))
         with self._flows_stay:
             return self.flows.sweep()
 

@@ -84,6 +84,8 @@ class PolicyReconciler(Resource):
     :param alone: nobody else gives numbers: those for pods of other nodes are given here too.
     :param prewarm: labels of what makes pods, such as Deployments, get numbers before there are pods. Of the
         nodes that the source tells of, one sees to each; with ``alone``, this one to all.
+    :param names: somebody tells ``policies`` which addresses DNS names have (``learn_name``); otherwise
+        policies by name are refused.
     :param on_status: told of an object that has an error or names what is not there, and when that is over.
     """
 
@@ -97,6 +99,7 @@ class PolicyReconciler(Resource):
         on_pods: Callable[[KnownPods], object],
         alone: bool = False,
         prewarm: bool = False,
+        names: bool = False,
         retry: Retry | None = None,
         on_status: Callable[[ObjectKey, Status], object] = lambda key, status: None,
     ) -> None:
@@ -106,7 +109,7 @@ class PolicyReconciler(Resource):
         self._node, self._alone, self._retry = node, alone, retry or Retry()
         self._prewarm = prewarm
         self._templates: dict[str, Workload] = {}
-        self._translator = PolicyTranslator(node)
+        self._translator = PolicyTranslator(node, names=names)
         self._on_status = on_status
         self._changed = threading.Condition()  # guards the translator, these four, and what it has told
         self._news = self._told = self._closed = self._synced = False
