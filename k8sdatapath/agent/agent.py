@@ -13,6 +13,7 @@ from threading import RLock
 
 from attrs import evolve
 
+from k8sdatapath.agent.acceleration import AcceleratedServices
 from k8sdatapath.agent.config import AgentConfig
 from k8sdatapath.agent.flows import AgentFlows, level_of
 from k8sdatapath.agent.health import Checks, Probe
@@ -97,6 +98,7 @@ class Agent(Resource):
                 _log.warning("note: %s", note)
             self.flows = own.enter_context(AgentFlows(config, self.node, self.metrics))
             self._set_policy_modes()
+            self.accelerated = self._accelerate()
             self._known = IdentifiedPods(self.node) if config.policy else None
             holder = self._known or self.node
             self.pods = own.enter_context(self._track(holder)) if config.cni_socket is None else None
@@ -113,6 +115,7 @@ class Agent(Resource):
                     self.node.services,
                     self._answer_health_checks,
                     self._take_note,
+                    *([self.accelerated.update] if self.accelerated is not None else []),
                     *followers,
                     on_status=self._tell,
                 )
@@ -163,9 +166,23 @@ class Agent(Resource):
             direct_routes=config.direct_routes,
             masquerade=self._masquerading,
             policy=config.policy,
+            accelerate=config.accelerating,
             flows=level_of(config),
             capacity=config.capacity,
         )
+
+    def _accelerate(self) -> AcceleratedServices | None:
+        config = self.config
+        if not config.accelerating:
+            return None
+        accelerated = AcceleratedServices(
+            self.node,
+            services=config.accelerated_services,
+            namespaces=config.accelerated_namespaces,
+            networks=config.accelerated_networks,
+        )
+        self.checks.add("acceleration", lambda: accelerated.problem, Probe.READY, of_health=False)
+        return accelerated
 
     def _node_source(self, objects: ObjectSource) -> NodeSource:
         listener = Listener(
@@ -226,6 +243,8 @@ class Agent(Resource):
     def _on_pods(self, pods: Pods, complete: bool) -> None:
         if self.pods is not None:
             self.pods.update(pods, complete=complete)
+        if self.accelerated is not None:
+            self.accelerated.follow_pods(pods)
 
     def _on_workloads(self, pods: Workloads) -> None:
         """Have those leave under addresses of their own that shall, and know all by name."""

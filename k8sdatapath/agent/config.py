@@ -74,6 +74,9 @@ class AgentConfig:
     pod_sockets: bool = True
     selection: Selection = Selection.RANDOM
     acceleration: Acceleration = Acceleration.DISABLED
+    accelerated_services: tuple[str, ...] = ()
+    accelerated_namespaces: tuple[str, ...] = ()
+    accelerated_networks: tuple[IPNetwork, ...] = ()
     masquerade: bool = False
     masquerade_ipv4: bool | None = None
     masquerade_ipv6: bool | None = None
@@ -168,6 +171,11 @@ class AgentConfig:
         )
 
     @property
+    def accelerating(self) -> bool:
+        """Whether anything is to skip the stack."""
+        return bool(self.accelerated_services or self.accelerated_namespaces or self.accelerated_networks)
+
+    @property
     def masquerading(self) -> Masquerade | None:
         """What pods leave under; None: their own addresses. Of the cluster's nodes nothing is known here."""
         families = {4: self.masquerade_ipv4, 6: self.masquerade_ipv6}
@@ -245,6 +253,8 @@ class AgentConfig:
             )
         if self.acceleration is not Acceleration.DISABLED and not self.uplinks:
             raise ConfigError("", "loadBalancer.acceleration", "there are no uplinks that it could be for")
+        if self.accelerating and self.cgroup is None:
+            raise ConfigError("", "socketAcceleration", "whose sockets are meant? Needs cgroup")
         if (wanted := self.masquerading) is not None:
             if not self.uplinks:
                 raise ConfigError("", "bpf.masquerade", "there are no uplinks that pods could leave by")

@@ -111,6 +111,15 @@ OPTIONS: Final[Mapping[str, Option]] = {
     "loadBalancer.acceleration": Option(
         "acceleration", values.one_of(Acceleration), "flows in drivers of uplinks"
     ),
+    "socketAcceleration.services": Option(
+        "accelerated_services", values.texts, "as in shop/web: connections to them skip the stack"
+    ),
+    "socketAcceleration.namespaces": Option(
+        "accelerated_namespaces", values.texts, "those to all services and local pods of them"
+    ),
+    "socketAcceleration.networks": Option(
+        "accelerated_networks", values.networks, "those to all that is dialled there, or listens"
+    ),
     "loadBalancer.mode": Option("", _word("snat", "there is no other way to other nodes yet"), "snat"),
     "loadBalancer.serviceTopology": Option("", _either("hints are always followed"), "true"),
     "serviceNetworks": Option("service_networks", values.networks, "whose addresses are all cluster IPs"),
