@@ -8,7 +8,7 @@ BENCH  ?=
 
 # Debian packages: to build and run; and what the tests use and the benchmarks compare with.
 BUILD_PACKAGES := clang gcc libbpf-dev libc6-dev linux-libc-dev python3-dev python3-venv
-TEST_PACKAGES  := clang-19 containernetworking-plugins curl iproute2 iptables nftables nginx-light nodejs openssl tcpdump
+TEST_PACKAGES  := chromium clang-19 containernetworking-plugins curl iproute2 iptables nftables nginx-light nodejs openssl tcpdump
 
 SOURCES := setup.py $(shell find csrc bpf examples/manifests -type f)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import time
 from itertools import combinations
 from pathlib import Path
@@ -180,3 +181,27 @@ def test_top_tells_who_is_busiest_and_why_flows_are_dropped(file: str) -> None:
     assert len(lines) == 2 + 6 + 1 + 6
     assert "8080/TCP" in lines[3]
     assert lines[-1].split()[0] == "POLICY_DENIED"
+
+
+def test_a_browser_shows_the_page_and_has_nothing_to_complain_of(tmp_path: Path) -> None:
+    page, picture = tmp_path / "page.html", tmp_path / "page.png"
+    page.write_text(report([*cluster(), *hostile()], title=EVIL))
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-breakpad", "--hide-scrollbars"]
+    options += [
+        f"--user-data-dir={tmp_path / 'profile'}",
+        "--enable-logging=stderr",
+        "--window-size=1300,1800",
+    ]
+    for what in (f"--screenshot={picture}", "--dump-dom"):
+        ran = subprocess.run(
+            ["chromium", *options, what, page.as_uri()],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+        )
+        assert "CONSOLE" not in ran.stderr
+    assert ran.stdout.count('<rect class="b"') == 63
+    assert "&lt;script&gt;" in ran.stdout
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert picture.stat().st_size > 50_000, "an empty page is smaller"
