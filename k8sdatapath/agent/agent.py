@@ -258,6 +258,7 @@ class Agent(Resource):
     def _on_nodes(self, nodes: Nodes) -> None:
         """Reach the pods of the other nodes where these are now, under pods' own addresses."""
         problems = []
+        self.flows.meet(nodes)
         with self._nodes_lock:
             self._nodes = nodes
             for what in (self._plan_overlay, self._plan_routes, self._plan_masquerade):

@@ -7,10 +7,11 @@ from contextlib import ExitStack
 
 from k8sdatapath.agent.config import AgentConfig
 from k8sdatapath.agent.metrics import FlowFamilies, Metrics
-from k8sdatapath.agent.source import Workloads
+from k8sdatapath.agent.source import Nodes, Workloads
 from k8sdatapath.agent.values import Aggregation
-from k8sdatapath.hubble import AgentEvents, HubbleServer, ServerOptions, TlsFiles
+from k8sdatapath.hubble import AgentEvents, HubbleServer, PeerNode, Peers, ServerOptions, TlsFiles
 from k8sdatapath.hubble.metrics import FlowMetrics, MetricReader
+from k8sdatapath.kube.objects import KubeNode
 from k8sdatapath.model.agent_event import AgentEvent, AgentEventType, TimeNotification
 from k8sdatapath.model.workload import Workload
 from k8sdatapath.node import Node
@@ -38,12 +39,16 @@ class AgentFlows(Resource):
         self._node = node
         self._named: frozenset[str] = frozenset()
         self._by_policy = config.policy  # which knows who is where, with identities
+        self._peers = Peers()
+        self._port = config.hubble_listen.rpartition(":")[2]
+        self._tls = config.hubble_cert is not None
         self.server: HubbleServer | None = None
         with ExitStack() as own:
             if node.observer is not None and config.hubble:
                 events = AgentEvents()
                 events.add(AgentEvent(AgentEventType.AGENT_STARTED, TimeNotification(time.time_ns())))
-                self.server = own.enter_context(HubbleServer(node.observer, _options(config), events=events))
+                server = HubbleServer(node.observer, _options(config), events=events, peers=self._peers)
+                self.server = own.enter_context(server)
             if node.observer is not None and config.hubble_metrics and metrics is not None:
                 counted = FlowMetrics(config.hubble_metrics)
                 own.enter_context(MetricReader(node.observer, counted))
@@ -62,6 +67,17 @@ class AgentFlows(Resource):
             names.add(name)
         self._node.names.forget(*(self._named - names))
         self._named = frozenset(names)
+
+    def meet(self, nodes: Nodes) -> None:
+        """These are all nodes; a relay is told where their agents serve flows: as this one does."""
+        if self._port:
+            self._peers.replace(self._peer(node) for node in nodes if node.addresses)
+
+    def _peer(self, node: KubeNode) -> PeerNode:
+        host = node.addresses[0]
+        address = f"[{host}]:{self._port}" if host.version == 6 else f"{host}:{self._port}"
+        tls_name = f"{node.name.replace('.', '-')}.default.hubble-grpc.cilium.io" if self._tls else ""
+        return PeerNode(f"default/{node.name}", address, tls_name)
 
     def close(self) -> None:
         """Tell no more."""

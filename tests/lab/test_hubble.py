@@ -14,6 +14,7 @@ from k8sdatapath import Lab, Service
 from k8sdatapath.cli.app import app
 from k8sdatapath.hubble import HubbleServer, ServerOptions
 from tests.support.agents import NodeUnderTest, ask, service, slices, write
+from tests.support.hubble_client import HubbleClient
 
 POLICY = """
 apiVersion: networking.k8s.io/v1
@@ -66,7 +67,11 @@ def test_an_agent_serves_flows_and_counts_them(tmp_path: Path) -> None:
     directory.mkdir()
     write(directory, "web", [service("web", "10.96.0.10", "fd00:96::10"), *slices("web", [(1, 3)])])
     socket = tmp_path / "hubble.sock"
+    manifest = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-2"}}
+    manifest["status"] = {"addresses": [{"type": "InternalIP", "address": "192.0.2.12"}]}
+    write(directory, "node", [manifest])
     hubble = {"enabled": True, "socketPath": str(socket), "metrics": {"enabled": ["flow", "tcp"]}}
+    hubble["listenAddress"] = ":0"
     with NodeUnderTest([f"--source={directory}"], hubble=hubble) as node:
         client = node.pod("client", 2)
         node.pod("web", 3)
@@ -84,6 +89,9 @@ def test_an_agent_serves_flows_and_counts_them(tmp_path: Path) -> None:
         assert {each["flow"]["destination_service"]["name"] for each in flows if is_request(each)} == {"web"}
 
         node.until(lambda: SYNS.search(node.probe("metrics")[1]))
+        with HubbleClient(f"unix:{socket}") as client_of_peers:
+            peer = next(client_of_peers.notify())
+            assert (peer.name, peer.address) == ("default/node-2", "192.0.2.12:0")
         assert "hubble_flows_processed_total{" in node.probe("metrics")[1]
         assert node.stop() == 0
 
