@@ -15,12 +15,15 @@ from k8sdatapath.component import Report
 from k8sdatapath.datapath.contract import bind_maps
 from k8sdatapath.datapath.http_event import HTTPEvent
 from k8sdatapath.datapath.http_rule_sets import RuleSets
+from k8sdatapath.datapath.l7_keeper import L7Keeper
+from k8sdatapath.datapath.stream_reaper import StreamReaper
 from k8sdatapath.errors import ModelError
 from k8sdatapath.layout import u32, u64
 from k8sdatapath.links import First
 from k8sdatapath.maps import Map
 from k8sdatapath.model import IPAddress, address
 from k8sdatapath.model.address import port as to_port
+from k8sdatapath.model.http import HTTPReason
 from k8sdatapath.model.http_rules import HTTPRule
 from k8sdatapath.net.netns import NetNs
 from k8sdatapath.objects import Object, ObjectSpec
@@ -131,12 +134,16 @@ class L7Policy(Resource):
         self._counts: maps.PerCpuArray[int] = tables["kd_l7_counts"]
         self._events: maps.RingBuffer[EventRow] = tables["kd_l7_events"]
         self._reasons = _reasons(loaded)
+        self._reaper = own.enter_context(StreamReaper.bind(loaded))
+        self._due = 0  # how often connections are still to be looked at
+        self._denied = 0  # when they were looked at last
         self._lock = RLock()
         self._ports: dict[tuple[IPAddress, int], L7Port] = {}
-        self._pods: dict[int, ExitStack] = {}  # links, by the cookie of the namespace
+        self._pods: dict[int, tuple[NetNs, ExitStack]] = {}  # with links, by cookie
         sockets = loaded.map("kd_l7_sockets", maps.SockHash[u64])
         own.enter_context(loaded.program("l7_received", programs.SkSkb).attach(sockets))
         own.enter_context(loaded.program("l7_sent", programs.SkMsg).attach(sockets))
+        self._keeper = own.enter_context(L7Keeper(self._tend))
 
     @classmethod
     def load(cls, *, reuse: Mapping[str, Map] = {}) -> L7Policy:
@@ -162,7 +169,9 @@ class L7Policy(Resource):
     def attach_pod(self, netns: NetNs, device: str = "eth0") -> None:
         """Have denied connections of a pod closed behind the 403, by programs at its own end of its device.
 
-        They are gone with the pod.
+        And those that are older than a policy, or do not close by themselves, within seconds.
+
+        :param netns: the pod's; it stays open until :meth:`detach_pod`.
         """
         hooks = {"l7_leaving": Direction.EGRESS, "l7_arriving": Direction.INGRESS}
         with self._lock, ExitStack() as undo:
@@ -172,15 +181,29 @@ class L7Policy(Resource):
                 program = self._loaded.program(entry, programs.TC)
                 undo.enter_context(program.attach(device, direction, netns=netns, anchor=First()))
             self._closers[netns.cookie] = 1
-            self._pods[netns.cookie] = undo.pop_all()
+            self._pods[netns.cookie] = netns, undo.pop_all()
+            self._due = _PASSES
 
     def detach_pod(self, netns: NetNs) -> None:
         """Undo :meth:`attach_pod`."""
         with self._lock:
-            links = self._pods.pop(netns.cookie, None)
+            _, links = self._pods.pop(netns.cookie, (None, None))
             if links is not None:
                 self._closers.pop(netns.cookie, None)
                 links.close()
+
+    def _tend(self) -> None:
+        """End connections that are older than what is asked of them, and denied ones that are still there."""
+        denied = sum(sum(counts) for counts in self._counts[int(HTTPReason.NO_RULE) : _ENDS])
+        with self._lock:
+            if denied != self._denied:
+                self._denied, self._due = denied, _PASSES
+            if not self._due:
+                return
+            self._due -= 1
+            for netns, _ in self._pods.values():
+                self._reaper.reap(netns)
+            self._sets.tend()
 
     # ---- ports
 
@@ -236,7 +259,7 @@ class L7Policy(Resource):
                     self._sets.drop(_asked(old))
             none = self._automata[0]
             self._automata[0] = AutomatonRow(generation=(none.generation + 1) % (1 << 32))
-            self._sets.tend()
+            self._due = _PASSES
             added = before.count(None)
             return Report(added, len(before) - added, len(gone))
 
@@ -251,6 +274,7 @@ class L7Policy(Resource):
 
     def use(self, requests: frozenset[Any]) -> int:
         """The number of a set of rules, which is enforced by the time this returns."""
+        self._due = _PASSES
         return self._sets.use(requests)
 
     def drop(self, requests: frozenset[Any]) -> None:
@@ -279,10 +303,10 @@ class L7Policy(Resource):
     def close(self) -> None:
         """Take the programs off; idempotent."""
         with self._lock:
-            for links in self._pods.values():
+            for _, links in self._pods.values():
                 links.close()
             self._pods.clear()
-            self._own.close()
+        self._own.close()
 
     def __repr__(self) -> str:
         return f"<L7Policy {len(self._ports)} ports, {len(self._sets.rules)} sets of rules>"
@@ -292,6 +316,11 @@ class L7Policy(Resource):
 _OF_POLICIES = (
     "kd_endpoints", "kd_ipcache", "kd_networks", "kd_policies", "kd_rules", "kd_rule_counts", "kd_talks",
 )  # fmt: skip
+
+_ENDS = 22
+"""Reasons below this one end a connection."""
+_PASSES = 3
+"""After a change: its rules may be written behind it, and what is denied has a second to close by itself."""
 
 _ANYTHING = frozenset({HTTPRule()})
 

@@ -76,17 +76,13 @@ static __always_inline bool kd_l7_close(const struct kd_tuple *way, enum kd_l7_s
 	return true;
 }
 
-/* A tuple is another connection's from here on. */
+/* It is closed, or its tuple is another connection's from here on. */
 static __always_inline void kd_l7_close_forget(const struct kd_tuple *way)
 {
-	struct kd_l7_closing *closing = bpf_map_lookup_elem(&kd_l7_closing, way);
 	__u64 *pending = kd_l7_pending_count();
 
-	if (!closing)
-		return;
-	if (pending && closing->stage != KD_L7_OVER)
+	if (!bpf_map_delete_elem(&kd_l7_closing, way) && pending)
 		__sync_fetch_and_add(pending, -1);
-	bpf_map_delete_elem(&kd_l7_closing, way);
 }
 
 /* Read a TCP segment; false: it is none, or one with a header that a pod's device does not see every day. */
@@ -242,8 +238,7 @@ static __always_inline void kd_l7_close_arriving(struct __sk_buff *skb)
 	if (!closing || (closing->stage != KD_L7_ANSWERED && closing->stage != KD_L7_END_SENT) || segment.flags & bpf_htons(KD_L7_SYN | KD_L7_RST) ||
 	    (__s32)(segment.ack - closing->end) < 0)
 		return;
-	closing->stage = KD_L7_OVER;
-	__sync_fetch_and_add(pending, -1);
+	kd_l7_close_forget(&segment.way);
 	kd_l7_set_flags(skb, &segment, (segment.flags & ~bpf_htons(KD_L7_ALL_FLAGS)) | bpf_htons(KD_L7_RST));
 }
 

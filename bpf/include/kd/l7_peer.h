@@ -33,6 +33,7 @@
 enum kd_l7_sock_flags {
 	KD_L7_READ = 1, /* its bytes go through our programs */
 	KD_L7_FREE = 2, /* they need not */
+	KD_L7_CALLER = 4, /* it is a client's */
 };
 
 /* All zero: larger than a stack may be. */
@@ -164,8 +165,8 @@ static __always_inline void kd_l7_ends(struct bpf_sock_ops *ops, struct kd_addr 
 /* Whether anything may ever be asked of a local end. */
 static __always_inline bool kd_l7_known(const struct kd_addr *local, __be16 port, bool client, __u32 *policy)
 {
-	struct kd_endpoint *pod = bpf_map_lookup_elem(&kd_endpoints, local);
 	struct kd_l7_port_key key = { .addr = *local, .port = port };
+	struct kd_endpoint *pod = bpf_map_lookup_elem(&kd_endpoints, local);
 
 	*policy = pod ? pod->policy : 0;
 	return *policy || (!client && bpf_map_lookup_elem(&kd_l7_ports, &key));
@@ -209,7 +210,7 @@ static __always_inline void kd_l7_enrol(struct bpf_sock_ops *ops, bool client)
 	if (bpf_map_lookup_elem(&kd_l7_closers, &conn->netns))
 		conn->flags |= KD_L7_CLOSES;
 	if (kd_l7_take(conn) && conn->flags & KD_L7_ANY) {
-		mark->flags = KD_L7_FREE;
+		mark->flags = KD_L7_FREE | (client ? KD_L7_CALLER : 0);
 		bpf_map_delete_elem(&kd_l7_conns, &cookie);
 		return;
 	}
@@ -220,7 +221,7 @@ static __always_inline void kd_l7_enrol(struct bpf_sock_ops *ops, bool client)
 		kd_l7_count(KD_HTTP_NO_ROOM);
 		return;
 	}
-	mark->flags = KD_L7_READ;
+	mark->flags = KD_L7_READ | (client ? KD_L7_CALLER : 0);
 	kd_l7_count(KD_HTTP_CONNECTION);
 }
 

@@ -182,7 +182,6 @@ enum kd_l7_stage {
 	KD_L7_WILL_END = 2, /* the last response of the server is on its way */
 	KD_L7_ANSWERED = 3, /* it did */
 	KD_L7_END_SENT = 4, /* it had the FIN */
-	KD_L7_OVER = 5,
 };
 
 enum kd_l7_event_kind {
@@ -211,7 +210,7 @@ KD_ASSERT_SIZE(struct kd_l7_event, 344);
 /* What is known of a socket without looking for its connection. Storage of sockets. */
 struct kd_l7_sock {
 	__u64 cookie;
-	__u32 flags; /* 1: its bytes are looked at */
+	__u32 flags; /* enum kd_l7_sock_flags; 0: its bytes are to be looked at, and are not */
 	__u32 pad;
 };
 KD_ASSERT_SIZE(struct kd_l7_sock, 16);
