@@ -9,6 +9,7 @@ from collections import defaultdict
 from contextlib import ExitStack
 
 from benchmarks import harness, kubeproxy
+from benchmarks.flow_server import follow_without_loss, grpc_flows_per_s
 from benchmarks.harness import Figure, median, ratios, rounds_of
 from benchmarks.ours import open_node
 from benchmarks.topology import PORT, SERVERS, Slice, Wire, wires
@@ -141,6 +142,12 @@ def figures(
             tuple(decoded), "events/s", "into columns of numpy, copied", "", at_least=1_000_000
         ),
         "lost_at_500k_per_s": Figure(tuple(lost), "events/s", "taken by an observer", "", at_most=0),
+        "grpc_flows_per_s": Figure(
+            tuple(grpc_flows_per_s()), "flows/s", "to one client of HubbleServer, decoded", "", at_least=5000
+        ),
+        "grpc_lost_at_5k_per_s": Figure(
+            (follow_without_loss(),), "flows", "by a follower, of a ring of 4,095", "", at_most=0
+        ),
     }
 
 
