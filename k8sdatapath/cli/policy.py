@@ -246,7 +246,9 @@ def _way(rule: LiveRule) -> str:
 
 
 def _word(rule: LiveRule) -> str:
-    return "allow" if rule.allowed else "deny"
+    if rule.allowed:
+        return "allow"
+    return "audit" if rule.audited else "deny"
 
 
 def _ports(rule: LiveRule) -> str:

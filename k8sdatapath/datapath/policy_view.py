@@ -80,6 +80,7 @@ class LiveRule:
     :ivar protocol: 0: any.
     :ivar first: of the ports; likewise ``last``.
     :ivar name: the rules of policies that it comes from, or what else is the reason.
+    :ivar audited: every pod it is for has policies that only look on, so that it denies nothing.
     :ivar packets: those it was decisive for, together with all that have the same name; likewise ``bytes``.
     """
 
@@ -94,6 +95,7 @@ class LiveRule:
     name: str
     packets: int
     bytes: int
+    audited: bool = False
 
 
 class PolicyView(Resource):
@@ -185,7 +187,7 @@ class PolicyView(Resource):
                 rows = self._counts[rule.counter]
                 found.append(
                     LiveRule(
-                        tables[key.table],
+                        tables[key.table][0],
                         key.number,
                         parties.get(key.number, "") if key.number else "everybody",
                         key.protocol,
@@ -196,6 +198,7 @@ class PolicyView(Resource):
                         names.get(rule.counter, ""),
                         sum(row.packets for row in rows),
                         sum(row.bytes for row in rows),
+                        tables[key.table][1],
                     )
                 )
         found.sort(key=lambda each: (each.toward, -each.precedence, each.peer, each.protocol, each.first))
@@ -208,16 +211,18 @@ class PolicyView(Resource):
     def __repr__(self) -> str:
         return f"<PolicyView {len(self._pods)} addresses of pods>"
 
-    def _tables(self, pods: Iterable[IPAddress]) -> dict[int, Toward]:
-        """Where the rules of pods are, and which way they are for."""
-        found: dict[int, Toward] = {}
+    def _tables(self, pods: Iterable[IPAddress]) -> dict[int, tuple[Toward, bool]]:
+        """Where the rules of pods are, which way they are for, and whether all of these pods only look on."""
+        found: dict[int, tuple[Toward, bool]] = {}
         for each in pods:
             row = self._pods.get(each)
             if row is None:
                 raise ModelError(f"{each} is no pod of this node")
             for toward in Toward:
-                if table := self._row(row.policy, toward).table:
-                    found[table] = toward
+                policy = self._row(row.policy, toward)
+                if policy.table:
+                    audited = found.get(policy.table, (toward, True))[1]
+                    found[policy.table] = toward, audited and bool(policy.flags & PolicyFlags.AUDIT)
         return found
 
     def _row(self, policy: int, toward: Toward) -> PolicyRow:

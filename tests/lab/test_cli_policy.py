@@ -81,6 +81,12 @@ def test_each_rule_is_listed_with_the_packets_it_was_decisive_for(place: Place) 
     assert rows[RULE]["bytes"] >= 20 * rows[RULE]["packets"]
     assert "the pod's own node" in rows
     assert "no policy isolates" in rows
+    assert place.node.policy is not None
+    place.node.policy.audit = True
+    try:
+        assert {row["rule"]: row["verdict"] for row in place.ask("policy", "list")}[DEFAULT] == "audit"
+    finally:
+        place.node.policy.audit = False
 
 
 def test_the_rules_of_a_pod_are_shown_with_who_they_are_for(place: Place) -> None:
