@@ -70,6 +70,10 @@ PROMISES = {
         r"past the stack: [\d.]+ us a round\n10000 messages were on no wire",
         r"and none gets through that a policy forbids",
     ],
+    "follow_policies": [
+        r"generation 1: programmed\n  web: paid\n  cart: nothing",
+        r"generation 2: programmed\n  web: nothing\n  cart: paid",
+    ],
     "hubble_server": [r"frontend: timed out\nfrontend-0 -> backend POLICY_DENIED"],
     "masquerade_alone": [
         r"as itself: True\n\d+ added, 0 changed, 0 removed",
