@@ -2,76 +2,30 @@
 
 from __future__ import annotations
 
-import os
-import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from ipaddress import ip_address
-from unittest.mock import patch
 
 import pytest
 from attrs import evolve
 
 from k8sdatapath import maps
-from k8sdatapath.datapath.masquerader import Masquerader
-from k8sdatapath.datapath.service_table import ServiceTable
 from k8sdatapath.layout import addr, u8
-from k8sdatapath.model import Backend, Masquerade, Protocol, Service
-from k8sdatapath.net.netlink import Netlink
+from k8sdatapath.model import Backend, Protocol, Service
 from k8sdatapath.net.netns import NetNs
 from k8sdatapath.net.packet import fragment, sctp, tcp, udp
-from k8sdatapath.objects import ConfigValue, Object, ObjectSpec
-from k8sdatapath.programs import TC
+from k8sdatapath.objects import ObjectSpec
 from k8sdatapath.tables.backends import BackendRow
 from k8sdatapath.tables.conntrack import ConntrackRow, Tuple
 from k8sdatapath.tables.counters import outcomes
-from k8sdatapath.tables.endpoints import EndpointRow
 from k8sdatapath.tables.events import source_line
 from k8sdatapath.tables.sets import SlotsBlock
-from tests.packets.listener import Listener
-from tests.packets.rig import HOST_MAC, POD_MAC, SIZES
+from tests.packets.site import POD, Site
 from tests.packets.world import TCP, UDP, V4, V6
 
 pytestmark = pytest.mark.packets
 
-DEVICE = 1
-POD, POD6 = V4.address("client"), V6.address("client")
 OF_SOCKETS = {"DROP_NODE_PORT"}  # no packet's: tests/lab/test_flows.py binds a socket
-
-
-class Site:
-    """A program of its own in a namespace of its own, and what it tells."""
-
-    def __init__(self, own: ExitStack, netns: NetNs) -> None:
-        self._own, self._netns = own, netns
-
-    def load(self, name: str, given: dict[str, object] | None = None, **config: ConfigValue) -> Object:
-        """Pods, and a service that leads to one of them."""
-        spec = ObjectSpec.from_file(name)
-        told = {"redirect": False, "events": True} | config
-        spec = spec.with_maps(**{m: n for m, n in SIZES.items() if m in spec.maps})
-        spec = spec.with_config(**{key: value for key, value in told.items() if key in spec.config})
-        with patch.object(ObjectSpec, "check_map"):
-            self.loaded = self._own.enter_context(spec.load(reuse=given or {}))
-        self.listener = Listener(self.loaded)
-        pods = self.loaded.map("kd_endpoints", maps.Hash[addr, EndpointRow])
-        row = EndpointRow(DEVICE, 300, POD_MAC, HOST_MAC)
-        pods.update_many({ip_address(each): row for each in (POD, POD6)})
-        if "kd_frontends" in spec.maps:
-            self.services = self._own.enter_context(ServiceTable.bind(self.loaded))
-            self.services.upsert(V4.service("service", TCP, ["one"]), V4.service("service", UDP, ["one"]))
-        return self.loaded
-
-    def send(self, entry: str, *frames: bytes, came_through: int = DEVICE) -> None:
-        context = struct.pack("=36xII148x", came_through, DEVICE)
-        program = self.loaded.program(entry, TC)
-        for frame in frames:
-            self._netns.call(lambda frame=frame: program.run(frame, ctx=context))
-
-    def masquerade(self, **wanted: object) -> None:
-        self.load("host", masquerade=True)
-        masquerader = self._own.enter_context(Masquerader.bind(self.loaded, netns=self._netns))
-        masquerader.plan(Masquerade(devices="lo", **wanted)).apply()  # type: ignore[arg-type]
 
 
 def malformed(site: Site) -> None:
@@ -212,24 +166,14 @@ PROVOKED: dict[str, Callable[[Site], None]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def netns() -> Iterator[NetNs]:
-    def wire() -> None:
-        with Netlink() as net:
-            net.set_up("lo")
-
-    with NetNs.create(f"kdevents-drops-{os.getpid()}") as made:
-        made.call(wire)
-        yield made
-
-
 @pytest.mark.parametrize("reason", PROVOKED)
-def test_a_reason_is_told(netns: NetNs, reason: str) -> None:
+def test_a_reason_is_told(empty_netns: NetNs, reason: str) -> None:
     with ExitStack() as own:
-        site = Site(own, netns)
+        site = Site(own, empty_netns)
         PROVOKED[reason](site)
-        event = site.listener.heard()[-1]
-        assert site.listener.outcome(event) == reason
+        told = {site.listener.outcome(event): event for event in site.listener.heard()}
+        assert reason in told
+        event = told[reason]
         where = source_line(event.result)
     assert where is not None
     assert where.line > 20
