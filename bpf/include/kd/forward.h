@@ -38,17 +38,41 @@ struct kd_macs {
 	__u8 src[ETH_ALEN];
 };
 
+/* One hop less, written in place: a helper each costs more than all of it. */
 static __always_inline int kd_decrement_ttl(struct __sk_buff *skb, const struct kd_pkt *pkt)
 {
-	__u8 ttl = pkt->ttl - 1;
+	struct ipv6hdr *ip6;
+	struct iphdr *ip;
+	__u32 check;
 
-	if (pkt->ipv6)
-		return bpf_skb_store_bytes(skb, ETH_HLEN + offsetof(struct ipv6hdr, hop_limit), &ttl, 1, 0);
-	/* The checksum sums 16-bit words, of which the TTL is the first byte. */
-	if (bpf_l3_csum_replace(skb, ETH_HLEN + offsetof(struct iphdr, check), bpf_htons(pkt->ttl << 8),
-				bpf_htons(ttl << 8), sizeof(__be16)))
+	if (pkt->ipv6) {
+		ip6 = kd_bytes(skb, ETH_HLEN, sizeof(*ip6));
+		if (!ip6)
+			return KD_DROP_REWRITE;
+		ip6->hop_limit = pkt->ttl - 1;
+		return 0;
+	}
+	ip = kd_bytes(skb, ETH_HLEN, sizeof(*ip));
+	if (!ip)
 		return KD_DROP_REWRITE;
-	return bpf_skb_store_bytes(skb, ETH_HLEN + offsetof(struct iphdr, ttl), &ttl, 1, 0);
+	check = ip->check + bpf_htons(0x0100); /* the TTL is the first byte of a word that is one less */
+	ip->check = check + (check >= 0xffff);
+	ip->ttl = pkt->ttl - 1;
+	return 0;
+}
+
+/* To the next hop. */
+static __always_inline int kd_hop(struct __sk_buff *skb, const struct kd_pkt *pkt, const struct kd_macs *macs)
+{
+	struct kd_macs *eth;
+
+	if (kd_decrement_ttl(skb, pkt))
+		return KD_DROP_REWRITE;
+	eth = kd_bytes(skb, 0, ETH_HLEN);
+	if (!eth)
+		return KD_DROP_REWRITE;
+	*eth = *macs;
+	return 0;
 }
 
 static __always_inline int kd_forward_to_pod(struct __sk_buff *skb, const struct kd_pkt *pkt,
@@ -58,7 +82,7 @@ static __always_inline int kd_forward_to_pod(struct __sk_buff *skb, const struct
 
 	__builtin_memcpy(macs.dst, pod->pod_mac, ETH_ALEN);
 	__builtin_memcpy(macs.src, pod->host_mac, ETH_ALEN);
-	if (kd_decrement_ttl(skb, pkt) || bpf_skb_store_bytes(skb, 0, &macs, sizeof(macs), 0))
+	if (kd_hop(skb, pkt, &macs))
 		return KD_DROP_REWRITE;
 	if (skb->pkt_type != PACKET_HOST) /* heard on a bridge port: the pod would take it for somebody else's */
 		bpf_skb_change_type(skb, PACKET_HOST);
@@ -128,7 +152,7 @@ static __always_inline int kd_send(struct __sk_buff *skb, const struct kd_pkt *p
 
 	__builtin_memcpy(macs.dst, fib->dmac, ETH_ALEN);
 	__builtin_memcpy(macs.src, fib->smac, ETH_ALEN);
-	if (kd_decrement_ttl(skb, pkt) || bpf_skb_store_bytes(skb, 0, &macs, sizeof(macs), 0))
+	if (kd_hop(skb, pkt, &macs))
 		return KD_DROP_REWRITE;
 	bpf_redirect(fib->ifindex, 0);
 	return KD_TO_DEVICE;

@@ -58,17 +58,31 @@ static __always_inline int kd_rewrite_l4_csum(struct __sk_buff *skb, const struc
 	return KD_CONTINUE;
 }
 
+/* In place: a helper each costs more than all of it. */
 static __always_inline int kd_rewrite_addrs(struct __sk_buff *skb, const struct kd_pkt *pkt,
 					    const struct kd_tuple *to, __u32 diff)
 {
-	__be32 both[2] = { to->src.w[3], to->dst.w[3] };
+	struct ipv6hdr *ip6;
+	struct iphdr *ip;
+	__u32 sum;
 
-	if (pkt->ipv6)
-		return bpf_skb_store_bytes(skb, ETH_HLEN + offsetof(struct ipv6hdr, saddr), &to->src,
-					   sizeof(to->src) + sizeof(to->dst), 0);
-	if (bpf_l3_csum_replace(skb, ETH_HLEN + offsetof(struct iphdr, check), 0, diff, 0))
+	if (pkt->ipv6) {
+		ip6 = kd_bytes(skb, ETH_HLEN, sizeof(*ip6));
+		if (!ip6)
+			return KD_DROP_REWRITE;
+		__builtin_memcpy(&ip6->saddr, &to->src, sizeof(to->src));
+		__builtin_memcpy(&ip6->daddr, &to->dst, sizeof(to->dst));
+		return KD_CONTINUE;
+	}
+	ip = kd_bytes(skb, ETH_HLEN, sizeof(*ip));
+	if (!ip)
 		return KD_DROP_REWRITE;
-	return bpf_skb_store_bytes(skb, ETH_HLEN + offsetof(struct iphdr, saddr), both, sizeof(both), 0);
+	sum = (__u16)~ip->check + (diff & 0xffff) + (diff >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	ip->check = ~(sum + (sum >> 16));
+	ip->saddr = to->src.w[3];
+	ip->daddr = to->dst.w[3];
+	return KD_CONTINUE;
 }
 
 static __always_inline int kd_rewrite(struct __sk_buff *skb, struct kd_pkt *pkt, const struct kd_tuple *to)
