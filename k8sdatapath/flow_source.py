@@ -112,33 +112,36 @@ class FlowSource(ABC):
     ) -> int:
         """The number to begin at for the last so many that match, or for all since then."""
         oldest, end = self.span()
-        if number is None and since is None:
+        if since is not None:
+            return self._first_at(since)
+        if number is None:
             return oldest
         count, stop = 0, end
         while stop > oldest:
             chunk = self.read(max(oldest, stop - _CHUNK), stop)
             for offset in range(len(chunk.items) - 1, -1, -1):
                 item = chunk.items[offset]
-                if since is not None:
-                    if (item.time if isinstance(item, Flow) else item.last) < since:
-                        return chunk.start + offset + 1
-                elif isinstance(item, Flow) and (matches is None or matches(item)):
+                if isinstance(item, Flow) and (matches is None or matches(item)):
                     count += 1
                     if count == number:
                         return chunk.start + offset
             stop = max(oldest, stop - _CHUNK)
         return oldest
 
-    def rate(self, seconds: float = 60.0) -> float:
-        """Flows a second, of late: found by their times, without looking at each."""
-        oldest, end = self.span()
-        now = time.time_ns()
-        low, high = oldest, end
+    def _first_at(self, when: int) -> int:
+        """The number of the first that is not earlier: found by halves, as they are in order."""
+        low, high = self.span()
         while low < high:
             middle = (low + high) // 2
             items = self.read(middle, middle + 1).items
-            late = bool(items) and _time(items[0]) >= now - seconds * 10**9
-            low, high = (low, middle) if late else (middle + 1, high)
+            low, high = (low, middle) if items and _time(items[0]) >= when else (middle + 1, high)
+        return low
+
+    def rate(self, seconds: float = 60.0) -> float:
+        """Flows a second, of late."""
+        oldest, end = self.span()
+        now = time.time_ns()
+        low = self._first_at(now - int(seconds * 10**9))
         begun = self.read(low, low + 1).items
         if low == oldest and begun and end > oldest:  # the ring does not reach back so far
             seconds = max((now - _time(begun[0])) / 10**9, 1.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import subprocess
+import sys
 import threading
 import time
 import tracemalloc
@@ -334,7 +335,7 @@ def test_an_address_that_is_taken_is_said() -> None:
 
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """``ca``, and signed by it ``server`` and ``client``: .crt and .key."""
+    """``ca``, and signed by it ``server`` and ``client``; ``other``, and by it ``later``: .crt and .key."""
     home = tmp_path_factory.mktemp("tls")
 
     def openssl(*words: str) -> None:
@@ -343,10 +344,10 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
     for ca in ("ca", "other"):
         openssl("req", "-x509", *key, "-keyout", f"{ca}.key", "-out", f"{ca}.crt", "-subj", f"/CN={ca}")
-    for name in ("server", "client"):
+    for name, ca in (("server", "ca"), ("client", "ca"), ("later", "other")):
         openssl("req", *key, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
         (home / "names").write_text("subjectAltName=DNS:one.default.hubble-grpc.cilium.io")
-        sign = ["-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-extfile", "names"]
+        sign = ["-CA", f"{ca}.crt", "-CAkey", f"{ca}.key", "-CAcreateserial", "-extfile", "names"]
         openssl("x509", "-req", "-in", f"{name}.csr", "-out", f"{name}.crt", *sign)
     return home
 
@@ -384,7 +385,70 @@ def test_with_mutual_tls_only_known_clients_come_in(certificates: Path) -> None:
             assert status(lambda: unknown.ask("ServerStatus"))[0] == "UNAVAILABLE"
 
 
+def test_certificates_that_are_exchanged_are_shown_to_who_comes_next(
+    certificates: Path, tmp_path: Path
+) -> None:
+    tls = TlsFiles(certificate=tmp_path / "tls.crt", key=tmp_path / "tls.key")
+
+    def put(name: str) -> None:
+        for kind in ("key", "crt"):
+            fresh = tmp_path / "fresh"
+            fresh.write_bytes((certificates / f"{name}.{kind}").read_bytes())
+            fresh.replace(tmp_path / f"tls.{kind}")
+
+    put("server")
+    name: dict[str, Any] = {"grpc.ssl_target_name_override": "one.default.hubble-grpc.cilium.io"}
+    with HubbleServer(FlowRing(), ServerOptions(listen=(ANY,), tls=tls)) as server:
+        (address,) = server.addresses
+        with HubbleClient(address, trusting(certificates), **name) as client:
+            assert client.ask("ServerStatus").max_flows == 4095
+            put("later")
+            assert client.ask("ServerStatus").max_flows == 4095, "who is in stays"
+        with HubbleClient(address, trusting(certificates, "other"), **name) as client:
+            assert client.ask("ServerStatus").max_flows == 4095
+        with HubbleClient(
+            address, trusting(certificates), **name, **{"grpc.use_local_subchannel_pool": 1}
+        ) as old:
+            assert status(lambda: old.ask("ServerStatus"))[0] == "UNAVAILABLE"
+
+
 def test_certificates_that_are_not_there_are_said(tmp_path: Path) -> None:
     tls = TlsFiles(certificate=tmp_path / "no.crt", key=tmp_path / "no.key")
     with pytest.raises(ConfigError, match="cannot be read"):
         HubbleServer(FlowRing(), ServerOptions(listen=(ANY,), tls=tls))
+
+
+@pytest.mark.parametrize(
+    "data", [b"\xff" * 50, b"\x2a\xff\xff\xff\xff\x0f", b"\x32" * 1000, b"\x08" + b"\x80" * 20]
+)
+def test_what_is_no_request_is_refused_and_the_server_goes_on(full: Served, data: bytes) -> None:
+    for method in ("GetFlows", "GetAgentEvents", "GetDebugEvents"):
+        make = full.client.channel.unary_stream(f"/observer.Observer/{method}")
+        assert status(make(data, timeout=10))[0] == "INTERNAL"
+    status_of = full.client.channel.unary_unary("/observer.Observer/ServerStatus")
+    assert status(lambda: status_of(data, timeout=10))[0] == "INTERNAL"
+    assert full.client.ask("ServerStatus").num_flows == 2
+
+
+def test_a_method_that_there_is_not_is_unimplemented(full: Served) -> None:
+    call = full.client.channel.unary_unary("/observer.Observer/GetAll")
+    assert status(lambda: call(b"", timeout=10))[0] == "UNIMPLEMENTED"
+
+
+def test_times_out_of_all_bounds_are_only_times(full: Served) -> None:
+    for seconds in (-(2**62), 2**62):
+        for field in ("since", "until"):
+            flows = full.client.flows(**{field: {"seconds": seconds, "nanos": -5}})
+            assert len(flows) in (0, 2)
+
+
+def test_another_copy_of_the_schema_may_be_in_the_process() -> None:
+    program = """
+from google.protobuf import descriptor_pb2, descriptor_pool
+other = descriptor_pb2.FileDescriptorProto(name="flow/flow.proto", package="flow", syntax="proto3")
+other.message_type.add(name="Flow").field.add(name="time", number=1, type=9, label=1)
+descriptor_pool.Default().AddSerializedFile(other.SerializeToString())
+from k8sdatapath.hubble.wire import message
+assert message("flow.Flow").DESCRIPTOR.fields_by_name["time"].message_type.name == "Timestamp"
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)

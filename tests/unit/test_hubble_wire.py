@@ -106,7 +106,14 @@ def test_a_line_is_an_answer_of_the_server(item: Flow | LostEvent) -> None:
     )
 
 
+#: What the command line of Hubble asks for unless it is told otherwise.
+STOCK = (
+    "time verdict ethernet IP l4 source.identity source.namespace source.pod_name destination.identity "
+    "destination.namespace destination.pod_name Type node_name l7 event_type source_service "
+    "destination_service is_reply Summary ip_trace_id"
+)
 MASKS = [
+    STOCK.split(),
     ["time", "verdict"],
     ["source.identity", "source.pod_name", "destination.namespace", "l4.TCP.flags", "IP"],
     ["source", "source.identity"],
