@@ -10,7 +10,7 @@ import typer
 from k8sdatapath.cli.names import Names
 from k8sdatapath.cli.output import Output, OutputOption, show_value
 from k8sdatapath.cli.services import DEFAULT_PINS, PinsOption
-from k8sdatapath.datapath.explanation import Place
+from k8sdatapath.datapath.explanation import Explanation, Place
 from k8sdatapath.model import Protocol, network
 from k8sdatapath.model.frontend import to_protocol
 from k8sdatapath.net.netns import NetNs
@@ -58,9 +58,11 @@ def explain(
 ) -> None:
     """Tell what would become of the first packet to a frontend, and why. Nothing is changed.
 
-    The programs themselves are run on it, over the pinned tables.
+    The programs themselves are run on it, over the pinned tables; what comes from a pod meets one after the
+    other, as far as it gets on this node.
     """
     from k8sdatapath.datapath.explainer import Device, Explainer
+    from k8sdatapath.datapath.walk import Walk, walk
 
     names = Names(sources or (), kubeconfig)
     source, port = names.sender(sender, family)
@@ -72,15 +74,14 @@ def explain(
         config["tunnel_device"] = Device.find(tunnel_device).index
     config |= {f"service_ipv{each.version}": each for each in service_network or ()}
     with Explainer.bind(PinDir(pins), config=config) as explainer:
-        explanation = explainer.dial(
-            frontend,
-            source,
-            at,
-            port=port,
-            device=Device.find(device) if device else None,
-            cookie=cookie if at is Place.SOCKET else 0,
-        )
+        said: Walk | Explanation
+        if at is Place.POD and not device:
+            said = walk(explainer, frontend, source, port=port)
+        else:
+            at_device = Device.find(device) if device else None
+            of_socket = cookie if at is Place.SOCKET else 0
+            said = explainer.dial(frontend, source, at, port=port, device=at_device, cookie=of_socket)
     if output is Output.TABLE:
-        print(explanation)
+        print(said)
     else:
-        show_value(explanation.as_dict(), output)
+        show_value(said.as_dict(), output)

@@ -92,7 +92,11 @@ class Device:
 
         :raises DeviceGoneError: there is none.
         """
-        index = device_index(name)
+        return cls.of_index(device_index(name))
+
+    @classmethod
+    def of_index(cls, index: int) -> Device:
+        """The device with this number in the calling thread's namespace, which has it."""
         with Rtnetlink() as net:
             return next(cls(link.index, link.mac) for link in net.links() if link.index == index)
 
@@ -178,9 +182,9 @@ class Explainer(Resource):
         all else from the node itself.
         """
         packet = parse(frame)
-        sender = self._pod(packet.src)
+        sender = self.pod_device(packet.src)
         if device is None and at in (Place.POD, Place.TO_POD):
-            device = sender if at is Place.POD else self._pod(packet.dst)
+            device = sender if at is Place.POD else self.pod_device(packet.dst)
         if at is not Place.TO_UPLINK:  # where the route has given it an address already
             frame = (bytes.fromhex(device.mac.replace(":", "")) if device else bytes(6)) + frame[6:]
         index = device.index if device else 0
@@ -207,10 +211,14 @@ class Explainer(Resource):
         party = known.get(address)
         return next(iter(known), None) is None or (party is not None and party.identity == Reserved.HOST)
 
-    def _pod(self, address: IPAddress) -> Device | None:
+    def pod_device(self, address: IPAddress) -> Device | None:
         """The device of the pod with an address, if one has."""
         pod = self._live["kd_endpoints"].get(address)
         return None if pod is None else Device(pod.ifindex, pod.host_mac)
+
+    def masquerades(self, device: Device) -> bool:
+        """Whether pods leave under other addresses through a device."""
+        return device.index in self._live["kd_masq_devices"]
 
     def dial(
         self,
@@ -247,7 +255,9 @@ class Explainer(Resource):
 
         :raises ModelError: neither is a pod of this node.
         """
-        here = [place for place, end in ((Place.POD, source), (Place.TO_POD, destination)) if self._pod(end)]
+        here = [
+            place for place, end in ((Place.POD, source), (Place.TO_POD, destination)) if self.pod_device(end)
+        ]
         if not here:
             raise ModelError(f"neither {source} nor {destination} is a pod of this node")
         return self.dial(Frontend(destination, port, protocol), source, here[0])

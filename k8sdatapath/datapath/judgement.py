@@ -27,6 +27,8 @@ class Judgement:
     :ivar peer: the other side.
     :ivar rule: the rule of a policy, or what else decided; as ``k8sdatapath policy get`` has it.
     :ivar audited: it is denied, and passes, as the policy only looks on.
+    :ivar port: of the server; of ICMP its type.
+    :ivar requests: it may connect, and each of its requests is held to rules at the server's socket.
     :ivar near: where no rule allows it, those that would allow something like it.
     """
 
@@ -35,13 +37,17 @@ class Judgement:
     peer: IPAddress
     allowed: bool
     rule: str
+    port: int = 0
     audited: bool = False
+    requests: bool = False
     near: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         other = "from" if self.toward is Toward.INGRESS else "to"
         what = "allowed" if self.allowed and not self.audited else "denied"
         text = f"{self.toward.name.capitalize()} of {self.pod} {other} {self.peer} is {what}: {self.rule}."
+        if self.requests:
+            text += " Each request is held to rules at the server's socket."
         if self.audited:
             text += " The policy only looks on, so it passes."
         return text + (f" Nearest: {'; '.join(self.near)}." if self.near else "")
@@ -52,9 +58,11 @@ class Judgement:
             "pod": str(self.pod),
             "direction": self.toward.name.lower(),
             "peer": str(self.peer),
+            "port": self.port,
             "allowed": self.allowed,
             "rule": self.rule,
             "audited": self.audited,
+            "requests": self.requests,
             "near": list(self.near),
         }
 
@@ -71,8 +79,10 @@ def judgement(row: TracedRow, view: PolicyView) -> Judgement:
         rule = "nobody has said yet who it is" if denied else "as before"
     else:
         rule = view.name(Named.COUNTER, row.more) or f"rule {row.more}"
-    near = _near(view, pod, peer, toward, ends.protocol, row.value >> 16 & 0xFFFF) if denied else ()
-    return Judgement(pod, toward, peer, not denied or audited, rule, denied and audited, near)
+    port = row.value >> 16 & 0xFFFF
+    near = _near(view, pod, peer, toward, ends.protocol, port) if denied else ()
+    requests = Said.REQUESTS in said and not denied
+    return Judgement(pod, toward, peer, not denied or audited, rule, port, denied and audited, requests, near)
 
 
 def _near(

@@ -177,6 +177,15 @@ class Netlink(Resource):
         usable = (row for row in rows if not row.get("IFA_FLAGS", row["flags"]) & _IFA_UNUSABLE)
         return tuple(ip_address(row.get("IFA_LOCAL") or row.get("IFA_ADDRESS")) for row in usable)
 
+    def device_to(self, address: IPv4Address | IPv6Address) -> int:
+        """The index of the device that packets of this namespace to an address leave by.
+
+        :raises KernelError: there is no route to it.
+        """
+        with self._errors("find the route to", str(address)):
+            (row,) = self._route.route("get", dst=str(address))
+        return int(row.get("RTA_OIF"))
+
     def add_route(
         self,
         network: IPv4Network | IPv6Network,

@@ -57,6 +57,7 @@ from k8sdatapath.tables.policy import TalkRow
 
 if TYPE_CHECKING:
     from k8sdatapath.datapath.explainer import Explainer
+    from k8sdatapath.datapath.walk import Walk
 
 __all__ = ["AttachedPod", "Node"]
 
@@ -442,6 +443,16 @@ class Node(Resource):
         with self._maps_stay, self.explainer() as explainer:
             of_socket = cookie(config.netns) if at is Place.SOCKET else 0
             return explainer.dial(dialled, source, at, port=port, device=device, cookie=of_socket)
+
+    def walk(self, dialled: Frontend, source: IPAddress, *, port: int = 40000) -> Walk:
+        """The way of the first packet from a pod of this node to ``dialled``, place by place.
+
+        See :func:`~k8sdatapath.datapath.walk.walk`.
+        """
+        from k8sdatapath.datapath.walk import walk
+
+        with self._maps_stay, self.explainer() as explainer:
+            return walk(explainer, dialled, source, port=port, netns=self.config.netns)
 
     def verdict(
         self, source: IPAddress, destination: IPAddress, port: int, protocol: Protocol = Protocol.TCP

@@ -48,6 +48,7 @@ class Said(IntFlag):
     DENIED = 4
     AUDITED = 8
     OPEN = 16
+    REQUESTS = 32
 
 
 class Left(IntEnum):

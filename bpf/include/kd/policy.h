@@ -99,7 +99,7 @@ static __always_inline __u32 kd_end_said(const struct kd_asking *ask, const stru
 {
 	__u32 said = (ask->by_sender == end->sends ? KD_SAID_EGRESS : 0) | (end->sends ? 0 : KD_SAID_RECEIVER) |
 		     (end->denies ? KD_SAID_DENIED : 0) | (flags & KD_POLICY_AUDIT ? KD_SAID_AUDITED : 0) |
-		     (flags & KD_POLICY_OPEN ? KD_SAID_OPEN : 0);
+		     (flags & KD_POLICY_OPEN ? KD_SAID_OPEN : 0) | (end->requests ? KD_SAID_REQUESTS : 0);
 
 	return said | bpf_ntohs(kd_asked_port(ask)) << 16;
 }

@@ -52,6 +52,7 @@ enum kd_said {
 	KD_SAID_DENIED = 4,
 	KD_SAID_AUDITED = 8, /* and it only looks on */
 	KD_SAID_OPEN = 16, /* nothing is ever denied */
+	KD_SAID_REQUESTS = 32, /* the connection is allowed, and what is asked for over it is held to rules */
 };
 
 enum kd_left {
