@@ -118,6 +118,8 @@ class L7Policy(Resource):
     with ``l7=`` this one have rules of their own for every pair of pods, which go before those of a port.
 
     All methods may be called from any thread.
+
+    :ivar shared: names of the maps that are those of other programs.
     """
 
     def __init__(self, loaded: Object, own: ExitStack) -> None:
@@ -127,6 +129,7 @@ class L7Policy(Resource):
         own.enter_context(views)
         self._sets = RuleSets(tables, wait_for_programs)
         own.callback(self._sets.close)
+        self.shared: frozenset[str] = frozenset()
         self._port_rows: maps.Hash[PortKey, PortRow] = tables["kd_l7_ports"]
         self._automata: maps.Array[AutomatonRow] = tables["kd_l7_automata"]
         self._conns: maps.Hash[int, ConnRow] = tables["kd_l7_conns"]
@@ -158,6 +161,7 @@ class L7Policy(Resource):
         with ExitStack() as own:
             loaded = own.enter_context(spec.with_maps(**alone).load(reuse=given))
             made = cls(loaded, own)
+            made.shared = frozenset(given)
             made._own = own.pop_all()
             return made
 
@@ -295,6 +299,11 @@ class L7Policy(Resource):
         """
         rules = self._sets.rules
         return [HTTPEvent.of(row, self._reasons, rules) for row in self._events.drain()]
+
+    @property
+    def connections(self) -> int:
+        """Those whose requests are read."""
+        return len(self._conns)
 
     def fileno(self) -> int:
         """Readable when there are events."""

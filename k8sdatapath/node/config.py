@@ -182,7 +182,8 @@ class NodeConfig:
     :ivar accelerate: sockets of ``cgroup`` that are connected within the node hand each other what they send,
         if they are chosen: see :attr:`Node.accelerator`. Needs ``cgroup``.
     :ivar l7: hold requests of HTTP to policies that ask for it, at the sockets of ``cgroup``; see
-        :attr:`Node.l7`. Without it such policies are refused.
+        :attr:`Node.l7`. Without it such policies are refused. Not with ``pins``: the programs end with the
+        process.
     """
 
     name: str = ""

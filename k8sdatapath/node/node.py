@@ -385,6 +385,10 @@ class Node(Resource):
             if not changed:
                 self.config = config
                 return
+            if self.l7 is not None and (shared := sorted(changed & self.l7.shared)):
+                raise ModelError(
+                    f"with l7=True a node keeps the sizes it was opened with, of {', '.join(shared)}"
+                )
             changed |= CONTRACT.keys()  # the service table goes to the new objects as a whole
             moved = not changed.isdisjoint(MOVED)
             if moved:
@@ -529,6 +533,10 @@ def _l7(config: NodeConfig, pod: Object) -> L7Policy:
     """Which requests servers of the node get."""
     if config.cgroup is None:
         raise ModelError("requests are held to policies in a cgroup: give NodeConfig one, or l7=False")
+    if config.pins is not None:
+        raise ModelError(
+            "programs on requests end with their process, and pinned policies do not: l7=True needs pins=None"
+        )
     with ExitStack() as undo:
         l7 = undo.enter_context(L7Policy.load(reuse=pod.maps))
         l7.attach(config.cgroup)

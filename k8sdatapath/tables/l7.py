@@ -187,7 +187,7 @@ class ConnRow:
     reason: u32
     epoch: u32
     sent: u32
-    pad: u32
+    size: u32
     text: Annotated[bytes, raw(TEXT + 64)]
 
 

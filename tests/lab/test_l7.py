@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 
@@ -127,3 +129,85 @@ def test_every_denial_is_told_even_by_a_server_that_hangs_up(pair: Pair) -> None
     assert answers.endswith(b"hello")
     pair.l7.remove(end)
     assert pair.client.get(f"{url}/shut").text == "hello"
+
+
+def test_a_request_is_held_to_the_rules_it_began_by(pair: Pair) -> None:
+    """Whatever they are by then; the next one is not."""
+    pair.server.serve_http(PORT + 2, "hello")
+    end = pair.server.address, PORT + 2
+    pair.l7.upsert(L7Port(*end, [HTTPRule(path="/old")]))
+    with pair.client.tcp(*end) as kept:
+        kept.sendall(b"GET /old HTTP/1.1\r\nHo")
+        pair.l7.upsert(L7Port(*end, [HTTPRule(path="/new", headers=["X-New"])]))
+        kept.sendall(b"st: a\r\n\r\n")
+        assert kept.recv(4096).startswith(b"HTTP/1.1 200 ")
+        kept.sendall(b"GET /new HTTP/1.1\r\nHost: a\r\nX-NEW: 1\r\n\r\n")
+        assert kept.recv(4096).startswith(b"HTTP/1.1 200 ")
+        kept.sendall(b"GET /old HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert read(kept).startswith(FORBIDDEN)
+    pair.l7.remove(end)
+
+
+def test_requests_and_responses_are_seen_without_rules(pair: Pair) -> None:
+    """And what is no HTTP passes, as nothing is asked."""
+    pair.server.serve_http(PORT + 3, "hello")
+    end = pair.server.address6, PORT + 3
+    pair.l7.upsert(L7Port(*end, observe=True))
+    pair.l7.events()
+    assert pair.client.get(f"http://[{end[0]}]:{end[1]}/seen?by=all").status == 200
+    request, response = pair.l7.events()
+    assert (request.method, request.path, request.verdict) == ("GET", "/seen?by=all", "allowed")
+    assert request.host == f"[{end[0]}]:{end[1]}"
+    assert (response.verdict, response.status, response.path) == ("response", 200, "/seen?by=all")
+    assert response.latency is not None
+    assert 0 < response.latency < 10
+    with pair.client.tcp(*end) as other:
+        other.sendall(b"hello\r\n\r\n")
+        assert other.recv(4096)
+    strange, *_ = pair.l7.events()
+    assert (strange.verdict, strange.reason) == ("audited", "METHOD")
+    pair.l7.remove(end)
+
+
+STORM = """
+import socket, sys, threading
+host, port, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+told = []
+def ask():
+    for _ in range(count // 4):
+        with socket.create_connection((host, port), 10) as sock:
+            sock.sendall(b"GET /shut HTTP/1.1\\r\\nHost: a\\r\\n\\r\\n")
+            answer = b""
+            while data := sock.recv(4096):
+                answer += data
+            told.append(answer[:12])
+threads = [threading.Thread(target=ask) for _ in range(4)]
+for each in threads: each.start()
+for each in threads: each.join()
+print(len(told), *map(bytes.decode, set(told)), sep="|")
+"""
+
+
+def test_thousands_of_denials_leave_nothing_behind(pair: Pair) -> None:
+    """Beside clients that never finish their requests, and one that is served all along."""
+    pair.server.serve_http(PORT + 4, "hello")
+    end = pair.server.address, PORT + 4
+    pair.l7.upsert(L7Port(*end, [HTTPRule(path="/open")]))
+    with ExitStack() as own:
+        slow = [own.enter_context(pair.client.tcp(*end)) for _ in range(50)]
+        for each in slow:
+            each.sendall(b"GET /open HTTP/1.1\r\nHost: a\r\nX-Slow: ")
+        storm = pair.client.exec([sys.executable, "-c", STORM, str(end[0]), str(end[1]), "2000"])
+        assert storm.stdout.strip() == "2000|HTTP/1.1 403", storm.stderr
+        assert pair.client.get(f"http://{end[0]}:{end[1]}/open").text == "hello"
+        assert pair.l7.connections == len(slow)
+        for each in slow:
+            each.sendall(b"yes\r\n\r\n")
+            assert each.recv(4096).startswith(b"HTTP/1.1 200 ")
+    deadline = time.monotonic() + 10
+    while pair.l7.connections:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    left = pair.server.exec(["ss", "-Htan", f"sport = :{end[1]}"]).stdout.split("\n")
+    assert {line.split()[0] for line in left if line} <= {"LISTEN", "TIME-WAIT"}
+    pair.l7.remove(end)

@@ -41,7 +41,7 @@ static __always_inline void kd_l7_tell(const struct kd_l7_conn *conn, __u64 cook
 	}
 	event->time = bpf_ktime_get_ns();
 	event->cookie = cookie;
-	event->latency = kind == KD_L7_RESPONDED && conn->asked == conn->answered + 1 ? event->time - conn->asked_at : 0;
+	event->latency = kind == KD_L7_RESPONDED && size ? event->time - conn->asked_at : 0;
 	event->way = conn->way;
 	event->identity = conn->identity;
 	event->rules = conn->rules;
@@ -94,6 +94,7 @@ static __always_inline int kd_l7_decide(struct kd_l7_conn *conn, __u64 cookie)
 		return KD_HTTP_NO_RULE;
 	conn->heads = stream->flags & KD_L7_FOR_HEAD ? conn->heads | bit : conn->heads & ~bit;
 	conn->asked_at = bpf_ktime_get_ns();
+	conn->size = stream->head;
 	if (conn->flags & KD_L7_OBSERVED)
 		kd_l7_tell(conn, cookie, KD_L7_REQUESTED, stream->head);
 	conn->asked++;
@@ -363,7 +364,7 @@ static __always_inline void kd_l7_responded(struct kd_l7_conn *conn, __u64 cooki
 		return;
 	}
 	if (conn->flags & KD_L7_OBSERVED)
-		kd_l7_tell(conn, cookie, KD_L7_RESPONDED, 0);
+		kd_l7_tell(conn, cookie, KD_L7_RESPONDED, conn->asked == conn->answered + 1 ? conn->size : 0);
 	if (!empty && !(stream->flags & (KD_L7_HAS_LENGTH | KD_L7_HAS_ENCODING))) {
 		stream->flags |= KD_L7_UNKNOWN; /* it goes on until the connection ends */
 		return;

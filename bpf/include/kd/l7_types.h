@@ -156,7 +156,7 @@ struct kd_l7_conn {
 	__u32 reason; /* enum kd_l7_reason */
 	__u32 epoch; /* of kd_l7_ports, when it was asked */
 	__u32 sent; /* as `at`, of responses */
-	__u32 pad;
+	__u32 size; /* of the text */
 	__u8 text[KD_L7_TEXT + 64]; /* where the last request begins; behind it is room to write in */
 };
 KD_ASSERT_SIZE(struct kd_l7_conn, 592);
