@@ -7,6 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import typer
 from rich.console import Group
@@ -57,12 +58,19 @@ def top(context: typer.Context) -> None:
             ended.append(error)
 
     threading.Thread(target=read, daemon=True).start()
-    with Live(console=console(), screen=True, auto_refresh=False) as live:
+    terminal = console()
+    with ExitStack() as own:
+        live = None
+        if terminal.is_terminal:
+            live = own.enter_context(Live(console=terminal, screen=True, auto_refresh=False))
         while not ended:
-            oldest = time.time_ns() - int(given.window * 10**9)
-            recent = [each for each in list(seen) if _time(each) >= oldest]
-            live.update(_view(Tally(recent), given.rows), refresh=True)
             time.sleep(given.interval)
+            oldest = time.time_ns() - int(given.window * 10**9)
+            view = _view(Tally(each for each in list(seen) if _time(each) >= oldest), given.rows)
+            if live is not None:
+                live.update(view, refresh=True)
+            else:
+                terminal.print(view)
     if ended[0] is not None:
         raise ended[0]
 

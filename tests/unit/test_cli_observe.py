@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -317,3 +318,15 @@ def test_follows_until_the_server_ends() -> None:
     threading.Timer(1.5, server.close).start()
     result = CliRunner().invoke(app, ["observe", "-f", "--last", "2", "--server", server.addresses[0]])
     assert len([line for line in result.stdout.splitlines() if "dns-request" in line]) == 2
+
+
+def test_top_shows_what_comes_until_the_server_ends() -> None:
+    ring = FlowRing()
+    server = HubbleServer(ring, ServerOptions(listen=("127.0.0.1:0",)))
+    ring.add(*(evolve(DENIED, time=time.time_ns()) for _ in range(7)))
+    threading.Timer(1.5, server.close).start()
+    arguments = ["top", "--interval", "0.1", "--server", server.addresses[0], "--verdict", "DROPPED"]
+    result = CliRunner().invoke(app, arguments)
+    assert "7 flows" in result.stdout
+    assert "POLICY_DENIED" in result.stdout
+    assert result.exit_code in (0, 1)  # the stream has ended, or the server is not there any more
