@@ -10,8 +10,6 @@ from contextlib import ExitStack
 from itertools import count
 from typing import Any, Literal, TypeAlias
 
-from attrs import frozen
-
 from k8sdatapath import maps
 from k8sdatapath.component import Report
 from k8sdatapath.datapath.contract import Bindable, bind_maps
@@ -27,9 +25,10 @@ from k8sdatapath.datapath.policy_leads import (
     follow_dict,
     replaced,
 )
-from k8sdatapath.datapath.policy_maps import PolicyMaps, RequestRules, Requests, RuleCount
+from k8sdatapath.datapath.policy_maps import PolicyMaps, RequestRules, RuleCount
 from k8sdatapath.datapath.policy_names import Names
-from k8sdatapath.datapath.policy_rows import Because, Cause
+from k8sdatapath.datapath.policy_pairs import EndpointPolicy, IdentityPair
+from k8sdatapath.datapath.policy_rows import Because
 from k8sdatapath.datapath.policy_set import world
 from k8sdatapath.errors import CapacityError, ModelError
 from k8sdatapath.layout import addr
@@ -37,7 +36,7 @@ from k8sdatapath.model import IPAddress, address
 from k8sdatapath.model.address import shown
 from k8sdatapath.model.identity import LOCAL_NUMBERS, Reserved
 from k8sdatapath.model.names import name_patterns
-from k8sdatapath.model.policy import Action, Policy, Toward
+from k8sdatapath.model.policy import Action, Policy
 from k8sdatapath.model.workload import Party, Workload
 from k8sdatapath.pybpf.memory import wait_for_programs
 from k8sdatapath.resource import Resource
@@ -67,49 +66,6 @@ CONTRACT = {
 
 Existing: TypeAlias = Literal["enforce", "keep"]
 """What becomes of connections that a change no longer allows: they are cut, or go on."""
-
-
-@frozen
-class EndpointPolicy:
-    """A pod of this node, and what it has for a policy.
-
-    :ivar identity: that of its labels.
-    :ivar policy: the number that all pods of this identity share.
-    :ivar isolated: which ways a policy restricts.
-    :ivar rules: how many its policy has in the kernel.
-    :ivar audited: its policy only looks on, whether or not all others do.
-    """
-
-    name: str
-    addresses: tuple[IPAddress, ...]
-    identity: int
-    policy: int
-    isolated: frozenset[Toward]
-    rules: int
-    audited: bool = False
-
-
-@frozen
-class IdentityPair:
-    """A rule as the kernel has it: ``ingress of 300 from 301: TCP 8080 allowed by ...``.
-
-    :ivar subject: the identity whose pods it is for.
-    :ivar peer: that of the other side; 0 is everybody.
-    :ivar protocol: 0 is any.
-    :ivar first: of the ports; likewise ``last``.
-    :ivar l7: what requests have to be, one of these is enough; none at all: anything.
-    """
-
-    subject: int
-    toward: Toward
-    peer: int
-    protocol: int
-    first: int
-    last: int
-    allowed: bool
-    because: Because
-    causes: tuple[Cause, ...]
-    l7: Requests = frozenset()
 
 
 class IdentityPolicy(Resource):
