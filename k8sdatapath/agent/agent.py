@@ -201,7 +201,8 @@ class Agent(Resource):
 
     def _track(self, node: Node | IdentifiedPods) -> PodTracker:
         pattern = DevicePattern(self.config.pod_devices, uplinks=self.config.uplinks)
-        return PodTracker(node, pattern)
+        # without a pattern any veth may be a pod's, and those of others are not to be cut off
+        return PodTracker(node, pattern, isolate=self.config.policy and bool(self.config.pod_devices))
 
     def _follow_policies(self, objects: ObjectSource, own: ExitStack) -> PolicyReconciler | None:
         if self.node.policy is None or self._known is None:

@@ -15,7 +15,7 @@ from attrs import field, frozen
 
 from k8sdatapath.net.rtnetlink import Address, LinkRow, NeighbourRow, RouteRow, Rtnetlink
 
-__all__ = ["DevicePattern", "NotFound", "PodDevice", "PodDevices"]
+__all__ = ["DevicePattern", "NotFound", "PodDevice", "PodDevices", "pod_links"]
 
 
 @frozen
@@ -59,6 +59,13 @@ class DevicePattern:
         if not self.patterns:
             return link.kind == "veth"
         return any(fnmatchcase(link.name, _glob(pattern)) for pattern in self.patterns)
+
+
+def pod_links(pattern: DevicePattern) -> set[str]:
+    """Names of the devices that may be pods', whatever is behind them, in the namespace of the thread."""
+    with Rtnetlink() as kernel:
+        ways_out = {route.device for route in kernel.routes() if route.network.prefixlen == 0}
+        return {each.name for each in kernel.links() if pattern.fits(each) and each.index not in ways_out}
 
 
 def _glob(pattern: str) -> str:

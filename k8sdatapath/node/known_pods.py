@@ -58,8 +58,11 @@ class IdentifiedPods:
         return self._node.pods
 
     def attach_pod(self, device: str, addresses: Iterable[IPAddress], *, pod_mac: str) -> None:
-        """Take a pod in, whoever it is; raises as ``Node.attach_pod``."""
+        """Take a pod in, whoever it is; raises as ``Node.attach_pod``. Without addresses it is cut off."""
         with self._lock:
+            addresses = list(addresses)
+            if not addresses:
+                self._node.attach_pod(device, (), pod_mac=pod_mac)
             for party, each in self._by_party(addresses).items():
                 self._attach(device, each, pod_mac, party)
 

@@ -6,13 +6,14 @@ import logging
 import threading
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from attrs import frozen
 
-from k8sdatapath.errors import DatapathError
+from k8sdatapath.errors import DatapathError, DeviceGoneError
 from k8sdatapath.model import IPAddress
-from k8sdatapath.net.pod_devices import DevicePattern, NotFound, PodDevice, PodDevices
+from k8sdatapath.net.pod_devices import DevicePattern, NotFound, PodDevice, PodDevices, pod_links
 from k8sdatapath.net.rtnetlink import LinkChanges
 from k8sdatapath.programs.base import in_netns
 from k8sdatapath.resource import Resource
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["PodStatus", "PodTracker"]
 
 _log = logging.getLogger(__name__)
+_NO_MAC = "00:00:00:00:00:00"
 _STILL = 0.02
 """Seconds without a change before a change is looked at: a pod's wiring is several."""
 _PATIENCE = 10
@@ -58,14 +60,23 @@ class PodTracker(Resource):
     :param node: it must outlive the tracker; or what tells policies who its pods are.
     :param complete: whether nobody will tell of pods by :meth:`update`. If False, what an earlier process has
         attached stays until an update is complete.
+    :param isolate: devices that fit the pattern are cut off as soon as they are there, before it is known
+        which addresses are behind them. For a node that enforces policies.
     """
 
     def __init__(
-        self, node: Node | IdentifiedPods, pattern: DevicePattern, *, complete: bool = False
+        self,
+        node: Node | IdentifiedPods,
+        pattern: DevicePattern,
+        *,
+        complete: bool = False,
+        isolate: bool = False,
     ) -> None:
         self._node = node
         self._pattern = pattern
         self._complete = complete
+        self._isolates = isolate
+        self._isolated: frozenset[str] = frozenset()
         self._pods: dict[IPAddress, str] = {}
         self._attached: dict[IPAddress, PodDevice] = {}
         self._statuses: tuple[PodStatus, ...] = ()
@@ -136,6 +147,7 @@ class PodTracker(Resource):
         while not self._closed:
             asked = self._asked
             try:
+                self._isolate()
                 self._look()
                 problem = ""
             except DatapathError as error:
@@ -151,8 +163,26 @@ class PodTracker(Resource):
             troubled = problem or any(status.problem for status in self._statuses)
             self._changes.wait(_RETRY if troubled else _CHECK)
             for _ in range(_PATIENCE):
+                with suppress(DatapathError, OSError):  # told by the look that follows
+                    self._isolate()
                 if not self._changes.wait(_STILL):
                     break
+
+    def _isolate(self) -> None:
+        """Cut off what is new."""
+        if not self._isolates:
+            return
+        there = in_netns(self._node.config.netns, lambda: pod_links(self._pattern))
+        known = self._isolated | {device.name for device in self._attached.values()}
+        done = set(known & there)
+        for device in sorted(there - known):
+            try:
+                self._node.attach_pod(device, (), pod_mac=_NO_MAC)
+            except DeviceGoneError:
+                continue
+            done.add(device)
+            _log.info("a device is cut off until it is known whose it is", extra={"device": device})
+        self._isolated = frozenset(done)
 
     def _look(self) -> None:
         with self._lock:
@@ -196,7 +226,7 @@ class PodTracker(Resource):
 
     def _detach(self, seen: PodDevices, wanted: Mapping[IPAddress, PodDevice], *, complete: bool) -> None:
         """Detach what is wanted elsewhere or not at all; until all pods are told, only what is certain."""
-        used = {device.name for device in wanted.values()}
+        used = {device.name for device in wanted.values()} | self._isolated
         for pod in self._node.pods:
             over = complete or not seen.has(pod.device)
             moved = {each for each in pod.addresses if each in wanted and wanted[each].name != pod.device}

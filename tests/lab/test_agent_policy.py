@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from ipaddress import ip_interface, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from kubernetes.client import ApiClient, Configuration
 from k8sdatapath.identity import StoreAllocator
 from k8sdatapath.kube.store import KubeStore
 from k8sdatapath.model.labels import Labels
+from k8sdatapath.net.netlink import Netlink
 from k8sdatapath.net.netns import NetNs
 from tests.api.graph import ROOT
 from tests.lab.test_agent import kube_node
@@ -181,6 +183,42 @@ def test_a_pod_nobody_knows_is_cut_off_until_it_is_known(
     assert both(late) == {False}
     put_pod(api, "late", 5)
     node.until(lambda: both(late) == {True})
+
+
+def test_a_device_is_cut_off_as_soon_as_it_is_there(
+    cluster: tuple[NodeUnderTest, ApiDouble],
+) -> None:
+    """Its routes come later, and who it is later still."""
+    node, api = cluster
+    start(node, api)
+    wires = node.wires
+    early = wires.namespace("early")
+
+    def plug_in() -> None:
+        with Netlink() as net:
+            net.create_veth("vearly", "eth0", peer_netns=early)
+            net.add_address("vearly", ip_interface("10.1.9.1/30"))
+
+    def set_up() -> None:
+        with Netlink() as net:
+            net.set_up("eth0")
+            net.add_address("eth0", ip_interface("10.1.9.2/30"))
+            net.add_route(ip_network("0.0.0.0/0"), device="eth0", via=ip_interface("10.1.9.1/30").ip)
+
+    wires.node.call(plug_in)
+    early.call(set_up)
+    node.until(
+        lambda: any("cut off" in each["message"] and each["device"] == "vearly" for each in told(node))
+    )
+    for address in WEB, "10.1.9.1":
+        with pytest.raises(TimeoutError):
+            ask(early, address, 8080, timeout=0.4)
+    assert "from_pod-vearly" in node.pins.links
+
+
+def told(node: NodeUnderTest) -> list[dict[str, Any]]:
+    """What was logged of devices."""
+    return [each for each in node.log if "device" in each]
 
 
 def test_killed_and_started_again_it_keeps_enforcing(cluster: tuple[NodeUnderTest, ApiDouble]) -> None:
