@@ -15,7 +15,7 @@ from k8sdatapath.datapath.contract import Bindable, bind_maps
 from k8sdatapath.datapath.flow import Peer
 from k8sdatapath.errors import CapacityError, StalePlanError
 from k8sdatapath.layout import u32, u64
-from k8sdatapath.model import Accelerated
+from k8sdatapath.model import Accelerated, IPAddress
 from k8sdatapath.resource import Resource
 from k8sdatapath.tables.acceleration import AccelRuleKey, AccelWay, EndRow, PairRow
 from k8sdatapath.tables.counters import CounterRow
@@ -202,9 +202,17 @@ class SocketAccelerator(Resource):
             shut=sums[AccelWay.SHUT][0],
         )
 
-    def release(self) -> int:
-        """Have all pairs that there are go on through the stack; returns how many. Nothing is lost."""
-        pairs = list(self._pairs)
+    def release(self, *addresses: IPAddress) -> int:
+        """Have pairs that there are go on through the stack; returns how many. Nothing is lost.
+
+        :param addresses: those with an end at one of these; none: all of them.
+        """
+        there = frozenset(addresses)
+        pairs = [
+            key
+            for key, row in self._pairs.items()
+            if not there or not there.isdisjoint((row.talk.src, row.talk.dst))
+        ]
         self._pairs.delete_many(pairs)
         return len(pairs)
 

@@ -271,6 +271,8 @@ class Node(Resource):
                 hint = "Node.resize gives room for more pods, in an agent `capacity`"
                 raise MapFullError(error.op, error.subject, error.capacity, error.written, hint) from None
             undo.pop_all()
+            if self.accelerator is not None and any(each.policy != row.policy for each in before.values()):
+                self.accelerator.release(*before)  # by its former policy
             if self.policy is not None and workload is not None:
                 self.policy.release()
 
@@ -312,6 +314,8 @@ class Node(Resource):
             gone = [each for each in addresses if self._holder(each) in (None, device)]
             self._endpoints.delete_many(gone)
             self.names.vacate(gone)
+            if self.accelerator is not None and gone:
+                self.accelerator.release(*gone)
             if self.policy is not None:
                 self.policy.detach(gone)
         if device not in {pod.device for pod in self.pods if pod.addresses}:

@@ -10,7 +10,7 @@ from k8sdatapath.layout import addr, array, be16, struct, u8, u16, u32, u64, zer
 from k8sdatapath.model import Accelerated, network
 from k8sdatapath.tables.conntrack import Tuple
 
-__all__ = ["AccelRuleKey", "AccelWay", "EndRow", "PairRow"]
+__all__ = ["AccelRuleKey", "AccelWay", "EndRow", "HeldRow", "PairRow"]
 
 _MAPPED_BITS = 96
 _PORT_BITS = 32
@@ -55,6 +55,14 @@ class AccelRuleKey:
 
 
 @struct
+class HeldRow:
+    """``struct kd_held``: which policies have allowed a connection, by which revisions."""
+
+    policy: Annotated[tuple[int, ...], array(u32, 2)]
+    revision: Annotated[tuple[int, ...], array(u32, 2)]
+
+
+@struct
 class EndRow:
     """``struct kd_accel_end``: one socket of a pair, and what it has sent."""
 
@@ -64,6 +72,9 @@ class EndRow:
     messages: u64
     bytes: u64
     others: u64
+    held: HeldRow
+    asked: u32
+    pad: ClassVar = zeros(4)
 
 
 @struct

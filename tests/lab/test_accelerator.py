@@ -30,6 +30,7 @@ from k8sdatapath.errors import LabError, ModelError, StalePlanError
 from k8sdatapath.kube.policy import parse_policies
 from k8sdatapath.lab.lab import LabNode, Pod
 from k8sdatapath.layout import u64
+from k8sdatapath.model.workload import Workload
 from k8sdatapath.node import Capacity, Node, NodeConfig
 from k8sdatapath.pins import PinDir
 from k8sdatapath.tables.policy import RuleKey, RuleRow
@@ -392,6 +393,20 @@ def test_a_policy_that_comes_later_holds(node: LabNode) -> None:
         assert read(made.server, 6) == b"denied"
         made.say(b"allowed")
         assert pair(node).client.messages > handed
+
+
+def test_a_pod_that_becomes_another_goes_through_the_stack(node: LabNode) -> None:
+    client, web = pod(node, "client"), pod(node, "web")
+    with connected(client, web) as made, connected(client, pod(node, "other")) as beside:
+        made.say(b"as before")
+        beside.say(b"as before")
+        for labels in ({"app": "renamed"}, {"app": "web"}):
+            renamed = Workload.pod("default/web", labels, addresses=web.addresses)
+            node.datapath.attach_pod(
+                web.device, web.addresses, pod_mac=web.mac, identity=1000, workload=renamed
+            )
+            made.say(b"as another")
+            assert pair(node).server.peer.address == pod(node, "other").address
 
 
 def test_who_is_not_allowed_does_not_even_connect(node: LabNode) -> None:

@@ -295,20 +295,34 @@ static __always_inline void kd_accel_closed(struct bpf_sock_ops *ops)
 
 /* ---- messages ---- */
 
-/* Those that know the connection by its packets learn that it is not idle. */
-static __always_inline void kd_accel_seen(struct kd_accel_pair *pair, struct kd_talk *talk)
+/*
+ * Whether policies let the pair be. All of it is looked at once a second, and when a policy has changed; in between a
+ * look at both policies tells. Who is given another policy has his pairs taken away by user space.
+ */
+static __always_inline bool kd_accel_allowed(const struct kd_accel_pair *pair, struct kd_accel_end *end, __u32 now)
+{
+	struct kd_talk *talk;
+
+	if (!enforce || pair->within || (end->asked == now && kd_held_still(&end->held)))
+		return true;
+	end->asked = 0;
+	talk = bpf_map_lookup_elem(&kd_talks, &pair->talk);
+	if (!talk || !kd_talk_holds(&pair->talk, talk, &end->held))
+		return false;
+	talk->last_seen = now;
+	end->asked = now;
+	return true;
+}
+
+/* Those that translate the connection's packets learn that it is not idle. */
+static __always_inline void kd_accel_seen(struct kd_accel_pair *pair, __u32 now)
 {
 	struct kd_tuple way, answer;
-	__u32 now = kd_now();
 	struct kd_ct *ct;
 
-	if (pair->last_seen == now)
+	if (!pair->translated || pair->last_seen == now)
 		return;
 	pair->last_seen = now;
-	if (talk)
-		talk->last_seen = now;
-	if (!pair->translated)
-		return;
 	way = pair->second & 1 ? kd_reversed(&pair->talk) : pair->talk;
 	answer = kd_reversed(&way);
 	ct = kd_ct_find_untold(&answer);
@@ -323,16 +337,13 @@ static __always_inline void kd_accel_seen(struct kd_accel_pair *pair, struct kd_
 
 /* What to do with a message from one end of a pair to the other. */
 static __always_inline enum kd_accel_way kd_accel_choose(struct tcp_sock *tcp, struct kd_accel_pair *pair,
-							 const struct kd_accel_end *peer)
+							 struct kd_accel_end *end, const struct kd_accel_end *peer)
 {
-	struct kd_talk *talk = NULL;
 	struct tcp_sock *other;
+	__u32 now = kd_now();
 
-	if (enforce && !pair->within) {
-		talk = bpf_map_lookup_elem(&kd_talks, &pair->talk);
-		if (!talk || !kd_talk_holds(&pair->talk, talk))
-			return KD_ACCEL_POLICY;
-	}
+	if (!kd_accel_allowed(pair, end, now))
+		return KD_ACCEL_POLICY;
 	other = bpf_rdonly_cast((void *)peer->sock, bpf_core_type_id_kernel(struct tcp_sock));
 	if ((__u64)other->inet_conn.icsk_inet.sk.__sk_common.skc_cookie.counter != peer->cookie ||
 	    other->inet_conn.icsk_inet.sk.sk_shutdown & KD_RCV_SHUTDOWN ||
@@ -342,7 +353,7 @@ static __always_inline enum kd_accel_way kd_accel_choose(struct tcp_sock *tcp, s
 		return KD_ACCEL_BEHIND;
 	if (2 * other->inet_conn.icsk_inet.sk.sk_backlog.rmem_alloc.counter > other->inet_conn.icsk_inet.sk.sk_rcvbuf)
 		return KD_ACCEL_FULL;
-	kd_accel_seen(pair, talk);
+	kd_accel_seen(pair, now);
 	return KD_ACCEL_HANDED;
 }
 
@@ -363,7 +374,7 @@ static __always_inline int kd_accel_message(struct sk_msg_md *msg)
 	if (pair) {
 		end = &pair->end[own->end == KD_ACCEL_SERVER];
 		peer = &pair->end[own->end != KD_ACCEL_SERVER];
-		way = kd_accel_choose(tcp, pair, peer);
+		way = kd_accel_choose(tcp, pair, end, peer);
 		key = peer->cookie;
 		if (way == KD_ACCEL_HANDED &&
 		    bpf_msg_redirect_hash(msg, &kd_accel_socks, &key, BPF_F_INGRESS) != SK_PASS)

@@ -27,6 +27,13 @@ struct kd_accel_call {
 };
 KD_ASSERT_SIZE(struct kd_accel_call, 56);
 
+/* What the ends of a talk have allowed it by. */
+struct kd_held {
+	__u32 policy[2]; /* keys of kd_policies */
+	__u32 revision[2];
+};
+KD_ASSERT_SIZE(struct kd_held, 16);
+
 /* One socket of a pair. */
 struct kd_accel_end {
 	__u64 cookie;
@@ -35,8 +42,11 @@ struct kd_accel_end {
 	__u64 messages; /* that it has handed over */
 	__u64 bytes;
 	__u64 others; /* messages that it has sent through the stack */
+	struct kd_held held;
+	__u32 asked; /* seconds of CLOCK_MONOTONIC when that was found; 0: it is not allowed */
+	__u32 pad;
 };
-KD_ASSERT_SIZE(struct kd_accel_end, 48);
+KD_ASSERT_SIZE(struct kd_accel_end, 72);
 
 struct kd_accel_caller {
 	struct kd_accel_end end;
@@ -45,7 +55,7 @@ struct kd_accel_caller {
 	__u8 translated; /* by packet: the flow table has it under what was dialled */
 	__u8 pad[5];
 };
-KD_ASSERT_SIZE(struct kd_accel_caller, 72);
+KD_ASSERT_SIZE(struct kd_accel_caller, 96);
 
 #define KD_ACCEL_CLIENT 0
 #define KD_ACCEL_SERVER 1
@@ -61,7 +71,7 @@ struct kd_accel_pair {
 	__u8 second; /* the client is the second end of the talk */
 	__u8 pad[7];
 };
-KD_ASSERT_SIZE(struct kd_accel_pair, 168);
+KD_ASSERT_SIZE(struct kd_accel_pair, 216);
 
 /* Value of kd_accel_owns. */
 struct kd_accel_own {
