@@ -17,29 +17,57 @@ from k8sdatapath.cli.observe import (
     told,
 )
 from k8sdatapath.cli.output import Output, show, show_value
-from k8sdatapath.model.flow import Flow, LostEvent
+from k8sdatapath.model.flow import Flow, LostEvent, NodeState
 
-__all__ = ["app", "report_parser", "status_parser"]
+__all__ = ["app", "asking_parser", "report_parser"]
 
 _SECOND = 10**9
 
 app = typer.Typer(no_args_is_help=True, help="Ask about flows; k8sdatapath observe shows them.")
 
 
-def status_parser() -> argparse.ArgumentParser:
-    """What reads the flags of ``status``."""
-    parser = argparse.ArgumentParser(
-        "k8sdatapath flows status", "%(prog)s [FLAGS]", description=status.__doc__
-    )
+def asking_parser() -> argparse.ArgumentParser:
+    """What reads the flags of commands that only ask a server."""
+    parser = argparse.ArgumentParser("k8sdatapath flows COMMAND", "%(prog)s [FLAGS]")
     parser.add_argument("-o", "--output", choices=("table", "json"), default="table")
     add_server_flags(parser)
     return parser
 
 
 @app.command(context_settings=SETTINGS)
+def nodes(context: typer.Context) -> None:
+    """List the nodes that a server tells flows of. Flags say which server; see --help."""
+    given = asking_parser().parse_args(context.args)
+    with observed(given) as server:
+        found = server.nodes()
+    rows = [
+        {
+            "name": each.get("name", ""),
+            "state": NodeState(each.get("state", 0)).name.removeprefix("NODE_").lower(),
+            "up": f"{each.get('uptime_ns', 0) // _SECOND} s",
+            "flows": f"{each.get('num_flows', 0)}/{each.get('max_flows', 0)}",
+            "seen": each.get("seen_flows", 0),
+            "version": each.get("version", ""),
+        }
+        for each in found
+    ]
+    show(rows, Output(given.output))
+
+
+@app.command(context_settings=SETTINGS)
+def namespaces(context: typer.Context) -> None:
+    """List the namespaces that flows of the last hour were of. Flags say which server; see --help."""
+    given = asking_parser().parse_args(context.args)
+    with observed(given) as server:
+        found = server.namespaces()
+    rows = [{"namespace": name, "cluster": cluster} for cluster, name in found]
+    show(rows, Output(given.output))
+
+
+@app.command(context_settings=SETTINGS)
 def status(context: typer.Context) -> None:
     """Show how full the ring of flows is, and how fast it fills. Flags say which server; see --help."""
-    given = status_parser().parse_args(context.args)
+    given = asking_parser().parse_args(context.args)
     with observed(given) as server:
         found: dict[str, Any] = server.status()
     if given.output == "json":

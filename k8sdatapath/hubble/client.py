@@ -111,13 +111,21 @@ class Observed(Resource):
                 found[name] = found[name].value
         return found
 
-    def namespaces(self) -> list[str]:
-        """Those that flows of the last hour were of.
+    def namespaces(self) -> list[tuple[str, str]]:
+        """Those that flows of the last hour were of, each after its cluster.
 
         :raises SourceError: the server cannot be reached, or does not know.
         """
         (answer,) = self._ask("GetNamespaces", {}, streaming=False)
-        return [each.namespace for each in answer.namespaces]
+        return [(each.cluster, each.namespace) for each in answer.namespaces]
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """Those that it knows, by the names of the protocol.
+
+        :raises SourceError: the server cannot be reached, or does not know.
+        """
+        (answer,) = self._ask("GetNodes", {}, streaming=False)
+        return [{field.name: value for field, value in each.ListFields()} for each in answer.nodes]
 
     def _ask(self, method: str, fields: dict[str, Any], *, streaming: bool) -> Iterable[Any]:
         import grpc

@@ -49,7 +49,9 @@ PARSERS = {
     "k8sdatapath observe": observe.observe_parser,
     "k8sdatapath top": top.top_parser,
     "k8sdatapath flows report": flows.report_parser,
-    "k8sdatapath flows status": flows.status_parser,
+    "k8sdatapath flows namespaces": flows.asking_parser,
+    "k8sdatapath flows nodes": flows.asking_parser,
+    "k8sdatapath flows status": flows.asking_parser,
 }
 
 

@@ -311,6 +311,12 @@ def test_the_status_of_a_server(server: str) -> None:
     assert "4/4095 (0.1%)" in run("flows status --server", server)
 
 
+def test_the_nodes_and_namespaces_of_a_server(server: str) -> None:
+    (node,) = json.loads(run("flows nodes -o json --server", server))
+    assert (node["name"], node["state"], node["flows"]) == ("default/localhost", "connected", "4/4095")
+    assert run("flows namespaces --server", server) == "none\n"  # these flows are of another year
+
+
 def test_follows_until_the_server_ends() -> None:
     ring = FlowRing()
     ring.add(*(evolve(RESOLVED, time=START + each * SECOND) for each in range(5)))
