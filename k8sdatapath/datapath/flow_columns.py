@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from k8sdatapath.datapath.flow_decoder import LOST, Decoder
+from k8sdatapath.datapath.flow_decoder import MADE, Decoder
 from k8sdatapath.errors import MissingExtraError
 from k8sdatapath.layout import layout_of
 from k8sdatapath.layout.codecs import Scalar, Wire
@@ -56,7 +56,9 @@ def packed_columns(data: bytes) -> np.ndarray[Any, Any]:
 
 
 def frame(data: bytes, decoder: Decoder, kind: str) -> Any:
-    """Events as a table with names, of ``pandas``, ``polars`` or ``pyarrow``. What was lost is not in it.
+    """Events as a table with names, of ``pandas``, ``polars`` or ``pyarrow``.
+
+    What was lost is not in it, nor are requests.
 
     :raises MissingExtraError: it is not installed.
     """
@@ -69,7 +71,7 @@ def named_columns(data: bytes, decoder: Decoder) -> dict[str, Any]:
     """Columns of text, numbers and points in time."""
     np = _extra("numpy")
     events = packed_columns(data)
-    events = events[events["point"] != LOST]
+    events = events[events["point"] < MADE]
     found: dict[str, Any] = {"time": (events["time"] + np.uint64(decoder.clock)).astype("datetime64[ns]")}
     found["outcome"] = _named(
         events["result"], lambda result: decoder.outcomes.get(reason_of(int(result)), "")

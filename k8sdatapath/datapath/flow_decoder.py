@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
+from itertools import count
 from secrets import randbits
 from typing import Any, NamedTuple
 
@@ -51,13 +52,14 @@ from k8sdatapath.tables.events import (
     source_line,
 )
 
-__all__ = ["LOST", "Decoder", "lost_record"]
+__all__ = ["LOST", "MADE", "Decoder", "lost_record"]
 
-LOST = 0xFF
-"""In place of a point: that events were lost."""
+LOST, MADE = 0xFF, 0xFE
+"""In place of a point: that events were lost; and that a flow was made elsewhere."""
 
 _EVENT = layout_of(PackedEvent)
 _NONE = bytes(16)
+_MOST_MADE = 16384
 _SET = 10**8
 """Nanoseconds of difference by which a clock was set: a flow has one time, whenever it is read."""
 
@@ -83,6 +85,7 @@ _REASONS = {
     "DROP_MEDDLING": DropReason.ENCAPSULATION_TRAFFIC_IS_PROHIBITED,
     "DROP_POLICY_DENIED": DropReason.POLICY_DENIED,
     "DROP_INVALID_SOURCE_IP": DropReason.INVALID_SOURCE_IP,
+    "REJECT_DENIED": DropReason.POLICY_DENIED,
     "REJECT_NO_BACKEND": DropReason.SERVICE_BACKEND_NOT_FOUND,
     "REJECT_NO_SERVICE": DropReason.SERVICE_BACKEND_NOT_FOUND,
 }
@@ -119,11 +122,14 @@ def _text(data: bytes) -> str:
 
 def lost_record(cpu: int, number: int, first: int, last: int) -> bytes:
     """An event that says that so many were lost, between two points in time of CLOCK_MONOTONIC."""
+    return _record(time=last, packets=number, bytes=first, cpu=cpu, point=LOST)
+
+
+def _record(**said: int) -> bytes:
     nothing = _EVENT.unpack(bytes(_EVENT.size))
     known: dict[str, Any] = {each.name: getattr(nothing, each.name, 0) for each in _EVENT.fields}
     del known["pad"]
-    known |= {"time": last, "packets": number, "bytes": first, "cpu": cpu, "point": LOST}
-    return _EVENT.pack(PackedEvent(**known))
+    return _EVENT.pack(PackedEvent(**(known | said)))
 
 
 def _clock(before: int) -> int:
@@ -142,8 +148,10 @@ class Decoder:
     def __init__(self, names: Names, outcomes: Mapping[int, str], node: str, version: str) -> None:
         self._names = names
         self.outcomes = outcomes
-        self._node = node
-        self._emitter = Emitter("k8sdatapath", version)
+        self.node = node
+        self._made: dict[int, Flow] = {}
+        self._numbers = count()
+        self.emitter = Emitter("k8sdatapath", version)
         self._clock = _clock(0)
         self._series = f"{randbits(32):08x}-{randbits(16):04x}"
 
@@ -166,11 +174,26 @@ class Decoder:
         clock = self.clock
         return [self._flow(row, number + index, clock) for index, row in enumerate(_EVENT.unpack_many(data))]
 
+    def keep(self, flow: Flow, at: int) -> bytes:
+        """Remember a flow that is no event of a packet; returns one that stands for it.
+
+        Of too many the oldest is forgotten.
+
+        :param at: when, of CLOCK_MONOTONIC.
+        """
+        number = next(self._numbers)
+        self._made[number] = flow
+        self._made.pop(number - _MOST_MADE, None)
+        return _record(time=at, cookie=number, point=MADE)
+
     def _flow(self, row: PackedEvent, number: int, clock: int) -> Flow | LostEvent:
         at = clock + row.time
         if row.point == LOST:
             where = LostEventSource.PERF_EVENT_RING_BUFFER
             return LostEvent(where, row.packets, row.cpu, clock + row.bytes, at)
+        if row.point == MADE:
+            forgotten = LostEventSource.HUBBLE_RING_BUFFER
+            return self._made.get(row.cookie) or LostEvent(forgotten, 1, None, at, at)
         names = self._names
         source, destination = _address(row.source), _address(row.destination)
         outcome = self.outcomes.get(reason_of(row.result), "")
@@ -204,7 +227,7 @@ class Decoder:
             source=self._source(row),
             destination=names.endpoint(destination, row.destination_identity),
             type=FlowType.SOCK if row.point >= Point.CONNECT else FlowType.L3_L4,
-            node_name=self._node,
+            node_name=self.node,
             source_names=names.domains(source, destination),
             destination_names=names.domains(destination, source),
             event_type=event,
@@ -221,7 +244,7 @@ class Decoder:
             uuid=f"{self._series}-4000-8000-{number & (1 << 48) - 1:012x}",
             trace_reason=_REASON_VALUES.get(row.state, TraceReason.TRACE_REASON_UNKNOWN),
             file=FileInfo(place.file, place.line) if place is not None else None,
-            emitter=self._emitter,
+            emitter=self.emitter,
             egress_allowed_by=policies.egress_allowed_by,
             ingress_allowed_by=policies.ingress_allowed_by,
             egress_denied_by=policies.egress_denied_by,
@@ -240,6 +263,8 @@ class Decoder:
         if outcome == "TOO_BIG":
             return Verdict.ERROR, EventType(MonitorEvent.TRACE, 0), nowhere
         to = _AT.get(row.point) or _TO.get(outcome, TraceObservationPoint.TO_STACK)
+        if row.flags & EventFlags.AUDITED:
+            return Verdict.AUDIT, EventType(MonitorEvent.POLICY_VERDICT, 0), to
         if row.flags & _ASKED:
             return Verdict.FORWARDED, EventType(MonitorEvent.POLICY_VERDICT, 0), to
         return Verdict.FORWARDED, EventType(MonitorEvent.TRACE, int(to) if to < 100 else 0), to

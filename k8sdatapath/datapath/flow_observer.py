@@ -28,6 +28,7 @@ from k8sdatapath.datapath.flow_columns import frame, packed_columns
 from k8sdatapath.datapath.flow_decoder import Decoder, lost_record
 from k8sdatapath.datapath.flow_filters import EventFilter
 from k8sdatapath.datapath.flow_names import KnownNames, Names
+from k8sdatapath.datapath.flow_requests import request_flow
 from k8sdatapath.errors import CapacityError, ClosedError, DatapathError, ModelError
 from k8sdatapath.flow_source import Chunk, FlowSource, Seen
 from k8sdatapath.model.address import shown
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
     import pandas as pd
     import polars as pl
     import pyarrow as pa
+
+    from k8sdatapath.datapath.l7_policy import L7Policy
 
 __all__ = ["CONTRACT", "FlowObserver", "Telling"]
 
@@ -98,8 +101,11 @@ class FlowObserver(FlowSource, Resource):
         self._missed = [row.full + row.limited for row in self._telling[0]]
         self._missed_at = time.monotonic_ns()
         self._closing = False
-        self._stop, stopped = os.pipe2(os.O_CLOEXEC)
-        self._stopped = stopped
+        self._requests: L7Policy | None = None
+        self._stop, self._stopped = os.pipe2(os.O_CLOEXEC)
+        self._poll = select.poll()
+        self._poll.register(self._ring.fileno(), select.POLLIN)
+        self._poll.register(self._stop, select.POLLIN)
         self._thread = threading.Thread(target=self._run, name="flow observer", daemon=True)
         self._thread.start()
 
@@ -174,6 +180,12 @@ class FlowObserver(FlowSource, Resource):
         return Telling(
             sum(row.told for row in rows), sum(row.full for row in rows), sum(row.limited for row in rows)
         )
+
+    def listen(self, requests: L7Policy) -> None:
+        """Tell of requests as well. Their events are taken by this observer from now on."""
+        self._requests = requests
+        self._poll.register(requests.fileno(), select.POLLIN)
+        os.write(self._stopped, b"1")
 
     # ---- reading
 
@@ -264,11 +276,10 @@ class FlowObserver(FlowSource, Resource):
     # ---- the thread
 
     def _run(self) -> None:
-        poll = select.poll()
-        poll.register(self._ring.fileno(), select.POLLIN)
-        poll.register(self._stop, select.POLLIN)
         while not self._closing:
-            poll.poll()
+            woken = dict(self._poll.poll())
+            if self._stop in woken and not self._closing:
+                os.read(self._stop, 1)
             while not self._closing and self._drain():
                 time.sleep(_PAUSE)
 
@@ -276,7 +287,7 @@ class FlowObserver(FlowSource, Resource):
         """Take what is there; returns how many came."""
         if self._closing:
             return 0
-        came = self._store.drain()
+        came = self._store.drain() + self._drain_requests()
         lost = self._note_losses() if came else 0
         if came or lost:
             with self._changed:
@@ -285,6 +296,20 @@ class FlowObserver(FlowSource, Resource):
             for tell in arrivals:
                 tell()
         return came
+
+    def _drain_requests(self) -> int:
+        """Take what was asked for and answered; returns how much."""
+        events = self._requests.events() if self._requests is not None else ()
+        for each in events:
+            flow = request_flow(
+                each,
+                self.names,
+                clock=self._decoder.clock,
+                node=self._decoder.node,
+                emitter=self._decoder.emitter,
+            )
+            self._store.add(self._decoder.keep(flow, round(each.time * 1e9)))
+        return len(events)
 
     def _note_losses(self) -> int:
         """Put into the ring what the kernel could not."""

@@ -73,6 +73,8 @@ def observe(node: Node, pod: Object) -> FlowObserver:
     observer = FlowObserver.bind(pod, names=node.names, node=name)
     try:
         observer.watch(node.config.flows or "off")
+        if node.l7 is not None:
+            observer.listen(node.l7)
     except BaseException:
         observer.close()
         raise

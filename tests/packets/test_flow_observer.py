@@ -4,31 +4,38 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
+from attrs import evolve
 
 from k8sdatapath import programs
+from k8sdatapath.datapath.flow_decoder import Decoder
 from k8sdatapath.datapath.flow_export import FlowExporter, redacted
 from k8sdatapath.datapath.flow_filters import EventFilter
 from k8sdatapath.datapath.flow_names import KnownNames, Ruling
 from k8sdatapath.datapath.flow_observer import FlowObserver
+from k8sdatapath.datapath.http_event import HTTPEvent
 from k8sdatapath.errors import CapacityError, ClosedError, ModelError
 from k8sdatapath.flow_source import Seen
+from k8sdatapath.layout import layout_of
 from k8sdatapath.model.flow import (
     TCP as Segment,
 )
 from k8sdatapath.model.flow import (
     DropReason,
+    EventType,
     Flow,
     FlowEvent,
     LostEvent,
     LostEventSource,
+    MonitorEvent,
     PolicyRef,
     ServiceRef,
     TrafficDirection,
@@ -37,7 +44,7 @@ from k8sdatapath.model.flow import (
 )
 from k8sdatapath.model.workload import Workload
 from k8sdatapath.net.packet import tcp, udp
-from k8sdatapath.tables.events import Level, Point
+from k8sdatapath.tables.events import EventFlags, EventRow, Level, Point
 from tests.packets.rig import Rig, rig
 from tests.packets.world import TCP, V4, V6, WORLDS, World
 
@@ -319,3 +326,78 @@ def test_secrets_of_requests_are_not_written() -> None:
     assert said["url"] == "http://web/a?HUBBLE_REDACTED"
     assert [each["value"] for each in said["headers"]] == ["HUBBLE_REDACTED", "*/*"]
     assert redacted({"flow": {}}) == {"flow": {}}
+
+
+class Requests:
+    """What stands for the programs that read requests."""
+
+    def __init__(self) -> None:
+        self._read, self._write = os.pipe()
+        self._events: list[HTTPEvent] = []
+
+    def fileno(self) -> int:
+        return self._read
+
+    def see(self, verdict: str, status: int = 0, latency: float | None = None) -> None:
+        client, server = (ip_address(V4.address(each)) for each in ("client", "one"))
+        said = {"time": time.monotonic(), "identity": 300, "reason": "", "rule": None, "connection": 7}
+        asked = {"method": "GET", "path": "/a", "host": "web", "status": status, "latency": latency}
+        event = HTTPEvent(client=(client, 40000), server=(server, 8080), verdict=verdict, **said, **asked)  # type: ignore[arg-type]
+        self._events.append(event)
+        os.write(self._write, b"1")
+
+    def events(self) -> list[HTTPEvent]:
+        found, self._events = self._events, []
+        if found:
+            os.read(self._read, 100)
+        return found
+
+    def close(self) -> None:
+        os.close(self._read)
+        os.close(self._write)
+
+
+def test_requests_are_flows() -> None:
+    names = KnownNames()
+    names.learn(CLIENT, 300)
+    with closing(Requests()) as requests, observed(names=names) as (datapath, observer):
+        observer.listen(requests)  # type: ignore[arg-type]
+        cursor = observer.follow()
+        requests.see("denied")
+        requests.see("audited")
+        requests.see("response", 200, 0.012)
+        found: list[Flow] = []
+        eventually(lambda: found.extend(flows(cursor.take(1))) or len(found) == 3)
+        datapath.send(V4.frame("client", "service", TCP))
+        assert len(flows(observer.last())) == 4
+        assert observer.to_pandas()["outcome"].tolist() == ["TO_POD"]
+    denied, audited, answer = found
+    assert (denied.verdict, denied.drop_reason) == (Verdict.DROPPED, DropReason.POLICY_DENIED)
+    assert denied.summary == "HTTP/1.1 GET http://web/a"
+    assert denied.source.pod_name == "client"  # type: ignore[union-attr]
+    assert denied.l4 == Segment(40000, 8080)
+    assert audited.verdict is Verdict.AUDIT
+    assert answer.summary == "HTTP/1.1 200 12ms (GET http://web/a)"
+    assert (answer.is_reply, answer.l4) == (True, Segment(8080, 40000))
+    assert abs(answer.time - time.time_ns()) < 60e9
+
+
+def test_of_too_many_requests_the_oldest_are_forgotten() -> None:
+    decoder = Decoder(KnownNames(), {}, "default/me", "1")
+    records = b"".join(decoder.keep(Flow(uuid=str(number)), number) for number in range(16385))
+    first, second, *_, last = decoder.decode(records, 0)
+    assert isinstance(first, LostEvent)
+    assert [each.uuid for each in (second, last) if isinstance(each, Flow)] == ["1", "16384"]
+
+
+def test_what_a_policy_only_looks_at_is_audited() -> None:
+    decoder = Decoder(KnownNames(), {1: "PASS", 11: "REJECT_DENIED"}, "default/me", "1")
+    pack = layout_of(EventRow)
+    nothing = pack.unpack(bytes(pack.size))
+    rows = [
+        evolve(nothing, result=1, flags=EventFlags.AUDITED | EventFlags.DENIED_BY_DESTINATION, protocol=17),
+        evolve(nothing, result=11, flags=EventFlags.DENIED_BY_SOURCE, protocol=17),
+    ]
+    audited, refused = flows(decoder.decode(b"".join(map(pack.pack, rows)), 0))
+    assert (audited.verdict, audited.event_type) == (Verdict.AUDIT, EventType(MonitorEvent.POLICY_VERDICT))
+    assert (refused.verdict, refused.drop_reason) == (Verdict.DROPPED, DropReason.POLICY_DENIED)
