@@ -323,8 +323,16 @@ class L7Policy(Resource):
 
 #: Maps that are tiny unless they are those of other programs.
 _OF_POLICIES = (
-    "kd_endpoints", "kd_ipcache", "kd_networks", "kd_policies", "kd_rules", "kd_rule_counts", "kd_talks",
-)  # fmt: skip
+    "kd_conntrack",
+    "kd_conntrack_to",
+    "kd_endpoints",
+    "kd_ipcache",
+    "kd_networks",
+    "kd_policies",
+    "kd_rules",
+    "kd_rule_counts",
+    "kd_talks",
+)
 
 _ENDS = 22
 """Reasons below this one end a connection."""

@@ -169,6 +169,14 @@ def test_requests_and_responses_are_seen_without_rules(pair: Pair) -> None:
     pair.l7.remove(end)
 
 
+def settle(l7: L7Policy, connections: int) -> None:
+    """Wait until so many connections are left."""
+    deadline = time.monotonic() + 10
+    while (left := l7.connections) != connections:
+        assert time.monotonic() < deadline, f"{left} connections are left"
+        time.sleep(0.01)
+
+
 STORM = """
 import socket, sys, threading
 host, port, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
@@ -200,14 +208,11 @@ def test_thousands_of_denials_leave_nothing_behind(pair: Pair) -> None:
         storm = pair.client.exec([sys.executable, "-c", STORM, str(end[0]), str(end[1]), "2000"])
         assert storm.stdout.strip() == "2000|HTTP/1.1 403", storm.stderr
         assert pair.client.get(f"http://{end[0]}:{end[1]}/open").text == "hello"
-        assert pair.l7.connections == len(slow)
+        settle(pair.l7, len(slow))
         for each in slow:
             each.sendall(b"yes\r\n\r\n")
             assert each.recv(4096).startswith(b"HTTP/1.1 200 ")
-    deadline = time.monotonic() + 10
-    while pair.l7.connections:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    settle(pair.l7, 0)
     left = pair.server.exec(["ss", "-Htan", f"sport = :{end[1]}"]).stdout.split("\n")
     assert {line.split()[0] for line in left if line} <= {"LISTEN", "TIME-WAIT"}
     pair.l7.remove(end)

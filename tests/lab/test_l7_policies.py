@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from k8sdatapath import Lab
+from k8sdatapath import Lab, Service
 from k8sdatapath.datapath.l7_policy import L7Policy
 from k8sdatapath.lab.lab import Pod
 from k8sdatapath.model import IPAddress
@@ -126,6 +126,24 @@ def test_a_client_is_refused_what_its_own_policy_denies(lab: Lab, l7: L7Policy) 
             for _ in range(2):  # and nothing after it
                 with pytest.raises(PermissionError):  # EACCES
                     kept.send(b"GET /bills HTTP/1.1\r\nHost: a\r\n\r\n")
+
+
+@pytest.mark.parametrize("at_socket", [True, False], ids=["at its socket", "per packet"])
+def test_a_client_that_dials_a_service_is_asked_about_the_backend(at_socket: bool) -> None:
+    with Lab.start(policy=True, l7=True, pod_sockets=at_socket) as lab:
+        caller = lab.pod("caller", labels={"app": "caller"}, namespace="frontend")
+        other = lab.pod("other", labels={"app": "other"}, namespace="payments")
+        billing = lab.pod("billing", labels={"app": "billing"}, namespace="payments")
+        for each in (billing, other):
+            each.serve_http(PORT, "paid")
+        lab.node.services.upsert(Service("10.96.0.30", 80, backends=[billing.at(PORT)]))
+        lab.apply(EGRESS)
+        with caller.tcp("10.96.0.30", 80) as kept:
+            assert say(kept, "GET /bills/17").startswith(b"HTTP/1.1 200")
+            with pytest.raises(PermissionError):
+                kept.send(b"GET /bills HTTP/1.1\r\nHost: a\r\n\r\n")
+        with billing.tcp(other.address, PORT) as free:
+            assert say(free, "GET /bills").startswith(b"HTTP/1.1 200")
 
 
 @pytest.mark.parametrize("protocol", [socket.IPPROTO_TCP, socket.IPPROTO_MPTCP], ids=["TCP", "MPTCP"])

@@ -7,7 +7,9 @@
  * its client is. If there is such a number, the socket is put among those whose bytes go through our programs. What a
  * policy says is asked again with the first request after it has changed.
  *
- * Reads kd_endpoints, kd_ipcache, kd_networks, kd_policies, kd_rules and kd_l7_ports; writes kd_l7_conns,
+ * A client may have dialled a service: it is asked about the backend, which the flow table knows by then.
+ *
+ * Reads kd_conntrack, kd_endpoints, kd_ipcache, kd_networks, kd_policies, kd_rules and kd_l7_ports; writes kd_l7_conns,
  * kd_l7_sockets and kd_l7_sock.
  */
 #ifndef KD_L7_PEER_H
@@ -24,6 +26,7 @@
 #include <kd/l7_reason.h>
 #include <kd/rules.h>
 #include <kd/types.h>
+#include <kd/maps/conntrack.h>
 #include <kd/maps/endpoints.h>
 #include <kd/maps/l7.h>
 
@@ -99,7 +102,10 @@ static __always_inline __u32 kd_l7_epoch(void)
 	return none ? *(const volatile __u32 *)&none->generation : 0;
 }
 
-/* Take what policies and ports say for a connection; false: it may not go on. */
+/*
+ * Take what policies and ports say for a connection; false: it may not go on. Whether a client may connect at all is asked
+ * where its packets are.
+ */
 static __always_inline bool kd_l7_take(struct kd_l7_conn *conn)
 {
 	bool client = kd_l7_client(conn);
@@ -116,7 +122,7 @@ static __always_inline bool kd_l7_take(struct kd_l7_conn *conn)
 	conn->flags &= ~(KD_L7_OBSERVED | KD_L7_AUDITED | KD_L7_ANY);
 	if (answer.audit)
 		conn->flags |= KD_L7_AUDITED;
-	if (answer.rules < 0)
+	if (answer.rules < 0 && !client)
 		return false;
 	key.addr = conn->way.src;
 	key.port = conn->way.sport;
@@ -172,6 +178,23 @@ static __always_inline bool kd_l7_known(const struct kd_addr *local, __be16 port
 	return *policy || (!client && bpf_map_lookup_elem(&kd_l7_ports, &key));
 }
 
+/* The way of a client to what it dialled becomes the way back from its server. */
+static __always_inline void kd_l7_to_server(struct kd_tuple *way)
+{
+	struct kd_ct *ct = kd_ct_find_untold(way);
+	struct kd_addr client = way->src;
+	__be16 port = way->sport;
+
+	if (ct && !(ct->flags & KD_CT_REPLY)) {
+		way->dst = ct->to.dst;
+		way->dport = ct->to.dport;
+	}
+	way->src = way->dst;
+	way->sport = way->dport;
+	way->dst = client;
+	way->dport = port;
+}
+
 /* A connection is established: have its bytes looked at, if they have to be. */
 static __always_inline void kd_l7_enrol(struct bpf_sock_ops *ops, bool client)
 {
@@ -199,11 +222,13 @@ static __always_inline void kd_l7_enrol(struct bpf_sock_ops *ops, bool client)
 	if (!conn)
 		return;
 	mark->cookie = cookie;
-	conn->way.src = client ? remote : local;
-	conn->way.dst = client ? local : remote;
-	conn->way.sport = client ? bpf_htons(bpf_ntohl(ops->remote_port)) : port;
-	conn->way.dport = client ? port : bpf_htons(bpf_ntohl(ops->remote_port));
+	conn->way.src = local;
+	conn->way.dst = remote;
+	conn->way.sport = port;
+	conn->way.dport = bpf_htons(bpf_ntohl(ops->remote_port));
 	conn->way.protocol = IPPROTO_TCP;
+	if (client)
+		kd_l7_to_server(&conn->way);
 	conn->netns = bpf_get_netns_cookie(ops);
 	conn->policy = policy;
 	conn->flags = client ? KD_L7_CLIENT : 0;

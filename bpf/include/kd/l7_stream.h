@@ -72,6 +72,8 @@ static __always_inline int kd_l7_begin(struct kd_l7_conn *conn)
 		return 0;
 	}
 	number = conn->rules;
+	if (!number)
+		return KD_HTTP_REVOKED;
 	automaton = bpf_map_lookup_elem(&kd_l7_automata, &number);
 	if (!automaton || !automaton->generation || (conn->generation && conn->generation != automaton->generation))
 		return KD_HTTP_NO_RULES;
