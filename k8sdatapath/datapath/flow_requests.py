@@ -5,6 +5,7 @@ from __future__ import annotations
 from k8sdatapath.datapath.flow_names import Names
 from k8sdatapath.datapath.http_event import HTTPEvent
 from k8sdatapath.model import Protocol
+from k8sdatapath.model.address import place
 from k8sdatapath.model.flow import (
     HTTP,
     IP,
@@ -44,7 +45,9 @@ def request_flow(event: HTTPEvent, names: Names, *, clock: int, node: str, emitt
     l7 = Layer7(
         L7FlowType.RESPONSE if answer else L7FlowType.REQUEST,
         round(event.latency * 1e9) if event.latency else 0,
-        HTTP(event.status, event.method, f"http://{event.host or server}{event.path}", "HTTP/1.1"),
+        HTTP(
+            event.status, event.method, f"http://{event.host or place(server, port)}{event.path}", "HTTP/1.1"
+        ),
     )
     identities = {client: event.identity}
     return Flow(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import mmap
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 
@@ -10,7 +12,8 @@ import pytest
 from k8sdatapath import compile, maps
 from k8sdatapath.errors import LayoutError
 from k8sdatapath.layout import struct, u16, u32, u64
-from k8sdatapath.node import NodeConfig
+from k8sdatapath.net.netns import NetNs
+from k8sdatapath.node import Node, NodeConfig
 from k8sdatapath.node.loading import specs
 from k8sdatapath.node.upgrade import upgrade
 from k8sdatapath.objects import ObjectSpec
@@ -188,3 +191,13 @@ def test_every_map_of_a_node_is_looked_at(pins: PinDir, what: str) -> None:
 def test_where_nothing_is_pinned_nothing_is_made(pins: PinDir) -> None:
     assert upgrade(pins, specs(NodeConfig()), ()) == ()
     assert not pins.path.exists()
+
+
+def test_a_node_that_tells_of_packets_finds_what_one_that_did_not_has_pinned(pins: PinDir) -> None:
+    with NetNs.create(f"kdup-{os.getpid()}") as netns:
+        for level, size in ((None, mmap.PAGESIZE), ("all", 1 << 22), (None, 1 << 22)):
+            config = NodeConfig(netns=netns, pins=pins, socket_lb=False, flows=level)
+            with Node.open(config) as node:
+                assert (node.observer is None) == (level is None)
+                with pins.open_map("kd_events") as ring:
+                    assert kernel_maps.info(ring).max_entries == size

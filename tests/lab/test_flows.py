@@ -37,6 +37,18 @@ spec:
   - from: [{podSelector: {matchLabels: {app: checkout}}}]
     ports: [{port: 8080}]
 """
+ONLY_GET = """
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: server, namespace: my-app}
+spec:
+  endpointSelector: {matchLabels: {app: server}}
+  ingress:
+  - fromEndpoints: [{matchLabels: {app: client}}]
+    toPorts:
+    - ports: [{port: "8080", protocol: TCP}]
+      rules: {http: [{method: GET}]}
+"""
 VIP = "10.96.0.10"
 
 
@@ -176,3 +188,24 @@ def test_how_to(lab: Lab) -> None:
     assert run(code, {}) == output
     run(filters, {"observer": lab.node.flows})
     lab.node.flows.watch("aggregated")
+
+
+def test_a_request_that_is_denied() -> None:
+    with Lab.start(policy=True, l7=True, flows="drops") as guarded:
+        client = guarded.pod("client", namespace="my-app", labels={"app": "client"})
+        server = guarded.pod("server", namespace="my-app", labels={"app": "server"})
+        server.serve_http(8080, "hello")
+        guarded.apply(ONLY_GET)
+        url = f"http://{server.address}:8080"
+        status = client.exec(
+            ["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "-X", "POST", f"{url}/a"]
+        )
+        assert status.stdout == "403"
+        cursor = guarded.node.flows.follow(last=10, matches=lambda flow: flow.type is FlowType.L7)
+        flow = cursor.take(10)[0]
+    assert isinstance(flow, Flow)
+    assert (flow.verdict, flow.drop_reason) == (Verdict.DROPPED, DropReason.POLICY_DENIED)
+    assert flow.summary == f"HTTP/1.1 POST {url}/a"
+    assert flow.source is not None
+    assert flow.source.pod_name == "client"
+    assert flow.l7 is not None
