@@ -5,7 +5,6 @@ from __future__ import annotations
 from k8sdatapath.datapath.flow_names import Names
 from k8sdatapath.datapath.http_event import HTTPEvent
 from k8sdatapath.model import Protocol
-from k8sdatapath.model.address import place
 from k8sdatapath.model.flow import (
     HTTP,
     IP,
@@ -23,6 +22,7 @@ from k8sdatapath.model.flow import (
     Verdict,
 )
 from k8sdatapath.model.flow_words import summary
+from k8sdatapath.model.frontend import place
 
 __all__ = ["request_flow"]
 
@@ -42,12 +42,11 @@ def request_flow(event: HTTPEvent, names: Names, *, clock: int, node: str, emitt
     service = names.service(server, port, Protocol.TCP)
     verdict = _VERDICTS.get(event.verdict, Verdict.FORWARDED)
     l4 = TCP(source_port, destination_port)
+    url = f"http://{event.host or place(server, port)}{event.path}"
     l7 = Layer7(
         L7FlowType.RESPONSE if answer else L7FlowType.REQUEST,
         round(event.latency * 1e9) if event.latency else 0,
-        HTTP(
-            event.status, event.method, f"http://{event.host or place(server, port)}{event.path}", "HTTP/1.1"
-        ),
+        HTTP(event.status, event.method, url, "HTTP/1.1"),
     )
     identities = {client: event.identity}
     return Flow(
