@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from functools import partial
 from threading import RLock
-from typing import TYPE_CHECKING
 
 from attrs import evolve, frozen
 
@@ -17,7 +16,6 @@ from k8sdatapath import maps
 from k8sdatapath.component import Pressure
 from k8sdatapath.datapath.conntrack_table import ConntrackTable, Sweep
 from k8sdatapath.datapath.direct_routes import DirectRoutes
-from k8sdatapath.datapath.explanation import Explanation, Place
 from k8sdatapath.datapath.flow_move import MOVED, FlowMove
 from k8sdatapath.datapath.flow_reaper import FlowReaper
 from k8sdatapath.datapath.identity_policy import IdentityPolicy
@@ -29,7 +27,7 @@ from k8sdatapath.datapath.service_table import CONTRACT, ServiceTable
 from k8sdatapath.datapath.socket_reaper import DestroyedSocket, SocketReaper
 from k8sdatapath.errors import AddressInUseError, BpffsError, CapacityError, MapFullError, ModelError
 from k8sdatapath.layout import addr, layout_of
-from k8sdatapath.model import Frontend, IPAddress, Protocol, address
+from k8sdatapath.model import IPAddress, address
 from k8sdatapath.model.address import shown
 from k8sdatapath.model.identity import Reserved
 from k8sdatapath.model.workload import Workload
@@ -39,8 +37,9 @@ from k8sdatapath.node.composition import is_of_pod, masquerading, pod_hooks, pod
 from k8sdatapath.node.config import POLICY_MAPS, Capacity, NodeConfig
 from k8sdatapath.node.device_keeper import DeviceKeeper
 from k8sdatapath.node.devices import mac_of, own_addresses
+from k8sdatapath.node.explained import Explained
 from k8sdatapath.node.hooks import Hooks, XdpHook
-from k8sdatapath.node.loading import cookie, load, settings, specs
+from k8sdatapath.node.loading import load, specs
 from k8sdatapath.node.observing import NodeNames, observe
 from k8sdatapath.node.resizing import Move
 from k8sdatapath.node.tunnel import Tunnel
@@ -49,15 +48,10 @@ from k8sdatapath.node.upkeep import Upkeep
 from k8sdatapath.objects import Object
 from k8sdatapath.pins import PinLock
 from k8sdatapath.programs.base import device_index, in_netns
-from k8sdatapath.resource import Resource
 from k8sdatapath.tables.conntrack import Tuple
 from k8sdatapath.tables.counters import Counter, CounterRow, outcomes, read_counters
 from k8sdatapath.tables.endpoints import EndpointRow
 from k8sdatapath.tables.policy import TalkRow
-
-if TYPE_CHECKING:
-    from k8sdatapath.datapath.explainer import Explainer
-    from k8sdatapath.datapath.walk import Walk
 
 __all__ = ["AttachedPod", "Node"]
 
@@ -75,7 +69,7 @@ class AttachedPod:
     addresses: frozenset[IPAddress]
 
 
-class Node(Resource):
+class Node(Explained):
     """The datapath of one node, running. Make one with :meth:`open`.
 
     :ivar services: the node's services.
@@ -431,55 +425,6 @@ class Node(Resource):
                 self.policy.expire_names(lambda: live_ends(self._talks))
         with self._flows_stay:
             return self.flows.sweep()
-
-    def explain(
-        self, dialled: Frontend, source: IPAddress, at: Place = Place.POD, *, port: int = 40000
-    ) -> Explanation:
-        """What would become of the first packet from ``source`` to ``dialled``, and why; nothing is changed.
-
-        See :class:`~k8sdatapath.datapath.explainer.Explainer`, which explains any packet.
-
-        :param at: whether it comes from a pod, or through the first uplink, or leaves by that; or a process
-            of the node dials.
-        :param port: of the source.
-        """
-        from k8sdatapath.datapath.explainer import Device  # seldom asked for, and large
-
-        config, device = self.config, None
-        if at in (Place.UPLINK, Place.TO_UPLINK, Place.XDP) and config.uplinks:
-            device = in_netns(config.netns, lambda: Device.find(config.uplinks[0]))
-        with self._maps_stay, self.explainer() as explainer:
-            of_socket = cookie(config.netns) if at is Place.SOCKET else 0
-            return explainer.dial(dialled, source, at, port=port, device=device, cookie=of_socket)
-
-    def walk(self, dialled: Frontend, source: IPAddress, *, port: int = 40000) -> Walk:
-        """The way of the first packet from a pod of this node to ``dialled``, place by place.
-
-        See :func:`~k8sdatapath.datapath.walk.walk`.
-        """
-        from k8sdatapath.datapath.walk import walk
-
-        with self._maps_stay, self.explainer() as explainer:
-            return walk(explainer, dialled, source, port=port, netns=self.config.netns)
-
-    def verdict(
-        self, source: IPAddress, destination: IPAddress, port: int, protocol: Protocol = Protocol.TCP
-    ) -> Explanation:
-        """What the policies in force here say of a new connection, one end of which is a pod of this node.
-
-        See :meth:`~k8sdatapath.datapath.explainer.Explainer.verdict`.
-        """
-        with self._maps_stay, self.explainer() as explainer:
-            return explainer.verdict(source, destination, port, protocol)
-
-    def explainer(self) -> Explainer:
-        """An explainer of this node's packets, until it is resized. The caller closes it."""
-        from k8sdatapath.datapath.explainer import CONTRACT as EXPLAINED
-        from k8sdatapath.datapath.explainer import Explainer
-
-        live = {name: each for loaded in self._objects.values() for name, each in loaded.maps.items()}
-        bound = {name: maps.bind(kind, live[name].fd) for name, kind in EXPLAINED.items()}
-        return Explainer.bind(bound, netns=self.config.netns, config=settings(self.config))
 
     def reap_sockets(self, *, tcp: bool = False) -> tuple[DestroyedSocket, ...]:
         """Destroy the UDP sockets of this machine that are connected to backends which are gone.
