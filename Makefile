@@ -8,7 +8,7 @@ BENCH  ?=
 
 # Debian packages: to build and run; and what the tests use and the benchmarks compare with.
 BUILD_PACKAGES := clang gcc libbpf-dev libc6-dev linux-libc-dev python3-dev python3-venv
-TEST_PACKAGES  := chromium clang-19 containernetworking-plugins curl iproute2 iptables nftables nginx-light nodejs openssl tcpdump
+TEST_PACKAGES  := chromium clang-19 containernetworking-plugins curl haproxy iproute2 iptables nftables nginx-light nodejs openssl tcpdump wrk
 
 SOURCES := setup.py $(shell find csrc bpf examples/manifests -type f)
 
@@ -50,7 +50,7 @@ generate: .make/build ## write the files that are made from the code (tests/api/
 	mv tests/api/public.txt.new tests/api/public.txt
 
 .PHONY: bench
-bench: .make/build .make/test-packages ## all benchmarks, or one: make bench BENCH=name (needs root)
+bench: .make/build .make/test-packages .make/bench-venv ## all benchmarks, or one: make bench BENCH=name (needs root)
 	$(BIN)/python -m benchmarks $(BENCH)
 
 .PHONY: wheel
@@ -73,6 +73,10 @@ clean: ## remove everything that was built, and the venv
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --upgrade pip 'setuptools>=77' 'cffi>=1.17'
 	PYTHONWARNINGS=ignore $(BIN)/python -m pip install -q --no-build-isolation -e '.[all]' --group dev
+	@touch $@
+
+.make/bench-venv: .make/venv
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install -q --group bench
 	@touch $@
 
 .make/%-packages: Makefile

@@ -38,21 +38,36 @@ int l7_sockets(struct bpf_sock_ops *ops)
 	return 1;
 }
 
-/* The request is denied by its bytes in a packet: what becomes of that. */
-static __always_inline int kd_l7_deny(struct __sk_buff *skb, struct kd_l7_reading *reading)
+/* Write over what has come, from an offset on, and let it pass. */
+static __always_inline int kd_l7_pass_blotted(struct kd_l7_reading *reading, __u32 begin)
 {
 	struct kd_l7_conn *conn = reading->conn;
 
-	if (kd_l7_end(conn, reading->cookie, reading->reason)) {
-		if (!kd_l7_close(&conn->way, KD_L7_WILL_ANSWER, 0))
-			return SK_DROP;
-		return bpf_sk_redirect_hash(skb, &kd_l7_sockets, &reading->cookie, 0);
-	}
-	if (!conn->begin)
-		return SK_DROP;
-	conn->at = conn->begin;
+	conn->at = begin;
 	bpf_loop(KD_L7_MAX_STEPS, kd_l7_blot, reading, 0);
-	return conn->at < reading->end ? SK_DROP : SK_PASS; /* what came before it is allowed */
+	return conn->at < reading->end ? SK_DROP : SK_PASS;
+}
+
+/*
+ * The request is denied by its bytes in a packet: what becomes of that. A process that waits is woken up by every
+ * packet; if it finds nothing then, some take what they have for all there is. So where a head was begun by earlier
+ * packets, something passes, and our response has to wait for what the socket sends next.
+ */
+static __always_inline int kd_l7_deny(struct __sk_buff *skb, struct kd_l7_reading *reading, bool begun)
+{
+	struct kd_l7_conn *conn = reading->conn;
+	bool answers;
+
+	begun = begun && !conn->begin;
+	if (begun)
+		conn->flags |= KD_L7_BEGUN;
+	answers = kd_l7_end(conn, reading->cookie, reading->reason) &&
+		  kd_l7_close(&conn->way, KD_L7_WILL_ANSWER, 0, begun);
+	if (answers && !begun)
+		return bpf_sk_redirect_hash(skb, &kd_l7_sockets, &reading->cookie, 0);
+	if (!conn->begin && !begun)
+		return SK_DROP;
+	return kd_l7_pass_blotted(reading, conn->begin); /* what came before it is allowed */
 }
 
 SEC("sk_skb/verdict")
@@ -60,16 +75,21 @@ int l7_received(struct __sk_buff *skb)
 {
 	struct kd_l7_reading reading = {};
 	struct kd_l7_conn *conn;
+	bool begun;
 
 	reading.cookie = bpf_get_socket_cookie(skb);
 	conn = bpf_map_lookup_elem(&kd_l7_conns, &reading.cookie);
-	if (!conn || conn->flags & KD_L7_ENDED)
+	if (!conn)
 		return SK_DROP;
 	if (conn->flags & KD_L7_CLIENT)
 		return SK_PASS;
+	conn->received += skb->len;
 	reading.from = skb;
 	reading.conn = conn;
 	reading.end = skb->len;
+	if (conn->flags & KD_L7_ENDED)
+		return kd_l7_pass_blotted(&reading, 0);
+	begun = kd_l7_in_head(&conn->requests);
 	conn->at = 0;
 	conn->begin = 0;
 	bpf_loop(KD_L7_MAX_STEPS, kd_l7_request_skb, &reading, 0);
@@ -79,7 +99,7 @@ int l7_received(struct __sk_buff *skb)
 		kd_l7_permit(conn, reading.cookie, reading.reason);
 		return SK_PASS;
 	}
-	return kd_l7_deny(skb, &reading);
+	return kd_l7_deny(skb, &reading, begun);
 }
 
 /* A denied connection has had its last response. */
@@ -88,7 +108,7 @@ static __always_inline void kd_l7_last_response(struct sk_msg_md *msg, const str
 	struct tcp_sock *tcp = bpf_skc_to_tcp_sock(msg->sk);
 
 	if (tcp && conn->flags & KD_L7_CLOSES)
-		kd_l7_close(&conn->way, KD_L7_WILL_END, tcp->write_seq + msg->size);
+		kd_l7_close(&conn->way, KD_L7_WILL_END, tcp->write_seq + msg->size, false);
 }
 
 /* A client asks: what is denied is never sent. */
@@ -140,28 +160,27 @@ int l7_sent(struct sk_msg_md *msg)
 	return SK_PASS;
 }
 
-/* Payload for a socket that is not looked at, although it has to be. */
-static __always_inline bool kd_l7_evades(struct __sk_buff *skb)
-{
-	struct bpf_sock *sk = skb->sk;
-	struct kd_l7_sock *mark;
-
-	if (!sk)
-		return false;
-	sk = bpf_sk_fullsock(sk);
-	if (!sk || sk->protocol != IPPROTO_TCP)
-		return false;
-	mark = bpf_sk_storage_get(&kd_l7_sock, sk, NULL, 0);
-	return mark && !mark->flags;
-}
-
 SEC("cgroup_skb/ingress")
 int l7_guard(struct __sk_buff *skb)
 {
-	if (!kd_l7_evades(skb))
+	struct kd_l7_segment segment = {};
+	struct bpf_sock *sk = skb->sk;
+	struct kd_l7_sock *mark;
+
+	sk = sk ? bpf_sk_fullsock(sk) : NULL;
+	if (!sk || sk->protocol != IPPROTO_TCP)
 		return 1;
-	kd_l7_count(KD_HTTP_NOT_READ);
-	return 0;
+	mark = bpf_sk_storage_get(&kd_l7_sock, sk, NULL, 0);
+	if (!mark)
+		return 1;
+	if (!mark->flags) { /* it should be looked at, and is not */
+		kd_l7_count(KD_HTTP_NOT_READ);
+		return 0;
+	}
+	if (mark->flags != KD_L7_READ || !kd_l7_may_end(skb, 0))
+		return 1;
+	return kd_l7_segment(skb, 0, &segment) &&
+	       (!(segment.flags & bpf_htons(KD_L7_FIN)) || kd_l7_fin_of(sk, &segment) == KD_L7_FIN_PASSES);
 }
 
 SEC("tc")
@@ -173,6 +192,5 @@ int l7_leaving(struct __sk_buff *skb)
 SEC("tc")
 int l7_arriving(struct __sk_buff *skb)
 {
-	kd_l7_close_arriving(skb);
-	return TC_ACT_UNSPEC;
+	return kd_l7_close_arriving(skb) ? TC_ACT_SHOT : TC_ACT_UNSPEC;
 }

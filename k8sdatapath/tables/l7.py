@@ -174,6 +174,7 @@ class ConnRow:
     ended_at: u64
     heads: u64
     netns: u64
+    received: u64
     policy: u32
     revision: u32
     identity: u32

@@ -46,6 +46,12 @@ PROMISES = {
         r"destroyed: 10\.96\.0\.10:53/UDP at 10\.244\.1\.3:53",
         r"is told: Software caused connection abort\nand reaches two",
     ],
+    "l7_policy": [
+        r"^checkout POST /charge: paid \(200\)\ncheckout GET /charge: Access denied \(403\)",
+        r"checkout POST /charge/\.\./refund: Access denied \(403\)\ncart POST /charge: \(000\)",
+        r"two in one packet: 2\n",
+        r"GET /charge denied: NO_RULE\nPOST /charge/\.\./refund denied: PATH$",
+    ],
     "explain": [
         r"10\.96\.0\.10:80/TCP is a cluster IP of service number 0, selection maglev\.",
         r"TO_POD: put into a pod of this node\.",

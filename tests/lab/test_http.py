@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import socket
 import struct
 from collections.abc import Iterator
@@ -14,13 +15,24 @@ from attrs import frozen
 from k8sdatapath import Lab
 from k8sdatapath.lab.lab import Pod
 from k8sdatapath.model.http import judge
-from tests.support.http_exchanges import EXCHANGES, RULES, Exchange
+from k8sdatapath.model.policy import (
+    EVERYBODY,
+    Operator,
+    Policy,
+    PortMatch,
+    Requirement,
+    Rule,
+    Selector,
+    Toward,
+)
+from tests.support.http_exchanges import EXCHANGES, RULES, UNFINISHED, Exchange
 from tests.support.http_servers import PORT, SERVERS, Server, serving
 
 #: What is well-formed, and some servers take for malformed nevertheless.
 REFUSED = {"nginx": ("allowed: spaces around the host", "allowed: a length with spaces")}
 #: Servers that answer half a head, if the client says that there is no more to come.
 TAKES_END_FOR_COMPLETE = ("python",)
+PORTS = itertools.count(10000)  # of clients, each of which is known by its own
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
 
 
@@ -55,7 +67,10 @@ class Client:
 
     def say(self, exchange: Exchange, *pieces: bytes, answers: int = 0) -> socket.socket:
         """Send pieces one after the other, and wait for some answers. The connection stays open."""
-        sock = self._open.enter_context(self._pod.tcp(self._server.pod.address, PORT, timeout=10))
+        sock = self._open.enter_context(self._pod.socket())
+        sock.settimeout(10)
+        sock.bind(("", next(PORTS)))
+        sock.connect((str(self._server.pod.address), PORT))
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.said.append(Said(exchange, sock.getsockname()[1]))
@@ -69,8 +84,13 @@ class Client:
 
     def finish(self, sock: socket.socket) -> None:
         """Say that this was all, and wait until the server has nothing more to say either."""
-        with suppress(ConnectionResetError, BrokenPipeError):
+        with suppress(OSError):  # it may have been reset
             sock.shutdown(socket.SHUT_WR)
+        self.drain(sock)
+
+    def drain(self, sock: socket.socket) -> None:
+        """Wait until the connection is ended by the other side."""
+        with suppress(ConnectionResetError), sock:
             while sock.recv(65536):
                 pass
 
@@ -80,9 +100,19 @@ class Client:
     def end(self) -> dict[Said, list[tuple[str, str]]]:
         """End it all; returns which requests the server has noted of each exchange."""
         self.close()
-        assert len({each.port for each in self.said}) == len(self.said)
         seen = self._server.seen()
         return {each: seen[each.port] for each in self.said}
+
+
+@pytest.fixture(scope="module")
+def guarded() -> Iterator[tuple[Pod, Pod]]:
+    """A client that may make some requests of a server."""
+    with Lab.start(policy=True, l7=True) as lab:
+        client, server = (lab.pod(name, labels={"app": name}) for name in ("client", "server"))
+        asked = Rule("some", Toward.INGRESS, [EVERYBODY], [PortMatch(6, PORT, PORT)], l7=RULES)
+        subject = Selector([Requirement("k8s:app", Operator.IN, ["server"])])
+        lab.apply(Policy("requests", subject, [asked], [Toward.INGRESS]))
+        yield client, server
 
 
 @pytest.mark.parametrize("name", SERVERS)
@@ -103,3 +133,30 @@ def test_a_server_sees_what_the_oracle_does(name: str, plain: tuple[Pod, Pod], t
         assert requests == said.allowed[: len(requests)], said.exchange
         if said.exchange.reason is None and not said.exchange.name.startswith(REFUSED.get(name, ("-",))):
             assert requests == said.allowed, said.exchange
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_a_server_never_sees_what_is_denied(name: str, guarded: tuple[Pod, Pod], tmp_path: Path) -> None:
+    """With a policy: all that is allowed, and nothing of the rest, whatever else is said."""
+    pod, behind = guarded
+    with serving(name, behind, tmp_path) as server, closing(Client(pod, server)) as client:
+        unfinished = [
+            client.say(each, *each.pieces) for each in UNFINISHED if name not in TAKES_END_FOR_COMPLETE
+        ]
+        for sock in unfinished:
+            with suppress(OSError):  # it may have been reset
+                sock.shutdown(socket.SHUT_WR)
+        for each in EXCHANGES:
+            in_body = each.name.startswith("chunk:")  # the server waits for the rest, and so for ever
+            sock = client.say(each, *each.pieces, answers=each.allowed - in_body)
+            if each.reason is None:
+                sock.close()
+            elif not in_body:
+                client.drain(sock)
+        for sock in unfinished:
+            client.drain(sock)
+        seen = client.end()
+    for said, requests in seen.items():
+        assert requests == said.allowed[: len(requests)], said.exchange
+        if said.exchange.reason is None and not said.exchange.name.startswith(REFUSED.get(name, ("-",))):
+            assert len(requests) == said.exchange.allowed, said.exchange

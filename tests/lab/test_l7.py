@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import struct
 import sys
 import time
 from collections.abc import Iterator
@@ -52,13 +53,19 @@ class Pair:
                     one.sendall(piece)
                 except OSError:  # it was denied by now
                     break
-            with suppress(OSError):
+            told, events = b"", list[HTTPEvent]()
+            if exchange.reason is None:
                 one.shutdown(socket.SHUT_WR)
+            elif exchange.allowed:  # the server does not answer what is, so nothing more is to come
+                deadline = time.monotonic() + 10
+                while all(each.verdict != "denied" for each in events) and time.monotonic() < deadline:
+                    events += self.l7.events()
+                one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                one.close()
+            else:
+                told = read(one)
             received = read(other)
-            events = self.l7.events()
-            if exchange.allowed or not exchange.reason:
-                return received, b"", list(events)
-            return received, read(one), list(events)
+            return received, told, [*events, *self.l7.events()]
 
 
 def read(sock: socket.socket) -> bytes:

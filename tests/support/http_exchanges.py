@@ -353,6 +353,24 @@ def _cut(name: str, data: bytes, allowed: int, reason: HTTPReason | None, *cuts:
     return Exchange(f"{name}, cut at {', '.join(map(str, cuts[:3]))}", data, allowed, reason, pieces)
 
 
+#: What clients leave unfinished, and then say that it was all: some servers take that for a request.
+UNFINISHED = tuple(
+    Exchange(f"unfinished: {data[-40:]!r}{' second' if before else ''}", before + data, bool(before))
+    for before in (b"", OK)
+    for data in (
+        *(b"GET /admin", b"GET /admin?", b"GET /public/../admin", b"GET /adm", b"GET /public", b"GET "),
+        *(
+            b"GET /shop HTTP/1.1",
+            b"GET /shop HTTP/1.1\r",
+            b"GET /shop HTTP/1.1\r\n",
+            b"GET /public HTTP/1.0\r\n",
+        ),
+        b"GET /shop HTTP/1.1\r\nHost: shop.example.org",
+        b"GET /shop HTTP/1.1\r\nHost: shop.example.org\r\n",
+        b"GET /tenant HTTP/1.1\r\nHost: a\r\nX-Tenant: green\r\n\r",
+        b"GET /public HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n",
+    )
+)
 WHOLE = (
     *(Exchange(f"allowed: {name}", *each) for name, each in ALLOWED.items()),
     *(Exchange(f"denied: {name}", data, 0, R.NO_RULE) for name, data in DENIED.items()),

@@ -3,10 +3,13 @@
  * How a denied connection ends: with our own response or the server's last one, then both sides close.
  *
  * What the server's socket sends next becomes our response, at the pod's device: the denied bytes themselves, which
- * are handed back for that, or its FIN or RST if it closes first. Our response has a FIN that the socket knows
- * nothing of. If responses of the server are still to come, the last of them gets it instead. The client's next segment
+ * are handed back for that, or its FIN or RST if it closes first, or an ACK where they had to pass. Our response has a FIN
+ * that the socket knows nothing of. If responses of the server are still to come, the last of them gets it instead. The client's next segment
  * that acknowledges the FIN becomes a RST, once: the server's socket is gone then, and what follows meets a port that
  * answers by itself.
+ *
+ * The end of what a client says is part of what a server acts on: some take half a request for one if nothing follows.
+ * So the client's FIN reaches the server only when all before it was read and no head is incomplete.
  *
  * Assumes tc hooks of the device inside of the pod: packets of neighbours go around the other end.
  */
@@ -27,6 +30,7 @@
 #include <kd/addr.h>
 #include <kd/l7_reason.h>
 #include <kd/l7_types.h>
+#include <kd/tuple.h>
 #include <kd/maps/l7.h>
 
 #define KD_L7_FORBIDDEN_SIZE 106
@@ -65,9 +69,9 @@ static __always_inline __u64 *kd_l7_pending_count(void)
 }
 
 /* A denied connection is to be closed from here on, if it is not already. */
-static __always_inline bool kd_l7_close(const struct kd_tuple *way, enum kd_l7_stage stage, __u32 end)
+static __always_inline bool kd_l7_close(const struct kd_tuple *way, enum kd_l7_stage stage, __u32 end, bool by_ack)
 {
-	struct kd_l7_closing closing = { .stage = stage, .end = end };
+	struct kd_l7_closing closing = { .stage = stage, .end = end, .by_ack = by_ack };
 	__u64 *pending = kd_l7_pending_count();
 
 	if (!pending || bpf_map_update_elem(&kd_l7_closing, way, &closing, BPF_NOEXIST))
@@ -85,8 +89,24 @@ static __always_inline void kd_l7_close_forget(const struct kd_tuple *way)
 		__sync_fetch_and_add(pending, -1);
 }
 
-/* Read a TCP segment; false: it is none, or one with a header that a pod's device does not see every day. */
-static __always_inline bool kd_l7_segment(struct __sk_buff *skb, struct kd_l7_segment *segment)
+/* Whether a packet whose network header is at an offset may be a FIN, at first sight. */
+static __always_inline bool kd_l7_may_end(struct __sk_buff *skb, __u32 begin)
+{
+	const __u8 *data = (const __u8 *)(long)skb->data, *end = (const __u8 *)(long)skb->data_end;
+	__u32 at = begin + sizeof(struct ipv6hdr);
+
+	if (data + at > end)
+		return true;
+	if (skb->protocol == bpf_htons(ETH_P_IP))
+		at = begin + 4 * (data[begin] & 0xf);
+	else if (data[begin + offsetof(struct ipv6hdr, nexthdr)] != IPPROTO_TCP)
+		return true;
+	at += KD_L7_TCP_FLAGS + 1;
+	return data + at + 1 > end || data[at] & KD_L7_FIN;
+}
+
+/* Read a TCP segment whose network header is at an offset; false: it is none, or of a kind that is not seen every day. */
+static __always_inline bool kd_l7_segment(struct __sk_buff *skb, __u32 begin, struct kd_l7_segment *segment)
 {
 	struct tcphdr tcp;
 	__u32 end;
@@ -94,21 +114,21 @@ static __always_inline bool kd_l7_segment(struct __sk_buff *skb, struct kd_l7_se
 	if (skb->protocol == bpf_htons(ETH_P_IP)) {
 		struct iphdr ip;
 
-		if (bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)) || ip.protocol != IPPROTO_TCP ||
+		if (bpf_skb_load_bytes(skb, begin, &ip, sizeof(ip)) || ip.protocol != IPPROTO_TCP ||
 		    ip.frag_off & bpf_htons(0x3fff))
 			return false;
 		kd_addr_set_v4(&segment->way.src, ip.saddr);
 		kd_addr_set_v4(&segment->way.dst, ip.daddr);
-		segment->offset = ETH_HLEN + 4 * ip.ihl;
-		end = ETH_HLEN + bpf_ntohs(ip.tot_len);
+		segment->offset = begin + 4 * ip.ihl;
+		end = begin + bpf_ntohs(ip.tot_len);
 	} else if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
 		struct ipv6hdr ip;
 
-		if (bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)) || ip.nexthdr != IPPROTO_TCP)
+		if (bpf_skb_load_bytes(skb, begin, &ip, sizeof(ip)) || ip.nexthdr != IPPROTO_TCP)
 			return false;
 		kd_addr_set_v6(&segment->way.src, &ip.saddr);
 		kd_addr_set_v6(&segment->way.dst, &ip.daddr);
-		segment->offset = ETH_HLEN + sizeof(ip);
+		segment->offset = begin + sizeof(ip);
 		end = segment->offset + bpf_ntohs(ip.payload_len);
 	} else {
 		return false;
@@ -183,12 +203,12 @@ static __always_inline bool kd_l7_close_leaving(struct __sk_buff *skb)
 	bool sends;
 
 	pending = kd_l7_pending_count();
-	if (!pending || !*pending || !kd_l7_segment(skb, &segment))
+	if (!pending || !*pending || !kd_l7_segment(skb, ETH_HLEN, &segment))
 		return true;
 	closing = bpf_map_lookup_elem(&kd_l7_closing, &segment.way);
 	if (!closing || segment.flags & bpf_htons(KD_L7_SYN))
 		return true;
-	sends = segment.payload || segment.flags & bpf_htons(KD_L7_FIN | KD_L7_RST);
+	sends = segment.payload || closing->by_ack || segment.flags & bpf_htons(KD_L7_FIN | KD_L7_RST);
 	switch (closing->stage) {
 	case KD_L7_WILL_ANSWER:
 		if (!sends)
@@ -216,30 +236,91 @@ static __always_inline bool kd_l7_close_leaving(struct __sk_buff *skb)
 	return true;
 }
 
-/* A pod receives: has the client seen the end? */
-static __always_inline void kd_l7_close_arriving(struct __sk_buff *skb)
+/* What is to become of a client's FIN. */
+enum kd_l7_fin {
+	KD_L7_FIN_PASSES,
+	KD_L7_FIN_WAITS, /* for what comes before it to be read, or for our response; the client repeats it */
+	KD_L7_FIN_RESETS, /* what comes before it is not to be acted on */
+};
+
+static __always_inline enum kd_l7_fin kd_l7_fin_of(struct bpf_sock *sk, const struct kd_l7_segment *segment)
+{
+	struct kd_l7_sock *mark = bpf_sk_storage_get(&kd_l7_sock, sk, NULL, 0);
+	const struct kd_l7_closing *closing;
+	struct bpf_tcp_sock *tcp;
+	struct kd_l7_conn *conn;
+
+	if (!mark || mark->flags != KD_L7_READ)
+		return KD_L7_FIN_PASSES;
+	conn = bpf_map_lookup_elem(&kd_l7_conns, &mark->cookie);
+	if (!conn || conn->flags & (KD_L7_CLIENT | KD_L7_AUDITED))
+		return KD_L7_FIN_PASSES;
+	if (conn->flags & KD_L7_ENDED) {
+		closing = bpf_map_lookup_elem(&kd_l7_closing, &conn->way);
+		if (!(conn->flags & KD_L7_BEGUN))
+			return KD_L7_FIN_PASSES;
+		return closing && closing->by_ack ? KD_L7_FIN_WAITS : KD_L7_FIN_RESETS;
+	}
+	tcp = bpf_tcp_sock(sk);
+	if (!tcp || segment->payload || segment->seq != tcp->rcv_nxt ||
+	    conn->received < tcp->bytes_received)
+		return KD_L7_FIN_WAITS;
+	return kd_l7_in_head(&conn->requests) ? KD_L7_FIN_RESETS : KD_L7_FIN_PASSES;
+}
+
+/* A FIN for a pod; true: it is not for its socket. */
+static __always_inline bool kd_l7_fin_arriving(struct __sk_buff *skb, const struct kd_l7_segment *segment)
+{
+	struct bpf_sock_tuple tuple = {};
+	enum kd_l7_fin fin;
+	struct bpf_sock *sk;
+
+	if (skb->protocol == bpf_htons(ETH_P_IP)) {
+		tuple.ipv4.saddr = segment->way.src.w[3];
+		tuple.ipv4.daddr = segment->way.dst.w[3];
+		tuple.ipv4.sport = segment->way.sport;
+		tuple.ipv4.dport = segment->way.dport;
+		sk = bpf_sk_lookup_tcp(skb, &tuple, sizeof(tuple.ipv4), BPF_F_CURRENT_NETNS, 0);
+	} else {
+		__builtin_memcpy(tuple.ipv6.saddr, segment->way.src.w, sizeof(tuple.ipv6.saddr));
+		__builtin_memcpy(tuple.ipv6.daddr, segment->way.dst.w, sizeof(tuple.ipv6.daddr));
+		tuple.ipv6.sport = segment->way.sport;
+		tuple.ipv6.dport = segment->way.dport;
+		sk = bpf_sk_lookup_tcp(skb, &tuple, sizeof(tuple.ipv6), BPF_F_CURRENT_NETNS, 0);
+	}
+	if (!sk)
+		return false;
+	fin = kd_l7_fin_of(sk, segment);
+	bpf_sk_release(sk);
+	if (fin == KD_L7_FIN_WAITS && segment->payload) {
+		kd_l7_set_flags(skb, segment, segment->flags & ~bpf_htons(KD_L7_FIN));
+		return false;
+	}
+	if (fin == KD_L7_FIN_RESETS)
+		kd_l7_set_flags(skb, segment, (segment->flags & ~bpf_htons(KD_L7_ALL_FLAGS)) | bpf_htons(KD_L7_RST));
+	return fin == KD_L7_FIN_WAITS;
+}
+
+/* A pod receives: has the client seen the end, or does it say that it has said all? True: its socket gets nothing. */
+static __always_inline bool kd_l7_close_arriving(struct __sk_buff *skb)
 {
 	struct kd_l7_segment segment = {};
 	struct kd_l7_closing *closing;
-	struct kd_addr client;
-	__u64 *pending;
-	__be16 port;
+	__u64 *pending = kd_l7_pending_count();
+	struct kd_tuple way;
 
-	pending = kd_l7_pending_count();
-	if (!pending || !*pending || !kd_l7_segment(skb, &segment))
-		return;
-	client = segment.way.src;
-	segment.way.src = segment.way.dst;
-	segment.way.dst = client;
-	port = segment.way.sport;
-	segment.way.sport = segment.way.dport;
-	segment.way.dport = port;
-	closing = bpf_map_lookup_elem(&kd_l7_closing, &segment.way);
-	if (!closing || (closing->stage != KD_L7_ANSWERED && closing->stage != KD_L7_END_SENT) || segment.flags & bpf_htons(KD_L7_SYN | KD_L7_RST) ||
-	    (__s32)(segment.ack - closing->end) < 0)
-		return;
-	kd_l7_close_forget(&segment.way);
-	kd_l7_set_flags(skb, &segment, (segment.flags & ~bpf_htons(KD_L7_ALL_FLAGS)) | bpf_htons(KD_L7_RST));
+	if (!pending || (!*pending && !kd_l7_may_end(skb, ETH_HLEN)) || !kd_l7_segment(skb, ETH_HLEN, &segment) ||
+	    segment.flags & bpf_htons(KD_L7_SYN | KD_L7_RST))
+		return false;
+	way = kd_reversed(&segment.way);
+	closing = bpf_map_lookup_elem(&kd_l7_closing, &way);
+	if (closing && (closing->stage == KD_L7_ANSWERED || closing->stage == KD_L7_END_SENT) &&
+	    (__s32)(segment.ack - closing->end) >= 0) {
+		kd_l7_close_forget(&way);
+		kd_l7_set_flags(skb, &segment, (segment.flags & ~bpf_htons(KD_L7_ALL_FLAGS)) | bpf_htons(KD_L7_RST));
+		return false;
+	}
+	return segment.flags & bpf_htons(KD_L7_FIN) && kd_l7_fin_arriving(skb, &segment);
 }
 
 #endif /* KD_L7_CLOSE_H */

@@ -33,12 +33,6 @@
 #define KD_AF_INET6 10
 #define KD_TCP_CLOSE 7
 
-enum kd_l7_sock_flags {
-	KD_L7_READ = 1, /* its bytes go through our programs */
-	KD_L7_FREE = 2, /* they need not */
-	KD_L7_CALLER = 4, /* it is a client's */
-};
-
 /* All zero: larger than a stack may be. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

@@ -132,6 +132,12 @@ enum kd_l7_stream_flags {
 	KD_L7_FOR_HEAD = 128, /* the method is HEAD */
 };
 
+/* A head is begun, and not complete. */
+static inline __attribute__((always_inline)) int kd_l7_in_head(const struct kd_l7_stream *stream)
+{
+	return stream->head && !(stream->flags & (KD_L7_IN_BODY | KD_L7_UNKNOWN));
+}
+
 #define KD_L7_TEXT 256
 
 /* A connection whose requests are looked at. Value of kd_l7_conns. */
@@ -143,6 +149,7 @@ struct kd_l7_conn {
 	__u64 ended_at; /* it was denied; 0: it was not */
 	__u64 heads; /* of the last 64 requests, which were HEAD */
 	__u64 netns; /* cookie */
+	__u64 received; /* bytes of the client that were read */
 	__u32 policy; /* number of the pod's */
 	__u32 revision; /* of that policy, when it was asked */
 	__u32 identity; /* of the peer */
@@ -159,7 +166,7 @@ struct kd_l7_conn {
 	__u32 size; /* of the text */
 	__u8 text[KD_L7_TEXT + 64]; /* where the last request begins; behind it is room to write in */
 };
-KD_ASSERT_SIZE(struct kd_l7_conn, 592);
+KD_ASSERT_SIZE(struct kd_l7_conn, 600);
 
 enum kd_l7_conn_flags {
 	KD_L7_CLIENT = 1, /* it is the client's socket */
@@ -168,12 +175,14 @@ enum kd_l7_conn_flags {
 	KD_L7_AUDITED = 8,
 	KD_L7_ANY = 16, /* policies ask for nothing */
 	KD_L7_CLOSES = 32, /* programs at the pod's device close it */
+	KD_L7_BEGUN = 64, /* when it was denied, the server had a part of the head */
 };
 
 /* That a connection was denied and is to be closed. Value of kd_l7_closing, whose key is kd_l7_conn.way. */
 struct kd_l7_closing {
 	__u32 end; /* sequence number behind the last byte, later behind the FIN */
-	__u32 stage; /* enum kd_l7_stage */
+	__u16 stage; /* enum kd_l7_stage */
+	__u16 by_ack; /* our response takes the place of whatever the server's socket sends */
 };
 KD_ASSERT_SIZE(struct kd_l7_closing, 8);
 
@@ -206,6 +215,12 @@ struct kd_l7_event {
 	__u8 text[KD_L7_TEXT]; /* where the request begins */
 };
 KD_ASSERT_SIZE(struct kd_l7_event, 344);
+
+enum kd_l7_sock_flags {
+	KD_L7_READ = 1, /* its bytes go through our programs */
+	KD_L7_FREE = 2, /* they need not */
+	KD_L7_CALLER = 4, /* it is a client's */
+};
 
 /* What is known of a socket without looking for its connection. Storage of sockets. */
 struct kd_l7_sock {

@@ -4,13 +4,15 @@ const http = require('http')
 
 const log = fs.openSync(process.env.REQUESTS, 'a')
 
-http
-  .createServer((request, response) => {
-    fs.writeSync(log, `${request.socket.remotePort} ${request.method} ${request.url}\n`)
-    request.resume()
-    request.on('end', () => {
-      response.setHeader('Content-Length', 0)
-      response.end()
-    })
+const server = http.createServer((request, response) => {
+  fs.writeSync(log, `${request.socket.port} ${request.method} ${request.url}\n`)
+  request.resume()
+  request.on('end', () => {
+    response.setHeader('Content-Length', 0)
+    response.end()
   })
-  .listen(Number(process.argv[2]), '0.0.0.0')
+})
+server.on('connection', (socket) => {
+  socket.port = socket.remotePort // which is not known any more once it is closed
+})
+server.listen(Number(process.argv[2]), '0.0.0.0')
