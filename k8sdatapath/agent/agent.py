@@ -7,11 +7,7 @@ import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from ipaddress import ip_address
-from itertools import chain
 from pathlib import Path
-from threading import RLock
-
-from attrs import evolve
 
 from k8sdatapath.agent.acceleration import AcceleratedServices
 from k8sdatapath.agent.config import AgentConfig
@@ -26,23 +22,21 @@ from k8sdatapath.agent.metrics import (
     WatchMetrics,
 )
 from k8sdatapath.agent.options import OPTIONS
+from k8sdatapath.agent.other_nodes import OtherNodes
 from k8sdatapath.agent.policies import follow_policies
 from k8sdatapath.agent.source import Listener, Nodes, NodeSource, Pods, Workloads, open_source
 from k8sdatapath.agent.values import Acceleration
 from k8sdatapath.agent.web import WebServer
 from k8sdatapath.cni.server import CniServer
-from k8sdatapath.component import ObjectKey, Plan
-from k8sdatapath.errors import DatapathError, ManifestError, MissingExtraError, NotSupportedError
+from k8sdatapath.component import ObjectKey
+from k8sdatapath.errors import DatapathError, MissingExtraError, NotSupportedError
 from k8sdatapath.kube import KubeWatch, NodeView, ObjectSource
-from k8sdatapath.kube.egress import egress_of
 from k8sdatapath.kube.event_writer import EventWriter
 from k8sdatapath.kube.health import HealthServer
-from k8sdatapath.kube.ip_masq import IpMasqFile
 from k8sdatapath.kube.local import node_local
-from k8sdatapath.kube.peers import peers_of
 from k8sdatapath.kube.replay import Recorder
 from k8sdatapath.kube.translator import NodeDelta
-from k8sdatapath.model import IPAddress, IPNetwork, Masquerade, network
+from k8sdatapath.model import IPAddress
 from k8sdatapath.net.local_ports import given_by_chance
 from k8sdatapath.net.pod_devices import DevicePattern
 from k8sdatapath.net.rtnetlink import Rtnetlink
@@ -73,18 +67,12 @@ class Agent(Resource):
         self.checks = Checks()
         self._stopping = False
         self._backends_went = False
-        self._nodes_problem = ""
-        self._nodes_lock = RLock()
+        self._others = OtherNodes(config)
         self._own_addresses: frozenset[tuple[int, IPAddress]] = frozenset()
-        self._nodes: Nodes | None = None
-        self._egress: dict[IPNetwork, IPAddress] = {}
         self._view: NodeView | None = None
         self._health: HealthServer | None = None
         self._unheard: frozenset[tuple[IPAddress, int]] = frozenset()
         self._notes: frozenset[str] = frozenset()
-        self._masq = IpMasqFile(config.masq_file) if config.masq_file and config.masquerading else None
-        if self._masq is not None:
-            self._masq.refresh()
         pins = PinDir(config.pins)
         with ExitStack() as own:
             self.metrics = _metrics()
@@ -93,6 +81,7 @@ class Agent(Resource):
             self.source = own.enter_context(self._node_source(objects))
             with pins.restored_on_error():  # while the node still has the lock
                 self.node = own.enter_context(Node.open(self._node_config(pins), prune=False))
+                self._others.serve(self.node)
                 self._check_acceleration()
             for note in self.node.notes:
                 _log.warning("note: %s", note)
@@ -164,7 +153,7 @@ class Agent(Resource):
             xdp=config.acceleration is not Acceleration.DISABLED,
             tunnel=config.tunnel,
             direct_routes=config.direct_routes,
-            masquerade=self._masquerading,
+            masquerade=self._others.masquerading,
             policy=config.policy,
             accelerate=config.accelerating,
             flows=level_of(config),
@@ -248,68 +237,12 @@ class Agent(Resource):
             self.accelerated.follow_pods(pods)
 
     def _on_workloads(self, pods: Workloads) -> None:
-        """Have those leave under addresses of their own that shall, and know all by name."""
         self.flows.learn(pods)
-        egress = egress_of(self.config.egress, pods)
-        with self._nodes_lock:
-            changed, self._egress = egress != self._egress, egress
-            if changed and self._nodes is not None:
-                self._on_nodes(self._nodes)
+        self._others.follow_workloads(pods)
 
     def _on_nodes(self, nodes: Nodes) -> None:
-        """Reach the pods of the other nodes where these are now, under pods' own addresses."""
-        problems = []
         self.flows.meet(nodes)
-        with self._nodes_lock:
-            self._nodes = nodes
-            for what in (self._plan_overlay, self._plan_routes, self._plan_masquerade):
-                try:
-                    plan = what(nodes)
-                    if plan is not None and not plan.empty:
-                        _log.info("nodes: %s", plan.apply())
-                except DatapathError as error:
-                    problems.append(str(error))
-                    _log.error("not all nodes are reached as they should be: %s", error)
-            self._nodes_problem = "; ".join(problems)
-
-    def _plan_overlay(self, nodes: Nodes) -> Plan | None:
-        if self.node.overlay is None:
-            return None
-        return self.node.overlay.plan(peers_of(nodes, self.config.node_name, ipv6=self.config.tunnel_ipv6))
-
-    def _plan_routes(self, nodes: Nodes) -> Plan | None:
-        if self.node.routes is None:
-            return None
-        both = (peers_of(nodes, self.config.node_name, ipv6=ipv6) for ipv6 in (False, True))
-        return self.node.routes.plan(chain.from_iterable(both))
-
-    def _plan_masquerade(self, nodes: Nodes) -> Plan | None:
-        wanted = self._masquerading
-        if self.node.masquerade is None or wanted is None:
-            return None
-        inside = {each for node in nodes for each in (*node.pod_networks, *map(network, node.addresses))}
-        return self.node.masquerade.plan(evolve(wanted, exclude=(*wanted.exclude, *inside)))
-
-    @property
-    def _masquerading(self) -> Masquerade | None:
-        """What is known without the cluster's nodes."""
-        wanted = self.config.masquerading
-        if wanted is None:
-            return None
-        wanted = evolve(wanted, egress=self._egress)
-        return wanted if self._masq is None else self._masq.config.added_to(wanted)
-
-    def _look_at_masq_file(self) -> None:
-        """Take over what the file says now; flows that have begun keep their addresses."""
-        if self._masq is None:
-            return
-        try:
-            changed = self._masq.refresh()
-        except ManifestError as error:
-            _log.error("what is not masqueraded stays as it was: %s", error)
-            return
-        if changed and self._nodes is not None:
-            self._on_nodes(self._nodes)
+        self._others.update(nodes)
 
     def _on_addresses(self) -> tuple[IPAddress, ...]:
         """Take over what addresses the node has; returns those that clients may dial."""
@@ -324,8 +257,7 @@ class Agent(Resource):
                 _log.error("the node's addresses are not taken over: %s", error)
             else:
                 self._own_addresses = own
-                if self._nodes is not None:  # the node may leave under another
-                    self._on_nodes(self._nodes)
+                self._others.update_again()  # the node may leave under another
         if self.config.node_addresses:
             return self.config.node_addresses
         found = (address for index, address in rows if names.get(index) in self.config.uplinks)
@@ -398,9 +330,9 @@ class Agent(Resource):
     def _add_checks(self) -> None:
         self.checks.add("reconciler", self._not_reconciling, Probe.LIVE)
         self.checks.add("pins", self._unpinned, Probe.HEALTHY)
-        if (masq := self._masq) is not None:
+        if (masq := self._others.masq) is not None:
             self.checks.add("masqConfig", lambda: masq.problem, Probe.HEALTHY)
-        self.checks.add("nodes", lambda: self._nodes_problem, Probe.HEALTHY)
+        self.checks.add("nodes", lambda: self._others.problem, Probe.HEALTHY)
         if self.pods is not None:
             pods = self.pods
             told = "not all pods have been looked for yet"
@@ -460,7 +392,7 @@ class Agent(Resource):
                 self.reconfigure(config)
             if self._backends_went:
                 self._end_sockets()
-            self._look_at_masq_file()
+            self._others.look_at_masq_file()
             self._listen_again()
             strangers = strangers and not self._forget_strangers()
             if not pruned and self.reconciler.synced:
@@ -504,7 +436,7 @@ class Agent(Resource):
             sizes = [each for each in words if each.startswith("capacity.")]
             config = config.taking(sizes, self.config)
         if taken := self.config.differences(config):
-            self.config = config
+            self.config = self._others.config = config
             self._set_policy_modes()
             self._local.translator.see_from(self._given_view())
             self.source.tell_again()
