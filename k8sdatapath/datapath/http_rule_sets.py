@@ -58,10 +58,8 @@ class RuleSets:
         self._uses: Counter[frozenset[Hashable]] = Counter()
         self._made: dict[frozenset[Hashable], HTTPTables] = {}  # looked at, and soon to be used
         self._old: dict[int, int | None] = {}  # number, and that of its headers
-        self._strange = dict(there)
         if COMMON not in there:
             self._write(COMMON, common_table(), COMMON)
-        self._strange.pop(COMMON, None)
 
     def close(self) -> None:
         """Give back the memory of the table."""
@@ -113,16 +111,6 @@ class RuleSets:
                 for each in (number, headers):
                     if each is not None:
                         self._remove(each)
-
-    def forget_strangers(self) -> None:
-        """What an earlier process has left, and this one does not use, goes when no connection has it."""
-        with self._lock:
-            headers = {row.headers for row in self._strange.values()}
-            for number, row in self._strange.items():
-                if number not in headers:
-                    self._old[number] = row.headers if row.headers in self._strange else None
-            self._strange.clear()
-            self.tend()
 
     @property
     def rules(self) -> dict[int, tuple[HTTPRule, ...]]:
