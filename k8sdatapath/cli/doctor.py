@@ -45,6 +45,7 @@ def machine_checks() -> Iterator[Check]:
     yield capabilities()
     yield bpffs()
     yield cgroup2()
+    yield mptcp()
     yield extension()
     yield objects()
 
@@ -97,6 +98,14 @@ def cgroup2() -> Check:
         return Check("cgroup2", OK, f"at {cgroup2_mount()}")
     except NotSupportedError as error:
         return Check("cgroup2", MISSING, "not mounted", f"run as root: {error.hint}")
+
+
+def mptcp(path: Path = Path("/proc/sys/net/mptcp/enabled")) -> Check:
+    """What arrives over it cannot be read, so requests over it are not let through."""
+    if not path.exists() or path.read_text().strip() == "0":
+        return Check("mptcp", OK, "off")
+    advice = "clients of servers with HTTP policy: GODEBUG=multipathtcp=0, or sysctl -w net.mptcp.enabled=0"
+    return Check("mptcp", OK, "on: over it, servers with HTTP policy get nothing", advice)
 
 
 def mounts(kind: str) -> list[str]:
