@@ -24,6 +24,7 @@ NAMES = (
     "kube_sync",
     "overlay",
     "restart",
+    "dfa",
     "l7_http",
     "policy_compile",
     "identity",
