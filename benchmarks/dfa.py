@@ -1,4 +1,4 @@
-"""What HTTP rules cost: seconds until 1,000 of them are one automaton, nanoseconds for a byte of a request."""
+"""What HTTP rules cost: seconds until 1,000 are one automaton, and nanoseconds for a byte of a request."""
 
 from __future__ import annotations
 
