@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator
+from functools import partial
 
 from attrs import frozen
 
@@ -43,12 +44,15 @@ class Peers:
             self._known = {each.name: each for each in peers}
             self._changed.notify_all()
 
+    def _differ(self, told: dict[str, PeerNode]) -> bool:
+        return self._known != told
+
     def changes(self, timeout: float) -> Iterator[list[PeerChange]]:
         """First all, then what has changed, at the latest after the seconds: maybe nothing."""
         told: dict[str, PeerNode] = {}
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._known != told, timeout)  # noqa: B023  it is of this round
+                self._changed.wait_for(partial(self._differ, told), timeout)
                 known = dict(self._known)
             gone = [PeerChange(2, told[name]) for name in told.keys() - known.keys()]
             new = [

@@ -104,7 +104,7 @@ def test_a_pod_that_is_denied(lab: Lab) -> None:
         assert said[end]["namespace"] == "my-app"
         assert f"k8s:app={app}" in said[end]["labels"]
         assert said[end]["identity"] >= 256
-    assert flow.source.identity != flow.destination.identity  # type: ignore[union-attr]
+    assert flow.source.identity != flow.destination.identity
     assert flow.ingress_denied_by == (PolicyRef("backend", "my-app", kind="NetworkPolicy"),)
     assert flow.file is not None
     assert flow.file.name == "policy.h"
@@ -115,7 +115,7 @@ def test_a_pod_that_is_allowed(lab: Lab) -> None:
     checkout = pod(lab, "checkout")
     assert checkout.get(f"http://{VIP}").text == "hello"
     there, back = of(lab, "checkout", "backend"), of(lab, "backend", "checkout")
-    verdict = next(each for each in there if each.event_type.type == MonitorEvent.POLICY_VERDICT)  # type: ignore[union-attr]
+    verdict = next(each for each in there if each.event_type.type == MonitorEvent.POLICY_VERDICT)
     assert verdict.verdict is Verdict.FORWARDED
     assert verdict.ingress_allowed_by == (PolicyRef("backend", "my-app", kind="NetworkPolicy"),)
     assert {each.is_reply for each in there} == {False}

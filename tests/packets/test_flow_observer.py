@@ -100,16 +100,16 @@ def test_names(world: World) -> None:
     assert request.verdict is Verdict.FORWARDED
     assert request.summary == "TCP Flags: SYN"
     assert request.l4 == Segment(40000, 8080, 2)
-    assert request.source.pod_name == "client"  # type: ignore[union-attr]
-    assert request.source.workloads == (WorkloadRef("client", "Deployment"),)  # type: ignore[union-attr]
-    assert (request.source.identity, request.source.id) == (300, 7)  # type: ignore[union-attr]
-    assert "k8s:app=one" in request.destination.labels  # type: ignore[union-attr]
+    assert request.source.pod_name == "client"
+    assert request.source.workloads == (WorkloadRef("client", "Deployment"),)
+    assert (request.source.identity, request.source.id) == (300, 7)
+    assert "k8s:app=one" in request.destination.labels
     assert request.destination_service == answer.source_service == ServiceRef("web", "shop")
     assert request.destination_names == answer.source_names == ("web.shop",)
     assert (request.is_reply, answer.is_reply) == (False, True)
     assert request.traffic_direction is TrafficDirection.INGRESS
     assert answer.traffic_direction is TrafficDirection.EGRESS
-    assert request.interface.name == "dev1"  # type: ignore[union-attr]
+    assert request.interface.name == "dev1"
     assert request.node_name == "default/me"
     assert abs(request.time - time.time_ns()) < 60e9
     assert request.uuid != answer.uuid
@@ -146,7 +146,7 @@ def test_a_drop_has_its_reason_and_place() -> None:
     assert flow.file is not None
     assert flow.file.name == "packet.h"
     assert flow.is_reply is None
-    assert flow.event_type.sub_type == 134  # type: ignore[union-attr]
+    assert flow.event_type.sub_type == 134
 
 
 def test_last_and_since_and_until() -> None:
@@ -155,10 +155,10 @@ def test_last_and_since_and_until() -> None:
             datapath.send(udp(V4.address("client"), V4.address("stranger"), port, 53))
             time.sleep(0.002)
         found = flows(observer.last(3))
-        assert [each.l4.source_port for each in found] == [3, 4, 5]  # type: ignore[union-attr]
+        assert [each.l4.source_port for each in found] == [3, 4, 5]
         assert flows(observer.last(since=found[1].time)) == found[1:]
         assert flows(observer.last(since=found[0].time, until=found[1].time)) == found[:2]
-        even = observer.last(1, matches=lambda flow: flow.l4.source_port % 2 == 0)  # type: ignore[union-attr]
+        even = observer.last(1, matches=lambda flow: flow.l4.source_port % 2 == 0)
         assert flows(even) == [found[1]]
 
 
@@ -374,7 +374,7 @@ def test_requests_are_flows() -> None:
     denied, audited, answer = found
     assert (denied.verdict, denied.drop_reason) == (Verdict.DROPPED, DropReason.POLICY_DENIED)
     assert denied.summary == "HTTP/1.1 GET http://web/a"
-    assert denied.source.pod_name == "client"  # type: ignore[union-attr]
+    assert denied.source.pod_name == "client"
     assert denied.l4 == Segment(40000, 8080)
     assert audited.verdict is Verdict.AUDIT
     assert answer.summary == "HTTP/1.1 200 12ms (GET http://web/a)"
