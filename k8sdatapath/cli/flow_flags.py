@@ -213,6 +213,8 @@ class FlowFlags:
 
         :raises ModelError: they contradict each other.
         """
+        if getattr(given, "not_", False):
+            raise ModelError("--not is about the next flag, and there is none")
         meant, unmeant = _pair(given, turned=False), _pair(given, turned=True)
         return cls(
             (*meant.filters(), *getattr(given, "allowlist", ())),

@@ -266,14 +266,15 @@ def _print_filters(flags: FlowFlags) -> None:
 
 
 def _number(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise ValueError
-    return number
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"{shown(text)} is not a whole number, 0 or more")
+    return int(text)
 
 
 def _flag(text: str) -> bool:
-    return {"true": True, "false": False}[text.lower()]
+    if text.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"{shown(text)} is neither true nor false")
+    return text.lower() == "true"
 
 
 def _list(text: str) -> tuple[str, ...]:

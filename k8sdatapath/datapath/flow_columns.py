@@ -112,7 +112,7 @@ def _end(events: np.ndarray[Any, Any], side: str, decoder: Decoder) -> dict[str,
     return {
         side: _named(addresses, lambda where: decoder.text(bytes(where))),
         f"{side}_port": _native(events[f"{side}_port"]),
-        f"{side}_identity": _native(identities),
+        f"{side}_identity": _named(addresses, lambda where: who(where).identity).astype("u4"),
         f"{side}_namespace": _named(addresses, lambda where: who(where).namespace),
         f"{side}_pod": _named(addresses, lambda where: who(where).pod_name),
     }
@@ -122,9 +122,9 @@ def _native(column: np.ndarray[Any, Any]) -> Any:
     return column.astype(column.dtype.newbyteorder("="))
 
 
-def _named(column: np.ndarray[Any, Any], name: Callable[[Any], str]) -> Any:
+def _named(column: np.ndarray[Any, Any], name: Callable[[Any], str | int]) -> Any:
     """Each value's name, found once."""
     np = _extra("numpy")
     values, places = np.unique(column, return_inverse=True)
-    names: Mapping[int, str] = {index: name(value) for index, value in enumerate(values)}
+    names: Mapping[int, str | int] = {index: name(value) for index, value in enumerate(values)}
     return np.array([names[index] for index in range(len(values))], dtype=object)[places]

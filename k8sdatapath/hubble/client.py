@@ -8,7 +8,7 @@ from typing import Any
 
 from attrs import frozen
 
-from k8sdatapath.errors import MissingExtraError, SourceError
+from k8sdatapath.errors import MissingExtraError, ModelError, SourceError
 from k8sdatapath.hubble.convert import from_proto, to_fields
 from k8sdatapath.hubble.wire import message
 from k8sdatapath.model.flow import FlowEvent
@@ -27,12 +27,17 @@ class Trust:
 
     :ivar authorities: certificates of those who sign the server's; None are those of the system.
     :ivar server_name: the name in its certificate, if it is not that of its address.
+    :raises ModelError: a certificate without its key, or a key alone.
     """
 
     authorities: Path | None = None
     certificate: Path | None = None
     key: Path | None = None
     server_name: str = ""
+
+    def __attrs_post_init__(self) -> None:
+        if (self.certificate is None) is not (self.key is None):  # which gRPC ends the process for
+            raise ModelError("a client's certificate and its key go together")
 
 
 @frozen(kw_only=True)
@@ -82,6 +87,7 @@ class Observed(Resource):
     def flows(self, asked: Asked) -> Iterator[FlowEvent]:
         """What is told, as it comes.
 
+        :raises ModelError: a number that the protocol has no room for.
         :raises SourceError: the server cannot be reached, or does not want to.
         """
         fields: dict[str, Any] = {
@@ -136,7 +142,10 @@ class Observed(Resource):
             request_serializer=message(f"observer.{method}Request").SerializeToString,
             response_deserializer=message(f"observer.{method}Response").FromString,
         )
-        request = message(f"observer.{method}Request")(**fields)
+        try:
+            request = message(f"observer.{method}Request")(**fields)
+        except ValueError as error:  # a number that is too great
+            raise ModelError(f"that cannot be asked for: {error}") from None
         try:
             if streaming:
                 yield from call(request)

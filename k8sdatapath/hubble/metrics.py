@@ -12,7 +12,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeAlias
 
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from k8sdatapath.errors import DatapathError
 from k8sdatapath.flow_source import FlowSource, Seen
@@ -88,7 +88,7 @@ class FlowMetrics:
         options = [MetricOptions.parse(each) if isinstance(each, str) else each for each in metrics]
         self._lock = threading.Lock()
         self._lost = Family("hubble_lost_events", "Events that were lost, by where.", ("source",))
-        self._counted: list[tuple[_Counts, MetricOptions, Family]] = []
+        self._counted: list[tuple[_Kind, MetricOptions, Family]] = []
         for each in options:
             for kind in _KINDS[each.name]:
                 labels = (*kind.labels, *(("query",) if "query" in each.flags else ()))
@@ -96,7 +96,7 @@ class FlowMetrics:
                 family = Family(f"hubble_{kind.name}", kind.meaning, labels)
                 if kind.histogram:
                     family.buckets = {}
-                self._counted.append((kind.counts, each, family))
+                self._counted.append((kind, each, family))
 
     def see(self, item: Seen) -> None:
         """Count it."""
@@ -106,9 +106,10 @@ class FlowMetrics:
                 name = LostEventSource(item.source).name if known else str(item.source)
                 self._lost.add((name,), item.num_events_lost)
                 return
-            for counts, options, family in self._counted:
-                for key, value in counts(item, options):
-                    family.add((*key, *options.label_values(item)), value)
+            for kind, options, family in self._counted:
+                for key, value in kind.counts(item, options):
+                    labels = options.label_values(_turned(item) if kind.answers else item)
+                    family.add((*key, *labels), value)
 
     def families(self) -> list[Family]:
         """All, as they are now."""
@@ -157,6 +158,21 @@ class _Kind:
     labels: _Key
     counts: _Counts
     histogram: bool = False
+    answers: bool = False
+    """Counted by what answers, and told of who has asked, the source."""
+
+
+def _turned(flow: Flow) -> Flow:
+    """With who has asked as the source."""
+    ip = flow.ip and evolve(flow.ip, source=flow.ip.destination, destination=flow.ip.source)
+    return evolve(
+        flow,
+        ip=ip,
+        source=flow.destination,
+        destination=flow.source,
+        source_names=flow.destination_names,
+        destination_names=flow.source_names,
+    )
 
 
 def _family(flow: Flow) -> str:
@@ -235,7 +251,10 @@ def _ports(flow: Flow, options: MetricOptions) -> Iterator[tuple[_Key, float]]:
 
 
 def _policy(flow: Flow, options: MetricOptions) -> Iterator[tuple[_Key, float]]:
-    if flow.event_type is None or flow.event_type.type != MonitorEvent.POLICY_VERDICT:
+    """What a policy denies is told once, as a drop: here it is a verdict as well."""
+    denied = flow.drop_reason in (DropReason.POLICY_DENIED, DropReason.POLICY_DENY)
+    kind = flow.event_type.type if flow.event_type is not None else 0
+    if kind != MonitorEvent.POLICY_VERDICT and not (kind == MonitorEvent.DROP and denied):
         return
     match, known = flow.policy_match_type, PolicyMatch.__members__.values()
     name = PolicyMatch(match).name.lower().replace("_", "-") if match in known else "unknown"
@@ -295,8 +314,8 @@ def _answered(flow: Flow) -> HTTP | None:
 
 
 def _reporter(flow: Flow) -> str:
-    """Who has seen it: a response that comes in was seen by its client."""
-    words: dict[int, str] = {TrafficDirection.INGRESS: "client", TrafficDirection.EGRESS: "server"}
+    """Who has seen it: the direction is that of the request, which comes in at a server."""
+    words: dict[int, str] = {TrafficDirection.INGRESS: "server", TrafficDirection.EGRESS: "client"}
     return words.get(flow.traffic_direction, "unknown")
 
 
@@ -336,13 +355,20 @@ _KINDS: dict[str, tuple[_Kind, ...]] = {
         _Kind("dns_response_types", "Records in answers.", ("type", "qtypes"), _response_types),
     ),
     "httpV2": (
-        _Kind("http_requests", "Requests.", ("method", "protocol", "status", "reporter"), _requests),
+        _Kind(
+            "http_requests",
+            "Requests.",
+            ("method", "protocol", "status", "reporter"),
+            _requests,
+            answers=True,
+        ),
         _Kind(
             "http_request_duration_seconds",
             "How long requests took.",
             ("method", "reporter"),
             _durations,
-            True,
+            histogram=True,
+            answers=True,
         ),
     ),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -39,7 +40,8 @@ class TlsFiles:
 class ServerOptions:
     """How to serve.
 
-    :ivar listen: ``host:port`` (port 0 is any), or ``unix:///path``; the latter never has TLS.
+    :ivar listen: ``host:port`` (port 0 is any), ``:port`` for all addresses, or
+        ``unix:///path``; the last never has TLS.
     :ivar node: ``cluster/node``, where this is.
     :ivar streams: how many clients are served at once.
     """
@@ -121,25 +123,33 @@ def _handler(name: str, methods: dict[str, Callable[[Any, Any], Any]]) -> Any:
 
 def _listen(server: Any, address: str, tls: TlsFiles | None) -> str:
     """Where it listens now."""
+    local = address.startswith("unix:")
+    secure = _credentials(tls) if tls is not None and not local else None
     try:
-        if address.startswith("unix:"):
+        if local:
             path = Path(address.removeprefix("unix:").removeprefix("//"))
             path.parent.mkdir(parents=True, exist_ok=True)
             bound = server.add_insecure_port(f"unix:{path}")
             path.chmod(0o660)  # nobody can connect before the server starts
-        elif tls is None:
-            bound = server.add_insecure_port(address)
         else:
-            bound = server.add_secure_port(address, _credentials(tls))
+            host, _, port = address.rpartition(":")
+            if not (port.isascii() and port.isdigit() and int(port) < 1 << 16):
+                raise ValueError("an address is HOST:PORT, or unix:///PATH")
+            address = f"{host or '[::]'}:{port}"
+            if secure is None:
+                bound = server.add_insecure_port(address)
+            else:
+                bound = server.add_secure_port(address, secure)
     except (OSError, RuntimeError, ValueError) as error:
         raise ConfigError(address, "hubble.listen", f"cannot listen there: {error}") from None
-    return address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{bound}"
+    return address if local else f"{address.rpartition(':')[0]}:{bound}"
 
 
 def _credentials(tls: TlsFiles) -> Any:
     import grpc
 
     read: list[Any] = [None, None]
+    said = [""]
 
     def current() -> Any:
         """The credentials of the files as they are now, for each client that comes; None: the same."""
@@ -149,7 +159,9 @@ def _credentials(tls: TlsFiles) -> Any:
             if state == read[0]:
                 return None
             contents = [path.read_bytes() for path in paths]
-        except OSError:  # in the middle of being exchanged
+            _check(tls)
+        except OSError as error:  # in the middle of being exchanged
+            said[0] = str(error)
             return None
         pair = (contents[1], contents[0])
         read[:] = (
@@ -162,7 +174,19 @@ def _credentials(tls: TlsFiles) -> Any:
 
     first = current()
     if first is None:
-        raise ConfigError(str(tls.certificate), "hubble.tls", "it, its key or the clients' cannot be read")
+        what = f"it, its key or the clients' cannot be read: {said[0]}"
+        raise ConfigError(str(tls.certificate), "hubble.tls", what)
     return grpc.dynamic_ssl_server_credentials(
         first, current, require_client_authentication=tls.clients is not None
     )
+
+
+def _check(tls: TlsFiles) -> None:
+    """Whether the files are certificates, and belong together: gRPC would only say that it cannot listen.
+
+    :raises OSError: they are not.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tls.certificate, tls.key)
+    if tls.clients is not None:
+        context.load_verify_locations(tls.clients)

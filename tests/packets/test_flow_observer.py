@@ -21,15 +21,15 @@ from k8sdatapath.datapath.flow_export import FlowExporter, redacted
 from k8sdatapath.datapath.flow_filters import EventFilter
 from k8sdatapath.datapath.flow_names import KnownNames, Ruling
 from k8sdatapath.datapath.flow_observer import FlowObserver
+from k8sdatapath.datapath.flow_requests import request_flow
 from k8sdatapath.datapath.http_event import HTTPEvent
 from k8sdatapath.errors import CapacityError, ClosedError, ModelError
 from k8sdatapath.flow_source import Seen
 from k8sdatapath.layout import layout_of
 from k8sdatapath.model.flow import (
-    TCP as Segment,
-)
-from k8sdatapath.model.flow import (
+    HTTP,
     DropReason,
+    Emitter,
     EventType,
     Flow,
     FlowEvent,
@@ -41,6 +41,9 @@ from k8sdatapath.model.flow import (
     TrafficDirection,
     Verdict,
     WorkloadRef,
+)
+from k8sdatapath.model.flow import (
+    TCP as Segment,
 )
 from k8sdatapath.model.workload import Workload
 from k8sdatapath.net.packet import tcp, udp
@@ -293,6 +296,7 @@ def test_columns_and_tables() -> None:
         assert table["outcome"].tolist() == ["TO_POD", "TO_POD", "DROP_MALFORMED"]
         assert table["source"].tolist()[:2] == [world.address("client") for world in WORLDS]
         assert table["source_pod"].tolist()[:2] == ["client", "client"]
+        assert table["source_identity"].tolist()[:2] == [300, 300]
         assert table["dialled"].tolist()[:2] == [world.address("service") for world in WORLDS]
         assert table["dialled_port"].tolist()[:2] == [80, 80]
         assert table["state"].tolist()[:2] == ["NEW", "NEW"]
@@ -380,6 +384,19 @@ def test_requests_are_flows() -> None:
     assert answer.summary == "HTTP/1.1 200 12ms (GET http://web/a)"
     assert (answer.is_reply, answer.l4) == (True, Segment(8080, 40000))
     assert abs(answer.time - time.time_ns()) < 60e9
+
+
+@pytest.mark.parametrize(("world", "url"), [(V4, "http://{}:8080/a"), (V6, "http://[{}]:8080/a")])
+def test_where_a_request_names_no_host_the_address_is_in_the_url(world: World, url: str) -> None:
+    client, server = (ip_address(world.address(each)) for each in ("client", "one"))
+    event = HTTPEvent(
+        time=1.0, client=(client, 40000), server=(server, 8080), identity=0, verdict="denied", reason="",
+        rule=None, method="GET", path="/a", host="", status=0, latency=None, connection=0,
+    )  # fmt: skip
+    flow = request_flow(event, KnownNames(), clock=0, node="default/me", emitter=Emitter("", ""))
+    assert flow.l7 is not None
+    assert isinstance(flow.l7.record, HTTP)
+    assert flow.l7.record.url == url.format(server)
 
 
 def test_of_too_many_requests_the_oldest_are_forgotten() -> None:

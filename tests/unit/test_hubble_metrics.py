@@ -16,6 +16,7 @@ from k8sdatapath.model.flow import (
     DNS,
     TCP,
     UDP,
+    DropReason,
     Endpoint,
     EventType,
     Flow,
@@ -50,6 +51,8 @@ ANSWERED = Flow(
     )
 )
 DENIED = evolve(FULL, l7=None, event_type=EventType(MonitorEvent.POLICY_VERDICT, 0))
+DROPPED = evolve(DENIED, event_type=EventType(MonitorEvent.DROP, 133))
+PODS = tuple(end.pod_name for end in (FULL.source, FULL.destination) if end is not None)
 
 
 def counted(metric: str, *flows: Flow) -> dict[str, Mapping[tuple[str, ...], float]]:
@@ -107,6 +110,21 @@ def counted(metric: str, *flows: Flow) -> dict[str, Mapping[tuple[str, ...], flo
             {"hubble_port_distribution": {("TCP", "80"): 1, ("UDP", "53"): 1}},
         ),
         ("policy", [DENIED, OPENED], {"hubble_policy_verdicts": {("egress", "l3-l4", "dropped"): 1}}),
+        (
+            "policy",
+            [DROPPED, evolve(DROPPED, drop_reason=DropReason.INVALID_SOURCE_IP)],
+            {"hubble_policy_verdicts": {("egress", "l3-l4", "dropped"): 1}},
+        ),
+        (
+            "httpV2:labelsContext=source_pod,destination_pod",
+            [FULL],
+            {
+                "hubble_http_requests": {
+                    ("GET", "HTTP/1.1", "503", "client", PODS[1], PODS[0]): 1,
+                },
+                "hubble_http_request_duration_seconds": {("GET", "client", PODS[1], PODS[0]): 0.012},
+            },
+        ),
         (
             "flows-to-world:port;syn-only",
             [OPENED, DENIED, evolve(OPENED, l4=TCP(1, 80, TCPFlags.ACK))],
@@ -222,7 +240,7 @@ def test_durations_are_put_into_buckets() -> None:
     found.see(FULL)
     rows = found.families()[2].buckets
     assert rows is not None
-    assert rows["GET", "server"] == [0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0]
+    assert rows["GET", "client"] == [0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0]
 
 
 def test_flows_are_counted_as_they_come() -> None:

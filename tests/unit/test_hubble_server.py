@@ -419,6 +419,39 @@ def test_certificates_that_are_not_there_are_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("names", "wrong"),
+    [
+        (("server.crt", "client.key", None), "KEY_VALUES_MISMATCH|key values mismatch"),
+        (("server.key", "server.key", None), "cannot be read: "),
+        (("server.crt", "server.key", "server.key"), "cannot be read: "),
+    ],
+)
+def test_certificates_that_are_none_are_said(
+    certificates: Path, names: tuple[str, str, str | None], wrong: str
+) -> None:
+    certificate, key, clients = (certificates / each if each else None for each in names)
+    assert certificate is not None
+    assert key is not None
+    tls = TlsFiles(certificate=certificate, key=key, clients=clients)
+    with pytest.raises(ConfigError, match=wrong) as caught:
+        HubbleServer(FlowRing(), ServerOptions(listen=(ANY,), tls=tls))
+    assert caught.value.path == "hubble.tls"
+
+
+def test_all_addresses_are_served_without_a_host() -> None:
+    with HubbleServer(FlowRing(), ServerOptions(listen=(":0",))) as server:
+        (address,) = server.addresses
+        with HubbleClient(f"127.0.0.1:{address.rpartition(':')[2]}") as client:
+            assert client.ask("ServerStatus").max_flows == 4095
+
+
+@pytest.mark.parametrize("address", ["nonsense", "127.0.0.1:65536", "127.0.0.1:", ""])
+def test_an_address_that_cannot_be_is_said(address: str) -> None:
+    with pytest.raises(ConfigError, match="an address is HOST:PORT"):
+        HubbleServer(FlowRing(), ServerOptions(listen=(address,)))
+
+
+@pytest.mark.parametrize(
     "data", [b"\xff" * 50, b"\x2a\xff\xff\xff\xff\x0f", b"\x32" * 1000, b"\x08" + b"\x80" * 20]
 )
 def test_what_is_no_request_is_refused_and_the_server_goes_on(full: Served, data: bytes) -> None:
