@@ -11,8 +11,10 @@ from k8sdatapath import Frontend, Lab, Service
 from k8sdatapath.datapath.identity_policy import IdentityPolicy
 from k8sdatapath.errors import LabError, ModelError
 from k8sdatapath.kube.policy import parse_policies
+from k8sdatapath.lab.addressing import POD_GATEWAY_MAC
 from k8sdatapath.lab.host import Host
 from k8sdatapath.lab.lab import Pod
+from k8sdatapath.net.packet import udp
 from tests.api.graph import ROOT
 from tests.lab.test_docs import blocks, run
 
@@ -257,6 +259,26 @@ def test_a_pod_sends_under_its_own_address_only(lab: Lab) -> None:
         header = bytes.fromhex("4500001c0000400040110000") + pod(lab, "checkout").address.packed
         raw.sendto(header + api.address.packed + bytes.fromhex("9c401f9000080000"), (str(api.address), 0))
     assert cart.node.datapath.counters()["DROP_INVALID_SOURCE_IP"].packets >= 1
+
+
+@pytest.mark.parametrize("tags", [1, 2])
+def test_tags_hide_nothing(lab: Lab, tags: int) -> None:
+    """The stack strips tags of VLAN 0, and delivers what is under them."""
+    cart, checkout, anybody = pod(lab, "cart"), pod(lab, "checkout"), pod(lab, "impostor")
+    for family, kind in enumerate((socket.AF_INET, socket.AF_INET6)):
+        lie, server = checkout.addresses[family], anybody.addresses[family]
+        with (
+            anybody.socket(kind, socket.SOCK_DGRAM) as heard,
+            cart.socket(socket.AF_PACKET, socket.SOCK_RAW) as wire,
+        ):
+            heard.bind((str(server), 0))
+            heard.settimeout(0.2)
+            port = heard.getsockname()[1]
+            frame = udp(lie, server, 40000, port, b"lie", src_mac=cart.mac, dst_mac=POD_GATEWAY_MAC)
+            wire.bind(("eth0", 0))
+            wire.send(frame[:12] + b"\x81\0\0\0" * tags + frame[12:])
+            with pytest.raises(TimeoutError):
+                heard.recv(100)
 
 
 def test_what_cannot_be_asked_for_is_refused(lab: Lab) -> None:

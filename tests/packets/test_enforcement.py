@@ -91,6 +91,7 @@ def test_the_node_itself_reaches_its_pods_and_nobody_else_in_its_name(node: Chec
     own = {4: "192.0.2.11", 6: "2001:db8::11"}[family]
     node.policy.learn({Workload.node("this", addresses=[own], remote=False): 1})
     probe = tcp(own, at(API, family), 40000, 9000, "S")
+    assert node.enter(probe).outcome == "DROP_POLICY_DENIED"  # IPv6 lets others forge it
     assert node.enter(probe, came_through=0).outcome == "PASS"
     assert node.passes(tcp(at(API, family), own, 9000, 40000, "SA"), at(API, family), own)
     assert (
@@ -232,6 +233,17 @@ def test_neighbours_are_always_found(node: Checkpoint) -> None:
     solicitation[54] = 135
     assert node.leave(bytes(solicitation), server).outcome == "PASS"
     assert node.leave(icmp_echo(server, "ff02::1:ff00:2", 1), server).outcome == "DROP_POLICY_DENIED"
+
+
+def test_what_is_neither_ip_nor_arp_stays_with_the_pod(node: Checkpoint) -> None:
+    client, server = at(WEB, 4), at(API, 4)
+    frame = tcp(client, server, 40000, 8080, "S")
+    arp = bytes(12) + b"\x08\x06" + bytes(28)
+    assert node.leave(arp, client).outcome == node.enter(arp).outcome == "PASS"
+    for strange in (frame[:12] + b"\x81\0\0\0" + frame[12:], frame[:12] + b"\x88\xb5" + frame[14:]):
+        assert node.leave(strange, client).outcome == "DROP_POLICY_DENIED"
+        assert node.enter(strange).outcome == "DROP_POLICY_DENIED"
+        assert node.enter(strange, came_through=0).outcome == "PASS"
 
 
 def test_a_pod_of_unknown_labels_is_cut_off(node: Checkpoint) -> None:

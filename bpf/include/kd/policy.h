@@ -15,7 +15,7 @@
  *
  * Always allowed: a pod to itself, through a service too; neighbour discovery; errors about a talk, and those that
  * tell of smaller MTUs; what our own programs answer a pod. A pod sends under its own addresses only. Later fragments
- * follow their first.
+ * follow their first. Of what is not IP only ARP passes.
  *
  * Reads kd_endpoints, kd_ipcache, kd_networks, kd_policies and kd_rules; writes kd_talks and kd_rule_counts.
  */
@@ -81,7 +81,7 @@ static __always_inline __u32 kd_number_of(struct __sk_buff *skb, struct kd_askin
 		return told;
 	if (!party)
 		return kd_is_v4(addr) ? KD_IDENTITY_WORLD_IPV4 : KD_IDENTITY_WORLD_IPV6;
-	if (sends && ask->asks & KD_ASK_OUTSIDE && party->identity == KD_IDENTITY_HOST)
+	if (sends && party->identity == KD_IDENTITY_HOST) /* its stack has not sent it */
 		return KD_IDENTITY_UNKNOWN;
 	return party->number;
 }
@@ -369,11 +369,22 @@ static __always_inline int kd_let_through(struct __sk_buff *skb, struct kd_pkt *
 	return kd_let_pass(skb, pkt, to, asks, result);
 }
 
+/*
+ * Frames that policies cannot judge: neither IP nor ARP, or with a tag. A tag of VLAN 0 would be stripped behind this
+ * program, and what is under it delivered; a bridge would carry any other from pod to pod.
+ */
+static __always_inline bool kd_is_strange(const struct __sk_buff *skb)
+{
+	return skb->vlan_present || skb->protocol != bpf_htons(ETH_P_ARP);
+}
+
 /* The same of what has no ports, or none that are known. */
 static __always_inline int kd_let_whole(struct __sk_buff *skb, struct kd_pkt *pkt, bool outside, int result)
 {
-	if (!enforce || result != KD_PASS || !pkt->tuple.protocol || (outside && !pkt->tunnelled))
+	if (!enforce || result != KD_PASS || (outside && !pkt->tunnelled))
 		return result;
+	if (!pkt->tuple.protocol)
+		return outside || !kd_is_strange(skb) ? result : KD_DROP_POLICY_DENIED;
 	return kd_let_pass(skb, pkt, &pkt->tuple,
 			   (outside ? KD_ASK_OUTSIDE | KD_ASK_TUNNELLED : KD_ASK_SENDER) | KD_ASK_RECEIVER |
 				   (pkt->later ? KD_ASK_ALONE : 0),
@@ -398,8 +409,10 @@ static __always_inline int kd_let_in(struct __sk_buff *skb, struct kd_pkt *pkt, 
 {
 	__u32 asks = KD_ASK_DEVICE | KD_ASK_RECEIVER;
 
-	if (!enforce || result < 0 || !pkt->tuple.protocol || skb->ingress_ifindex == skb->ifindex)
+	if (!enforce || result < 0 || skb->ingress_ifindex == skb->ifindex)
 		return result;
+	if (!pkt->tuple.protocol)
+		return !skb->ingress_ifindex || !kd_is_strange(skb) ? result : KD_DROP_POLICY_DENIED;
 	if (pkt->later && !kd_is_icmp(pkt) && !kd_fragment_find(pkt))
 		asks |= KD_ASK_ALONE;
 	return kd_let_pass(skb, pkt, &pkt->tuple, asks, result);
