@@ -157,6 +157,7 @@ class Agent(Resource):
             policy=config.policy,
             accelerate=config.accelerating,
             flows=level_of(config),
+            flows_kept=config.flows_kept,
             capacity=config.capacity,
         )
 

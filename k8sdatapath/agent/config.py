@@ -119,6 +119,7 @@ class AgentConfig:
     hubble_clients: Path | None = None
     hubble_metrics: tuple[str, ...] = ()
     aggregation: Aggregation = Aggregation.MEDIUM
+    flows_kept: int = 65536
     services: int = Capacity().services
     backends: int = Capacity().backends
     slots: int = Capacity().slots

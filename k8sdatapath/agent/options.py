@@ -187,6 +187,7 @@ OPTIONS: Final[Mapping[str, Option]] = {
     "hubble.tls.certFile": Option("hubble_cert", values.path, "the certificate, read when it changes"),
     "hubble.tls.keyFile": Option("hubble_key", values.path, "and its key"),
     "hubble.tls.clientCAFile": Option("hubble_clients", values.path, "clients need a certificate of these"),
+    "hubble.eventBufferCapacity": Option("flows_kept", values.kept, "how many flows are kept"),
     "hubble.metrics.enabled": Option("hubble_metrics", values.metrics, "metrics of flows, Hubble's"),
     "bpf.monitorAggregation": Option(
         "aggregation", values.one_of(Aggregation), "medium: some packets of each connection; none: all"

@@ -173,6 +173,14 @@ def metrics(value: Any) -> tuple[str, ...]:
     return found
 
 
+def kept(value: Any) -> int:
+    """How many flows: not more than anybody has memory for."""
+    number = count(value)
+    if number > 1 << 24:
+        raise ValueError(f"{number} is too many")
+    return number
+
+
 def served(value: Any) -> str:
     """Where gRPC is served: ``HOST:PORT``, or ``:PORT`` for all addresses."""
     found = listen(value)

@@ -177,6 +177,7 @@ class NodeConfig:
         :attr:`Node.masquerade`.
     :ivar flows: how much the programs tell of packets, for :attr:`Node.observer`: ``"drops"``,
         ``"aggregated"`` or ``"all"``; None: they tell nothing, and cannot be told to.
+    :ivar flows_kept: how many flows the observer keeps, 168 bytes each.
     :ivar policy: pods send and receive what policies allow, and send under their own addresses only. A pod
         that is attached without its labels can do neither; see :attr:`Node.policy`.
     :ivar accelerate: sockets of ``cgroup`` that are connected within the node hand each other what they send,
@@ -208,6 +209,7 @@ class NodeConfig:
     masquerade: Masquerade | None = None
     policy: bool = False
     flows: Level | None = field(default=None, converter=_to_level)
+    flows_kept: int = field(default=65536, validator=_entries(most=1 << 24))
     accelerate: bool = field(default=False, validator=_needs_cgroup)
     l7: bool = False
     capacity: Capacity = field(default=Capacity(), validator=_a(Capacity))

@@ -70,7 +70,7 @@ def _backed(services: Iterable[Service]) -> dict[Frontend, Service | None]:
 def observe(node: Node, pod: Object) -> FlowObserver:
     """The observer of a node whose programs tell events."""
     name = f"default/{node.config.name}"
-    observer = FlowObserver.bind(pod, names=node.names, node=name)
+    observer = FlowObserver.bind(pod, names=node.names, node=name, capacity=node.config.flows_kept)
     try:
         observer.watch(node.config.flows or "off")
         if node.l7 is not None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from k8sdatapath.errors import LabError
+from k8sdatapath.errors import LabError, ModelError
 from k8sdatapath.lab import Lab, Pod
 from k8sdatapath.model import Exposure, FrontendKind, Service
 from k8sdatapath.model.flow import (
@@ -22,6 +22,7 @@ from k8sdatapath.model.flow import (
     SocketTranslationPoint,
     Verdict,
 )
+from k8sdatapath.node import NodeConfig
 from tests.api.graph import ROOT
 from tests.lab.test_docs import blocks, run
 
@@ -54,7 +55,7 @@ VIP = "10.96.0.10"
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
-    with Lab.start(policy=True, flows="aggregated") as made:
+    with Lab.start(policy=True, flows="aggregated", flows_kept=5000) as made:
         for name, app in (
             ("frontend-v1-abcde", "frontend"),
             ("checkout", "checkout"),
@@ -164,6 +165,12 @@ def test_a_process_that_wants_a_node_port(lab: Lab) -> None:
     assert (flow.verdict, flow.drop_reason) == (Verdict.DROPPED, DropReason.SOCKET_ASSIGN_FAILED)
     assert flow.file is not None
     assert flow.file.name == "socket.h"
+
+
+def test_so_many_flows_are_kept_as_the_node_is_told(lab: Lab) -> None:
+    assert lab.node.flows.capacity == 5000
+    with pytest.raises(ModelError, match="room for 0 flows_kept cannot be"):
+        NodeConfig(flows="all", flows_kept=0)
 
 
 def test_a_lab_that_tells_nothing_says_so() -> None:

@@ -30,7 +30,11 @@ loadBalancer: {algorithm: maglev, acceleration: best-effort, mode: snat}
 nodePort: {addresses: ["192.0.2.0/24", "2001:db8::/64"], range: "30000,32000", bindProtection: false}
 ipam: {mode: kubernetes}
 hubble:
-  {enabled: true, listenAddress: ":4244", relay: {enabled: true}, metrics: {enabled: [drop, "dns:query"]}}
+  enabled: true
+  listenAddress: ":4244"
+  eventBufferCapacity: "8191"
+  relay: {enabled: true}
+  metrics: {enabled: [drop, "dns:query"]}
 ipv6: {enabled: false}
 cgroup: {hostRoot: /run/cgroup}
 debug: {enabled: true}
@@ -65,7 +69,7 @@ def test_helm_values_of_cilium_mean_what_they_mean_there(write) -> None:
     assert (config.socket_lb, config.pod_sockets, config.protect_node_ports) == (False, False, False)
     assert (str(config.bpffs), str(config.cgroup)) == ("/sys/fs/bpf/k8sdatapath", "/run/cgroup")
     assert (config.capacity.services, config.log_level) == (1000, "debug")
-    assert (config.hubble, config.hubble_listen) == (True, "[::]:4244")
+    assert (config.hubble, config.hubble_listen, config.flows_kept) == (True, "[::]:4244", 8191)
     assert config.hubble_metrics == ("drop", "dns:query")
     told = "\n".join(config.ignored)
     for name in ("bpf.preallocateMaps", "ipam", "hubble.relay", "ipv6.enabled"):
@@ -79,6 +83,8 @@ def test_helm_values_of_cilium_mean_what_they_mean_there(write) -> None:
         ("{tls: {enabled: true}}", "hubble.tls.certFile: needed for TLS"),
         ("{tls: {certFile: a}}", "hubble.tls: a certificate and its key go together"),
         ("{listenAddress: here}", "hubble.listenAddress: 'here' is not an address and a port"),
+        ("{eventBufferCapacity: 0}", "hubble.eventBufferCapacity: 0 is too few"),
+        ("{eventBufferCapacity: 16777217}", "hubble.eventBufferCapacity: 16777217 is too many"),
         ("{metrics: {enabled: [drops]}}", "hubble.metrics.enabled: there is no metric 'drops'"),
     ],
 )
