@@ -18,11 +18,13 @@ from rich.text import Text
 from k8sdatapath.cli.observe import add_choice_flags, read_flags, told
 from k8sdatapath.cli.output import console
 from k8sdatapath.errors import DatapathError
+from k8sdatapath.model.address import shown
 from k8sdatapath.model.flow import Flow, FlowEvent, LostEvent
 from k8sdatapath.pictures import Tally
 
 __all__ = ["top", "top_parser"]
 
+_DAY = 86400.0
 _MOST = 100_000
 """Flows that are looked at; of more in the window, the newest."""
 
@@ -30,12 +32,28 @@ _MOST = 100_000
 def top_parser() -> argparse.ArgumentParser:
     """What reads the flags."""
     parser = argparse.ArgumentParser("k8sdatapath top", "%(prog)s [FLAGS]", description=top.__doc__)
-    parser.add_argument("--window", type=float, default=60.0, metavar="SECONDS", help="flows of so long")
-    parser.add_argument("--interval", type=float, default=1.0, metavar="SECONDS", help="between two looks")
-    parser.add_argument("--rows", type=int, default=15)
+    parser.add_argument("--window", type=_seconds, default=60.0, metavar="SECONDS", help="flows of so long")
+    parser.add_argument("--interval", type=_seconds, default=1.0, metavar="SECONDS", help="between two looks")
+    parser.add_argument("--rows", type=_rows, default=15)
     parser.add_argument("--once", action="store_true", help="one look at what there is")
     add_choice_flags(parser)
     return parser
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= _DAY:
+        raise argparse.ArgumentTypeError(f"{shown(text)} is no number of seconds, above 0 and up to a day")
+    return seconds
+
+
+def _rows(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text)):
+        raise argparse.ArgumentTypeError(f"{shown(text)} is not a number of rows, 1 or more")
+    return int(text)
 
 
 def top(context: typer.Context) -> None:

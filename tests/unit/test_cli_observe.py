@@ -333,6 +333,21 @@ def test_follows_until_the_server_ends() -> None:
     assert len([line for line in result.stdout.splitlines() if "dns-request" in line]) == 2
 
 
+@pytest.mark.parametrize(
+    ("flag", "wrong"),
+    [
+        ("--rows=-1", "'-1' is not a number of rows"),
+        ("--rows=0", "'0' is not a number of rows"),
+        ("--interval=-1", "'-1' is no number of seconds"),
+        ("--interval=nan", "'nan' is no number of seconds"),
+        ("--window=x", "'x' is no number of seconds"),
+    ],
+)
+def test_numbers_of_top_that_cannot_be(flag: str, wrong: str, capfd: pytest.CaptureFixture[str]) -> None:
+    output = fails("top --once", flag)
+    assert wrong in output + capfd.readouterr().err
+
+
 def test_top_shows_what_comes_until_the_server_ends() -> None:
     ring = FlowRing()
     server = HubbleServer(ring, ServerOptions(listen=("127.0.0.1:0",)))
