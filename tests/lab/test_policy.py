@@ -261,6 +261,17 @@ def test_a_pod_sends_under_its_own_address_only(lab: Lab) -> None:
     assert cart.node.datapath.counters()["DROP_INVALID_SOURCE_IP"].packets >= 1
 
 
+def test_fragments_reach_who_may_be_reached(lab: Lab) -> None:
+    """A datagram that no service translates, and that is longer than a packet."""
+    checkout, cart, server = pod(lab, "checkout"), pod(lab, "cart"), pod(lab, "api")
+    lab.apply(PAYMENTS.replace("{port: 8080}", "{port: 8080}, {port: 8080, protocol: UDP}"))
+    for address in server.addresses:
+        assert checkout.udp(address, 8080, b"x" * 2000).data == b"x" * 2000
+        with pytest.raises(TimeoutError):
+            cart.udp(address, 8080, b"x" * 2000, timeout=0.5)
+    lab.apply(PAYMENTS)
+
+
 @pytest.mark.parametrize("tags", [1, 2])
 def test_tags_hide_nothing(lab: Lab, tags: int) -> None:
     """The stack strips tags of VLAN 0, and delivers what is under them."""

@@ -235,6 +235,16 @@ def test_neighbours_are_always_found(node: Checkpoint) -> None:
     assert node.leave(icmp_echo(server, "ff02::1:ff00:2", 1), server).outcome == "DROP_POLICY_DENIED"
 
 
+@FAMILIES
+def test_icmp_of_the_other_family_is_no_icmp(node: Checkpoint, family: int) -> None:
+    """Nothing in front of it is taken for its type: 2 would be of a packet too big."""
+    frame = bytearray(
+        udp(STRANGERS[family], at(API, family), 40000, 53, bytes(8), dst_mac="02:00:00:00:00:0a")
+    )
+    frame[14 + (9 if family == 4 else 6)] = 58 if family == 4 else 1
+    assert node.enter(bytes(frame)).outcome == "DROP_POLICY_DENIED"
+
+
 def test_what_is_neither_ip_nor_arp_stays_with_the_pod(node: Checkpoint) -> None:
     client, server = at(WEB, 4), at(API, 4)
     frame = tcp(client, server, 40000, 8080, "S")

@@ -165,10 +165,15 @@ struct kd_ipv6_ext {
 	__be16 fragment; /* of a fragment header; the low byte of a routing header's is segments left */
 };
 
-/* Not ours to translate; but policies know protocols by their numbers, of which 0 is none. */
+/*
+ * Not ours to translate; but policies know protocols by their numbers, of which 0 is none, and ICMP of the other
+ * family is not ICMP.
+ */
 static __always_inline int kd_parse_other(struct kd_pkt *pkt, const struct kd_rest *rest)
 {
-	pkt->tuple.protocol = rest->protocol ? rest->protocol : IPPROTO_RAW;
+	bool known = rest->protocol && rest->protocol != IPPROTO_ICMP && rest->protocol != IPPROTO_ICMPV6;
+
+	pkt->tuple.protocol = known ? rest->protocol : IPPROTO_RAW;
 	return KD_PASS;
 }
 

@@ -195,6 +195,12 @@ static __always_inline int kd_flow_follow_source(struct __sk_buff *skb, struct k
 	return KD_CONTINUE;
 }
 
+/* A later fragment whose first was not translated here. */
+KD_SUBPROGRAM int kd_fragment_alone(const struct kd_pkt *pkt)
+{
+	return kd_is_of_services(&pkt->tuple.dst) ? KD_DROP_FRAGMENT : KD_PASS;
+}
+
 static __always_inline int kd_flow_find(struct __sk_buff *skb, struct kd_pkt *pkt, bool outside,
 					struct kd_tuple *to)
 {
@@ -205,18 +211,12 @@ static __always_inline int kd_flow_find(struct __sk_buff *skb, struct kd_pkt *pk
 		kd_ct_forget(&pkt->tuple, ct);
 		ct = NULL;
 	}
-	if (!ct && pkt->later)
-		return KD_DROP_FRAGMENT;
+	if (!ct && pkt->later) /* policies keep the ports of what nobody translates, too */
+		return enforce ? kd_fragment_alone(pkt) : KD_DROP_FRAGMENT;
 	pkt->reply = ct && ct->flags & KD_CT_REPLY;
 	if (ct && ct->flags & KD_CT_SOURCE)
 		return kd_flow_follow_source(skb, pkt, ct, outside, to);
 	return ct ? kd_flow_follow(pkt, ct, to) : kd_flow_begin(skb, pkt, outside, to);
-}
-
-/* A later fragment whose first was not translated here. */
-KD_SUBPROGRAM int kd_fragment_alone(const struct kd_pkt *pkt)
-{
-	return kd_is_of_services(&pkt->tuple.dst) ? KD_DROP_FRAGMENT : KD_PASS;
 }
 
 /* The answer to an echo request that has left under another address. */
