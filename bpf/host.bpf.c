@@ -10,25 +10,35 @@
 #include <kd/overlay.h>
 #include <kd/own.h>
 #include <kd/packet.h>
+#include <kd/policy.h>
 #include <kd/too_big.h>
 #include <kd/translate.h>
 #include <kd/verdict.h>
 
 char _license[] SEC("license") = "Dual BSD/GPL";
 
-/* tc ingress: what arrives from elsewhere, packets to services and answers to pods of this node. */
+/* tc ingress: what arrives from elsewhere, packets to services, and answers to pods of this node, and to itself. */
 SEC("tc")
 int from_uplink(struct __sk_buff *skb)
 {
 	struct kd_pkt pkt = {};
-	int result = kd_overheard(skb) ? KD_PASS : kd_parse(skb, &pkt);
+	bool tunnel;
+	int result;
 
-	if (result == KD_CONTINUE)
-		result = kd_is_tunnel(&pkt, &pkt.tuple.src) ? KD_PASS : kd_translate(skb, &pkt, true);
+	if (host_firewall && kd_is_priority_tagged(skb))
+		bpf_skb_vlan_pop(skb);
+	result = kd_overheard(skb) ? KD_PASS : kd_parse(skb, &pkt);
+	tunnel = result == KD_CONTINUE && kd_is_tunnel(&pkt, &pkt.tuple.src);
+	if (tunnel)
+		result = KD_PASS;
+	else if (result == KD_CONTINUE)
+		result = kd_translate(skb, &pkt, true);
 	if (result == KD_CONTINUE && kd_meddles(skb, &pkt))
 		result = KD_DROP_MEDDLING;
 	if (result == KD_CONTINUE)
 		result = kd_forward(skb, &pkt);
+	if (host_firewall && !tunnel && (result == KD_PASS || result == KD_TO_STACK))
+		result = kd_guard(skb, &pkt, false, result);
 	if (result == KD_TOO_BIG)
 		result = kd_tell_too_big(skb, &pkt);
 	return kd_finish(skb, &pkt, result, KD_FROM_UPLINK);
@@ -43,6 +53,7 @@ int to_uplink(struct __sk_buff *skb)
 {
 	bool own = !skb->ingress_ifindex;
 	struct kd_pkt pkt = {};
+	bool tunnel;
 	int result;
 
 	if (!own && (!masquerade || skb->tc_index == KD_MASQUERADED)) {
@@ -50,8 +61,11 @@ int to_uplink(struct __sk_buff *skb)
 		return TC_ACT_UNSPEC;
 	}
 	result = kd_parse(skb, &pkt);
-	if (result == KD_CONTINUE && own && kd_is_tunnel(&pkt, &pkt.tuple.dst))
+	tunnel = result == KD_CONTINUE && own && kd_is_tunnel(&pkt, &pkt.tuple.dst);
+	if (tunnel)
 		result = KD_PASS;
+	else if (host_firewall && own && result >= 0)
+		result = kd_guard(skb, &pkt, true, result);
 	if (result == KD_CONTINUE)
 		result = own ? kd_translate_out(skb, &pkt) : kd_masquerade(skb, &pkt);
 	if (!own && result == KD_PASS)

@@ -27,6 +27,7 @@ from k8sdatapath.kube.documents import parse_yaml
 from k8sdatapath.kube.egress import EgressRule
 from k8sdatapath.model import IPAddress, IPNetwork, Masquerade, Protocol, Selection
 from k8sdatapath.model.address import shown
+from k8sdatapath.model.host_firewall import HostFirewall
 from k8sdatapath.node import Capacity, Tunnel
 from k8sdatapath.pins import BPFFS
 
@@ -100,6 +101,9 @@ class AgentConfig:
     policy: bool = False
     policy_audit: bool = False
     policy_answer: bool = False
+    host_firewall: bool = False
+    host_incoming: tuple[tuple[Protocol, int], ...] = HostFirewall().incoming
+    host_outgoing: tuple[tuple[Protocol, int], ...] = HostFirewall().outgoing
     identity_mode: IdentityMode = IdentityMode.CRD
     etcd: tuple[str, ...] = ()
     etcd_ca: Path | None = None
@@ -170,6 +174,13 @@ class AgentConfig:
             networks=self.networks,
             talks=self.talks,
         )
+
+    @property
+    def guard(self) -> HostFirewall | None:
+        """What the node itself is guarded by, if it is."""
+        if not self.host_firewall:
+            return None
+        return HostFirewall(incoming=self.host_incoming, outgoing=self.host_outgoing)
 
     @property
     def accelerating(self) -> bool:
@@ -275,6 +286,8 @@ class AgentConfig:
             raise ConfigError("", "egress", "nothing is masqueraded: see bpf.masquerade")
         if self.policy:
             self._check_policy()
+        elif self.host_firewall:
+            raise ConfigError("", "hostFirewall.enabled", "needs policy: true")
         if (self.hubble_cert is None) is not (self.hubble_key is None):
             raise ConfigError("", "hubble.tls", "a certificate and its key go together")
         if (self.hubble_tls or self.hubble_clients is not None) and self.hubble_cert is None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 import k8sdatapath
 from k8sdatapath.errors import DatapathError, MissingExtraError
 from k8sdatapath.hubble.metrics import BUCKETS
+from k8sdatapath.model.identity import Reserved
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -236,7 +237,7 @@ class PolicyMetrics:
             "policies": ("Policies in force.", len(self._enforced.policies)),
             "policy_pods": (
                 "Pods of this node with a policy.",
-                len(self._enforced.endpoints),
+                sum(each.identity != Reserved.HOST for each in self._enforced.endpoints),
             ),
             "policy_pods_waiting": ("Pods that have no number yet.", len(self._policies.waiting)),
             "policy_objects_wrong": ("Objects that cannot be enforced.", len(self._policies.errors)),

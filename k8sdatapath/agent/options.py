@@ -164,6 +164,11 @@ OPTIONS: Final[Mapping[str, Option]] = {
     "policyDenyResponse": Option(
         "policy_answer", values.either("icmp", "none"), "tell pods of this node what is denied", live=True
     ),
+    "hostFirewall.enabled": Option("host_firewall", values.flag, "enforce policies for the node itself"),
+    "hostFirewall.incoming": Option(
+        "host_incoming", values.ports, "ports that no policy closes, as in 22/TCP"
+    ),
+    "hostFirewall.outgoing": Option("host_outgoing", values.ports, "likewise of others, as in 6443/TCP"),
     "identityAllocationMode": Option(
         "identity_mode", values.one_of(IdentityMode), "who gives label sets their numbers"
     ),
@@ -224,7 +229,7 @@ directRoutingSkipUnreachable disableEndpointCRD dnsPolicy dnsProxy egressGateway
 enableInternalTrafficPolicy enableK8sEndpointSlice enableLBIPAM enableXTSocketFallback encryption
 endpointHealthChecking endpointRoutes eni envoy envoyConfig etcd extraArgs extraConfig extraContainers
 extraEnv extraHostPathMounts extraVolumeMounts extraVolumes forceDeviceDetection gatewayAPI gke
-healthChecking healthPort hostFirewall hubble identityChangeGracePeriod image
+healthChecking healthPort hubble identityChangeGracePeriod image
 imagePullSecrets ingressController initResources installNoConntrackIptablesRules ipam
 iptablesRandomFully k8sClientRateLimit k8sNetworkPolicy
 keepDeprecatedLabels keepDeprecatedProbes l2announcements l2NeighDiscovery l2podAnnouncements l7Proxy

@@ -59,6 +59,7 @@ def follow_policies(
         policy,
         identities,
         on_pods=pods.know,
+        on_node=pods.know_host if config.host_firewall else None,
         alone=alone,
         prewarm=config.prewarm,
         on_status=tell,

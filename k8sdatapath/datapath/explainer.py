@@ -158,6 +158,7 @@ class Explainer(Resource):
             told_them: dict[str, ConfigValue] = {
                 "masquerade": bool(len(live["kd_masq_devices"])),
                 "enforce": next(iter(live["kd_ipcache"]), None) is not None,
+                "host_firewall": any(row.table for row in [*live["kd_policies"]][2:4]),
             }
             told_them |= config or {}
             known = {name: value for name, value in told_them.items() if name in spec.config}

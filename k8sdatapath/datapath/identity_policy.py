@@ -34,6 +34,7 @@ from k8sdatapath.errors import CapacityError, ModelError
 from k8sdatapath.layout import addr
 from k8sdatapath.model import IPAddress, address
 from k8sdatapath.model.address import shown
+from k8sdatapath.model.host_firewall import HostFirewall
 from k8sdatapath.model.identity import LOCAL_NUMBERS, Reserved
 from k8sdatapath.model.names import name_patterns
 from k8sdatapath.model.policy import Action, Policy
@@ -96,6 +97,7 @@ class IdentityPolicy(Resource):
         self._policies: dict[str, Policy] = {}
         self._left: list[Who] = []  # whose policies may still be asked, though no pod is to have them
         self._modes = PolicyFlags(0)
+        self._failsafe: Policy | None = None
         self._kept: set[int] = set()  # subjects whose live connections have not felt a change yet
         self._reserve()
 
@@ -198,6 +200,23 @@ class IdentityPolicy(Resource):
                 raise
             return self._maps.number(self._numbers[subject])
 
+    def attach_host(self, workload: Workload, firewall: HostFirewall) -> None:
+        """Know the node itself, and enforce policies for it: those that select its labels.
+
+        What is decided of it is in force by then. It stays for as long as the maps do, under the number
+        that programs know the node's policy by.
+
+        :param firewall: says which ports no policy closes.
+        :raises CapacityError: it does not fit; nothing was changed.
+        """
+        with self._lock:
+            if self._failsafe != firewall.failsafe:
+                self._failsafe = firewall.failsafe
+                self._compiler.update([self._failsafe])
+            subject = Who(Reserved.HOST, workload.labels, None, workload.ports)
+            known = Known(workload, Reserved.HOST)
+            self._carry_out(learned={workload.name: known}, attached={workload.name: subject}, node=subject)
+
     def release(self) -> None:
         """The pod that was attached last has its number in kd_endpoints: what it had before goes."""
         with self._lock:
@@ -257,7 +276,7 @@ class IdentityPolicy(Resource):
 
     @property
     def endpoints(self) -> tuple[EndpointPolicy, ...]:
-        """The pods of this node."""
+        """The pods of this node, and the node itself, if policies are enforced for it."""
         with self._lock:
             return tuple(self._endpoint(name, who) for name, who in self._subjects.items())
 
@@ -402,6 +421,7 @@ class IdentityPolicy(Resource):
         attached: Mapping[str, Who] = {},
         gone: Set[str] = frozenset(),
         named: Iterable[IPAddress] = (),
+        node: Who | None = None,
         existing: Existing = "enforce",
     ) -> None:
         """Everything that changes, in the order that no packet notices."""
@@ -434,7 +454,8 @@ class IdentityPolicy(Resource):
         self._numbers |= fresh
         self._names.call(Named.PARTY, {number: str(who) for who, number in fresh.items()})
         self._uses.update(uses)
-        self._maps.apply(tables, changes, {self._numbers[who] for who in attached.values() if who.audited})
+        audited = {self._numbers[who] for who in attached.values() if who.audited}
+        self._maps.apply(tables, changes, audited, 0 if node is None else self._numbers[node])
         if self._leads.follow(turn, self._numbers):
             felt = set(self._maps)
         follow_dict(self._subjects, subjects)

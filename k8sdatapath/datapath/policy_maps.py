@@ -32,6 +32,8 @@ Requests: TypeAlias = frozenset[Hashable]
 Said: TypeAlias = tuple[Toward, Action, Because, tuple[Cause, ...], Requests]
 """What a rule in the kernel says, and for whom: all that say the same are counted as one."""
 
+_NODE = 1
+"""The number of the node's own policy, as programs know it."""
 _OPEN = (Because.NOT_ISOLATED, Because.OWN_NODE)
 
 
@@ -97,7 +99,10 @@ class _Half:
 
 @define(eq=False)
 class _Subject:
-    """A policy in the kernel: its number, and of each direction the rules and the revision."""
+    """A policy in the kernel: its number, and of each direction the rules and the revision.
+
+    :ivar number: 0: it was the node's, which has another one by now.
+    """
 
     number: int
     halves: list[_Half]
@@ -178,7 +183,8 @@ class PolicyMaps:
         self._policies: maps.Array[PolicyRow] = tables["kd_policies"]
         self._rules: maps.Hash[RuleKey, RuleRow] = tables["kd_rules"]
         taken = {at // 2 for at, row in enumerate(self._policies) if row.table}
-        self._numbers = Numbers("policies", len(self._policies) // 2, self._wait, {0, *taken})
+        first = {0, _NODE} if len(self._policies) > 2 * _NODE else {0}
+        self._numbers = Numbers("policies", len(self._policies) // 2, self._wait, first | taken)
 
     def go_on_in(self, tables: Mapping[str, Any]) -> None:
         """The same stands in other maps now, under the same numbers."""
@@ -238,10 +244,12 @@ class PolicyMaps:
         tables: Mapping[int, PolicyTable],
         changes: Mapping[int, MapChange],
         audited: Container[int] = frozenset(),
+        node: int = 0,
     ) -> None:
         """Give subjects other rules, or their first ones. Live connections do not feel it yet.
 
         :param audited: subjects that are new, and whose policies only look on.
+        :param node: the subject that is the node itself; there is room for one, the latest.
         """
         old = dict(self._halves)
         done: set[int] = set()
@@ -262,7 +270,8 @@ class PolicyMaps:
             left += known.halves if known else ()
             if known is None:
                 modes = PolicyFlags.AUDIT if subject in audited else PolicyFlags(0)
-                known = _Subject(self._numbers.take(), halves, [self._next(), self._next()], modes)
+                number = self._node_number() if subject == node else self._numbers.take()
+                known = _Subject(number, halves, [self._next(), self._next()], modes)
                 self._subjects[subject] = known
             known.halves = halves
         for subject in self._subjects:
@@ -286,7 +295,8 @@ class PolicyMaps:
         known = self._subjects.pop(subject)
         for half in known.halves:
             self._leave(half)
-        self._freed.append(known.number)
+        if known.number > _NODE:
+            self._freed.append(known.number)
 
     def set_modes(self, modes: PolicyFlags) -> None:
         """How all policies are enforced, as live connections feel at once."""
@@ -328,7 +338,7 @@ class PolicyMaps:
         tables = {half.table for half in self._halves.values()}
         self._wait()
         self._size -= self._rules.delete_many([rule for rule in self._rules if rule.table not in tables])
-        for number in {at // 2 for at in rows}:
+        for number in {at // 2 for at in rows} - {_NODE}:
             self._numbers.give(number)
 
     def ruling(self, counter: int) -> tuple[Because, tuple[Cause, ...]] | None:
@@ -344,8 +354,17 @@ class PolicyMaps:
         self._revision += 1
         return self._revision
 
+    def _node_number(self) -> int:
+        """The node's own, which whoever it was before has no more."""
+        for each in self._subjects.values():
+            if each.number == _NODE:
+                each.number = 0
+        return _NODE
+
     def _rows(self, subject: int) -> dict[int, PolicyRow]:
         known = self._subjects[subject]
+        if not known.number:
+            return {}
         return {
             2 * known.number + toward: half.row(revision, self._modes | known.modes)
             for toward, half, revision in zip(Toward, known.halves, known.revisions, strict=True)

@@ -79,8 +79,8 @@ def _sides(
         (source, destination, Toward.EGRESS),
         (destination, source, Toward.INGRESS),
     ):
-        if not isinstance(own, Workload) or not own.is_pod:
-            continue  # policies are for pods
+        if not isinstance(own, Workload) or not (own.is_pod or own.is_host):
+            continue  # policies are for pods, and for the node where they are enforced
         if allow_host and toward is Toward.INGRESS and "reserved:host=" in _labels(peer, version):
             continue
         selecting = [policy for policy in found if policy.subject.matches(own.labels)]

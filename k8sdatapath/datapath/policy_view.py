@@ -71,6 +71,10 @@ class LivePod:
     rules: int
 
 
+_NODE = 1
+"""The number of the node's own policy, which is empty where none is enforced for it."""
+
+
 @frozen
 class LiveRule:
     """One rule as the kernel has it.
@@ -216,10 +220,11 @@ class PolicyView(Resource):
         found: dict[int, tuple[Toward, bool]] = {}
         for each in pods:
             row = self._pods.get(each)
-            if row is None:
+            known = self._ipcache.get(each) if row is None else None
+            if row is None and (known is None or known.identity != Reserved.HOST):
                 raise ModelError(f"{each} is no pod of this node")
             for toward in Toward:
-                policy = self._row(row.policy, toward)
+                policy = self._row(_NODE if row is None else row.policy, toward)
                 if policy.table:
                     audited = found.get(policy.table, (toward, True))[1]
                     found[policy.table] = toward, audited and bool(policy.flags & PolicyFlags.AUDIT)

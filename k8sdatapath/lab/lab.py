@@ -226,9 +226,10 @@ class Lab(Resource):
         """
         from k8sdatapath.kube.policy import parse_policies
 
+        guarded = all(node.datapath.config.host_firewall is not None for node in self.nodes)
         found: list[Policy] = []
         for each in policies:
-            found += parse_policies(each) if isinstance(each, str) else [each]
+            found += parse_policies(each, nodes=guarded) if isinstance(each, str) else [each]
         for node in self.nodes:
             node.policy.upsert(*found, existing=existing)
 
@@ -309,6 +310,9 @@ class Lab(Resource):
             **options,
         )
         node._datapath = self._stack.enter_context(Node.open(config))
+        if config.host_firewall is not None:
+            labels = {"kubernetes.io/hostname": node.name}
+            node._datapath.attach_host(Workload.node(node.name, labels, remote=False))
 
     def _tunnel(self, node: LabNode) -> Tunnel | None:
         """The way from a node to the pods of others, unless they are routed."""

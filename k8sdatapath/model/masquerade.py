@@ -12,7 +12,7 @@ from k8sdatapath.model.address import IPAddress, IPNetwork, network, port, shown
 from k8sdatapath.model.address import address as to_address
 from k8sdatapath.model.frontend import Protocol, to_protocol
 
-__all__ = ["HELPED", "Masquerade"]
+__all__ = ["HELPED", "Masquerade", "to_ports"]
 
 
 def _names(devices: str | Iterable[str]) -> tuple[str, ...]:
@@ -67,7 +67,8 @@ def helped(protocol: int, port: int) -> str:
     return HELPED.get((protocol, port), "")
 
 
-def _ports(given: Iterable[Any]) -> tuple[tuple[Protocol, int], ...]:
+def to_ports(given: Iterable[Any]) -> tuple[tuple[Protocol, int], ...]:
+    """Ports with their protocols, as people write them: ``21/TCP``."""
     if isinstance(given, str):
         raise ModelError(f"a list of ports is wanted; {shown(given)} is a single one")
     return tuple(sorted({_port(each) for each in given}, key=lambda each: (each[1], each[0].value)))
@@ -120,7 +121,7 @@ class Masquerade:
     link_local: tuple[int, ...] = field(default=(), converter=_families)
     routable: tuple[IPNetwork, ...] = field(default=(), converter=_networks)
     egress: Mapping[IPNetwork, IPAddress] = field(factory=dict, converter=_egress)
-    netfilter: tuple[tuple[Protocol, int], ...] = field(default=(), converter=_ports)
+    netfilter: tuple[tuple[Protocol, int], ...] = field(default=(), converter=to_ports)
 
     def __attrs_post_init__(self) -> None:
         both = set(self.routable) & set(self.egress)

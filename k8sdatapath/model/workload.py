@@ -97,3 +97,8 @@ class Workload:
     def is_pod(self) -> bool:
         """Whether policies can be for it, even if its labels are not known yet."""
         return not any(each.startswith("reserved:") and each != "reserved:init=" for each in self.labels)
+
+    @property
+    def is_host(self) -> bool:
+        """Whether it is the node that policies are enforced on, which they can be for as well."""
+        return "reserved:host=" in self.labels

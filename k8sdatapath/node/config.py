@@ -14,6 +14,7 @@ from k8sdatapath.datapath.identity_policy import CONTRACT as POLICIES
 from k8sdatapath.errors import ModelError
 from k8sdatapath.model import IPNetwork, Masquerade, network
 from k8sdatapath.model.address import shown
+from k8sdatapath.model.host_firewall import HostFirewall, to_host_firewall
 from k8sdatapath.net.netns import NetNs
 from k8sdatapath.node.tunnel import Tunnel, to_tunnel
 from k8sdatapath.objects import ConfigValue
@@ -175,6 +176,9 @@ class NodeConfig:
     :ivar direct_routes: make routes to the pods of other nodes, through these nodes; see :attr:`Node.routes`.
     :ivar masquerade: what pods send to the world leaves under an address of the node; see
         :attr:`Node.masquerade`.
+    :ivar host_firewall: policies are for the node itself too, at its uplinks, once :meth:`Node.attach_host`
+        has told who it is; a :class:`HostFirewall` says which ports none of them closes, True: the usual
+        ones. Needs ``policy`` and ``tc_lb``.
     :ivar flows: how much the programs tell of packets, for :attr:`Node.observer`: ``"drops"``,
         ``"aggregated"`` or ``"all"``; None: they tell nothing, and cannot be told to.
     :ivar flows_kept: how many flows the observer keeps, 168 bytes each.
@@ -208,11 +212,18 @@ class NodeConfig:
     direct_routes: bool = False
     masquerade: Masquerade | None = None
     policy: bool = False
+    host_firewall: HostFirewall | None = field(default=None, converter=to_host_firewall)
     flows: Level | None = field(default=None, converter=_to_level)
     flows_kept: int = field(default=65536, validator=_entries(most=1 << 24))
     accelerate: bool = field(default=False, validator=_needs_cgroup)
     l7: bool = False
     capacity: Capacity = field(default=Capacity(), validator=_a(Capacity))
+
+    @host_firewall.validator
+    def _check_host_firewall(self, attribute: Attribute[Any], value: object) -> None:
+        _a(HostFirewall, or_none=", nor True")(self, attribute, value)
+        if value is not None and not (self.policy and self.tc_lb):
+            raise ModelError("host_firewall needs policy=True and tc_lb=True: it is policies at uplinks")
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -229,6 +240,7 @@ class NodeConfig:
             "pod_sockets": self.pod_sockets,
             "masquerade": self.masquerade is not None,
             "enforce": self.policy,
+            "host_firewall": self.host_firewall is not None,
             "events": self.flows is not None,
             **networks,
         }

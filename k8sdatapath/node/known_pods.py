@@ -97,6 +97,10 @@ class IdentifiedPods:
             if error is not None:
                 raise error
 
+    def know_host(self, workload: Workload) -> None:
+        """From now on this is the node itself; raises as :meth:`Node.attach_host`."""
+        self._node.attach_host(workload)
+
     @property
     def complete(self) -> bool:
         """Whether no pod is left as an earlier process attached it."""

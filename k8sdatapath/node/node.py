@@ -109,6 +109,7 @@ class Node(Explained):
         self.policy = (
             own.enter_context(IdentityPolicy.bind(objects["pod"], l7=self.l7)) if config.policy else None
         )
+        self._host: Workload | None = None
         self.names = NodeNames(self)
         self.observer = own.enter_context(observe(self, objects["pod"])) if config.flows is not None else None
         self.accelerator = accelerator_of(config, objects, own)
@@ -278,11 +279,31 @@ class Node(Explained):
         """
         found = own_addresses(self.config.netns)
         self.services.set_node_addresses(found)
-        if self.policy is not None:
-            host = Workload.node(
-                self.config.name or "this node", addresses=sorted(found, key=str), remote=False
-            )
+        if self.policy is None:
+            return
+        host = Workload.node(self.config.name or "this node", addresses=sorted(found, key=str), remote=False)
+        if self.config.host_firewall is None or self._host is None:
             self.policy.learn({host: Reserved.HOST})
+        else:
+            self.policy.attach_host(evolve(host, labels=self._host.labels), self.config.host_firewall)
+
+    def attach_host(self, workload: Workload) -> None:
+        """Enforce policies for the node itself, or go on with other labels.
+
+        Until then nothing of the node's own is denied; with pins, an earlier process's say holds. For after
+        policies are there, so that nothing is open in between.
+
+        :param workload: ``Workload.node(name, labels, remote=False)``. Which addresses it has the node finds
+            itself.
+        :raises ModelError: it is not this node, or that was not opened with ``host_firewall``.
+        :raises CapacityError: there is no room for its rules; nothing was changed.
+        """
+        if self.config.host_firewall is None:
+            raise ModelError("policies are for pods alone: open the node with NodeConfig(host_firewall=True)")
+        if not workload.is_host:
+            raise ModelError(f"{workload.name} is not this node: Workload.node(..., remote=False) is")
+        self._host = workload
+        self.update_addresses()
 
     def reattach(self) -> set[str]:
         """Put programs on uplinks that were deleted and made anew under their names; returns which.

@@ -81,6 +81,7 @@ class PolicyReconciler(Resource):
     :param identities: is closed with it, too.
     :param on_pods: told of all pods of this node that are known, whenever that changes. If it raises, it is
         called again later.
+    :param on_node: told who the node itself is, likewise; without it policies for nodes are refused.
     :param alone: nobody else gives numbers: those for pods of other nodes are given here too.
     :param prewarm: labels of what makes pods, such as Deployments, get numbers before there are pods. Of the
         nodes that the source tells of, one sees to each; with ``alone``, this one to all.
@@ -97,6 +98,7 @@ class PolicyReconciler(Resource):
         identities: StoreAllocator,
         *,
         on_pods: Callable[[KnownPods], object],
+        on_node: Callable[[Workload], object] | None = None,
         alone: bool = False,
         prewarm: bool = False,
         names: bool = False,
@@ -105,11 +107,11 @@ class PolicyReconciler(Resource):
     ) -> None:
         self.error: BaseException | None = None
         """Why it has ended by itself, if it has."""
-        self._source, self._policies, self._on_pods = source, policies, on_pods
+        self._source, self._policies, self._on_pods, self._on_node = source, policies, on_pods, on_node
         self._node, self._alone, self._retry = node, alone, retry or Retry()
         self._prewarm = prewarm
         self._templates: dict[str, Workload] = {}
-        self._translator = PolicyTranslator(node, names=names)
+        self._translator = PolicyTranslator(node, names=names, nodes=on_node is not None)
         self._on_status = on_status
         self._changed = threading.Condition()  # guards the translator, these four, and what it has told
         self._news = self._told = self._closed = self._synced = False
@@ -122,6 +124,8 @@ class PolicyReconciler(Resource):
         self._gone: set[str] = set()
         self._stale = True  # policies are not as wanted
         self._pods: dict[str, tuple[Workload, int]] | None = None  # as last told
+        self._host: Workload | None = None  # the node itself
+        self._told_host: Workload | None = None
         self._origins: dict[ObjectKey, Origin] = {}
         self._missing: dict[ObjectKey, tuple[str, ...]] = {}
         self._errors: dict[ObjectKey, ManifestError] = {}
@@ -249,6 +253,8 @@ class PolicyReconciler(Resource):
         ]
         if waiting:
             return Status(State.PENDING, f"{len(waiting)} pods wait for it, such as {min(waiting)}")
+        if self._host_waits and self._host and any(each.matches(self._host.labels) for each in selectors):
+            return Status(State.PENDING, "the node itself waits for it")
         missing = self._missing.get(key, ())
         reason = f"it names what is not there: {', '.join(missing)}" if missing else ""
         return Status(State.PROGRAMMED, reason)
@@ -314,7 +320,8 @@ class PolicyReconciler(Resource):
             if " " in each.name:  # a template, which is nobody yet
                 self._templates[each.name] = each
                 continue
-            if each.name == self._node:  # it knows itself
+            if each.name == self._node:  # it knows its addresses itself
+                self._host = each
                 continue
             self._workloads[each.name] = each
             self._gone.discard(each.name)
@@ -376,6 +383,7 @@ class PolicyReconciler(Resource):
         if self._stale:
             self._enforce(failures)
         self._attempt("pods", lambda: self._follow_pods(failures), failures)
+        self._attempt("node", lambda: self._follow_host(failures), failures)
         for name, error in failures.items():
             if str(error) != str(self._failures.get(name, "")):
                 _log.error("not in force as wanted: %s: %s", name, error)
@@ -473,6 +481,20 @@ class PolicyReconciler(Resource):
         if after != self._pods or "pods" in self._failures:
             self._on_pods(after)
             self._pods = after
+
+    @property
+    def _host_waits(self) -> bool:
+        return self._on_node is not None and self._host != self._told_host
+
+    def _follow_host(self, failures: Mapping[str, Exception]) -> None:
+        """The node stays as it is, which at first is open, while a policy for it is not in force."""
+        host = self._host
+        open_for = [self._wanted[name].subject for name in failures if name in self._wanted]
+        if host is None or self._on_node is None or any(each.matches(host.labels) for each in open_for):
+            return
+        if self._host_waits:
+            self._on_node(host)
+            self._told_host = host
 
     def __repr__(self) -> str:
         return (

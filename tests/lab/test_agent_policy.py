@@ -6,7 +6,7 @@ import json
 import signal
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from ipaddress import ip_interface, ip_network
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from k8sdatapath.net.netlink import Netlink
 from k8sdatapath.net.netns import NetNs
 from tests.api.graph import ROOT
 from tests.lab.test_agent import kube_node
-from tests.support.agents import NodeUnderTest, ask, plugin, write, write_kubeconfig
+from tests.support.agents import NodeUnderTest, Server, ask, plugin, write, write_kubeconfig
 from tests.support.api_double import ApiDouble, Refusal
 from tests.support.etcd import Etcd
 
@@ -83,9 +83,9 @@ def allow(api: ApiDouble, **labels: str) -> None:
     api.put("networkpolicies", only(**labels))
 
 
-def reaches(client: NetNs, address: str = WEB) -> bool:
+def reaches(client: NetNs, address: str = WEB, port: int = 8080, who: str = "web") -> bool:
     try:
-        return ask(client, address, 8080, timeout=0.4) == "web"
+        return ask(client, address, port, timeout=0.4) == who
     except OSError:
         return False
 
@@ -152,6 +152,45 @@ def test_policies_of_files_are_enforced_and_followed(tmp_path: Path) -> None:
         (tmp_path / "web.yaml").unlink()
         node.until(lambda: both(client) == {True})
         assert both(web) == {True}
+
+
+def test_policies_for_the_node_itself_follow_its_labels(tmp_path: Path) -> None:
+    policy = {
+        "apiVersion": "cilium.io/v2",
+        "kind": "CiliumClusterwideNetworkPolicy",
+        "metadata": {"name": "nodes"},
+        "spec": {
+            "nodeSelector": {"matchLabels": {"guarded": "yes"}},
+            "ingress": [{"fromEntities": ["cluster"]}],
+        },
+    }
+    firewall = {"enabled": True, "incoming": ["9090/TCP"], "outgoing": []}
+    options = {"policy": True, "identityAllocationMode": "memory", "hostFirewall": firewall}
+    with NodeUnderTest([f"--source={tmp_path}"], **options) as node, ExitStack() as own:
+        for port in (8080, 9090):
+            own.enter_context(closing(Server(node.wires.node, "node", port=port)))
+        write(tmp_path, "policy", [policy])
+
+        def label(guarded: str) -> None:
+            one = kube_node(node)
+            one["metadata"]["labels"] = {"guarded": guarded}
+            write(tmp_path, "node", [one])
+
+        def open_ports(port: int) -> set[bool]:
+            return {reaches(node.outside, each, port, "node") for each in node.addresses}
+
+        label("yes")
+        node.start()
+        node.until(lambda: open_ports(8080) == {False})
+        assert open_ports(9090) == {True}
+        label("no")
+        node.until(lambda: open_ports(8080) == {True})
+        label("yes")
+        node.until(lambda: open_ports(8080) == {False})
+        node.stop()
+        assert open_ports(8080) == {False}  # the pins hold
+        node.start()
+        assert open_ports(8080) == {False}
 
 
 def test_what_was_recorded_is_enforced_when_it_is_played_back(

@@ -316,5 +316,5 @@ def test_an_explanation_asks_the_policies(lab: Lab) -> None:
 
 
 def test_the_how_to_is_true() -> None:
-    ((code, output),) = blocks(ROOT / "docs/how-to/enforce.md")
-    assert run(code, {}) == output
+    for code, output in blocks(ROOT / "docs/how-to/enforce.md"):
+        assert run(code, {}) == output

@@ -188,11 +188,11 @@ def _line(text: str) -> dict[str, Any]:
 
 
 class Server:
-    """Says its name to whoever connects to port 8080, of both families."""
+    """Says its name to whoever connects to its port, of both families."""
 
-    def __init__(self, netns: NetNs, name: str) -> None:
+    def __init__(self, netns: NetNs, name: str, *, port: int = 8080) -> None:
         self._socket = netns.call(
-            socket.create_server, ("::", 8080), family=socket.AF_INET6, dualstack_ipv6=True, backlog=1024
+            socket.create_server, ("::", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=1024
         )
         self._name = name.encode()
         self._thread = threading.Thread(target=self._serve, daemon=True)

@@ -16,6 +16,7 @@ from k8sdatapath.errors import ConfigError
 from k8sdatapath.kube.egress import egress_of
 from k8sdatapath.kube.objects import KubePod
 from k8sdatapath.model import Selection
+from k8sdatapath.model.host_firewall import HostFirewall
 from tests.api.graph import ROOT
 
 HELM = """
@@ -91,6 +92,16 @@ def test_helm_values_of_cilium_mean_what_they_mean_there(write) -> None:
 def test_flows_are_not_served_in_a_way_that_nobody_meant(write, said: str, wrong: str) -> None:
     with pytest.raises(ConfigError, match=wrong):
         AgentConfig.load(write(f"hubble: {said}"))
+
+
+def test_a_node_is_guarded_as_it_is_said(write) -> None:
+    assert AgentConfig.load(write("policy: true")).guard is None
+    usual = AgentConfig.load(write("{policy: true, hostFirewall: {enabled: true}}"))
+    assert usual.guard == HostFirewall()
+    own = AgentConfig.load(write("{policy: true, hostFirewall: {enabled: true, incoming: [2222/TCP]}}"))
+    assert own.guard == HostFirewall(incoming=["2222/TCP"])
+    with pytest.raises(ConfigError, match=r"hostFirewall\.enabled: needs policy: true"):
+        AgentConfig.load(write("hostFirewall: {enabled: true}"))
 
 
 def test_how_policies_are_enforced_is_taken_over_while_it_runs(write) -> None:

@@ -111,7 +111,7 @@ CILIUM = [
     ),
     (
         {"nodeSelector": {}, "ingress": [{}]},
-        "spec.nodeSelector: policies for nodes themselves are not enforced yet",
+        "spec.nodeSelector: policies for nodes are clusterwide, and enforced where there is a host firewall",
     ),
     (
         {"endpointSelector": {"matchLabels": {"io.kubernetes.pod.namespace": "z"}}, "ingress": [{}]},

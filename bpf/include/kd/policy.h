@@ -17,6 +17,8 @@
  * tell of smaller MTUs; what our own programs answer a pod. A pod sends under its own addresses only. Later fragments
  * follow their first. Of what is not IP only ARP passes.
  *
+ * The node itself is asked as a pod is, once it has a policy, at its uplinks alone: kd_guard().
+ *
  * Reads kd_endpoints, kd_ipcache, kd_networks, kd_policies and kd_rules; writes kd_talks and kd_rule_counts.
  */
 #ifndef KD_POLICY_H
@@ -51,7 +53,10 @@ KD_CONFIG(bool, enforce, "pods send and receive what policies allow") = false;
 
 #define KD_IDENTITY_REMOTE_NODE 6
 
+KD_CONFIG(bool, host_firewall, "policies are for the node itself as well") = false;
+
 #define KD_NO_POLICY 0xffffffff /* it is no pod of this node */
+#define KD_NODE_POLICY 1 /* that of the node itself; it has none: nothing is asked */
 
 /* In tc_index: both ends were asked, and the receiver is behind this device. It is wiped before anybody else sees it. */
 static __always_inline __u16 kd_judged_for(__u32 ifindex)
@@ -228,6 +233,24 @@ static __always_inline bool kd_can_be_told(const struct __sk_buff *skb, const st
 	       skb->pkt_type != PACKET_MULTICAST && skb->pkt_type != PACKET_BROADCAST;
 }
 
+/* The node is an end of the packet: it is asked, if it has a policy. */
+static __always_inline void kd_ask_node(struct kd_asking *ask, __u32 asks, const struct kd_tuple *to)
+{
+	__u32 index = 2 * KD_NODE_POLICY;
+	struct kd_policy *policy = bpf_map_lookup_elem(&kd_policies, &index);
+	struct kd_party *party;
+
+	if (!policy || !policy->table)
+		return;
+	if (asks & KD_ASK_FROM_NODE) {
+		ask->sender.policy = KD_NODE_POLICY;
+		return;
+	}
+	party = bpf_map_lookup_elem(&kd_ipcache, &to->dst);
+	if (party && party->identity == KD_IDENTITY_HOST)
+		ask->receiver.policy = KD_NODE_POLICY;
+}
+
 /*
  * Whether policies let a packet pass: KD_CONTINUE, or why not. `to` is what becomes of it, or its own tuple; of a
  * reply that is the service's address, so its source is taken as it came.
@@ -265,6 +288,8 @@ KD_FUNCTION int kd_policy(struct __sk_buff *skb, const struct kd_pkt *pkt, const
 			return KD_DROP_POLICY_DENIED;
 		}
 	}
+	if (host_firewall && asks & (KD_ASK_FROM_NODE | KD_ASK_TO_NODE))
+		kd_ask_node(ask, asks, to);
 	if (asks & KD_ASK_RELATED || (ask->sender.policy & ask->receiver.policy) == KD_NO_POLICY)
 		return KD_CONTINUE;
 	ask->sender.sends = true;
@@ -335,6 +360,7 @@ KD_FUNCTION int kd_icmp_asks(struct __sk_buff *skb, struct kd_pkt *pkt, __u32 as
 static __always_inline int kd_let_pass(struct __sk_buff *skb, struct kd_pkt *pkt, const struct kd_tuple *to,
 				       __u32 asks, int result)
 {
+	bool keeps = !(asks & (KD_ASK_FROM_NODE | KD_ASK_TO_NODE));
 	int allowed;
 
 	if (kd_is_icmp(pkt)) {
@@ -346,9 +372,29 @@ static __always_inline int kd_let_pass(struct __sk_buff *skb, struct kd_pkt *pkt
 	allowed = kd_policy(skb, pkt, to, asks);
 	if (allowed != KD_CONTINUE)
 		return allowed;
-	if (pkt->fragment && !pkt->later)
+	if (keeps && pkt->fragment && !pkt->later)
 		kd_fragment_keep(pkt);
 	return result;
+}
+
+/* With a tag of VLAN 0, which the node strips, and takes what is under it for its own. */
+static __always_inline bool kd_is_priority_tagged(const struct __sk_buff *skb)
+{
+	return skb->vlan_present && !(skb->vlan_tci & 0xfff);
+}
+
+/*
+ * A packet of the node itself at an uplink, as its own process sends or gets it: before an answer of a backend on the
+ * node is translated, and after what it answers was. Of a datagram whose first fragment is denied the others come to
+ * nothing, and are not looked at.
+ */
+KD_SUBPROGRAM int kd_guard(struct __sk_buff *skb, struct kd_pkt *pkt, bool sends, int result)
+{
+	if (!sends && kd_is_priority_tagged(skb)) /* once more */
+		return KD_DROP_POLICY_DENIED;
+	if (!pkt->tuple.protocol || pkt->later)
+		return result;
+	return kd_let_pass(skb, pkt, &pkt->tuple, sends ? KD_ASK_FROM_NODE : KD_ASK_TO_NODE | KD_ASK_OUTSIDE, result);
 }
 
 /*

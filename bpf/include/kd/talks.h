@@ -33,7 +33,9 @@ enum kd_asks {
 	KD_ASK_ONCE = 32, /* it begins no talk, and belongs to none */
 	KD_ASK_TUNNELLED = 64, /* cb[0] is the identity of its sender */
 	KD_ASK_ALONE = 128, /* a later fragment whose first is not known */
-	KD_ASK_TYPE_SHIFT = 8, /* above: the type of ICMP */
+	KD_ASK_FROM_NODE = 256, /* the node itself sends it */
+	KD_ASK_TO_NODE = 512, /* its destination, if that is the node itself */
+	KD_ASK_TYPE_SHIFT = 16, /* above: the type of ICMP */
 };
 
 /* One end of the talk. */

@@ -64,16 +64,21 @@ def read_manifests(*paths: str | os.PathLike[str]) -> list[Manifest]:
     return found
 
 
-def parse_policies(text: str, where: str = "text", *, names: bool = False) -> tuple[Policy, ...]:
+def parse_policies(
+    text: str, where: str = "text", *, names: bool = False, nodes: bool = False
+) -> tuple[Policy, ...]:
     """The policies in a text; objects of other kinds are passed over, but for what policies refer to.
 
     :param names: as for :func:`read_policies`.
+    :param nodes: policies for nodes are enforced, as by a node with ``host_firewall``.
     :raises ManifestError: one says something that cannot be, or cannot be enforced.
     """
-    return policies_of(_manifests(text, where), names=names)
+    return policies_of(_manifests(text, where), names=names, nodes=nodes)
 
 
-def policies_of(manifests: Iterable[Manifest], *, names: bool = False) -> tuple[Policy, ...]:
+def policies_of(
+    manifests: Iterable[Manifest], *, names: bool = False, nodes: bool = False
+) -> tuple[Policy, ...]:
     """The policies among manifests, which are all that there is.
 
     :raises ManifestError: one says something that cannot be, or cannot be enforced; or two have one name.
@@ -82,7 +87,7 @@ def policies_of(manifests: Iterable[Manifest], *, names: bool = False) -> tuple[
     groups, services = gathered(there)
     found: dict[str, Policy] = {}
     for each in there:
-        for policy in decode_policies(each.value, each.where, Around(groups, services, names)):
+        for policy in decode_policies(each.value, each.where, Around(groups, services, names, nodes=nodes)):
             if policy.name in found:
                 raise ManifestError(policy.where, "", f"it is in {found[policy.name].where} too")
             found[policy.name] = policy

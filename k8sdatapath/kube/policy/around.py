@@ -47,6 +47,7 @@ class Around:
     :param services: by namespace and name.
     :param names: whether somebody tells which addresses DNS names have; policies by name are refused if not.
     :param requests: whether somebody looks at requests; policies that ask for some are refused if not.
+    :param nodes: whether policies for nodes are enforced, by a host firewall; they are refused if not.
     :param complete: nothing is yet to come: to name what is not here is an error. Otherwise it is nobody, and
         ``missing`` says so.
     """
@@ -55,6 +56,7 @@ class Around:
     services: Mapping[tuple[str, str], PolicyService] = field(factory=dict)
     names: bool = False
     requests: bool = True
+    nodes: bool = False
     complete: bool = True
     asked: set[str] = field(factory=set, init=False)
     """Kinds of objects whose change may change what was read."""

@@ -20,7 +20,9 @@ from k8sdatapath.kube.policy.reading import (
     label_selector,
     named,
     nodes,
+    this_node,
 )
+from k8sdatapath.model.host_firewall import HOST
 from k8sdatapath.model.policy import (
     ALL_PORTS,
     EVERYBODY,
@@ -56,7 +58,9 @@ _UNABLE = {
 _UNABLE_RULE = {
     "authentication": "mutual authentication is not enforced",
 }
-_NO_NODES = {"nodeSelector": "policies for nodes themselves are not enforced yet"}
+_NO_NODES = {
+    "nodeSelector": "policies for nodes are clusterwide, and enforced where there is a host firewall"
+}
 
 _WORLD = ("world", "world-ipv4", "world-ipv6")
 _IN_CLUSTER = ("host", "remote-node", "init", "ingress", "health", "unmanaged", "kube-apiserver")
@@ -83,7 +87,7 @@ def cilium_policy(root: Field, around: Around) -> Iterator[Policy]:
 
 
 def cilium_clusterwide_policy(root: Field, around: Around) -> Iterator[Policy]:
-    """Read one for pods of all namespaces."""
+    """Read one for pods of all namespaces, or for nodes."""
     known(root, (*OBJECT, "specs"))
     _, name = named(root, namespaced=False)
     yield from _policies(root, f"CiliumClusterwideNetworkPolicy {name}", "", around)
@@ -101,10 +105,16 @@ def _policies(root: Field, title: str, namespace: str, around: Around) -> Iterat
 
 def _policy(spec: Field, title: str, namespace: str, around: Around) -> Policy:
     fields = ("endpointSelector", "enableDefaultDeny", "labels", "description", "log", *_SECTIONS)
-    known(spec, fields, _NO_NODES)
+    for_nodes = around.nodes and not namespace
+    known(spec, (*fields, "nodeSelector") if for_nodes else fields, _NO_NODES)
     if all(spec[name].value is None for name in _SECTIONS):
         spec.refuse(f"one of {', '.join(_SECTIONS)} is needed here")
-    subject = _subject(spec["endpointSelector"].given(), namespace)
+    if spec["nodeSelector"].value is None:
+        subject = _subject(spec["endpointSelector"].given(), namespace)
+    elif spec["endpointSelector"].value is None:
+        subject = this_node(spec["nodeSelector"])
+    else:
+        spec["nodeSelector"].refuse("a policy is for pods or for nodes: endpointSelector is here too")
     switches = known(spec["enableDefaultDeny"], ("ingress", "egress"))
     rules: list[Rule] = []
     isolates: set[Toward] = set()
@@ -116,6 +126,8 @@ def _policy(spec: Field, title: str, namespace: str, around: Around) -> Policy:
         switch = switches[toward.name.lower()].flag()
         if switch is not None:
             (isolates.add if switch else isolates.discard)(toward)
+    if for_nodes and HOST in subject.requirements and any(rule.l7 for rule in rules):
+        spec.refuse("requests to nodes themselves are not looked at: rules.http is for pods")
     return Policy(title, subject, rules, isolates, where=spec.where)
 
 

@@ -163,6 +163,11 @@ def nodes(field: Field) -> Iterator[Selector]:
     return (Selector([*requirements, each]) for each in _NODES)
 
 
+def this_node(field: Field) -> Selector:
+    """The node that policies are enforced on, if it has some labels."""
+    return Selector([*label_selector(field, _node_key), _NODES[0]])
+
+
 def within_pods(namespace: str, requirements: Iterable[Requirement]) -> Selector:
     """Pods of one namespace."""
     return Selector([*requirements, Requirement(POD_NAMESPACE, Operator.IN, [namespace])])

@@ -146,10 +146,13 @@ class PolicyTranslator:
     :param node: pods of which node are local.
     :param names: somebody tells the addresses of DNS names; otherwise policies by name are refused.
     :param requests: somebody looks at requests; otherwise policies that ask for some are refused.
+    :param nodes: policies are enforced for nodes too; otherwise those for nodes are refused.
     """
 
-    def __init__(self, node: str = "", *, names: bool = False, requests: bool = False) -> None:
-        self.node, self.names, self.requests = node, names, requests
+    def __init__(
+        self, node: str = "", *, names: bool = False, requests: bool = False, nodes: bool = False
+    ) -> None:
+        self.node, self.names, self.requests, self.nodes = node, names, requests, nodes
         self._written: dict[ObjectKey, _Written] = {}
         self._groups: dict[str, NetworkGroup] = {}
         self._services: dict[Space, PolicyService] = {}
@@ -264,7 +267,7 @@ class PolicyTranslator:
                 self._missing[key] = ()
 
     def _read(self, key: ObjectKey, value: Any, where: str) -> None:
-        around = Around(self._groups, self._behind(), self.names, self.requests, complete=False)
+        around = Around(self._groups, self._behind(), self.names, self.requests, self.nodes, complete=False)
         before = self._written.get(key)
         found = tuple(decode_policies(value, where, around))
         after = _Written(value, where, found, frozenset(around.asked), tuple(around.missing))
