@@ -24,7 +24,7 @@ from k8sdatapath.agent.metrics import (
 from k8sdatapath.agent.options import OPTIONS
 from k8sdatapath.agent.other_nodes import OtherNodes
 from k8sdatapath.agent.policies import follow_policies
-from k8sdatapath.agent.source import Listener, Nodes, NodeSource, Pods, Workloads, open_source
+from k8sdatapath.agent.source import Listener, Nodes, NodeSource, Pods, open_source
 from k8sdatapath.agent.values import Acceleration
 from k8sdatapath.agent.web import WebServer
 from k8sdatapath.cni.server import CniServer
@@ -178,7 +178,8 @@ class Agent(Resource):
     def _node_source(self, objects: ObjectSource) -> NodeSource:
         listener = Listener(
             pods=self._on_pods,
-            workloads=self._on_workloads,
+            workloads=self._others.follow_workloads,
+            everybody=lambda pods: self.flows.learn(pods),
             nodes=self._on_nodes,
             addresses=self._on_addresses,
         )
@@ -237,10 +238,6 @@ class Agent(Resource):
             self.pods.update(pods, complete=complete)
         if self.accelerated is not None:
             self.accelerated.follow_pods(pods)
-
-    def _on_workloads(self, pods: Workloads) -> None:
-        self.flows.learn(pods)
-        self._others.follow_workloads(pods)
 
     def _on_nodes(self, nodes: Nodes) -> None:
         self.flows.meet(nodes)

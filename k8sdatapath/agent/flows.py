@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack
+from hashlib import blake2b
 
 from k8sdatapath.agent.config import AgentConfig
 from k8sdatapath.agent.metrics import FlowFamilies, Metrics
@@ -11,14 +12,18 @@ from k8sdatapath.agent.source import Nodes, Workloads
 from k8sdatapath.agent.values import Aggregation
 from k8sdatapath.hubble import AgentEvents, HubbleServer, PeerNode, Peers, ServerOptions, TlsFiles
 from k8sdatapath.hubble.metrics import FlowMetrics, MetricReader
-from k8sdatapath.kube.objects import KubeNode
+from k8sdatapath.kube.objects import KubeNode, KubePod
 from k8sdatapath.model.agent_event import AgentEvent, AgentEventType, TimeNotification
+from k8sdatapath.model.flow import WorkloadRef
+from k8sdatapath.model.identity import CLUSTER_NUMBERS, LOCAL_NUMBERS
 from k8sdatapath.model.workload import Workload
 from k8sdatapath.node import Node
 from k8sdatapath.resource import Resource
 
 __all__ = ["AgentFlows", "level_of"]
 
+_NUMBERS = range(CLUSTER_NUMBERS.stop, LOCAL_NUMBERS.start - 1)
+"""Neither allocators give these, nor nodes to networks."""
 _EVERY = (Aggregation.NONE, Aggregation.LOWEST, Aggregation.LOW)
 
 
@@ -37,7 +42,8 @@ class AgentFlows(Resource):
 
     def __init__(self, config: AgentConfig, node: Node, metrics: Metrics | None) -> None:
         self._node = node
-        self._named: frozenset[str] = frozenset()
+        self._pods: dict[str, KubePod] = {}
+        self._numbers = _Numbers()
         self._by_policy = config.policy  # which knows who is where, with identities
         self._peers = Peers()
         self._port = config.hubble_listen.rpartition(":")[2]
@@ -56,17 +62,25 @@ class AgentFlows(Resource):
             self._own = own.pop_all()
 
     def learn(self, pods: Workloads) -> None:
-        """These are all pods."""
-        if self._node.observer is None or self._by_policy:
+        """These are all pods that are known, of this node and others."""
+        names = self._node.names
+        if self._node.observer is None:
             return
-        names = set()
-        for pod in pods:
-            name = f"{pod.namespace}/{pod.name}"
-            labels = dict(label.split("=", 1) for label in pod.labels)
-            self._node.names.learn(Workload.pod(name, labels, addresses=pod.addresses))
-            names.add(name)
-        self._node.names.forget(*(self._named - names))
-        self._named = frozenset(names)
+        now = {f"{pod.namespace}/{pod.name}": pod for pod in pods}
+        gone = self._pods.keys() - now.keys()
+        for name in gone:
+            names.belongs(name)
+        if not self._by_policy:
+            names.forget(*gone)
+        for name, pod in now.items():
+            if pod == self._pods.get(name):
+                continue
+            names.belongs(name, *([WorkloadRef(pod.owner[1], pod.owner[0])] if pod.owner else []))
+            if not self._by_policy:
+                labels = dict(label.split("=", 1) for label in pod.labels)
+                workload = Workload.pod(name, labels, addresses=pod.addresses)
+                names.learn(workload, self._numbers.of(workload.labels))
+        self._pods = now
 
     def meet(self, nodes: Nodes) -> None:
         """These are all nodes; a relay is told where their agents serve flows: as this one does."""
@@ -82,6 +96,27 @@ class AgentFlows(Resource):
     def close(self) -> None:
         """Tell no more."""
         self._own.close()
+
+
+class _Numbers:
+    """Numbers for sets of labels where no allocator gives any: the same at other nodes and after a restart,
+    but for a set whose number is taken by then: it gets the next.
+    """
+
+    def __init__(self) -> None:
+        self._given: dict[tuple[str, ...], int] = {}
+        self._taken: set[int] = set()
+
+    def of(self, labels: tuple[str, ...]) -> int:
+        number = self._given.get(labels)
+        if number is None:
+            digest = blake2b("\0".join(labels).encode(), digest_size=8).hexdigest()
+            number = _NUMBERS[int(digest, 16) % len(_NUMBERS)]
+            while number in self._taken:
+                number = number + 1 if number + 1 in _NUMBERS else _NUMBERS[0]
+            self._given[labels] = number
+            self._taken.add(number)
+        return number
 
 
 def _options(config: AgentConfig) -> ServerOptions:

@@ -60,12 +60,14 @@ class Listener:
 
     :ivar pods: of the node, by name; and whether these are all.
     :ivar workloads: of the node's pods those with an object; only when all are known, and before ``nodes``.
+    :ivar everybody: all pods with an object that the source tells of, whatever their node; as ``workloads``.
     :ivar nodes: all nodes of the cluster; only when all are known.
     :ivar addresses: that the node's own have changed. Returns those that clients may dial.
     """
 
     pods: Callable[[Pods, bool], object]
     workloads: Callable[[Workloads], object]
+    everybody: Callable[[Workloads], object]
     nodes: Callable[[Nodes], object]
     addresses: Callable[[], tuple[IPAddress, ...]]
 
@@ -91,6 +93,7 @@ class NodeSource(Resource):
         self._looked = 0.0
         self._key: ObjectKey = ("Node", "", name)
         self._pods: dict[ObjectKey, KubePod] = {}
+        self._elsewhere: dict[ObjectKey, KubePod] = {}
         self._slices: dict[ObjectKey, frozenset[IPAddress]] = {}
         self._nodes: dict[ObjectKey, KubeNode] = {}
         self._news: set[ObjectKey] = set()
@@ -133,6 +136,7 @@ class NodeSource(Resource):
             self._listener.pods(self._all_pods(), batch.synced)
         if batch.synced and (first or moved or "Pod" in kinds):
             self._listener.workloads(tuple(self._pods.values()))
+            self._listener.everybody((*self._pods.values(), *self._elsewhere.values()))
         if batch.synced and (first or moved or "Node" in kinds):
             self._listener.nodes(tuple(self._nodes.values()))
         self._synced = batch.synced
@@ -149,6 +153,7 @@ class NodeSource(Resource):
         elif event.kind == "Pod":
             ours = isinstance(known, KubePod) and known.node == self._name
             self._put(self._pods, event.key, known if ours else None)
+            self._put(self._elsewhere, event.key, None if ours else known)
         elif event.kind == "Node":
             self._put(self._nodes, event.key, known)
 

@@ -82,6 +82,7 @@ class KnownNames:
         self._ends: dict[IPAddress, tuple[str, Endpoint]] = {}
         self._addresses: dict[str, tuple[IPAddress, ...]] = {}
         self._namespaces: dict[int, tuple[str, Endpoint]] = {}
+        self._owners: dict[str, tuple[WorkloadRef, ...]] = {}
         self._domains: dict[tuple[IPAddress, IPAddress], tuple[str, ...]] = {}
 
     def learn(
@@ -95,17 +96,32 @@ class KnownNames:
     ) -> None:
         """Somebody has addresses now, and none but these.
 
-        :param owners: the Deployment or the like that it belongs to.
+        :param owners: the Deployment or the like that it belongs to; without any, what :meth:`belongs` told.
         :param number: the one it goes by on this node.
         :param netns: the cookie of its network namespace.
         """
-        end = evolve(_endpoint(workload, identity, self._cluster), id=number, workloads=tuple(owners))
+        plain = _endpoint(workload, identity, self._cluster)
         with self._lock:
+            end = evolve(plain, id=number, workloads=tuple(owners) or self._owners.get(workload.name, ()))
             self._forget(workload.name)
             self._addresses[workload.name] = workload.addresses
             self._ends.update(dict.fromkeys(workload.addresses, (workload.name, end)))
             if netns:
                 self._namespaces[netns] = (workload.name, end)
+
+    def belongs(self, name: str, *owners: WorkloadRef) -> None:
+        """What a workload belongs to, whoever tells the rest of it; without any owner this is forgotten."""
+        with self._lock:
+            if owners:
+                self._owners[name] = owners
+            else:
+                self._owners.pop(name, None)
+            for each in self._addresses.get(name, ()):
+                if each in self._ends and self._ends[each][0] == name:
+                    self._ends[each] = (name, evolve(self._ends[each][1], workloads=owners))
+            for cookie, (whose, end) in self._namespaces.items():
+                if whose == name:
+                    self._namespaces[cookie] = (name, evolve(end, workloads=owners))
 
     def forget(self, *names: str) -> None:
         """These workloads are gone."""
@@ -136,7 +152,7 @@ class KnownNames:
             return known[1]
         found = self._workload(where)
         if found is not None:
-            return _endpoint(*found, self._cluster)
+            return _endpoint(*found, self._cluster, self._owners.get(found[0].name, ()))
         identity = identity or Reserved.WORLD
         return Endpoint(identity=identity, labels=_RESERVED.get(identity, ()), cluster_name=self._cluster)
 
@@ -175,13 +191,16 @@ class KnownNames:
 
 
 @lru_cache(maxsize=4096)
-def _endpoint(workload: Workload, identity: int, cluster: str) -> Endpoint:
+def _endpoint(
+    workload: Workload, identity: int, cluster: str, owners: tuple[WorkloadRef, ...] = ()
+) -> Endpoint:
     namespace, _, name = workload.name.rpartition("/") if workload.is_pod else ("", "", "")
     return Endpoint(
         identity=identity,
         namespace=namespace,
         labels=tuple(sorted(each.removesuffix("=") for each in workload.labels)),
         pod_name=name,
+        workloads=owners,
         cluster_name=cluster,
     )
 

@@ -39,6 +39,8 @@ TRIGGERED = "endpoints.kubernetes.io/last-change-trigger-time"
 _ZONE = "topology.kubernetes.io/zone"
 OTHER_PROXY = "service.kubernetes.io/service-proxy-name"
 
+_TEMPLATE_HASH = "pod-template-hash"
+
 _KIND = re.compile(r"[A-Za-z][A-Za-z0-9]{0,62}")
 NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 PORT_NAME = re.compile(r"([a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)?")
@@ -283,7 +285,20 @@ def _pod(root: Field, namespace: str, name: str, ignored: Counter[str]) -> KubeP
         born,
         root.where,
         _labels(root["metadata"]["labels"]),
+        _owner(root["metadata"]),
     )
+
+
+def _owner(metadata: Field) -> tuple[str, str] | None:
+    """What made a pod: of a ReplicaSet that a Deployment has made, by its name, that one."""
+    for each in metadata["ownerReferences"].items():
+        if each["controller"].flag():
+            kind, name = each["kind"].text(), each["name"].text()
+            suffix = f"-{metadata['labels'][_TEMPLATE_HASH].text('')}"
+            if kind == "ReplicaSet" and suffix != "-" and name.endswith(suffix):
+                return "Deployment", name.removesuffix(suffix)
+            return kind, name
+    return None
 
 
 def _labels(field: Field) -> frozenset[str]:

@@ -119,6 +119,8 @@ class KubePod:
     where: str = field(default="", eq=False)  # file and document, for errors
     labels: frozenset[str] = frozenset()
     """As in ``app=web``."""
+    owner: tuple[str, str] | None = None
+    """Kind and name of what made it: ``("Deployment", "web")``."""
 
 
 @frozen

@@ -70,6 +70,9 @@ def test_an_agent_serves_flows_and_counts_them(tmp_path: Path) -> None:
     manifest = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-2"}}
     manifest["status"] = {"addresses": [{"type": "InternalIP", "address": "192.0.2.12"}]}
     write(directory, "node", [manifest])
+    write(
+        directory, "pods", [pod("web-5c-x", 3, "node-1"), pod("far", 9, "node-2"), pod("client", 2, "node-1")]
+    )
     hubble = {"enabled": True, "socketPath": str(socket), "metrics": {"enabled": ["flow", "tcp"]}}
     hubble["listenAddress"] = ":0"
     with NodeUnderTest([f"--source={directory}"], hubble=hubble) as node:
@@ -86,7 +89,12 @@ def test_an_agent_serves_flows_and_counts_them(tmp_path: Path) -> None:
         node.until(seen)
         assert {each["node_name"] for each in flows} == {"default/node-1"}
         assert {each["flow"]["verdict"] for each in flows} <= {"FORWARDED", "TRANSLATED"}
-        assert {each["flow"]["destination_service"]["name"] for each in flows if is_request(each)} == {"web"}
+        requests = [each["flow"] for each in flows if is_request(each)]
+        assert {each["destination_service"]["name"] for each in requests} == {"web"}
+        (web,) = (each["destination"] for each in requests[-1:])
+        assert (web["pod_name"], web["workloads"]) == ("web-5c-x", [{"name": "web", "kind": "Deployment"}])
+        (asker,) = (each["source"] for each in requests[-1:])
+        assert len({web["identity"], asker["identity"], 0}) == 3
 
         node.until(lambda: SYNS.search(node.probe("metrics")[1]))
         with HubbleClient(f"unix:{socket}") as client_of_peers:
@@ -94,6 +102,18 @@ def test_an_agent_serves_flows_and_counts_them(tmp_path: Path) -> None:
             assert (peer.name, peer.address) == ("default/node-2", "192.0.2.12:0")
         assert "hubble_flows_processed_total{" in node.probe("metrics")[1]
         assert node.stop() == 0
+
+
+def pod(name: str, last: int, node: str) -> dict[str, Any]:
+    labels = {"app": name.partition("-")[0], "pod-template-hash": "5c"}
+    owner = {"kind": "ReplicaSet", "name": "web-5c", "controller": True}
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": "shop", "labels": labels, "ownerReferences": [owner]},
+        "spec": {"nodeName": node},
+        "status": {"podIP": f"10.1.1.{last}"},
+    }
 
 
 def is_request(event: dict[str, Any]) -> bool:

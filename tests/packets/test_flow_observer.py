@@ -118,6 +118,25 @@ def test_names(world: World) -> None:
     assert request.uuid != answer.uuid
 
 
+def test_what_a_pod_belongs_to_is_told_before_or_after_the_pod_itself() -> None:
+    web, one = WorkloadRef("web", "Deployment"), WorkloadRef("one", "StatefulSet")
+    here, there = Workload.pod("shop/web-1", addresses=["10.0.0.1"]), Workload.pod("shop/far")
+    names = KnownNames(workload=lambda where: (there, 301))
+    address, far = here.addresses[0], CLIENT.addresses[0]
+    names.belongs("shop/web-1", web)
+    names.belongs("shop/far", one)
+    names.learn(here, 300, netns=5)
+    assert [names.endpoint(each, 0).workloads for each in (address, far)] == [(web,), (one,)]
+    names.belongs("shop/web-1", one)
+    end = names.namespace(5)
+    assert end is not None
+    assert (names.endpoint(address, 0), end.workloads) == (end, (one,))
+    names.learn(here, 300, owners=[web])
+    assert names.endpoint(address, 0).workloads == (web,)
+    names.belongs("shop/web-1")
+    assert names.endpoint(address, 0).workloads == ()
+
+
 def test_who_is_not_known_is_the_world_and_who_left_is_not_known() -> None:
     names = KnownNames()
     names.learn(CLIENT, 300)

@@ -36,6 +36,7 @@ class Heard:
     def __init__(self) -> None:
         self.pods: list[tuple[dict[str, tuple[IPAddress, ...]], bool]] = []
         self.workloads: list[list[str]] = []
+        self.everybody: list[list[str]] = []
         self.nodes: list[list[str]] = []
         self.own: tuple[IPAddress, ...] = (DEVICE,)
 
@@ -43,6 +44,7 @@ class Heard:
         listener = Listener(
             pods=lambda pods, complete: self.pods.append((dict(pods), complete)),
             workloads=lambda pods: self.workloads.append([pod.name for pod in pods]),
+            everybody=lambda pods: self.everybody.append([pod.name for pod in pods]),
             nodes=lambda nodes: self.nodes.append([node.name for node in nodes]),
             addresses=lambda: self.own,
         )
@@ -99,6 +101,7 @@ def test_pods_are_those_of_the_node_and_endpoints_without_an_object() -> None:
         ({"shop/web-1 10.1.1.2": (POD,), "shop/web-1 10.1.1.3": (BACKEND,)}, True),
     ]
     assert heard.workloads == [["web"], []]  # of all that are known
+    assert heard.everybody == [["web", "elsewhere"], ["elsewhere"]]
 
 
 def test_nodes_are_told_when_all_are_known_and_as_they_change() -> None:
