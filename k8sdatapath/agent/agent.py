@@ -155,6 +155,7 @@ class Agent(Resource):
             direct_routes=config.direct_routes,
             masquerade=self._others.masquerading,
             policy=config.policy,
+            dns=config.policy,
             host_firewall=config.guard,
             accelerate=config.accelerating,
             flows=level_of(config),

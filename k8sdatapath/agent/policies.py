@@ -62,6 +62,7 @@ def follow_policies(
         on_node=pods.know_host if config.host_firewall else None,
         alone=alone,
         prewarm=config.prewarm,
+        names=True,
         on_status=tell,
     )
     own.enter_context(reconciler)

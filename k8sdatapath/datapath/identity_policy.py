@@ -253,6 +253,22 @@ class IdentityPolicy(Resource):
                 self._leads.answers.restore(name, before)
                 raise
 
+    def goes_by(self, address: IPAddress, name: str) -> bool:
+        """Whether a policy of the pod at an address, on this node, names peers by a pattern that fits a name.
+
+        Only what such a pod is answered is to be learned: nobody opens a way for others.
+        """
+        with self._lock:
+            known = self._leads.claimant(address)
+            if known is None or known.workload.name not in self._subjects:
+                return False
+            return self._leads.answers.knows(name) and any(
+                each.matches(name)
+                for policy in self._policies.values()
+                if policy.subject.matches(known.workload.labels)
+                for each in name_patterns([policy])
+            )
+
     def expire_names(self, live: Callable[[], Collection[IPAddress]] = tuple) -> None:
         """Forget the names whose time is over, as an open node does now and then.
 

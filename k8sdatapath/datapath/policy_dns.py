@@ -38,6 +38,10 @@ class Answers:
         self._patterns.subtract(patterns)
         self._patterns = +self._patterns
 
+    def knows(self, name: str) -> bool:
+        """Whether a policy has a pattern that a name fits."""
+        return any(each.matches(name) for each in self._patterns)
+
     def labels(self, address: IPAddress) -> tuple[str, ...]:
         """Those of an address: of all patterns that one of its names fits."""
         return tuple(name_labels(self._patterns, self._until.get(address, ())))

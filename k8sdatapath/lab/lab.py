@@ -221,15 +221,17 @@ class Lab(Resource):
     def apply(self, *policies: Policy | str, existing: Existing = "enforce") -> None:
         """Have all nodes enforce policies: values, or manifests as text.
 
-        :raises ManifestError: a text says something that cannot be, or cannot be enforced.
+        :raises ManifestError: a text says something that cannot be, or cannot be enforced: policies by DNS
+            name need a lab that was started with ``dns=True``.
         :raises LabError: the lab was not started with ``policy=True``.
         """
         from k8sdatapath.kube.policy import parse_policies
 
         guarded = all(node.datapath.config.host_firewall is not None for node in self.nodes)
+        named = all(node.datapath.config.dns for node in self.nodes)
         found: list[Policy] = []
         for each in policies:
-            found += parse_policies(each, nodes=guarded) if isinstance(each, str) else [each]
+            found += parse_policies(each, nodes=guarded, names=named) if isinstance(each, str) else [each]
         for node in self.nodes:
             node.policy.upsert(*found, existing=existing)
 

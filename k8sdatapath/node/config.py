@@ -78,6 +78,11 @@ def _needs_cgroup(config: NodeConfig, attribute: Attribute[bool], value: bool) -
         raise ModelError(f"{attribute.name} needs a cgroup: whose sockets are meant?")
 
 
+def _needs_policy(config: NodeConfig, attribute: Attribute[bool], value: bool) -> None:
+    if value and not config.policy:
+        raise ModelError(f"{attribute.name} needs policy=True: what policies let pass is looked at")
+
+
 @frozen(kw_only=True)
 class Capacity:
     """How much a node's tables hold. Memory is taken when they are made.
@@ -184,6 +189,8 @@ class NodeConfig:
     :ivar flows_kept: how many flows the observer keeps, 168 bytes each.
     :ivar policy: pods send and receive what policies allow, and send under their own addresses only. A pod
         that is attached without its labels can do neither; see :attr:`Node.policy`.
+    :ivar dns: learn from what name servers answer pods over UDP, port 53: policies by name (``toFQDNs``) are
+        in force for the addresses, and flows have the names. See :attr:`Node.dns`. Needs ``policy``.
     :ivar accelerate: sockets of ``cgroup`` that are connected within the node hand each other what they send,
         if they are chosen: see :attr:`Node.accelerator`. Needs ``cgroup``.
     :ivar l7: hold requests of HTTP to policies that ask for it, at the sockets of ``cgroup``; see
@@ -212,6 +219,7 @@ class NodeConfig:
     direct_routes: bool = False
     masquerade: Masquerade | None = None
     policy: bool = False
+    dns: bool = field(default=False, validator=_needs_policy)
     host_firewall: HostFirewall | None = field(default=None, converter=to_host_firewall)
     flows: Level | None = field(default=None, converter=_to_level)
     flows_kept: int = field(default=65536, validator=_entries(most=1 << 24))
@@ -242,5 +250,6 @@ class NodeConfig:
             "enforce": self.policy,
             "host_firewall": self.host_firewall is not None,
             "events": self.flows is not None,
+            "dns": self.dns,
             **networks,
         }

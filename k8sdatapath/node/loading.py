@@ -18,6 +18,8 @@ __all__ = ["cookie", "load", "settings", "specs"]
 
 _EVENTS = 1 << 22
 """Bytes of events that nobody has read yet: some 25,000, at 500,000 a second what comes in 50 ms."""
+_MESSAGES = 1 << 20
+"""Bytes of messages of name servers that nobody has read yet: some 5,000."""
 _CONNECTIONS = 65536
 """That are counted at once, some 150 bytes each."""
 
@@ -51,6 +53,7 @@ def specs(config: NodeConfig, *, moving: bool = False) -> dict[str, ObjectSpec]:
             sizes |= dict.fromkeys(POLICY_MAPS, 1)
         tells = config.flows is not None
         sizes["kd_events"] = _EVENTS if tells else mmap.PAGESIZE
+        sizes["kd_dns"] = _MESSAGES if config.dns else mmap.PAGESIZE
         sizes["kd_connections"] = _CONNECTIONS if tells else 1
         spec = spec.with_maps(**{m: n for m, n in sizes.items() if m in spec.maps})
         found[name] = spec.with_config(**{s: value for s, value in told.items() if s in spec.config})

@@ -42,6 +42,7 @@ from k8sdatapath.node.hooks import Hooks, XdpHook
 from k8sdatapath.node.loading import load, specs
 from k8sdatapath.node.observing import NodeNames, observe
 from k8sdatapath.node.resizing import Move
+from k8sdatapath.node.resolving import watch_names
 from k8sdatapath.node.tunnel import Tunnel
 from k8sdatapath.node.upgrade import upgrade
 from k8sdatapath.node.upkeep import Upkeep
@@ -82,6 +83,7 @@ class Node(Explained):
     :ivar names: who has which addresses, as far as it was told; for those who read flows.
     :ivar observer: what becomes of packets, if the configuration has programs tell it.
     :ivar policy: who may talk to whom, if the configuration has that enforced.
+    :ivar dns: who asks name servers what, if the configuration has the answers learned.
     :ivar accelerator: connections that skip the stack, if the configuration has it so.
     :ivar l7: which requests servers get, likewise.
     """
@@ -112,6 +114,7 @@ class Node(Explained):
         self._host: Workload | None = None
         self.names = NodeNames(self)
         self.observer = own.enter_context(observe(self, objects["pod"])) if config.flows is not None else None
+        self.dns = own.enter_context(watch_names(self, objects["pod"])) if config.dns else None
         self.accelerator = accelerator_of(config, objects, own)
         self._flow_reaper: FlowReaper | None = None
         own.callback(self._unload)

@@ -23,7 +23,7 @@ def newest_clang() -> str:
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.name)
 def test_the_newest_clang_makes_programs_that_load(source: Path) -> None:
     spec = compile(source, flags=["-Wextra", "-Werror"], clang=newest_clang())
-    features = {"masquerade", "enforce", "host_firewall", "events"} & spec.config.keys()
+    features = {"masquerade", "enforce", "host_firewall", "events", "dns"} & spec.config.keys()
     for on in (False, True) if features else (False,):
         with spec.with_config(**dict.fromkeys(features, on)).load() as loaded:
             assert loaded.programs.keys() == spec.programs.keys()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
@@ -25,6 +26,7 @@ from tests.lab.test_agent import kube_node
 from tests.support.agents import NodeUnderTest, Server, ask, plugin, write, write_kubeconfig
 from tests.support.api_double import ApiDouble, Refusal
 from tests.support.etcd import Etcd
+from tests.support.name_server import NameServer, question
 
 WEB, SIX = "10.1.1.3", "fd00:1:1::3"
 
@@ -373,6 +375,37 @@ def test_kinds_of_policies_that_the_cluster_has_are_followed(
     assert both(client) == {True}
     api.delete(plural, metadata.get("namespace", ""), "web")
     node.until(lambda: both(other) == {True})
+
+
+NAMED = {
+    "endpointSelector": {"matchLabels": {"app": "client"}},
+    "egress": [
+        {"toEntities": ["world"], "toPorts": [{"ports": [{"port": "53", "protocol": "UDP"}]}]},
+        {"toFQDNs": [{"matchPattern": "*.bank.example"}]},
+    ],
+}
+
+
+def test_what_a_name_server_answers_may_be_dialled(cluster: tuple[NodeUnderTest, ApiDouble]) -> None:
+    node, api = cluster
+    group, plural = "cilium.io/v2", "ciliumnetworkpolicies"
+    api.kinds[group, plural] = "CiliumNetworkPolicy"
+    client, _ = start(node, api)
+    metadata = {"name": "client", "namespace": "shop"}
+    api.put(plural, {"apiVersion": group, "kind": "CiliumNetworkPolicy", "metadata": metadata, "spec": NAMED})
+    node.until(lambda: both(client) == {False})
+    banks = {"A": "192.0.2.101", "AAAA": "2001:db8:2::101"}
+    families = {"A": socket.AF_INET, "AAAA": socket.AF_INET6}
+    zone = {"www.bank.example": list(banks.values())}
+    with closing(Server(node.outside, "bank")), NameServer(node.outside, zone):
+        for kind, bank in banks.items():
+            with pytest.raises(TimeoutError):
+                ask(client, bank, 8080, timeout=0.4)
+            with client.call(socket.socket, families[kind], socket.SOCK_DGRAM) as asking:
+                asking.settimeout(5)
+                asking.sendto(question("www.bank.example", kind), (bank, 53))
+                asking.recv(4096)
+            assert ask(client, bank, 8080) == "bank"
 
 
 def test_nodes_tell_each_other_through_a_tunnel_who_sends(tmp_path: Path) -> None:

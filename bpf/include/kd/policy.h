@@ -19,7 +19,8 @@
  *
  * The node itself is asked as a pod is, once it has a policy, at its uplinks alone: kd_guard().
  *
- * Reads kd_endpoints, kd_ipcache, kd_networks, kd_policies and kd_rules; writes kd_talks and kd_rule_counts.
+ * Reads kd_endpoints, kd_ipcache, kd_networks, kd_policies and kd_rules; writes kd_talks and kd_rule_counts, and what
+ * kd/dns.h writes.
  */
 #ifndef KD_POLICY_H
 #define KD_POLICY_H
@@ -32,6 +33,7 @@
 #include <kd/addr.h>
 #include <kd/config.h>
 #include <kd/conntrack.h>
+#include <kd/dns.h>
 #include <kd/echo.h>
 #include <kd/forward.h>
 #include <kd/icmp.h>
@@ -55,7 +57,6 @@ KD_CONFIG(bool, enforce, "pods send and receive what policies allow") = false;
 
 KD_CONFIG(bool, host_firewall, "policies are for the node itself as well") = false;
 
-#define KD_NO_POLICY 0xffffffff /* it is no pod of this node */
 #define KD_NODE_POLICY 1 /* that of the node itself; it has none: nothing is asked */
 
 /* In tc_index: both ends were asked, and the receiver is behind this device. It is wiped before anybody else sees it. */
@@ -260,6 +261,7 @@ KD_FUNCTION int kd_policy(struct __sk_buff *skb, const struct kd_pkt *pkt, const
 	struct kd_endpoint *pod;
 	struct kd_asking *ask;
 	__u32 zero = 0;
+	__u32 named;
 	int result;
 
 	if (!enforce)
@@ -303,6 +305,11 @@ KD_FUNCTION int kd_policy(struct __sk_buff *skb, const struct kd_pkt *pkt, const
 	result = kd_talk_ask(skb, pkt, ask);
 	if (result == KD_CONTINUE && asks & KD_ASK_SENDER)
 		skb->tc_index = ask->judged;
+	if (dns && result == KD_CONTINUE) {
+		named = kd_dns_is(pkt, to, ask);
+		if (named)
+			kd_dns_tell(skb, pkt, ask, named);
+	}
 	return ask->answers && kd_is_denied(result) && kd_can_be_told(skb, pkt, asks) ? KD_REJECT_DENIED : result;
 }
 

@@ -38,6 +38,8 @@ enum kd_asks {
 	KD_ASK_TYPE_SHIFT = 16, /* above: the type of ICMP */
 };
 
+#define KD_NO_POLICY 0xffffffff /* it is no pod of this node */
+
 /* One end of the talk. */
 struct kd_end {
 	__u32 policy;

@@ -1,0 +1,81 @@
+"""A name server in a namespace, that says what a test wants."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Iterable
+from ipaddress import ip_address
+
+from dnslib import AAAA, CNAME, QTYPE, RCODE, RR, A, DNSRecord
+
+from k8sdatapath.lab.host import Host
+from k8sdatapath.net.netns import NetNs
+from k8sdatapath.resource import Resource
+
+#: What a name has: addresses, or another name.
+Zone = dict[str, Iterable[str]]
+
+
+def question(name: str, kind: str = "A", *, ident: int = 7) -> bytes:
+    """A message that asks."""
+    record = DNSRecord.question(name, kind)
+    record.header.id = ident
+    return bytes(record.pack())
+
+
+def reply(asked: bytes, zone: Zone, *, ttl: int = 60) -> bytes:
+    """The answer to a message."""
+    record = DNSRecord.parse(asked)
+    made = record.reply()
+    name, kind = str(record.q.qname).rstrip(".").lower(), QTYPE[record.q.qtype]
+    if name not in zone:
+        made.header.rcode = RCODE.NXDOMAIN
+    todo = [name]
+    for owner in todo:
+        for each in zone.get(owner, ()):
+            if each in zone:
+                made.add_answer(RR(owner, QTYPE.CNAME, ttl=ttl, rdata=CNAME(each)))
+                todo.append(each)
+            elif kind == "A" and ip_address(each).version == 4:
+                made.add_answer(RR(owner, QTYPE.A, ttl=ttl, rdata=A(tuple(ip_address(each).packed))))
+            elif kind == "AAAA" and ip_address(each).version == 6:
+                made.add_answer(RR(owner, QTYPE.AAAA, ttl=ttl, rdata=AAAA(tuple(ip_address(each).packed))))
+    return bytes(made.pack())
+
+
+class NameServer(Resource):
+    """Answers over UDP at all addresses of a namespace.
+
+    :ivar zone: what it says; may be changed.
+    :ivar answer: makes the datagrams that answer one.
+    """
+
+    def __init__(self, netns: NetNs, zone: Zone, *, port: int = 53, ttl: int = 60) -> None:
+        self.zone, self.ttl = zone, ttl
+        self.answer: Callable[[bytes], list[bytes]] = lambda asked: [reply(asked, self.zone, ttl=self.ttl)]
+        self._socket = netns.call(socket.socket, socket.AF_INET6, socket.SOCK_DGRAM)
+        self._socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        self._socket.bind(("::", port))
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._closing = False
+        self._thread.start()
+
+    def _serve(self) -> None:
+        while True:
+            asked, client = self._socket.recvfrom(4096)
+            if self._closing:
+                return
+            for each in self.answer(asked):
+                self._socket.sendto(each, client)
+
+    def close(self) -> None:
+        self._closing = True
+        self._socket.sendto(b"", ("::1", self._socket.getsockname()[1]))
+        self._thread.join()
+        self._socket.close()
+
+
+def resolve(client: Host, server: object, name: str, kind: str = "A", *, timeout: float = 10.0) -> DNSRecord:
+    """What a client is answered."""
+    return DNSRecord.parse(client.udp(str(server), 53, question(name, kind), timeout=timeout).data)
