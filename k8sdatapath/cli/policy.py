@@ -47,15 +47,18 @@ def verify(files: Files, output: OutputOption = Output.TABLE) -> None:
     from k8sdatapath.kube.policy import policies_of
     from k8sdatapath.testing.policies import manifests_of
 
+    found = policies_of(manifests_of(files), names=True)
+    looking_on = any(each.audit for each in found)
     rows: list[Row] = [
         {
             "policy": each.name,
             "tier": each.tier.name.lower(),
             "isolates": ", ".join(sorted(toward.name.lower() for toward in each.isolates)) or "nothing",
             "rules": len(each.rules),
+            **({"audit": each.audit} if looking_on else {}),
             "for": str(each.subject),
         }
-        for each in policies_of(manifests_of(files), names=True)
+        for each in found
     ]
     show(rows, output)
 
@@ -82,7 +85,7 @@ def verdict(
 
     def rows() -> Iterator[Row]:
         for each in why.verdict.decisions:
-            word = "allowed" if each.allowed else "denied"
+            word = "audit" if each.audited else "allowed" if each.allowed else "denied"
             yield {"side": each.toward.name.lower(), "verdict": word, "why": str(each)}
         for miss in why.nearest:
             yield {"side": "", "verdict": "not by", "why": str(miss)}
@@ -179,7 +182,7 @@ def plan(
             "from": list(each.source),
             "to": list(each.destination),
             "ports": each.ports,
-            "then": "allowed" if each.allowed else "denied",
+            "then": "audit" if each.audited else "allowed" if each.allowed else "denied",
             "because": each.why,
         }
         for each in found.flips

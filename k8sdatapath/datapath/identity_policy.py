@@ -37,7 +37,7 @@ from k8sdatapath.model.address import shown
 from k8sdatapath.model.host_firewall import HostFirewall
 from k8sdatapath.model.identity import LOCAL_NUMBERS, Reserved
 from k8sdatapath.model.names import name_patterns
-from k8sdatapath.model.policy import Action, Policy
+from k8sdatapath.model.policy import Action, Policy, Toward
 from k8sdatapath.model.workload import Party, Workload
 from k8sdatapath.pybpf.memory import wait_for_programs
 from k8sdatapath.resource import Resource
@@ -319,6 +319,7 @@ class IdentityPolicy(Resource):
                     entry.because,
                     entry.causes,
                     entry.l7,
+                    entry.audited,
                 )
                 for subject in self._maps
                 for key, entry in self._compiler.table(subject).items()
@@ -516,4 +517,5 @@ class IdentityPolicy(Resource):
             frozenset(isolated),
             len(table),
             who.audited,
+            frozenset(filter(table.audits, Toward)),
         )

@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeAlias
 from attrs import field, frozen
 
 from k8sdatapath.datapath.policy_index import PeerIndex
-from k8sdatapath.datapath.policy_rows import HOST, Entry, Row, Stages
+from k8sdatapath.datapath.policy_rows import ANY, HOST, Entry, Row, Stages, in_force
 from k8sdatapath.errors import ModelError
 from k8sdatapath.model import IPNetwork
 from k8sdatapath.model.policy import EVERYBODY, Block, NetworkPeer, Policy, Toward
@@ -48,7 +48,7 @@ class MapChange:
 
 
 _HalfKey: TypeAlias = tuple[Toward, frozenset[str], tuple[NamedPort, ...]]
-"""Policies, by name, and the ports of the pod, if their names make a difference."""
+"""Policies in force, by name, and the ports of the pod, if their names make a difference."""
 
 
 _MANY = 32
@@ -114,6 +114,10 @@ class PolicyTable:
     def halves(self) -> tuple[Mapping[int, Row], Mapping[int, Row]]:
         """The rows of each direction, by number of the peer; what tables have in common is one object."""
         return self._halves
+
+    def audits(self, toward: Toward) -> bool:
+        """Whether policies only look on in this direction: what they deny passes."""
+        return self._halves[toward][0][ANY].audited
 
     def __len__(self) -> int:
         return sum(len(row) for half in self._halves for row in half.values())
@@ -340,11 +344,12 @@ class PolicyCompiler:
     def _build(self, number: int) -> _HalfKeys:
         """Make the halves of a subject that no other one has."""
         applied, ports = self._applied[number], self._index.parties[number].ports
-        policies = [self._policies[name] for name in applied]
+        selecting = [self._policies[name] for name in applied]
         keys = []
         for toward in Toward:
+            policies = in_force(selecting, toward)
             own = ports if toward is Toward.INGRESS and _naming(policies) else ()
-            key = toward, applied, own
+            key = toward, frozenset(each.name for each in policies), own
             if key not in self._halves:
                 stages = Stages(policies, toward, allow_host=self._allow_host)
                 self._add(key, _Half(stages, self._index, own))

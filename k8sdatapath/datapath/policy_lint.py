@@ -81,10 +81,15 @@ def _findings(
         elif not any(port_keys(rule.ports, ports) for ports in _named(rule, subjects, peers)):
             wanted = ", ".join(str(each) for each in rule.ports)
             yield Finding(Fruitless.DEAD, cause, f"it is for {wanted}, which no destination has")
-        elif cause not in deciding:
-            yield Finding(Fruitless.SHADOWED, cause, _instead(rule, parties, compiler, subjects, peers))
-        elif (reason := _without(policy, rule, parties, compiler, subjects)) is not None:
+        elif policy.audit and not any(
+            compiler.table(parties.numbers[each]).audits(rule.toward) for each in subjects
+        ):
+            reason = "it only looks on, where others are in force or nothing would be denied"
             yield Finding(Fruitless.INERT, cause, reason)
+        elif cause not in deciding and rule.action is not Action.PASS:  # a pass never decides itself
+            yield Finding(Fruitless.SHADOWED, cause, _instead(rule, parties, compiler, subjects, peers))
+        elif (same := _without(policy, rule, parties, compiler, subjects)) is not None:
+            yield Finding(Fruitless.INERT, cause, same)
 
 
 def _selects(peer: NetworkPeer, party: Party) -> bool:
@@ -128,7 +133,7 @@ def _without(
                 if found is None:
                     return None
                 reasons |= found
-        return f"without it the same is {', '.join(sorted(reasons)[:3])}"
+        return f"without it the same is {', '.join(sorted(reasons)[:3]) or 'decided'}"
     finally:
         compiler.update([policy])
 

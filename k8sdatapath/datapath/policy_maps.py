@@ -73,10 +73,12 @@ class _Half:
     """One direction of some policies, as it is in the kernel.
 
     :ivar source: what the compiler has for it; equal policies have the same.
+    :ivar modes: how they are enforced, beside what is so for all policies, or for the pod.
     """
 
     source: Mapping[int, Row]
     table: int
+    modes: PolicyFlags
     users: int = 0
     rules: dict[RuleKey, Said] = field(factory=dict)
     lengths: Counter[int] = field(factory=Counter)
@@ -94,7 +96,7 @@ class _Half:
         lengths = sum(1 << bits for bits, count in self.lengths.items() if count)
         named = sum(1 << bits for bits in range(17) if not self.lengths_of_all[bits])
         flags = PolicyFlags(0) if self.closed else PolicyFlags.OPEN
-        return PolicyRow(self.table, revision, lengths, named, flags | modes)
+        return PolicyRow(self.table, revision, lengths, named, flags | self.modes | modes)
 
 
 @define(eq=False)
@@ -260,7 +262,7 @@ class PolicyMaps:
                 if id(source) not in done:
                     done.add(id(source))
                     if id(source) not in old:
-                        self._make(toward, source)
+                        self._make(toward, table)
                     elif subject in changes:
                         self._change(old[id(source)], toward, changes[subject])
             halves = [self._halves[id(source)] for source in table.halves]
@@ -370,9 +372,11 @@ class PolicyMaps:
             for toward, half, revision in zip(Toward, known.halves, known.revisions, strict=True)
         }
 
-    def _make(self, toward: Toward, source: Mapping[int, Row]) -> None:
+    def _make(self, toward: Toward, table: PolicyTable) -> None:
         self._table += 1
-        half = self._halves[id(source)] = _Half(source, self._table)
+        source = table.halves[toward]
+        modes = PolicyFlags.AUDIT if table.audits(toward) else PolicyFlags(0)
+        half = self._halves[id(source)] = _Half(source, self._table, modes)
         self._write(
             half, toward, ((n, key, entry) for n, row in source.items() for key, entry in row.items())
         )

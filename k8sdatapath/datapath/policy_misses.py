@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from attrs import frozen
 
-from k8sdatapath.datapath.policy_rows import Cause
+from k8sdatapath.datapath.policy_rows import Cause, in_force
 from k8sdatapath.model import IPNetwork
 from k8sdatapath.model.policy import Action, Block, NetworkPeer, Policy, PortMatch, Toward, attributes
 from k8sdatapath.model.workload import NamedPort, Party
@@ -42,15 +42,17 @@ def misses(
     :param named: the ports of the destination that have names.
     """
     found = []
-    for policy in policies:
-        if not policy.subject.matches(subject.labels):
-            continue
+    selecting = [each for each in policies if each.subject.matches(subject.labels)]
+    counting = in_force(selecting, toward)
+    for policy in selecting:
         for rule in policy.rules:
             if rule.toward is toward and rule.action is Action.ALLOW:
                 lacks = list(_peer(rule.peers, peer))
                 if not any(_is_port(each, protocol, port, named) for each in rule.ports):
                     wanted = ", ".join(map(str, rule.ports[:3])) + (", ..." if len(rule.ports) > 3 else "")
                     lacks.append(f"asks for {wanted}, this is {PortMatch(protocol, port, port)}")
+                if policy not in counting:
+                    lacks.append("only looks on, and others are in force")
                 if lacks:
                     found.append(Miss(Cause(policy.name, rule.name), tuple(lacks)))
     return sorted(found, key=lambda miss: (len(miss.lacks), miss.cause))

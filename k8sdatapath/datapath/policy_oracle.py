@@ -13,7 +13,7 @@ from k8sdatapath.model.names import name_labels, name_patterns
 from k8sdatapath.model.policy import Action, Block, Policy, PortMatch, Rule, Tier, Toward
 from k8sdatapath.model.workload import Workload
 
-__all__ = ["allows", "requests_asked"]
+__all__ = ["allows", "audits", "requests_asked"]
 
 
 def allows(
@@ -34,7 +34,25 @@ def allows(
     :param names: the DNS names of addresses.
     """
     sides = _sides(policies, source, destination, port, protocol, version, allow_host, names)
-    return all(_one_side(selecting, connection) for selecting, connection in sides)
+    return all(_one_side(_enforced(selecting), connection) for selecting, connection in sides)
+
+
+def audits(
+    policies: Iterable[Policy],
+    source: Workload | IPAddress,
+    destination: Workload | IPAddress,
+    port: int,
+    protocol: int,
+    *,
+    version: int = 4,
+) -> frozenset[Toward]:
+    """The sides that allow a new connection only since policies look on that would deny it."""
+    return frozenset(
+        connection.toward
+        for selecting, connection in _sides(policies, source, destination, port, protocol, version, True, {})
+        if not any(each.restricts(connection.toward) for each in _enforced(selecting))
+        and not _one_side(selecting, connection)
+    )
 
 
 def requests_asked(
@@ -50,7 +68,8 @@ def requests_asked(
     enough, none at all is anything.
     """
     found: dict[Toward, frozenset[Hashable]] = {}
-    for selecting, connection in _sides(policies, source, destination, port, protocol, version, True, {}):
+    for those, connection in _sides(policies, source, destination, port, protocol, version, True, {}):
+        selecting = _enforced(those)
         rules: list[Rule] = []
         if _first(selecting, Tier.ADMIN, connection) in (None, Action.PASS):
             rules = [each for each in _default_rules(selecting, connection) if each.action is Action.ALLOW]
@@ -85,6 +104,10 @@ def _sides(
             continue
         selecting = [policy for policy in found if policy.subject.matches(own.labels)]
         yield selecting, _Connection(peer, destination, toward, port, protocol, version, told)
+
+
+def _enforced(policies: list[Policy]) -> list[Policy]:
+    return [each for each in policies if not each.audit]
 
 
 def _one_side(policies: list[Policy], connection: _Connection) -> bool:

@@ -18,9 +18,10 @@ class EndpointPolicy:
 
     :ivar identity: that of its labels.
     :ivar policy: the number that all pods of this identity share.
-    :ivar isolated: which ways a policy restricts.
+    :ivar isolated: which ways a policy isolates it, if only by looking on.
     :ivar rules: how many its policy has in the kernel.
     :ivar audited: its policy only looks on, whether or not all others do.
+    :ivar audits: which ways only policies restrict it that look on.
     """
 
     name: str
@@ -30,6 +31,7 @@ class EndpointPolicy:
     isolated: frozenset[Toward]
     rules: int
     audited: bool = False
+    audits: frozenset[Toward] = frozenset()
 
 
 @frozen
@@ -41,6 +43,7 @@ class IdentityPair:
     :ivar protocol: 0 is any.
     :ivar first: of the ports; likewise ``last``.
     :ivar l7: what requests have to be, one of these is enough; none at all: anything.
+    :ivar audited: it is of policies that only look on, so that what it denies passes.
     """
 
     subject: int
@@ -53,3 +56,4 @@ class IdentityPair:
     because: Because
     causes: tuple[Cause, ...]
     l7: Requests = frozenset()
+    audited: bool = False

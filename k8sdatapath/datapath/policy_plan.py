@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from k8sdatapath.datapath.policy_compiler import PolicyCompiler, PolicyTable, networks_of
 from k8sdatapath.datapath.policy_networks import Networks
 from k8sdatapath.datapath.policy_rows import Row
-from k8sdatapath.datapath.policy_set import Decision, world
+from k8sdatapath.datapath.policy_set import Decision, Verdict, world
 from k8sdatapath.model import IPAddress, address
 from k8sdatapath.model.identity import LOCAL_NUMBERS
 from k8sdatapath.model.names import name_labels, name_patterns
@@ -29,6 +29,7 @@ class Flip:
     :ivar first: of the destination's ports; likewise ``last``.
     :ivar allowed: whether it may be begun after the change.
     :ivar why: what decides then; ``before``: what decided before.
+    :ivar audited: it may be begun as before, and policies that only look on would deny it.
     """
 
     source: tuple[str, ...]
@@ -39,6 +40,7 @@ class Flip:
     allowed: bool
     why: str
     before: str
+    audited: bool = False
 
     @property
     def ports(self) -> str:
@@ -47,6 +49,8 @@ class Flip:
 
     def __str__(self) -> str:
         word = "may reach" if self.allowed else "may no more reach"
+        if self.audited:
+            word = "may still reach"
         return f"{_some(self.source)} {word} {_some(self.destination)} at {self.ports}: {self.why}"
 
 
@@ -54,7 +58,8 @@ class Flip:
 class PolicyPlan:
     """What a change comes to.
 
-    :ivar flips: what may be begun then and not before, or the other way round.
+    :ivar flips: what may be begun then and not before, or the other way round, or would be denied then if
+        policies did not only look on.
     :ivar entries: how many entries the policies of all pods have, before and after; pods of one identity
         share them.
     """
@@ -65,7 +70,12 @@ class PolicyPlan:
     @property
     def opened(self) -> tuple[Flip, ...]:
         """What may be begun then."""
-        return tuple(each for each in self.flips if each.allowed)
+        return tuple(each for each in self.flips if each.allowed and not each.audited)
+
+    @property
+    def audited(self) -> tuple[Flip, ...]:
+        """What policies would deny then that only look on, and did not before."""
+        return tuple(each for each in self.flips if each.audited)
 
     @property
     def cut(self) -> tuple[Flip, ...]:
@@ -190,14 +200,15 @@ def _flips(
             [_decision(each[own], toward, peer, protocol, first) for own, toward, peer in sides]
             for each in tables
         ]
-        was, now = (all(each.allowed for each in found) for found in decisions)
-        if was is now:
+        was, now = (Verdict(tuple(each)) for each in decisions)
+        audited = was.allowed and now.audited and not was.audited
+        if was.allowed is now.allowed and not audited:
             continue
         before, after = (_deciding(each) for each in decisions)
         ends = tuple(parties.names[source]), tuple(parties.names[destination])
-        flip = Flip(*ends, protocol, first, last, now, after, before)
+        flip = Flip(*ends, protocol, first, last, now.allowed, after, before, audited)
         if found is not None and _joined(found, flip):
-            found = Flip(*ends, protocol, found.first, last, now, after, before)
+            found = evolve(flip, first=found.first)
             continue
         if found is not None:
             yield found
@@ -208,8 +219,7 @@ def _flips(
 
 def _joined(one: Flip, other: Flip) -> bool:
     """Whether one goes on as the other."""
-    same = (one.protocol, one.allowed, one.why, one.before)
-    return one.last + 1 == other.first and same == (other.protocol, other.allowed, other.why, other.before)
+    return one.last + 1 == other.first and evolve(other, first=one.first, last=one.last) == one
 
 
 def _rows(table: PolicyTable, toward: Toward, peer: int) -> tuple[Row, Row]:
@@ -231,12 +241,15 @@ def port_ranges(rows: Iterable[Row]) -> Iterator[tuple[int, int, int]]:
 
 def _decision(table: PolicyTable, toward: Toward, peer: int, protocol: int, port: int) -> Decision:
     key, entry = table.find(toward, peer, protocol, port)
-    return Decision(entry.action is Action.ALLOW, toward, entry.because, entry.causes, key)
+    denied = entry.action is not Action.ALLOW
+    audited = denied and entry.audited
+    return Decision(audited or not denied, toward, entry.because, entry.causes, key, audited=audited)
 
 
 def _deciding(decisions: list[Decision]) -> str:
-    """Of a denial what denies; else all."""
+    """Of a denial what denies, or would deny; else all."""
     denying = [each for each in decisions if not each.allowed]
+    denying = denying or [each for each in decisions if each.audited]
     return "; ".join(map(str, denying or decisions))
 
 

@@ -12,6 +12,9 @@ precedence. So that the longest prefix of an identity is the right one, what a w
 covers is left out. An allow that asks for requests (L7) takes in what wider ones of its kind ask for: one of
 all these is enough. A pass leads past the rest of its tier: where it matches, all that comes after that is
 entered a second time, right below the place of the pass.
+
+Policies that only look on are in all this like others where nothing else restricts the pod that way, and what
+is denied then passes; elsewhere they are left out.
 """
 
 from __future__ import annotations
@@ -37,7 +40,7 @@ from k8sdatapath.model.policy import (
 )
 from k8sdatapath.model.workload import NamedPort
 
-__all__ = ["HOST", "Because", "Cause", "Entry", "PortKey", "Row", "Stages", "covers", "port_keys"]
+__all__ = ["HOST", "Because", "Cause", "Entry", "PortKey", "Row", "Stages", "covers", "in_force", "port_keys"]
 
 HOST = Selector([Requirement("reserved:host")])
 """A pod's own node: probes of the kubelet come from there."""
@@ -78,6 +81,7 @@ class Entry:
 
     :param causes: the rules, or policies, that it is for.
     :param l7: what requests have to be, one of these is enough; none at all: anything.
+    :param audited: what it denies passes, and is told.
     """
 
     action: Action
@@ -85,6 +89,7 @@ class Entry:
     because: Because
     causes: tuple[Cause, ...]
     l7: frozenset[Hashable] = frozenset()
+    audited: bool = False
 
 
 Row: TypeAlias = Mapping[PortKey, Entry]
@@ -106,15 +111,30 @@ class Placed:
     rule: Rule
 
 
+def in_force(policies: Iterable[Policy], toward: Toward) -> list[Policy]:
+    """Those that count in one direction for a pod, of all that select it.
+
+    Those that only look on are among them if they are the only ones that restrict it: then all that is denied
+    passes. Otherwise what they allow would be allowed in earnest, and what others deny would pass.
+    """
+    found = list(policies)
+    enforced = [each for each in found if not each.audit]
+    if len(enforced) == len(found) or any(each.restricts(toward) for each in enforced):
+        return enforced
+    return found if any(each.restricts(toward) for each in found) else enforced
+
+
 class Stages:
     """The order of all that applies to a pod in one direction.
 
-    :param policies: those that select it.
+    :param policies: those in force.
+    :ivar audited: what is denied passes, and is told.
     """
 
     def __init__(self, policies: Iterable[Policy], toward: Toward, *, allow_host: bool = True) -> None:
         ordered = sorted(policies, key=lambda each: (each.tier, each.priority, each.name))
         self.toward = toward
+        self.audited = any(each.audit for each in ordered)
         self.placed: list[Placed] = []
         self._stages: list[_Stage] = []
         if toward is Toward.INGRESS and allow_host:
@@ -218,7 +238,7 @@ class Stages:
             ):
                 stage_of = self._stages[stages[precedence]]
                 causes = stage_of.causes or tuple(dict.fromkeys(each.cause for each in rules))
-                row[key] = Entry(stage_of.action, precedence, stage_of.because, causes, l7)
+                row[key] = Entry(stage_of.action, precedence, stage_of.because, causes, l7, self.audited)
         return row
 
 

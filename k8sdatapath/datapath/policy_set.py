@@ -37,6 +37,7 @@ class Decision:
     :ivar key: of the entry that decides, None if none is asked.
     :ivar l7: what requests have to be, one of these is enough; none at all: anything.
     :ivar reason: why the request that was asked for is denied, while others are not.
+    :ivar audited: it is allowed, and policies that only look on would deny it.
     """
 
     allowed: bool
@@ -46,9 +47,12 @@ class Decision:
     key: EntryKey | None = None
     l7: frozenset[Hashable] = frozenset()
     reason: HTTPReason | None = None
+    audited: bool = False
 
     def __str__(self) -> str:
         what = f"{self.toward.name.lower()} {'allowed' if self.allowed else 'denied'}"
+        if self.audited:
+            what += ", though it would be denied"
         causes = ", ".join(map(str, self.causes))
         why = {
             Because.RULE: f"by {causes}",
@@ -79,6 +83,11 @@ class Verdict:
         """Whether both sides agree."""
         return all(each.allowed for each in self.decisions)
 
+    @property
+    def audited(self) -> bool:
+        """Whether it is allowed only since policies look on that would deny it."""
+        return self.allowed and any(each.audited for each in self.decisions)
+
     def __bool__(self) -> bool:
         return self.allowed
 
@@ -88,7 +97,7 @@ class Verdict:
 
 @frozen
 class Why:
-    """A verdict and, where it is denied by default, the rules that would nearly have allowed it.
+    """A verdict and, where default denies, or would, the rules that would nearly have allowed it.
 
     :ivar nearest: the nearest first, of each side.
     """
@@ -179,7 +188,9 @@ class PolicySet:
             key, entry = self._compiler.table(subject).find(toward, other, number, port)
             reason = _reason(request, entry.l7)
             allowed = entry.action is Action.ALLOW and reason is None
-            found.append(Decision(allowed, toward, entry.because, entry.causes, key, entry.l7, reason))
+            l7 = entry.l7 if reason or not entry.audited else frozenset()
+            said = toward, entry.because, entry.causes, key, l7, reason
+            found.append(Decision(allowed or entry.audited, *said, entry.audited and not allowed))
         return Verdict(tuple(found), version)
 
     def why(

@@ -34,6 +34,7 @@ from k8sdatapath.tables.policy import (
 
 __all__ = ["LiveParty", "LivePod", "LiveRule", "PolicyView"]
 
+_HARMLESS = PolicyFlags.OPEN | PolicyFlags.AUDIT
 _CONTRACT = {**CONTRACT, "kd_endpoints": maps.Hash[addr, EndpointRow]}
 
 
@@ -172,7 +173,7 @@ class PolicyView(Resource):
                     tuple(sorted(addresses, key=lambda each: (each.version, each))),
                     "" if known is None else self.name(Named.PARTY, known.number),
                     {toward: row.revision for toward, row in rows.items()},
-                    frozenset(toward for toward, row in rows.items() if not row.flags & PolicyFlags.OPEN),
+                    frozenset(toward for toward, row in rows.items() if not row.flags & _HARMLESS),
                     sum(sizes[row.table] for row in rows.values() if row.table),
                 )
             )

@@ -296,6 +296,8 @@ class Policy:
     :param name: ``kind namespace/name``, of which there is one.
     :param isolates: of the default tier: what is denied unless a rule allows it.
     :param priority: of the other tiers: the smallest is asked first, and of equal ones the first by name.
+    :param audit: it only looks on: what it would deny passes and is told, where no other policy restricts the
+        same pods the same way. Where one does, it is left out.
     :param where: file and document, for errors.
     """
 
@@ -305,6 +307,7 @@ class Policy:
     isolates: frozenset[Toward] = field(default=frozenset(), converter=_to_isolated)
     tier: Tier = Tier.DEFAULT
     priority: int = 0
+    audit: bool = field(default=False, kw_only=True)
     where: str = field(default="", eq=False)
 
     def __attrs_post_init__(self) -> None:
@@ -314,6 +317,12 @@ class Policy:
             raise ModelError(f"{self.name}: only the rules of the default tier can ask for requests")
         if self.tier is not Tier.DEFAULT and self.isolates:
             raise ModelError(f"{self.name}: only a policy of the default tier isolates")
+
+    def restricts(self, toward: Toward) -> bool:
+        """Whether it can deny anything that way, a connection or a request."""
+        return toward in self.isolates or any(
+            rule.toward is toward and (rule.action is Action.DENY or bool(rule.l7)) for rule in self.rules
+        )
 
 
 @lru_cache(1 << 16)

@@ -112,6 +112,20 @@ def test_a_pod_that_is_denied(lab: Lab) -> None:
     assert "is_reply" not in said
 
 
+def test_a_policy_that_only_looks_on_is_told_and_denies_once_its_annotation_is_gone(lab: Lab) -> None:
+    frontend = pod(lab, "frontend-v1-abcde")
+    lab.apply(ONLY_CHECKOUT.replace("my-app}", 'my-app, annotations: {k8sdatapath.io/audit: "true"}}'))
+    try:
+        assert frontend.get(f"http://{VIP}").text == "hello"
+        told = [each for each in of(lab, "frontend-v1-abcde", "backend") if each.verdict is Verdict.AUDIT]
+        named = {(*each.ingress_allowed_by, *each.ingress_denied_by) for each in told}
+        assert named == {(PolicyRef("backend", "my-app", kind="NetworkPolicy"),)}
+    finally:
+        lab.apply(ONLY_CHECKOUT)
+    with pytest.raises(TimeoutError):
+        frontend.get(f"http://{VIP}", timeout=0.5)
+
+
 def test_a_pod_that_is_allowed(lab: Lab) -> None:
     checkout = pod(lab, "checkout")
     assert checkout.get(f"http://{VIP}").text == "hello"

@@ -328,6 +328,46 @@ def test_policies_that_only_look_on_count_what_they_would_deny(
     assert node.passes(tcp(client, server, 40001, 8080, "S"), client, server)
 
 
+@FAMILIES
+def test_a_policy_that_only_looks_on_is_told_and_one_beside_it_leaves_it_out(
+    node: Checkpoint, family: int
+) -> None:
+    client, server = at(FAR, family), at(API, family)
+    (enforced,) = node.policy.policies.values()
+    staged = evolve(enforced, audit=True)
+    refusal = Policy(
+        "refusal", enforced.subject, [Rule("r", Toward.INGRESS, [EVERYBODY], action=Action.DENY)]
+    )
+
+    def passes(port: int, number: int) -> bool:
+        return node.passes(tcp(client, server, number, port, "S"), client, server)
+
+    def audits() -> frozenset[Toward]:
+        return next(each.audits for each in node.policy.endpoints if each.identity == node.identity(API))
+
+    assert not passes(9090, 41000)
+    node.policy.upsert(staged)  # its rules are the same
+    before = denials(node)
+    assert passes(9090, 41000)
+    assert denials(node) - before == 1
+    assert audits() == {Toward.INGRESS, Toward.EGRESS}
+    assert any(each.audited and not each.allowed for each in node.policy.dump())
+    assert node.passes(tcp(server, client, 41001, 443, "S"), server, client)
+
+    node.policy.upsert(refusal)  # no denial in force is softened, and nothing staged allows
+    assert not passes(8080, 41002)
+    assert not passes(9090, 41000)
+    assert audits() == {Toward.EGRESS}
+    assert node.passes(tcp(server, client, 41003, 443, "S"), server, client)
+    node.policy.upsert(evolve(refusal, audit=True))
+    assert passes(8080, 41002)
+
+    node.policy.apply([enforced])
+    assert not passes(9090, 41000)
+    assert passes(8080, 41004)
+    assert audits() == frozenset()
+
+
 def denials(node: Checkpoint) -> int:
     return sum(each.packets for each in node.policy.counts() if each.action is Action.DENY)
 

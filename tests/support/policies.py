@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv6Address
 
+from attrs import evolve
 from hypothesis import strategies as st
 
 from k8sdatapath.model.policy import (
@@ -117,7 +118,7 @@ APP_X = Selector([Requirement("any:app", Operator.IN, ["x"])])
 IN_A = Selector([Requirement("k8s:io.kubernetes.pod.namespace", Operator.IN, ["a"])])
 names = st.sampled_from([f"p{number}" for number in range(6)])
 ordered = st.one_of(st.lists(rules(tuple(Action)), max_size=3), broad(Toward.INGRESS), broad(Toward.EGRESS))
-policies = st.one_of(
+enforced = st.one_of(
     st.builds(
         Policy,
         names,
@@ -134,6 +135,7 @@ policies = st.one_of(
         priority=st.integers(0, 3),
     ),
 )
+policies = st.builds(evolve, enforced, audit=st.sampled_from((False, False, True)))
 policy_lists = st.lists(policies, min_size=1, max_size=6, unique_by=lambda each: each.name)
 sides = st.one_of(
     st.integers(0, 3).flatmap(pods), st.sampled_from(ADDRESSES), st.just(Workload("node", ["reserved:host"]))

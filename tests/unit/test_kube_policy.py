@@ -354,6 +354,29 @@ def test_another_version_is_refused_rather_than_passed_over():
     assert said == "apiVersion: NetworkPolicy is read as networking.k8s.io/v1"
 
 
+CLUSTER = {"tier": "Baseline", "priority": 1, "subject": {"namespaces": {}}}
+KINDS = [
+    ("networking.k8s.io/v1", "NetworkPolicy", {"podSelector": {}}),
+    ("cilium.io/v2", "CiliumNetworkPolicy", rule()),
+    ("cilium.io/v2", "CiliumClusterwideNetworkPolicy", rule()),
+    ("policy.networking.k8s.io/v1alpha2", "ClusterNetworkPolicy", CLUSTER),
+]
+
+
+@pytest.mark.parametrize(("version", "kind", "spec"), KINDS, ids=[kind for _, kind, _ in KINDS])
+def test_an_annotation_says_that_a_policy_only_looks_on(version, kind, spec):
+    def annotated(word: object) -> dict[str, Any]:
+        return {"metadata": {"name": "p", "annotations": {"k8sdatapath.io/audit": word, "other": "x"}}}
+
+    for word, audit in (("true", True), ("false", False), (None, False)):
+        document = {"apiVersion": version, "kind": kind, "spec": spec, **annotated(word)}
+        (policy,) = parse_policies(json.dumps(document))
+        assert policy.audit is audit
+    said = refusal(version, kind, spec, **annotated("yes"))
+    assert said == "metadata.annotations[k8sdatapath.io/audit]: 'yes' is none of true, false"
+    assert refusal(version, kind, spec, **annotated(True)).endswith("is true or false, not text")
+
+
 def test_a_policy_has_one_place(tmp_path):
     policy = {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "p"}}
     for name in ("a.json", "b.json"):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from k8sdatapath.datapath.policy_compiler import EntryKey, PolicyCompiler
 from k8sdatapath.datapath.policy_index import PeerIndex
-from k8sdatapath.datapath.policy_oracle import allows, requests_asked
+from k8sdatapath.datapath.policy_oracle import allows, audits, requests_asked
 from k8sdatapath.datapath.policy_rows import covers, port_keys
 from k8sdatapath.datapath.policy_set import PolicySet, world
 from k8sdatapath.errors import ModelError
@@ -56,6 +56,8 @@ def test_entries_say_what_the_rules_say(found, around, version):
                 verdict = asked.verdict(source, destination, port, protocol, version=version)
                 told = allows(found, source, destination, port, protocol, version=version)
                 assert verdict.allowed is told, (str(verdict), port, protocol)
+                looked_at = audits(found, source, destination, port, protocol, version=version)
+                assert {each.toward for each in verdict.decisions if each.audited} == looked_at
                 assert all(each.causes or each.because != 0 for each in verdict.decisions)
 
 
@@ -248,6 +250,40 @@ def test_an_allow_with_two_owners_stays_while_one_is_left():
     assert [str(cause) for cause in change.upserts[EntryKey(300, Toward.INGRESS, 0, 0, 0)].causes] == ["b r"]
     [change] = compiler.update(removed=["b"]).values()
     assert EntryKey(300, Toward.INGRESS, 0, 0, 0) in change.removed
+
+
+def test_what_only_looks_on_neither_allows_nor_denies():
+    def policy(name: str, *peers: Selector, audit: bool = False, action: Action = Action.ALLOW) -> Policy:
+        isolates = [Toward.INGRESS] if action is Action.ALLOW else []
+        rules = [Rule("r", Toward.INGRESS, [peer], action=action) for peer in peers]
+        return Policy(name, app("db"), rules, isolates, audit=audit)
+
+    pods = [Workload.pod(f"x/{name}", {"app": name}) for name in ("web", "db", "cart")]
+
+    def ask(*policies: Policy, source: str = "x/web"):
+        return PolicySet(policies, pods).why(source, "x/db", 80)
+
+    staged = policy("staged", app("web"), audit=True)
+    assert ask(staged)
+    assert not ask(staged).verdict.audited
+    looked_at = ask(staged, source="x/cart")
+    assert looked_at.verdict.audited
+    assert "ingress allowed, though it would be denied by default: staged isolates" in str(looked_at)
+    assert "not by staged r: asks for k8s:app=web" in str(looked_at)
+    nobody = policy("nobody")
+    left_out = ask(staged, nobody)
+    assert not left_out
+    assert "not by staged r: only looks on, and others are in force" in str(left_out)
+    open_ = policy("open", app("web"))
+    refusal = policy("refusal", app("web"), audit=True, action=Action.DENY)
+    assert ask(open_, refusal)
+    assert not ask(open_, refusal).verdict.audited
+    assert ask(refusal).verdict.audited
+    tier = Policy(
+        "tier", app("db"), [Rule("r", Toward.INGRESS, [app("cart")], action=Action.DENY)], tier=Tier.BASELINE
+    )
+    assert not ask(tier, staged, source="x/cart")  # enforced, it would take the tier's place
+    assert ask(evolve(tier, audit=True), source="x/cart").verdict.audited
 
 
 def test_an_identity_that_no_rule_selects_changes_no_map():

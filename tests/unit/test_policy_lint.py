@@ -18,7 +18,7 @@ from k8sdatapath.datapath.policy_oracle import allows
 from k8sdatapath.datapath.policy_plan import plan_policies
 from k8sdatapath.errors import SourceError
 from k8sdatapath.kube.policy import parse_policies
-from k8sdatapath.model.policy import Policy
+from k8sdatapath.model.policy import EVERYBODY, Action, Policy, Rule, Tier, Toward
 from k8sdatapath.model.workload import NamedPort, Workload
 from k8sdatapath.testing import recorded_flows, what_if
 from tests.support.policies import PORTS, pods, policy_lists
@@ -36,6 +36,10 @@ def np(name: str, app: str, *rules: str) -> str:
         f"metadata: {{name: {name}, namespace: shop}}\n"
         f"spec:\n  podSelector: {{matchLabels: {{app: {app}}}}}\n  ingress:\n{body}---\n"
     )
+
+
+def looking_on(text: str) -> str:
+    return text.replace("metadata: {", 'metadata: {annotations: {k8sdatapath.io/audit: "true"}, ')
 
 
 WEB = "from: [{podSelector: {matchLabels: {app: web}}}]"
@@ -77,6 +81,18 @@ spec:
             "denied by CiliumNetworkPolicy",
         ),
         (OPEN, Fruitless.INERT, "open spec.ingress[0]", "no policy isolates"),
+        (
+            looking_on(np("p", "api", WEB)) + np("q", "api", "{}"),
+            Fruitless.INERT,
+            "p spec.ingress[0]",
+            "only looks on",
+        ),
+        (
+            np("q", "api", "{}") + looking_on(DENY),
+            Fruitless.INERT,
+            "refusal spec.ingressDeny[0]",
+            "only looks on",
+        ),
     ],
 )
 def test_what_does_nothing_is_found(text: str, kind: Fruitless, cause: str, reason: str) -> None:
@@ -89,6 +105,50 @@ def test_two_rules_that_say_the_same_are_both_found_and_what_is_needed_is_not() 
     assert lint(parse_policies(np("p", "api", WEB, "ports: [{port: http}]")), SHOP) == ()
     twice = lint(parse_policies(np("p", "api", WEB) + np("q", "api", WEB)), SHOP)
     assert [each.kind for each in twice] == [Fruitless.INERT, Fruitless.INERT]
+
+
+@pytest.mark.parametrize("needed", [True, False])
+def test_a_pass_does_something_if_what_comes_after_it_would_decide(needed: bool) -> None:
+    def to(text: str, action: Action) -> Rule:
+        return Rule(text, Toward.INGRESS, [EVERYBODY], action=action)
+
+    after = [to("accept", Action.ALLOW)] if needed else []
+    tier = Policy("tier", EVERYBODY, [to("pass", Action.PASS), *after], tier=Tier.ADMIN)
+    nobody = Policy("nobody", EVERYBODY, [], [Toward.INGRESS])
+    found = [str(each) for each in lint([tier, nobody], SHOP)]
+    said = (
+        "accept is shadowed: denied by nobody" if needed else "pass is inert: without it the same is decided"
+    )
+    assert found == [f"tier {said}"]
+
+
+def test_a_plan_tells_what_policies_would_deny_that_only_look_on(tmp_path: Path) -> None:
+    staged, enforced = parse_policies(looking_on(np("p", "api", WEB))), parse_policies(np("p", "api", WEB))
+    assert lint(staged, SHOP) == ()
+    looked_at = plan_policies([], staged, SHOP)
+    assert looked_at.opened == looked_at.cut == ()
+    (database,) = (each for each in looked_at.audited if each.source == ("shop/db",))
+    why = "ingress allowed, though it would be denied by default: NetworkPolicy shop/p isolates"
+    assert str(database).startswith(f"shop/db may still reach shop/api at any protocol: {why}")
+    cut = plan_policies(staged, enforced, SHOP)
+    assert {(each.source, each.destination) for each in cut.cut} == {
+        (each.source, each.destination) for each in looked_at.audited
+    }
+    assert plan_policies(staged, [], SHOP).flips == ()
+    opened = plan_policies(enforced, staged, SHOP)
+    assert opened.audited == ()
+    assert len(opened.opened) == len(cut.cut)
+    file = tmp_path / "staged.yaml"
+    pods = (
+        f"apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: shop, labels: {{app: {name}}}}}\n"
+        "spec: {}\n---\n"
+        for name in ("web", "api", "db")
+    )
+    file.write_text(looking_on(np("p", "api", WEB)) + "".join(pods))
+    for command in (["plan"], ["verdict", "--from", "shop/db", "--to", "shop/api", "--port", "80"]):
+        result = CliRunner().invoke(app, ["policy", *command, "-f", str(file), "-o", "json"])
+        assert result.exit_code == 0, result.output
+        assert '"audit"' in result.stdout
 
 
 def reached(policies: Iterable[Policy], workloads: list[Workload]) -> set[tuple[object, ...]]:

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from attrs import evolve
+
 from k8sdatapath.errors import ManifestError
 from k8sdatapath.kube.documents import parse_json, parse_yaml
 from k8sdatapath.kube.fields import Field
@@ -25,7 +27,15 @@ from k8sdatapath.kube.policy.network_policy import network_policy
 from k8sdatapath.kube.policy.objects import Manifest, flattened, gathered, titled
 from k8sdatapath.model.policy import Policy
 
-__all__ = ["KINDS", "decode_policies", "parse_policies", "policies_of", "read_manifests", "read_policies"]
+__all__ = [
+    "AUDIT",
+    "KINDS",
+    "decode_policies",
+    "parse_policies",
+    "policies_of",
+    "read_manifests",
+    "read_policies",
+]
 
 _READERS: Mapping[tuple[str, str], Callable[[Field, Around], Iterator[Policy]]] = {
     ("networking.k8s.io/v1", "NetworkPolicy"): network_policy,
@@ -33,6 +43,8 @@ _READERS: Mapping[tuple[str, str], Callable[[Field, Around], Iterator[Policy]]] 
     ("cilium.io/v2", "CiliumClusterwideNetworkPolicy"): cilium_clusterwide_policy,
     ("policy.networking.k8s.io/v1alpha2", "ClusterNetworkPolicy"): cluster_network_policy,
 }
+AUDIT = "k8sdatapath.io/audit"
+"""Annotation of a policy of any kind: ``"true"``, it only looks on."""
 KINDS = frozenset(kind for _, kind in _READERS)
 """The kinds of objects that are policies."""
 
@@ -104,7 +116,8 @@ def decode_policies(document: Any, where: str, around: Around | None = None) -> 
         root = Field(each.value, each.where)
         if read := _READERS.get((each.version, each.kind)):
             root = sized(titled(root))
-            yield from map(modest, read(root, around or Around()))
+            audit = root["metadata"]["annotations"][AUDIT].choice("true", "false", default="false") == "true"
+            yield from (modest(evolve(each, audit=audit)) for each in read(root, around or Around()))
         elif each.kind in KINDS:
             versions = ", ".join(version for version, name in _READERS if name == each.kind)
             root["apiVersion"].refuse(f"{each.kind} is read as {versions}")
