@@ -26,14 +26,16 @@ def allows(
     version: int = 4,
     allow_host: bool = True,
     names: Mapping[IPAddress, Collection[str]] = {},
+    nodes: bool = False,
 ) -> bool:
     """Whether a new connection is allowed.
 
     :param protocol: of IP, by number.
     :param version: of IP: which addresses of the two it is between.
     :param names: the DNS names of addresses.
+    :param nodes: policies are enforced for the node as well.
     """
-    sides = _sides(policies, source, destination, port, protocol, version, allow_host, names)
+    sides = _sides(policies, source, destination, port, protocol, version, allow_host, names, nodes)
     return all(_one_side(_enforced(selecting), connection) for selecting, connection in sides)
 
 
@@ -88,6 +90,7 @@ def _sides(
     version: int,
     allow_host: bool,
     names: Mapping[IPAddress, Collection[str]],
+    nodes: bool = False,
 ) -> Iterator[tuple[list[Policy], _Connection]]:
     """The policies that are asked, of each side that is a pod."""
     if source == destination:
@@ -98,7 +101,7 @@ def _sides(
         (source, destination, Toward.EGRESS),
         (destination, source, Toward.INGRESS),
     ):
-        if not isinstance(own, Workload) or not (own.is_pod or own.is_host):
+        if not isinstance(own, Workload) or not (own.is_pod or (nodes and own.is_host)):
             continue  # policies are for pods, and for the node where they are enforced
         if allow_host and toward is Toward.INGRESS and "reserved:host=" in _labels(peer, version):
             continue

@@ -209,7 +209,7 @@ def test_the_oracle_agrees_and_the_rule_is_told(lab: Lab) -> None:
         for port in (8080, 9090, OPEN):
             told = one.datapath.explain(Frontend(address, port), source, Place.UPLINK)
             (judged,) = told.judgements
-            expected = allows(policies, source, known, port, Protocol.TCP, version=source.version)
+            expected = allows(policies, source, known, port, Protocol.TCP, version=source.version, nodes=True)
             assert judged.allowed is expected is (port != 9090)
             assert told.outcome.name == ("PASS" if expected else "DROP_POLICY_DENIED")
             assert rules.get(port, "default deny: CiliumClusterwideNetworkPolicy nodes") in judged.rule
