@@ -34,6 +34,7 @@ from k8sdatapath.model.flow import (
     LostEvent,
     LostEventSource,
     MonitorEvent,
+    PolicyMatch,
     PolicyRef,
     ServiceRef,
     SocketTranslationPoint,
@@ -207,7 +208,9 @@ class Decoder:
                 reason = DropReason.POLICY_DENY
             event = EventType(MonitorEvent.DROP, int(reason))
         l4 = _layer4(row)
-        direction = _direction(row, outcome)
+        decider = _decider(row, by_source, by_destination)
+        direction = _direction(row, outcome, decider)
+        match = {"source": by_source, "destination": by_destination}.get(decider)
         reply = row.state == EventState.REPLY
         asked = None if reply else self._asked(row)
         answers = self._answering(row) if reply else None
@@ -234,6 +237,7 @@ class Decoder:
             source_service=answers,
             destination_service=asked,
             traffic_direction=direction,
+            policy_match_type=match.match if match is not None else PolicyMatch.NONE,
             trace_observation_point=point,
             drop_reason=reason,
             is_reply=_is_reply(row, verdict),
@@ -311,11 +315,24 @@ def _layer4(row: PackedEvent) -> Layer4 | None:
     return None
 
 
-def _direction(row: PackedEvent, outcome: str) -> TrafficDirection:
-    """As the pod sees it that is at the point of observation."""
-    inward = row.point in _IN or outcome == "TO_POD"
-    if row.result < 0:
-        inward = row.point in _IN or bool(row.flags & EventFlags.DENIED_BY_DESTINATION)
+def _decider(row: PackedEvent, by_source: Ruling | None, by_destination: Ruling | None) -> str:
+    """The end of a packet whose policy denies it, or has a rule that allows it; empty: neither."""
+    if row.flags & EventFlags.DENIED_BY_DESTINATION:
+        return "destination"
+    if row.flags & EventFlags.DENIED_BY_SOURCE:
+        return "source"
+    if not row.flags & _ASKED or row.result < 0:
+        return ""
+    if by_destination is not None and by_destination.rule:
+        return "destination"
+    return "source" if by_source is not None and by_source.rule else ""
+
+
+def _direction(row: PackedEvent, outcome: str, decider: str) -> TrafficDirection:
+    """As the pod sees it whose policy decides, or else the one at the point of observation."""
+    inward = row.point in _IN or (outcome == "TO_POD" and row.result >= 0)
+    if decider:
+        inward = decider == "destination"
     direction = TrafficDirection.INGRESS if inward else TrafficDirection.EGRESS
     return _TURNED[direction] if row.state == EventState.REPLY and row.result >= 0 else direction
 

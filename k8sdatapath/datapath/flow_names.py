@@ -10,7 +10,7 @@ from typing import Protocol as Interface
 from attrs import evolve, frozen
 
 from k8sdatapath.model import Frontend, IPAddress, Protocol, Service, address
-from k8sdatapath.model.flow import Endpoint, PolicyRef, ServiceRef, WorkloadRef
+from k8sdatapath.model.flow import Endpoint, PolicyMatch, PolicyRef, ServiceRef, WorkloadRef
 from k8sdatapath.model.identity import Reserved
 from k8sdatapath.model.workload import Workload
 
@@ -28,10 +28,12 @@ class Ruling:
 
     :ivar policies: those whose rules say so, or that isolate the pod.
     :ivar rule: whether a rule says so; else it is what becomes of whatever no rule allows.
+    :ivar match: what the rule asks for.
     """
 
     policies: tuple[PolicyRef, ...]
     rule: bool
+    match: PolicyMatch = PolicyMatch.NONE
 
 
 class Names(Interface):

@@ -30,6 +30,7 @@ from k8sdatapath.datapath.policy_names import Names
 from k8sdatapath.datapath.policy_pairs import EndpointPolicy, IdentityPair
 from k8sdatapath.datapath.policy_rows import Because
 from k8sdatapath.datapath.policy_set import world
+from k8sdatapath.datapath.rule_matches import RuleMatches
 from k8sdatapath.errors import CapacityError, ModelError
 from k8sdatapath.layout import addr
 from k8sdatapath.model import IPAddress, address
@@ -95,6 +96,7 @@ class IdentityPolicy(Resource):
         self._uses: Counter[Who] = Counter()
         self._local = count(LOCAL_NUMBERS.start)
         self._policies: dict[str, Policy] = {}
+        self._matches = RuleMatches(self._policies)
         self._left: list[Who] = []  # whose policies may still be asked, though no pod is to have them
         self._modes = PolicyFlags(0)
         self._failsafe: Policy | None = None
@@ -332,7 +334,9 @@ class IdentityPolicy(Resource):
             return None
         because, causes = found
         names = dict.fromkeys(cause.policy for cause in causes if because is not Because.OWN_NODE)
-        return Ruling(tuple(map(policy_ref, names)), because is Because.RULE)
+        rule = because is Because.RULE
+        match = self._matches.of(causes if rule else ())
+        return Ruling(tuple(map(policy_ref, names)), rule, match)
 
     def whose(self, address: IPAddress) -> tuple[Workload, int] | None:
         """Who has an address, with its identity; None: nobody who is known."""

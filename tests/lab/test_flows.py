@@ -17,9 +17,11 @@ from k8sdatapath.model.flow import (
     Flow,
     FlowType,
     MonitorEvent,
+    PolicyMatch,
     PolicyRef,
     ServiceRef,
     SocketTranslationPoint,
+    TrafficDirection,
     Verdict,
 )
 from k8sdatapath.node import NodeConfig
@@ -130,7 +132,10 @@ def test_a_pod_that_is_allowed(lab: Lab) -> None:
     checkout = pod(lab, "checkout")
     assert checkout.get(f"http://{VIP}").text == "hello"
     there, back = of(lab, "checkout", "backend"), of(lab, "backend", "checkout")
-    verdict = next(each for each in there if each.event_type.type == MonitorEvent.POLICY_VERDICT)
+    verdicts = [each for each in there if each.event_type.type == MonitorEvent.POLICY_VERDICT]
+    ways = {(each.traffic_direction, each.policy_match_type) for each in verdicts}
+    assert ways == {(TrafficDirection.INGRESS, PolicyMatch.L3_L4)}
+    verdict = verdicts[0]
     assert verdict.verdict is Verdict.FORWARDED
     assert verdict.ingress_allowed_by == (PolicyRef("backend", "my-app", kind="NetworkPolicy"),)
     assert {each.is_reply for each in there} == {False}

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
 import pytest
 from attrs import evolve
@@ -36,6 +37,7 @@ from k8sdatapath.model.flow import (
     LostEvent,
     LostEventSource,
     MonitorEvent,
+    PolicyMatch,
     PolicyRef,
     ServiceRef,
     TrafficDirection,
@@ -47,7 +49,7 @@ from k8sdatapath.model.flow import (
 )
 from k8sdatapath.model.workload import Workload
 from k8sdatapath.net.packet import tcp, udp
-from k8sdatapath.tables.events import EventFlags, EventRow, Level, Point
+from k8sdatapath.tables.events import EventFlags, EventRow, EventState, Level, Point
 from tests.packets.rig import Rig, rig
 from tests.packets.world import TCP, V4, V6, WORLDS, World
 
@@ -437,3 +439,42 @@ def test_what_a_policy_only_looks_at_is_audited() -> None:
     audited, refused = flows(decoder.decode(b"".join(map(pack.pack, rows)), 0))
     assert (audited.verdict, audited.event_type) == (Verdict.AUDIT, EventType(MonitorEvent.POLICY_VERDICT))
     assert (refused.verdict, refused.drop_reason) == (Verdict.DROPPED, DropReason.POLICY_DENIED)
+
+
+@pytest.mark.parametrize(
+    ("said", "direction", "match"),
+    [
+        ({"destination_rule": 1, "source_rule": 2}, TrafficDirection.INGRESS, PolicyMatch.L3_L4),
+        ({"destination_rule": 3, "source_rule": 2}, TrafficDirection.EGRESS, PolicyMatch.L4_ONLY),
+        ({"destination_rule": 3}, TrafficDirection.EGRESS, PolicyMatch.NONE),  # seen as it leaves a pod
+        (
+            {"destination_rule": 1, "source_rule": 2, "state": EventState.REPLY},
+            TrafficDirection.EGRESS,
+            PolicyMatch.L3_L4,
+        ),
+        (
+            {"source_rule": 2, "result": 11, "flags": EventFlags.DENIED_BY_SOURCE},
+            TrafficDirection.EGRESS,
+            PolicyMatch.L4_ONLY,
+        ),
+        (
+            {"destination_rule": 3, "result": 11, "flags": EventFlags.DENIED_BY_DESTINATION},
+            TrafficDirection.INGRESS,
+            PolicyMatch.NONE,
+        ),
+    ],
+)
+def test_a_verdict_is_told_as_the_pod_sees_it_whose_rule_decides(
+    said: dict[str, Any], direction: TrafficDirection, match: PolicyMatch
+) -> None:
+    rulings = {
+        1: Ruling((), True, PolicyMatch.L3_L4),
+        2: Ruling((), True, PolicyMatch.L4_ONLY),
+        3: Ruling((), False),
+    }
+    decoder = Decoder(KnownNames(ruling=rulings.get), {1: "PASS", 11: "REJECT_DENIED"}, "default/me", "1")
+    pack = layout_of(EventRow)
+    asked = {"result": 1, "flags": EventFlags.SOURCE_ASKED | EventFlags.DESTINATION_ASKED, "protocol": 6}
+    row = evolve(pack.unpack(bytes(pack.size)), **(asked | said))
+    (flow,) = flows(decoder.decode(pack.pack(row), 0))
+    assert (flow.traffic_direction, flow.policy_match_type) == (direction, match)
