@@ -6,6 +6,7 @@
 #include <bpf/bpf_helpers.h>
 #include <kd/finish.h>
 #include <kd/forward.h>
+#include <kd/impostor.h>
 #include <kd/masquerade.h>
 #include <kd/overlay.h>
 #include <kd/own.h>
@@ -25,9 +26,11 @@ int from_uplink(struct __sk_buff *skb)
 	bool tunnel;
 	int result;
 
-	if (host_firewall && kd_is_priority_tagged(skb))
+	if ((host_firewall || enforce) && kd_is_priority_tagged(skb))
 		bpf_skb_vlan_pop(skb);
 	result = kd_overheard(skb) ? KD_PASS : kd_parse(skb, &pkt);
+	if (result >= 0 && kd_is_impostor(&pkt))
+		result = KD_DROP_INVALID_SOURCE_IP;
 	tunnel = result == KD_CONTINUE && kd_is_tunnel(&pkt, &pkt.tuple.src);
 	if (tunnel)
 		result = KD_PASS;

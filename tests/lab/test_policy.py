@@ -318,3 +318,26 @@ def test_an_explanation_asks_the_policies(lab: Lab) -> None:
 def test_the_how_to_is_true() -> None:
     for code, output in blocks(ROOT / "docs/how-to/enforce.md"):
         assert run(code, {}) == output
+
+
+def test_nobody_outside_speaks_as_a_pod(lab: Lab) -> None:
+    """But where the network routes pods, its routers have to see to those of other nodes."""
+    (outside,), anybody = lab.externals, pod(lab, "impostor")
+    routed = lab.routing == "native" and len(lab.nodes) == 2
+    for name, heard_of in {"checkout": False, "api": routed}.items():
+        for family, kind in enumerate((socket.AF_INET, socket.AF_INET6)):
+            lie, server = pod(lab, name).addresses[family], anybody.addresses[family]
+            with (
+                anybody.socket(kind, socket.SOCK_DGRAM) as heard,
+                outside.socket(socket.AF_PACKET, socket.SOCK_RAW) as wire,
+            ):
+                heard.bind((str(server), 0))
+                heard.settimeout(0.3)
+                port = heard.getsockname()[1]
+                wire.bind(("eth0", 0))
+                wire.send(udp(lie, server, 40000, port, b"lie", src_mac=outside.mac, dst_mac=lab.node.mac))
+                if heard_of:
+                    assert heard.recv(100) == b"lie"
+                else:
+                    with pytest.raises(TimeoutError):
+                        heard.recv(100)

@@ -60,7 +60,7 @@
 	X(KD_DROP_UNKNOWN_PEER, -21, "it came through the tunnel from no known node")                \
 	X(KD_DROP_MEDDLING, -22, "to a node's end of the tunnel, from somebody who is no node")     \
 	X(KD_DROP_POLICY_DENIED, -24, "no policy allows it, or one denies it")                      \
-	X(KD_DROP_INVALID_SOURCE_IP, -25, "a pod has sent it under an address that is not its own")
+	X(KD_DROP_INVALID_SOURCE_IP, -25, "sent by a pod, or by somebody outside, under the address of another pod")
 /* clang-format on */
 
 #define KD_ENUMERATOR(name, number, sentence) name = number,
