@@ -15,6 +15,7 @@ from typing import TypeAlias
 
 from attrs import frozen
 
+from k8sdatapath.errors import ModelError
 from k8sdatapath.model.flow import Flow, LostEvent, LostEventSource
 from k8sdatapath.model.flow_match import Matcher
 
@@ -71,6 +72,7 @@ class FlowSource(ABC):
 
         :param number: so many flows; None is all.
         :param since: nanoseconds; with it, ``number`` counts from there on.
+        :raises ModelError: a number below 0; so in the other methods.
         """
         end = self.span()[1]
         start = self.position(number, matches=matches, since=since)
@@ -78,6 +80,7 @@ class FlowSource(ABC):
 
     def first(self, number: int, *, matches: Matcher | None = None, until: int | None = None) -> list[Seen]:
         """The oldest that match."""
+        _check(number)
         start, end = self.span()
         return list(self.cursor(start, end=end, matches=matches, until=until, limit=number).drain())
 
@@ -111,6 +114,7 @@ class FlowSource(ABC):
         self, number: int | None, *, matches: Matcher | None = None, since: int | None = None
     ) -> int:
         """The number to begin at for the last so many that match, or for all since then."""
+        _check(number)
         oldest, end = self.span()
         if since is not None:
             return self._first_at(since)
@@ -146,6 +150,11 @@ class FlowSource(ABC):
         if low == oldest and begun and end > oldest:  # the ring does not reach back so far
             seconds = max((now - _time(begun[0])) / 10**9, 1.0)
         return (end - low) / seconds
+
+
+def _check(number: int | None) -> None:
+    if number is not None and number < 0:
+        raise ModelError(f"{number} flows: a number of flows is 0 or more")
 
 
 def _time(item: Seen) -> int:

@@ -70,6 +70,9 @@ def read_flags(given: argparse.Namespace) -> FlowFlags:
 
 def told(given: argparse.Namespace, flags: FlowFlags) -> Iterator[FlowEvent]:
     """The flows that flags mean, of a file or of a server."""
+    _refuse_contradictions(given)
+    if 0 in (given.first, given.last) and not given.follow:  # to servers this is no number at all
+        return
     if given.input_file is not None:
         yield from _chosen(_lines(given.input_file, matcher(flags.allow, flags.deny)), given)
         return
@@ -142,7 +145,6 @@ def observed(given: argparse.Namespace) -> Observed:
 def _asked(given: argparse.Namespace, flags: FlowFlags) -> Asked:
     from k8sdatapath.hubble.client import Asked
 
-    _refuse_contradictions(given)
     number = given.first if given.first is not None else given.last
     if number is None and not (given.all or given.follow or given.since or given.until):
         number = _LAST
@@ -187,7 +189,6 @@ def _lines(name: str, matches: Callable[[Flow], bool]) -> Iterator[FlowEvent]:
 
 
 def _chosen(events: Iterator[FlowEvent], given: argparse.Namespace) -> Iterator[FlowEvent]:
-    _refuse_contradictions(given)
     since, until = given.since or 0, given.until or sys.maxsize
     within = (each for each in events if since <= (_time(each) or since) <= until)
     if given.first is not None:

@@ -284,12 +284,19 @@ def test_dict_and_table_have_hubbles_heads(file: str) -> None:
     assert row.index("DROPPED") == head.index("VERDICT")
 
 
+@pytest.mark.parametrize("flags", ["--last 0", "--first 0"])
+def test_a_server_is_not_asked_for_no_flows(flags: str) -> None:
+    assert run(f"observe {flags} --server", "unix:///nowhere") == ""
+
+
 @pytest.mark.parametrize(
     ("flags", "count"),
     [
         ("", 4),
         ("--last 2", 2),
         ("--first 1", 1),
+        ("--first 0", 0),
+        ("--last 0", 0),
         ("--verdict DROPPED", 2),
         ("--since 2023-11-14", 4),
         ("--since 2023-11-14T22:13:21Z", 2),

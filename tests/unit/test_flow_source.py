@@ -5,8 +5,10 @@ from __future__ import annotations
 import threading
 import time
 
+import pytest
 from attrs import evolve
 
+from k8sdatapath.errors import ModelError
 from k8sdatapath.flow_source import FlowRing, Seen
 from k8sdatapath.model.flow import Flow, LostEvent, LostEventSource, Verdict
 from tests.support.flows import SECOND, START
@@ -35,6 +37,16 @@ def test_the_last_ones_are_told_oldest_first() -> None:
     assert numbers(ring(10).last()) == list(range(10))
     assert numbers(ring(0).last(3)) == []
     assert numbers(ring(250).last(3)) == [247, 248, 249]
+
+
+def test_a_number_of_flows_is_0_or_more() -> None:
+    source = ring(3)
+    assert (
+        source.last(0) == source.first(0) == source.last(0, since=START) == source.follow(last=0).take() == []
+    )
+    for ask in (source.last, source.first, lambda number: source.follow(last=number)):
+        with pytest.raises(ModelError, match="0 or more"):
+            ask(-1)
 
 
 def test_filters_count_first() -> None:
