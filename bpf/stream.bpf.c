@@ -144,8 +144,8 @@ int l7_sent(struct sk_msg_md *msg)
 		return SK_PASS;
 	reading.cookie = mark->cookie;
 	conn = bpf_map_lookup_elem(&kd_l7_conns, &reading.cookie);
-	if (!conn)
-		return SK_PASS;
+	if (!conn) /* user space has ended it */
+		return mark->flags & KD_L7_CALLER ? SK_DROP : SK_PASS;
 	reading.from = msg;
 	reading.conn = conn;
 	reading.end = msg->size;

@@ -35,7 +35,8 @@ class RuleSets:
     """kd_l7_table, kd_l7_rows and kd_l7_automata: the automata of sets of rules.
 
     A number that nobody uses any more is kept for connections in the middle of a request, and given away when
-    there is none.
+    there is none. What an earlier process has left in pinned maps is used again by who asks for the same; the
+    rest stays in force until :meth:`drop_strange`.
 
     :param wait: returns when every program that runs now has ended.
     """
@@ -58,8 +59,14 @@ class RuleSets:
         self._uses: Counter[frozenset[Hashable]] = Counter()
         self._made: dict[frozenset[Hashable], HTTPTables] = {}  # looked at, and soon to be used
         self._old: dict[int, int | None] = {}  # number, and that of its headers
+        self._strange = _sets_of({n: row for n, row in there.items() if n != COMMON})
+        common = common_table()
         if COMMON not in there:
-            self._write(COMMON, common_table(), COMMON)
+            self._write(COMMON, common, COMMON)
+        elif not self._is_there(COMMON, common):  # of another version
+            before = there[COMMON]
+            self._write(COMMON, common, COMMON)
+            self._give(before)
 
     def close(self) -> None:
         """Give back the memory of the table."""
@@ -73,7 +80,8 @@ class RuleSets:
         """
         with self._lock:
             made = {each: self._tables(each) for each in sets if each not in self._sets}
-            parts = [part for each in made.values() for part in (each.line, each.headers) if part]
+            new = [each for each in made.values() if self._left(each) is None]
+            parts = [part for each in new for part in (each.line, each.headers) if part]
             cells, rows = sum(room(len(p.cells)) for p in parts), sum(room(len(p.rows)) for p in parts)
             if self._lacks(len(parts), cells, rows):
                 self.tend()
@@ -112,6 +120,12 @@ class RuleSets:
                     if each is not None:
                         self._remove(each)
 
+    def drop_strange(self) -> None:
+        """Who wants a set has asked for it: what an earlier process has left goes, as :meth:`drop`."""
+        with self._lock:
+            self._old |= self._strange
+            self._strange = {}
+
     @property
     def rules(self) -> dict[int, tuple[HTTPRule, ...]]:
         """The rules of each number, in the order of their own numbers, from 1."""
@@ -135,6 +149,8 @@ class RuleSets:
     def _add(self, rules: frozenset[Hashable]) -> _Set:
         tables = self._tables(rules)
         self._made.pop(rules, None)
+        if (left := self._left(tables)) is not None:
+            return _Set(tables, left, self._strange.pop(left))
         headers = None
         if tables.headers is not None:
             headers = self._numbers.take()
@@ -155,10 +171,45 @@ class RuleSets:
             cells, rows, self._generation, headers, *sizes, starts, table.classes
         )
 
+    def _left(self, tables: HTTPTables) -> int | None:
+        """The number that an earlier process has given to the same."""
+        for number, headers in self._strange.items():
+            if self._is_there(number, tables.line) and self._is_there(headers, tables.headers):
+                return number
+        return None
+
+    def _is_there(self, number: int | None, table: Table | None) -> bool:
+        """Whether the kernel has an automaton under a number, or there is neither."""
+        if number is None or table is None:
+            return number is None and table is None
+        row = self._automata[number]
+        starts = tuple(table.start.get(section, 0) for section in Section)
+        about = len(table.cells), len(table.rows), starts, table.classes
+        if (row.cells_size, row.rows_size, row.start, row.classes) != about:
+            return False
+        cells = self._table[row.cells : row.cells + row.cells_size]
+        if cells.tobytes() != array("I", table.cells).tobytes():
+            return False
+        return all(self._rows[row.rows + place] == fact for place, fact in enumerate(table.rows))
+
     def _remove(self, number: int) -> None:
         row = self._automata[number]
         self._automata[number] = AutomatonRow()
+        self._give(row)
+        self._numbers.give(number)
+
+    def _give(self, row: AutomatonRow) -> None:
         self._cells.give(row.cells, row.cells_size)
         if row.rows_size:
             self._facts.give(row.rows, row.rows_size)
-        self._numbers.give(number)
+
+
+def _sets_of(rows: Mapping[int, AutomatonRow]) -> dict[int, int | None]:
+    """The numbers of sets, and of their headers, whose own they are; alone if their writer was killed."""
+    heads = {number for number, row in rows.items() if row.headers == number}
+    found: dict[int, int | None] = {
+        number: row.headers if row.headers in heads else None
+        for number, row in rows.items()
+        if number not in heads
+    }
+    return found | dict.fromkeys(heads - set(found.values()))

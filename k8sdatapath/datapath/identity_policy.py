@@ -291,6 +291,8 @@ class IdentityPolicy(Resource):
             self._maps.drop_strange()
             self._names.drop_strange()
             self._maps.restamp(self._maps)
+            if self._l7 is not None:
+                self._l7.forget_strangers()
 
     @property
     def endpoints(self) -> tuple[EndpointPolicy, ...]:

@@ -41,7 +41,7 @@ from k8sdatapath.tables.l7 import (
     PortRow,
 )
 
-__all__ = ["CONTRACT", "L7Policy", "L7Port"]
+__all__ = ["CONTRACT", "L7Policy", "L7Port", "end_connections"]
 
 CONTRACT = {
     "kd_l7_table": maps.Array[CellBlock],
@@ -117,19 +117,20 @@ class L7Policy(Resource):
     Connections are looked at from their beginning on: those that are older are not. Policies that were bound
     with ``l7=`` this one have rules of their own for every pair of pods, which go before those of a port.
 
+    Over pinned maps, what an earlier process has asked for holds until :meth:`forget_strangers`, and
+    connections go on as they were begun.
+
     All methods may be called from any thread.
 
-    :ivar shared: names of the maps that are those of other programs.
     """
 
     def __init__(self, loaded: Object, own: ExitStack) -> None:
         self._loaded = loaded
         self._own = own
-        tables, views = bind_maps(loaded, CONTRACT, "HTTP policy")
+        tables, views = bind_maps(loaded, CONTRACT, "HTTP policy", keep=True)
         own.enter_context(views)
         self._sets = RuleSets(tables, wait_for_programs)
         own.callback(self._sets.close)
-        self.shared: frozenset[str] = frozenset()
         self._port_rows: maps.Hash[PortKey, PortRow] = tables["kd_l7_ports"]
         self._automata: maps.Array[AutomatonRow] = tables["kd_l7_automata"]
         self._conns: maps.Hash[int, ConnRow] = tables["kd_l7_conns"]
@@ -137,15 +138,14 @@ class L7Policy(Resource):
         self._counts: maps.PerCpuArray[int] = tables["kd_l7_counts"]
         self._events: maps.RingBuffer[EventRow] = tables["kd_l7_events"]
         self._reasons = _reasons(loaded)
-        self._reaper = own.enter_context(StreamReaper.bind(loaded))
+        self._reaper = StreamReaper.bind(loaded)
+        own.callback(lambda: self._reaper.close())
         self._due = 0  # how often connections are still to be looked at
         self._denied = 0  # when they were looked at last
         self._lock = RLock()
         self._ports: dict[tuple[IPAddress, int], L7Port] = {}
+        self._strange = {(key.addr, key.port) for key in self._port_rows}  # of an earlier process
         self._pods: dict[int, tuple[NetNs, ExitStack]] = {}  # with links, by cookie
-        sockets = loaded.map("kd_l7_sockets", maps.SockHash[u64])
-        own.enter_context(loaded.program("l7_received", programs.SkSkb).attach(sockets))
-        own.enter_context(loaded.program("l7_sent", programs.SkMsg).attach(sockets))
         self._keeper = own.enter_context(L7Keeper(self._tend))
 
     @classmethod
@@ -160,10 +160,36 @@ class L7Policy(Resource):
         given = {name: each for name, each in reuse.items() if name in spec.maps}
         with ExitStack() as own:
             loaded = own.enter_context(spec.with_maps(**alone).load(reuse=given))
+            sockets = loaded.map("kd_l7_sockets", maps.SockHash[u64])
+            own.enter_context(loaded.program("l7_received", programs.SkSkb).attach(sockets))
+            own.enter_context(loaded.program("l7_sent", programs.SkMsg).attach(sockets))
             made = cls(loaded, own)
-            made.shared = frozenset(given)
             made._own = own.pop_all()
             return made
+
+    @classmethod
+    def bind(cls, loaded: Object) -> L7Policy:
+        """Over the maps of a loaded object, whose programs somebody else attaches.
+
+        :raises NotSupportedError: the kernel cannot end connections.
+        """
+        with ExitStack() as own:
+            made = cls(loaded, own)
+            made._own = own.pop_all()
+            return made
+
+    def go_on_in(self, loaded: Object) -> None:
+        """Other programs are attached, over the same maps of HTTP policy, and others of what is beside it.
+
+        Connections that there are keep the former programs as long as they live: they are ended.
+        """
+        with self._lock:
+            former, self._reaper = self._reaper, StreamReaper.bind(loaded)
+            former.close()
+            self._loaded = loaded
+            wait_for_programs()
+            end_connections(self._conns)
+            self._due = _PASSES
 
     def attach(self, cgroup: Path) -> None:
         """Look at the connections of a cgroup's processes, from now on."""
@@ -184,12 +210,21 @@ class L7Policy(Resource):
             for entry, direction in hooks.items():
                 program = self._loaded.program(entry, programs.TC)
                 undo.enter_context(program.attach(device, direction, netns=netns, anchor=First()))
-            self._closers[netns.cookie] = 1
-            self._pods[netns.cookie] = netns, undo.pop_all()
-            self._due = _PASSES
+            self._tend_pod(netns, undo.pop_all())
+
+    def tend_pod(self, netns: NetNs) -> None:
+        """As :meth:`attach_pod`, where somebody else has attached the programs."""
+        with self._lock:
+            if netns.cookie not in self._pods:
+                self._tend_pod(netns, ExitStack())
+
+    def _tend_pod(self, netns: NetNs, links: ExitStack) -> None:
+        self._closers[netns.cookie] = 1
+        self._pods[netns.cookie] = netns, links
+        self._due = _PASSES
 
     def detach_pod(self, netns: NetNs) -> None:
-        """Undo :meth:`attach_pod`."""
+        """Undo :meth:`attach_pod`, or :meth:`tend_pod`."""
         with self._lock:
             _, links = self._pods.pop(netns.cookie, (None, None))
             if links is not None:
@@ -225,9 +260,15 @@ class L7Policy(Resource):
         """
         desired = _by_end(wanted)
         with self._lock:
-            changed = tuple(each for end, each in desired.items() if self._ports.get(end) != each)
-            self._sets.check(_asked(each) for each in changed)
-            return L7Plan(changed, tuple(end for end in self._ports if end not in desired), self)
+            gone = tuple(end for end in (*self._ports, *self._strange) if end not in desired)
+            return self._plan(desired, gone)
+
+    def _plan(
+        self, desired: Mapping[tuple[IPAddress, int], L7Port], gone: Iterable[tuple[IPAddress, int]]
+    ) -> L7Plan:
+        changed = tuple(each for end, each in desired.items() if self._ports.get(end) != each)
+        self._sets.check(_asked(each) for each in changed)
+        return L7Plan(changed, tuple(gone), self)
 
     def upsert(self, *ports: L7Port) -> Report:
         """Add ports, or have others hold at their ends; a request that has begun is held to what it began by.
@@ -235,14 +276,19 @@ class L7Policy(Resource):
         :raises CapacityError: the rules do not fit; nothing was changed.
         """
         with self._lock:
-            return self.plan(
-                [*(p for p in self._ports.values() if p.end not in _by_end(ports)), *ports]
-            ).apply()
+            return self._plan(_by_end(ports), ()).apply()
 
     def remove(self, *ends: tuple[IPAddress, int]) -> Report:
         """Ask for nothing any more at some ends; one that is not there is no error."""
         with self._lock:
-            return self.plan([each for end, each in self._ports.items() if end not in ends]).apply()
+            return self._plan({}, {*ends} & {*self._ports, *self._strange}).apply()
+
+    def forget_strangers(self) -> None:
+        """All that is to hold was asked for: what pinned maps still have from an earlier process goes."""
+        with self._lock:
+            self._plan({}, tuple(self._strange)).apply()
+            self._sets.drop_strange()
+            self._closers.delete_many([cookie for cookie in self._closers if cookie not in self._pods])
 
     def _apply(self, plan: L7Plan) -> Report:
         with self._lock:
@@ -256,7 +302,8 @@ class L7Policy(Resource):
             before = [self._ports.get(each.end) for each in plan.changed]
             gone = [self._ports.pop(end) for end in plan.removed if end in self._ports]
             self._port_rows.update_many(rows)
-            self._port_rows.delete_many([PortKey(*each.end) for each in gone])
+            self._port_rows.delete_many([PortKey(*end) for end in plan.removed])
+            self._strange -= {*plan.removed, *(each.end for each in plan.changed)}
             self._ports |= {each.end: each for each in plan.changed}
             for old in (*before, *gone):
                 if old is not None:
@@ -265,7 +312,7 @@ class L7Policy(Resource):
             self._automata[0] = AutomatonRow(generation=(none.generation + 1) % (1 << 32))
             self._due = _PASSES
             added = before.count(None)
-            return Report(added, len(before) - added, len(gone))
+            return Report(added, len(before) - added, len(plan.removed))
 
     # ---- what policies ask for
 
@@ -319,6 +366,11 @@ class L7Policy(Resource):
 
     def __repr__(self) -> str:
         return f"<L7Policy {len(self._ports)} ports, {len(self._sets.rules)} sets of rules>"
+
+
+def end_connections(conns: maps.Hash[Any, Any]) -> None:
+    """Nothing passes any more over the connections that are read now; who tends their pod destroys them."""
+    conns.delete_many(list(conns))
 
 
 #: Maps that are tiny unless they are those of other programs.

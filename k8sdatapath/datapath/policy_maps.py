@@ -52,6 +52,9 @@ class RequestRules(Protocol):
     def drop(self, requests: Requests) -> None:
         """Undo one :meth:`use`: the rule is gone, though programs may have found it just before."""
 
+    def forget_strangers(self) -> None:
+        """No rule leads any more to what an earlier process has used."""
+
 
 @frozen
 class RuleCount:

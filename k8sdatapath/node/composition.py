@@ -7,15 +7,17 @@ from collections.abc import Mapping
 from attrs import evolve
 
 from k8sdatapath.model import Masquerade
+from k8sdatapath.net.netns import NetNs
 from k8sdatapath.node.config import NodeConfig
-from k8sdatapath.node.hooks import CgroupHook, Hook, Hooks, MapHook, TcHook, XdpHook, place_of
+from k8sdatapath.node.hooks import CgroupHook, Hook, Hooks, MapHook, PodEndHook, TcHook, XdpHook, place_of
 from k8sdatapath.objects import Object
 from k8sdatapath.programs import Direction
 
-__all__ = ["is_of_pod", "masquerading", "pod_hooks", "pods_of", "put_hooks"]
+__all__ = ["is_of_pod", "masquerading", "pod_end_hooks", "pod_hooks", "pods_of", "put_hooks"]
 
 _BIND = ("bind4", "bind6")
 _POD = {"from_pod": Direction.INGRESS, "to_pod": Direction.EGRESS}
+_POD_END = {"l7_leaving": Direction.EGRESS, "l7_arriving": Direction.INGRESS}
 _UPLINK = {"from_uplink": Direction.INGRESS, "to_uplink": Direction.EGRESS}
 _TUNNEL = {"from_overlay": Direction.INGRESS, "to_overlay": Direction.EGRESS}
 
@@ -30,6 +32,11 @@ def put_hooks(hooks: Hooks, objects: Mapping[str, Object], config: NodeConfig) -
         for entry in ("accel_send", "accel_receive"):  # before a socket is there
             hooks.put(MapHook.of(objects["accelerator"], entry, "kd_accel_socks"), objects)
         for hook in CgroupHook.all(objects["accelerator"], config.cgroup, ["accel_connect"]):
+            hooks.put(hook, objects)
+    if config.l7 and config.cgroup is not None:
+        for entry in ("l7_received", "l7_sent"):  # likewise
+            hooks.put(MapHook.of(objects["stream"], entry, "kd_l7_sockets"), objects)
+        for hook in CgroupHook.all(objects["stream"], config.cgroup, ["l7_guard", "l7_sockets"]):
             hooks.put(hook, objects)
     for device in masquerading(config).devices if config.masquerade is not None else ():
         for entry, direction in _UPLINK.items():
@@ -49,6 +56,16 @@ def pod_hooks(device: str) -> tuple[Hook, ...]:
     return tuple(TcHook("pod", entry, device, direction) for entry, direction in _POD.items())
 
 
+def pod_end_hooks(device: str, netns: NetNs | None = None) -> tuple[Hook, ...]:
+    """Those on the pod's own end.
+
+    :param netns: the pod's; None: to take over what is there.
+    """
+    return tuple(
+        PodEndHook("stream", entry, device, direction, netns=netns) for entry, direction in _POD_END.items()
+    )
+
+
 def is_of_pod(link: str) -> bool:
     """Whether a link of this name leads to a pod."""
     return link.partition("-")[0] in _POD
@@ -56,7 +73,7 @@ def is_of_pod(link: str) -> bool:
 
 def pods_of(hooks: Hooks) -> set[str]:
     """The devices of pods that have programs, or had them before this process."""
-    return {place_of(link) for link in hooks.names if is_of_pod(link)}
+    return {place_of(link) for link in hooks.names if is_of_pod(link) or link.partition("-")[0] in _POD_END}
 
 
 def masquerading(config: NodeConfig) -> Masquerade:

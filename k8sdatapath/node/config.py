@@ -194,8 +194,7 @@ class NodeConfig:
     :ivar accelerate: sockets of ``cgroup`` that are connected within the node hand each other what they send,
         if they are chosen: see :attr:`Node.accelerator`. Needs ``cgroup``.
     :ivar l7: hold requests of HTTP to policies that ask for it, at the sockets of ``cgroup``; see
-        :attr:`Node.l7`. Without it such policies are refused. Not with ``pins``: the programs end with the
-        process.
+        :attr:`Node.l7`. Without it such policies are refused. Needs ``cgroup``.
     """
 
     name: str = ""
@@ -224,7 +223,7 @@ class NodeConfig:
     flows: Level | None = field(default=None, converter=_to_level)
     flows_kept: int = field(default=65536, validator=_entries(most=1 << 24))
     accelerate: bool = field(default=False, validator=_needs_cgroup)
-    l7: bool = False
+    l7: bool = field(default=False, validator=_needs_cgroup)
     capacity: Capacity = field(default=Capacity(), validator=_a(Capacity))
 
     @host_firewall.validator

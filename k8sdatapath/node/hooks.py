@@ -13,7 +13,7 @@ from attrs import field, frozen
 from k8sdatapath import maps, programs
 from k8sdatapath.errors import DeviceGoneError, KernelError
 from k8sdatapath.layout import u64
-from k8sdatapath.links import KernelLink, Link
+from k8sdatapath.links import First, KernelLink, Link
 from k8sdatapath.net.netns import NetNs
 from k8sdatapath.objects import Object
 from k8sdatapath.pins import PinDir
@@ -23,6 +23,9 @@ from k8sdatapath.resource import Resource
 
 _NO_XDP = (errno.EOPNOTSUPP, errno.EBUSY, errno.ERANGE, errno.EINVAL)
 
+
+POD_DEVICE = "eth0"
+"""What a pod calls its end of its device."""
 
 _DOT = "%2e"
 
@@ -71,6 +74,25 @@ class TcHook(Hook):
 
 
 @frozen
+class PodEndHook(TcHook):
+    """The same of a pod's own end of a device; ``place`` is the node's end.
+
+    :ivar netns: the pod's; None: what is there is only taken over.
+    """
+
+    netns: NetNs | None = field(default=None, eq=False)
+
+    def attach(self, objects: Mapping[str, Object], netns: NetNs | None) -> Link:
+        """Put its program there, before all others."""
+        program = objects[self.loaded].program(self.entry, programs.TC)
+        return program.attach(POD_DEVICE, self.direction, netns=self.netns, anchor=First())
+
+    def holds(self, link: KernelLink, netns: NetNs | None) -> bool:
+        """It ends with the device, of which the other end has the name."""
+        return True
+
+
+@frozen
 class XdpHook(Hook):
     """The driver of a device."""
 
@@ -104,8 +126,8 @@ class CgroupHook(Hook):
     def attach(self, objects: Mapping[str, Object], netns: NetNs | None) -> Link:
         """Put its program there."""
         loaded = objects[self.loaded]
-        is_ops = loaded.spec.programs[self.entry].type == programs.SockOps.TYPE
-        kind = programs.SockOps if is_ops else programs.CgroupSockAddr
+        kinds = {each.TYPE: each for each in (programs.SockOps, programs.CgroupSkb)}
+        kind = kinds.get(loaded.spec.programs[self.entry].type, programs.CgroupSockAddr)
         return loaded.program(self.entry, kind).attach(self.cgroup)
 
     def holds(self, link: KernelLink, netns: NetNs | None) -> bool:

@@ -44,7 +44,12 @@ def load(
 def specs(config: NodeConfig, *, moving: bool = False) -> dict[str, ObjectSpec]:
     """The objects that a configuration asks for, as they are to be loaded."""
     told = {**settings(config), "moving": moving}
-    optional = {"xdp": config.xdp, "overlay": config.tunnel is not None, "accelerator": config.accelerate}
+    optional = {
+        "xdp": config.xdp,
+        "overlay": config.tunnel is not None,
+        "accelerator": config.accelerate,
+        "stream": config.l7,
+    }
     found = {}
     for name in ("pod", "host", "socket", *(name for name, wanted in optional.items() if wanted)):
         spec = ObjectSpec.from_file(name)

@@ -19,7 +19,6 @@ from k8sdatapath.datapath.direct_routes import DirectRoutes
 from k8sdatapath.datapath.flow_move import MOVED, FlowMove
 from k8sdatapath.datapath.flow_reaper import FlowReaper
 from k8sdatapath.datapath.identity_policy import IdentityPolicy
-from k8sdatapath.datapath.l7_policy import L7Policy
 from k8sdatapath.datapath.masquerader import Masquerader
 from k8sdatapath.datapath.overlay import Overlay
 from k8sdatapath.datapath.policy_dns import live_ends
@@ -33,7 +32,14 @@ from k8sdatapath.model.identity import Reserved
 from k8sdatapath.model.workload import Workload
 from k8sdatapath.net.netns import NetNs
 from k8sdatapath.node.accelerating import accelerator_of, let_go, stop_pinned
-from k8sdatapath.node.composition import is_of_pod, masquerading, pod_hooks, pods_of, put_hooks
+from k8sdatapath.node.composition import (
+    is_of_pod,
+    masquerading,
+    pod_end_hooks,
+    pod_hooks,
+    pods_of,
+    put_hooks,
+)
 from k8sdatapath.node.config import POLICY_MAPS, Capacity, NodeConfig
 from k8sdatapath.node.device_keeper import DeviceKeeper
 from k8sdatapath.node.devices import mac_of, own_addresses
@@ -41,13 +47,14 @@ from k8sdatapath.node.explained import Explained
 from k8sdatapath.node.hooks import Hooks, XdpHook
 from k8sdatapath.node.loading import load, specs
 from k8sdatapath.node.observing import NodeNames, observe
+from k8sdatapath.node.requests import end_pinned_requests, l7_of
 from k8sdatapath.node.resizing import Move
 from k8sdatapath.node.resolving import watch_names
 from k8sdatapath.node.tunnel import Tunnel
 from k8sdatapath.node.upgrade import upgrade
 from k8sdatapath.node.upkeep import Upkeep
 from k8sdatapath.objects import Object
-from k8sdatapath.pins import PinLock
+from k8sdatapath.pins import PinDir, PinLock
 from k8sdatapath.programs.base import device_index, in_netns
 from k8sdatapath.tables.conntrack import Tuple
 from k8sdatapath.tables.counters import Counter, CounterRow, outcomes, read_counters
@@ -107,7 +114,8 @@ class Node(Explained):
         self.overlay: Overlay | None = None
         self.routes = DirectRoutes(netns=config.netns) if config.direct_routes else None
         self.masquerade: Masquerader | None = None
-        self.l7 = own.enter_context(_l7(config, objects["pod"])) if config.l7 else None
+        self.l7 = l7_of(config, objects, own)
+        self._pod_netns: dict[str, NetNs] = {}  # by device
         self.policy = (
             own.enter_context(IdentityPolicy.bind(objects["pod"], l7=self.l7)) if config.policy else None
         )
@@ -168,7 +176,7 @@ class Node(Explained):
             if config.pins is not None:
                 if not config.accelerate:
                     stop_pinned(config.pins)
-                upgrade(config.pins, specs(config), config.sizes.keys() - POLICY_MAPS, before=stop_pinned)
+                upgrade(config.pins, specs(config), config.sizes.keys() - POLICY_MAPS, before=_stop_pinned)
             objects = load(config, own)
             table = ServiceTable.bind(objects["pod"], service_networks=config.service_networks)
             services = own.enter_context(table)
@@ -180,6 +188,8 @@ class Node(Explained):
                     (plan if prune else evolve(plan, dropped_rules=())).apply()  # before a program looks
             put_hooks(hooks, objects, config)
             hooks.adopt((hook for device in pods_of(hooks) for hook in pod_hooks(device)), objects)
+            if config.l7:
+                hooks.adopt((hook for device in pods_of(hooks) for hook in pod_end_hooks(device)), objects)
             node = cls(config, objects, services, hooks, own)
             node._lock = lock
             if node.routes is not None and config.pins is None:
@@ -249,13 +259,16 @@ class Node(Explained):
                 raise AddressInUseError(each, str(holder))
         layout_of(EndpointRow).pack(row)  # a MAC that is none is told before anything is attached
         with self._maps_stay, ExitStack() as undo:
-            for hook in pod_hooks(device) if self.config.tc_lb else ():
+            at_end = pod_end_hooks(device, netns) if self.l7 is not None and netns is not None else ()
+            for hook in (*(pod_hooks(device) if self.config.tc_lb else ()), *at_end):
                 if hook not in self._hooks:
                     undo.callback(self._hooks.drop, hook)
                 self._hooks.put(hook, self._objects)
-            if self.l7 is not None and netns is not None:
-                undo.callback(self.l7.detach_pod, netns)
-                self.l7.attach_pod(netns)
+            if self.l7 is not None and netns is not None and self._pod_netns.get(device) is not netns:
+                undo.callback(self._leave_netns, device)
+                self._leave_netns(device)
+                self._pod_netns[device] = netns
+                self.l7.tend_pod(netns)
             if self.policy is not None and workload is not None:
                 number = self.policy.attach(workload, identity, audit=audit)
                 row = EndpointRow(index, identity, pod_mac, host_mac, number)
@@ -337,8 +350,14 @@ class Node(Explained):
             if self.policy is not None:
                 self.policy.detach(gone)
         if device not in {pod.device for pod in self.pods if pod.addresses}:
-            for hook in pod_hooks(device):
+            for hook in (*pod_hooks(device), *pod_end_hooks(device)):
                 self._hooks.drop(hook)
+            self._leave_netns(device)
+
+    def _leave_netns(self, device: str) -> None:
+        netns = self._pod_netns.pop(device, None)
+        if self.l7 is not None and netns is not None:
+            self.l7.detach_pod(netns)
 
     @property
     def pods(self) -> tuple[AttachedPod, ...]:
@@ -389,7 +408,8 @@ class Node(Explained):
         return Capacity.of(found)
 
     def resize(self, capacity: Capacity) -> None:
-        """Give tables other sizes, while traffic flows. No flow is lost, be it old or begun meanwhile.
+        """Give tables other sizes, while traffic flows. No flow is lost, be it old or begun meanwhile,
+        but those whose requests are read: they end (:attr:`l7`).
 
         New maps are filled with what is in the old ones, then every hook gets programs over the new maps,
         each in one step; where flows or clients get other tables, by way of programs that know both. A table
@@ -407,10 +427,6 @@ class Node(Explained):
             if not changed:
                 self.config = config
                 return
-            if self.l7 is not None and (shared := sorted(changed & self.l7.shared)):
-                raise ModelError(
-                    f"with l7=True a node keeps the sizes it was opened with, of {', '.join(shared)}"
-                )
             changed |= CONTRACT.keys()  # the service table goes to the new objects as a whole
             moved = not changed.isdisjoint(MOVED)
             if moved:
@@ -439,6 +455,8 @@ class Node(Explained):
             done.callback(_close_all, old)
             move.finish()
             let_go(self.accelerator)
+            if self.l7 is not None:
+                self.l7.go_on_in(new["stream"])
             if self.upkeep is not None:
                 self.upkeep.sweep_soon()
 
@@ -502,16 +520,7 @@ def _make_tunnel(config: NodeConfig, tunnel: Tunnel, own: ExitStack) -> None:
         own.callback(in_netns, config.netns, tunnel.remove)
 
 
-def _l7(config: NodeConfig, pod: Object) -> L7Policy:
-    """Which requests servers of the node get."""
-    if config.cgroup is None:
-        raise ModelError("requests are held to policies in a cgroup: give NodeConfig one, or l7=False")
-    if config.pins is not None:
-        raise ModelError(
-            "programs on requests end with their process, and pinned policies do not: l7=True needs pins=None"
-        )
-    with ExitStack() as undo:
-        l7 = undo.enter_context(L7Policy.load(reuse=pod.maps))
-        l7.attach(config.cgroup)
-        undo.pop_all()
-        return l7
+def _stop_pinned(pins: PinDir) -> None:
+    """What an earlier process has pinned is about to become another version's, or size."""
+    stop_pinned(pins)
+    end_pinned_requests(pins)

@@ -391,6 +391,9 @@ class Requests:
     def drop(self, requests: frozenset[Hashable]) -> None:
         self.uses[requests] -= 1
 
+    def forget_strangers(self) -> None:
+        pass
+
 
 def test_rules_lead_to_what_requests_have_to_be(node: Checkpoint) -> None:
     def asking(*requests: str) -> Policy:

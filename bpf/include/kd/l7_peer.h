@@ -103,10 +103,13 @@ static __always_inline __u32 kd_l7_epoch(void)
 static __always_inline bool kd_l7_take(struct kd_l7_conn *conn)
 {
 	bool client = kd_l7_client(conn);
+	struct kd_endpoint *pod = bpf_map_lookup_elem(&kd_endpoints, client ? &conn->way.dst : &conn->way.src);
 	struct kd_l7_answer answer = {};
 	struct kd_l7_port_key key = {};
 	struct kd_l7_port *port;
 
+	if (pod && pod->policy) /* else it keeps one that is gone, and is denied */
+		conn->policy = pod->policy;
 	conn->epoch = kd_l7_epoch(); /* before it is asked */
 	kd_l7_ask(conn->policy, client ? KD_EGRESS : KD_INGRESS, client ? &conn->way.src : &conn->way.dst,
 		  conn->way.sport, &answer);
