@@ -157,6 +157,7 @@ class Agent(Resource):
             policy=config.policy,
             dns=config.policy,
             host_firewall=config.guard,
+            l7=config.policy and config.l7,
             accelerate=config.accelerating,
             flows=level_of(config),
             flows_kept=config.flows_kept,
@@ -205,6 +206,9 @@ class Agent(Resource):
         tell = self._events.tell if self._events is not None else lambda key, status: None
         policies = follow_policies(self.config, client, self.node.policy, self._known, own, tell)
         self.checks.add("policies", lambda: policies.problem, Probe.READY, of_health=False)
+        if self.node.l7 is not None:
+            known = self._known
+            self.checks.add("requests", lambda: _unseen(known.unseen), Probe.READY, of_health=False)
         self.checks.add("policy reconciler", self._not_following_policies, Probe.LIVE)
         if self.metrics is not None:
             self.metrics.add(PolicyMetrics(policies, self.node.policy))
@@ -467,6 +471,13 @@ def _metrics() -> Metrics | None:
     except MissingExtraError as error:
         _log.warning("%s", error)
         return None
+
+
+def _unseen(devices: frozenset[str]) -> str:
+    if not devices:
+        return ""
+    names = ", ".join(sorted(devices))
+    return f"the network namespaces behind {names} are not seen: run in the host's pid namespace"
 
 
 def _places(view: NodeView) -> tuple[IPAddress, ...]:

@@ -99,6 +99,7 @@ class AgentConfig:
     tunnel_ipv6: bool = False
     tunnel_mtu: int = 0
     policy: bool = False
+    l7: bool = False
     policy_audit: bool = False
     policy_answer: bool = False
     host_firewall: bool = False
@@ -300,6 +301,8 @@ class AgentConfig:
             raise ConfigError("", "tunnelAddresses", "needed with routingMode: tunnel, one of each family")
 
     def _check_policy(self) -> None:
+        if self.l7 and self.cgroup is None:
+            raise ConfigError("", "l7Proxy", "whose sockets are meant? Needs cgroup")
         mode = self.identity_mode
         if mode is IdentityMode.CRD and (self.sources or self.replay is not None):
             why = "cannot be crd: objects come from no API server, so numbers cannot (memory, etcd)"

@@ -158,6 +158,7 @@ OPTIONS: Final[Mapping[str, Option]] = {
     "ipv4.enabled": Option("", _either("both families are always served"), "true"),
     "ipv6.enabled": Option("", _either("both families are always served"), "true"),
     "policy": Option("policy", values.flag, "enforce the cluster's network policies on pods of this node"),
+    "l7Proxy": Option("l7", values.flag, "with `policy`: hold requests of HTTP to policies, without a proxy"),
     "policyAuditMode": Option(
         "policy_audit", values.flag, "policies only look on: what they deny passes, and is counted", live=True
     ),
@@ -232,7 +233,7 @@ extraEnv extraHostPathMounts extraVolumeMounts extraVolumes forceDeviceDetection
 healthChecking healthPort hubble identityChangeGracePeriod image
 imagePullSecrets ingressController initResources installNoConntrackIptablesRules ipam
 iptablesRandomFully k8sClientRateLimit k8sNetworkPolicy
-keepDeprecatedLabels keepDeprecatedProbes l2announcements l2NeighDiscovery l2podAnnouncements l7Proxy
+keepDeprecatedLabels keepDeprecatedProbes l2announcements l2NeighDiscovery l2podAnnouncements
 livenessProbe localRedirectPolicy logSystemLoad maglev monitor nodeinit nodeSelector nodeSelectorLabels
 operator pmtuDiscovery podAnnotations podLabels podSecurityContext policyEnforcementMode
 preflight priorityClassName prometheus proxy rbac readinessProbe remoteNodeIdentity resourceQuotas resources

@@ -63,6 +63,7 @@ def follow_policies(
         alone=alone,
         prewarm=config.prewarm,
         names=True,
+        requests=config.l7,
         on_status=tell,
     )
     own.enter_context(reconciler)

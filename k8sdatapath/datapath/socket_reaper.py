@@ -9,11 +9,6 @@ unconnected socket has its backend chosen anew with the next datagram, and is ne
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from contextlib import ExitStack, suppress
-from pathlib import Path
-
 from attrs import frozen
 
 from k8sdatapath import features, maps, programs
@@ -21,7 +16,7 @@ from k8sdatapath.datapath.contract import Bindable, bind_maps
 from k8sdatapath.errors import KernelError
 from k8sdatapath.layout import layout_of
 from k8sdatapath.model import Frontend, IPAddress, Protocol
-from k8sdatapath.net.netns import NAMES, NetNs
+from k8sdatapath.net.netns import NetNs, inhabited
 from k8sdatapath.objects import Object, ObjectSpec
 from k8sdatapath.programs.base import in_netns
 from k8sdatapath.resource import Resource
@@ -83,7 +78,7 @@ class SocketReaper(Resource):
 
     def reap_everywhere(self, *, tcp: bool = False) -> tuple[DestroyedSocket, ...]:
         """Do so in every network namespace that a process is in, or that has a name in ``/run/netns``."""
-        return tuple(gone for netns in _inhabited() for gone in self.reap(tcp=tcp, netns=netns))
+        return tuple(gone for netns in inhabited() for gone in self.reap(tcp=tcp, netns=netns))
 
     def _reap(self, tcp: bool) -> tuple[DestroyedSocket, ...]:
         rows = layout_of(SockRow)
@@ -102,16 +97,3 @@ class SocketReaper(Resource):
 
     def __repr__(self) -> str:
         return f"<SocketReaper {self._loaded!r}>"
-
-
-def _inhabited() -> Iterator[NetNs]:
-    """Each network namespace that a process is in or that has a name, open until the next is asked for."""
-    kind, met = os.stat("/proc/self/ns/net").st_dev, set()
-    paths = [Path(f"/proc/{pid}/ns/net") for pid in filter(str.isdecimal, os.listdir("/proc"))]
-    for path in (*paths, *(NAMES.iterdir() if NAMES.is_dir() else ())):
-        with ExitStack() as opened, suppress(KernelError):  # it may end at any moment
-            netns = opened.enter_context(NetNs.open(path))
-            found = os.stat(netns.fileno())
-            if found.st_dev == kind and found.st_ino not in met:  # a name may be left of what is gone
-                met.add(found.st_ino)
-                yield netns

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextvars
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from concurrent.futures import Future
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Final, ParamSpec, Self, TypeVar
 
+from k8sdatapath.errors import KernelError
 from k8sdatapath.pybpf import netns
 from k8sdatapath.pybpf.calls import kernel_error
 from k8sdatapath.pybpf.fd import Fd
@@ -82,6 +84,10 @@ class NetNs:
         """The number that BPF programs see as ``bpf_get_netns_cookie()``."""
         return netns.cookie(self._fd)
 
+    def dup(self) -> NetNs:
+        """The same, open for itself."""
+        return NetNs(self._fd.dup(), self.path)
+
     def fileno(self) -> int:
         """The descriptor, for ``setns`` and netlink."""
         return self._fd.number
@@ -133,6 +139,19 @@ class NetNs:
 
     def __repr__(self) -> str:
         return f"<NetNs {self.name or self.path}{' closed' if self._fd.closed else ''}>"
+
+
+def inhabited() -> Generator[NetNs, None, None]:
+    """Each network namespace that a process is in or that has a name, open until the next is asked for."""
+    kind, met = os.stat("/proc/self/ns/net").st_dev, set()
+    paths = [Path(f"/proc/{pid}/ns/net") for pid in filter(str.isdecimal, os.listdir("/proc"))]
+    for path in (*paths, *(NAMES.iterdir() if NAMES.is_dir() else ())):
+        with ExitStack() as opened, suppress(KernelError):  # it may end at any moment
+            netns = opened.enter_context(NetNs.open(path))
+            found = os.stat(netns.fileno())
+            if found.st_dev == kind and found.st_ino not in met:  # a name may be left of what is gone
+                met.add(found.st_ino)
+                yield netns
 
 
 def _named(name: str) -> Path:

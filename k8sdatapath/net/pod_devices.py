@@ -8,14 +8,16 @@ at all, is said and not guessed.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from fnmatch import fnmatchcase
 from functools import cached_property
 
 from attrs import field, frozen
 
+from k8sdatapath.net.netns import NetNs, inhabited
 from k8sdatapath.net.rtnetlink import Address, LinkRow, NeighbourRow, RouteRow, Rtnetlink
 
-__all__ = ["DevicePattern", "NotFound", "PodDevice", "PodDevices", "pod_links"]
+__all__ = ["DevicePattern", "NotFound", "PodDevice", "PodDevices", "netns_behind", "pod_links"]
 
 
 @frozen
@@ -66,6 +68,21 @@ def pod_links(pattern: DevicePattern) -> set[str]:
     with Rtnetlink() as kernel:
         ways_out = {route.device for route in kernel.routes() if route.network.prefixlen == 0}
         return {each.name for each in kernel.links() if pattern.fits(each) and each.index not in ways_out}
+
+
+def netns_behind(device: str) -> NetNs | None:
+    """The namespace of the other end of a device of the thread's namespace, for the caller to close.
+
+    None: it is in this one, or in none that a process is in or that has a name.
+    """
+    with Rtnetlink() as kernel:
+        number = next((link.peer_netns for link in kernel.links() if link.name == device), None)
+        if number is None or number < 0:
+            return None
+        with closing(inhabited()) as all_there_are:
+            return next(
+                (each.dup() for each in all_there_are if kernel.number_of(each.fileno()) == number), None
+            )
 
 
 def _glob(pattern: str) -> str:

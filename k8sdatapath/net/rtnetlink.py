@@ -37,10 +37,11 @@ _NEIGHBOUR: Final = struct.Struct("=B3xiHBB")
 _U32: Final = struct.Struct("=I")
 _I32: Final = struct.Struct("=i")
 
-# uapi/linux/netlink.h, rtnetlink.h, if_link.h, if_addr.h, neighbour.h
+# uapi/linux/netlink.h, rtnetlink.h, net_namespace.h, if_link.h, if_addr.h, neighbour.h
 _REQUEST, _DUMP, _INTERRUPTED = 0x1, 0x300, 0x10
 _ERROR, _DONE = 2, 3
-_GET_LINK, _GET_ADDRESS, _GET_ROUTE, _GET_NEIGHBOUR = 18, 22, 26, 30
+_GET_LINK, _GET_ADDRESS, _GET_ROUTE, _GET_NEIGHBOUR, _GET_NSID = 18, 22, 26, 30, 90
+_NETNSA_NSID, _NETNSA_FD = 1, 3
 _SOL_NETLINK, _STRICT_CHECK = 270, 12
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_LINK, _IFLA_MASTER = 1, 3, 5, 10
 _IFLA_LINKINFO, _IFLA_EXT_MASK, _IFLA_LINK_NETNSID, _IFLA_TARGET_NETNSID = 18, 29, 37, 46
@@ -138,6 +139,12 @@ class Rtnetlink(Resource):
         except KernelError as error:
             if netns is None or error.errno != errno.EINVAL:  # its namespace has gone
                 raise
+
+    def number_of(self, netns: int) -> int:
+        """The number of a namespace, given by a descriptor, as in ``peer_netns``; negative: it has none."""
+        body = _U32.pack(0) + _attribute(_NETNSA_FD, netns)
+        (answer,) = self._ask("ask for the number of a network namespace", _GET_NSID, body, dump=0)
+        return _signed(_attributes(answer, _U32.size)[_NETNSA_NSID])
 
     def routes(self) -> Iterator[RouteRow]:
         """Routes of the main table that lead to one device, of both families."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from threading import RLock
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,10 @@ from attrs import define
 from k8sdatapath.errors import DatapathError
 from k8sdatapath.model import IPAddress
 from k8sdatapath.model.workload import Workload
+from k8sdatapath.net.netns import NetNs
+from k8sdatapath.net.pod_devices import netns_behind
 from k8sdatapath.node.config import NodeConfig
+from k8sdatapath.programs.base import in_netns
 
 if TYPE_CHECKING:
     from k8sdatapath.node.node import AttachedPod, Node
@@ -45,6 +49,7 @@ class IdentifiedPods:
         self._lock = RLock()
         self._attached: dict[IPAddress, _Attached] = {}
         self._known: dict[IPAddress, Party] = {}
+        self._unseen: set[str] = set()
         self._inherited = {(pod.device, each) for pod in node.pods if pod.device for each in pod.addresses}
 
     @property
@@ -71,6 +76,7 @@ class IdentifiedPods:
         with self._lock:
             addresses = list(addresses)
             self._node.detach_pod(device, addresses)
+            self._unseen.discard(device)
             for each in addresses:
                 if (known := self._attached.get(each)) and known.device == device:
                     del self._attached[each]
@@ -102,11 +108,26 @@ class IdentifiedPods:
         self._node.attach_host(workload)
 
     @property
+    def unseen(self) -> frozenset[str]:
+        """Devices behind which no network namespace is seen, though policies of requests are enforced."""
+        return frozenset(self._unseen)
+
+    @property
     def complete(self) -> bool:
         """Whether no pod is left as an earlier process attached it."""
         with self._lock:
             there = {(pod.device, each) for pod in self._node.pods for each in pod.addresses}
             return not self._inherited & there
+
+    def _netns_behind(self, device: str, own: ExitStack) -> NetNs | None:
+        if not self.config.l7:
+            return None
+        self._unseen.discard(device)
+        netns = in_netns(self.config.netns, lambda: netns_behind(device))
+        if netns is None:
+            self._unseen.add(device)
+            return None
+        return own.enter_context(netns)
 
     def _by_party(self, addresses: Iterable[IPAddress]) -> dict[Party | None, list[IPAddress]]:
         found: dict[Party | None, list[IPAddress]] = {}
@@ -118,7 +139,15 @@ class IdentifiedPods:
         keep = party is None and all((device, each) in self._inherited for each in addresses)
         if not keep:
             workload, identity = party or (None, 0)
-            self._node.attach_pod(device, addresses, pod_mac=pod_mac, identity=identity, workload=workload)
+            with ExitStack() as own:
+                self._node.attach_pod(
+                    device,
+                    addresses,
+                    pod_mac=pod_mac,
+                    identity=identity,
+                    workload=workload,
+                    netns=self._netns_behind(device, own),
+                )
             self._inherited -= {(device, each) for each in addresses}
             if workload is None:
                 _log.info("a pod is cut off until it is known who it is", extra={"device": device})

@@ -114,8 +114,9 @@ class Node(Explained):
         self.overlay: Overlay | None = None
         self.routes = DirectRoutes(netns=config.netns) if config.direct_routes else None
         self.masquerade: Masquerader | None = None
-        self.l7 = l7_of(config, objects, own)
         self._pod_netns: dict[str, NetNs] = {}  # by device
+        own.callback(self._leave_all_netns)
+        self.l7 = l7_of(config, objects, own)
         self.policy = (
             own.enter_context(IdentityPolicy.bind(objects["pod"], l7=self.l7)) if config.policy else None
         )
@@ -243,7 +244,8 @@ class Node(Explained):
         :param identity: the number of the pod's labels, of 24 bits, which other nodes learn through a tunnel.
         :param workload: what policies know of it; without it, where policies are enforced, it is cut off.
         :param audit: its policies only look on, see :attr:`IdentityPolicy.audit`.
-        :param netns: the pod's, in which requests that are denied are answered; without it they are cut off.
+        :param netns: the pod's, in which requests that are denied are answered; without it they are cut off,
+            and connections that are older than a policy of requests go on. It may be closed afterwards.
         :raises ModelError: an address that is none.
         :raises LayoutError: a MAC that is none.
         :raises DeviceGoneError: no such device.
@@ -264,11 +266,13 @@ class Node(Explained):
                 if hook not in self._hooks:
                     undo.callback(self._hooks.drop, hook)
                 self._hooks.put(hook, self._objects)
-            if self.l7 is not None and netns is not None and self._pod_netns.get(device) is not netns:
-                undo.callback(self._leave_netns, device)
-                self._leave_netns(device)
-                self._pod_netns[device] = netns
-                self.l7.tend_pod(netns)
+            if self.l7 is not None and netns is not None:
+                known = self._pod_netns.get(device)
+                if known is None or known.cookie != netns.cookie:
+                    undo.callback(self._leave_netns, device)
+                    self._leave_netns(device)
+                    self._pod_netns[device] = netns.dup()
+                    self.l7.tend_pod(self._pod_netns[device])
             if self.policy is not None and workload is not None:
                 number = self.policy.attach(workload, identity, audit=audit)
                 row = EndpointRow(index, identity, pod_mac, host_mac, number)
@@ -354,10 +358,16 @@ class Node(Explained):
                 self._hooks.drop(hook)
             self._leave_netns(device)
 
+    def _leave_all_netns(self) -> None:
+        for device in list(self._pod_netns):
+            self._pod_netns.pop(device).close()
+
     def _leave_netns(self, device: str) -> None:
         netns = self._pod_netns.pop(device, None)
-        if self.l7 is not None and netns is not None:
-            self.l7.detach_pod(netns)
+        if netns is not None:
+            if self.l7 is not None:
+                self.l7.detach_pod(netns)
+            netns.close()
 
     @property
     def pods(self) -> tuple[AttachedPod, ...]:

@@ -87,6 +87,7 @@ class PolicyReconciler(Resource):
         nodes that the source tells of, one sees to each; with ``alone``, this one to all.
     :param names: somebody tells ``policies`` which addresses DNS names have (``learn_name``); otherwise
         policies by name are refused.
+    :param requests: ``policies`` can hold requests to them; otherwise policies that ask for that are refused.
     :param on_status: told of an object that has an error or names what is not there, and when that is over.
     """
 
@@ -102,6 +103,7 @@ class PolicyReconciler(Resource):
         alone: bool = False,
         prewarm: bool = False,
         names: bool = False,
+        requests: bool = False,
         retry: Retry | None = None,
         on_status: Callable[[ObjectKey, Status], object] = lambda key, status: None,
     ) -> None:
@@ -111,7 +113,7 @@ class PolicyReconciler(Resource):
         self._node, self._alone, self._retry = node, alone, retry or Retry()
         self._prewarm = prewarm
         self._templates: dict[str, Workload] = {}
-        self._translator = PolicyTranslator(node, names=names, nodes=on_node is not None)
+        self._translator = PolicyTranslator(node, names=names, requests=requests, nodes=on_node is not None)
         self._on_status = on_status
         self._changed = threading.Condition()  # guards the translator, these four, and what it has told
         self._news = self._told = self._closed = self._synced = False
