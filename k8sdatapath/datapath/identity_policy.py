@@ -482,9 +482,12 @@ class IdentityPolicy(Resource):
         if self._leads.follow(turn, self._numbers):
             felt = set(self._maps)
         follow_dict(self._subjects, subjects)
-        self._kept |= felt
-        if existing == "enforce":
-            self._maps.restamp(each for each in self._kept if each in self._maps)
+        if not (new or removed):  # what an earlier change has spared is none of its business
+            self._maps.restamp(felt)
+        elif existing == "keep":
+            self._kept |= felt
+        else:
+            self._maps.restamp(each for each in self._kept | felt if each in self._maps)
             self._kept.clear()
         self._leave(uses)
 
