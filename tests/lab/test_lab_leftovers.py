@@ -172,7 +172,7 @@ def test_a_name_is_taken_while_its_lab_lives() -> None:
         with Lab.start(name=name, datapath=False) as lab:  # at once, whether the keeper has swept or not
             time.sleep(0.5)
             assert lab.pod("pod").exec(["true"]).returncode == 0
-    assert remains(name) == []
+    wait_until_gone(name, SOON)
 
 
 @pytest.mark.parametrize("step", ["prepare", "make_switch", "plug_in", "join_wire", "add_routes", "wait_for"])
