@@ -20,6 +20,7 @@ from k8sdatapath.cli import (
     flows,
     identity,
     ipcache,
+    l7,
     lab,
     nat,
     observe,
@@ -72,6 +73,7 @@ app.add_typer(accel.app, name="accel")
 app.add_typer(policy.app, name="policy")
 app.add_typer(identity.app, name="identity")
 app.add_typer(ipcache.app, name="ipcache")
+app.add_typer(l7.app, name="l7")
 app.add_typer(lab.app, name="lab")
 
 

@@ -16,6 +16,7 @@ from k8sdatapath.datapath.contract import bind_maps
 from k8sdatapath.datapath.http_event import HTTPEvent
 from k8sdatapath.datapath.http_rule_sets import RuleSets
 from k8sdatapath.datapath.l7_keeper import L7Keeper
+from k8sdatapath.datapath.l7_view import reasons_of
 from k8sdatapath.datapath.stream_reaper import StreamReaper
 from k8sdatapath.errors import ModelError
 from k8sdatapath.layout import u32, u64
@@ -137,7 +138,7 @@ class L7Policy(Resource):
         self._closers: maps.Hash[int, int] = tables["kd_l7_closers"]
         self._counts: maps.PerCpuArray[int] = tables["kd_l7_counts"]
         self._events: maps.RingBuffer[EventRow] = tables["kd_l7_events"]
-        self._reasons = _reasons(loaded)
+        self._reasons = reasons_of(loaded.spec)
         self._reaper = StreamReaper.bind(loaded)
         own.callback(lambda: self._reaper.close())
         self._due = 0  # how often connections are still to be looked at
@@ -405,10 +406,3 @@ def _by_end(ports: Iterable[L7Port]) -> dict[tuple[IPAddress, int], L7Port]:
         if found.setdefault(each.end, each) != each:
             raise ModelError(f"{each} is given twice")
     return found
-
-
-def _reasons(loaded: Object) -> dict[int, str]:
-    """The names of reasons, which the object itself tells."""
-    btf = loaded.spec.btf
-    var = next(each for each in btf.datasec(".kd.reasons") if each.name == "kd_l7_reasons")
-    return {number: name.removeprefix("KD_HTTP_") for name, number in btf.enumerators(var.type_id)}

@@ -14,8 +14,10 @@ from typing import Any
 
 import pytest
 from attrs import evolve, frozen
+from typer.testing import CliRunner
 
 from k8sdatapath import maps
+from k8sdatapath.cli.app import app
 from k8sdatapath.kube.policy import parse_policies
 from k8sdatapath.lab import Lab
 from k8sdatapath.lab.lab import Pod
@@ -149,6 +151,14 @@ def place() -> Iterator[tuple[Pod, Pod, dict[str, Any]]]:
         yield pods["checkout"], pods["api"], about
 
 
+def shown(pins: PinDir, what: str) -> list[dict[str, Any]]:
+    """What the command line tells, which needs no process of the node's."""
+    ran = CliRunner().invoke(app, ["l7", what, "--pins", str(pins), "-o", "json"])
+    assert ran.exit_code == 0, ran.output
+    found: list[dict[str, Any]] = json.loads(ran.stdout)
+    return found
+
+
 def numbers(pins: PinDir) -> list[int]:
     """Of the automata in the kernel."""
     with maps.bind(maps.Array[AutomatonRow], pins.open_map("kd_l7_automata"), owned=True) as automata:
@@ -179,6 +189,10 @@ def test_policy_stays_in_force_while_its_process_is_killed(place: tuple[Pod, Pod
             requests.join()
             assert requests.wrong == []
             assert running.node.l7.stats()["NO_RULE"] >= requests.answers
+            assert {each["what"]: each["count"] for each in shown(pins, "stats")} == running.node.l7.stats()
+            (held,) = (each for each in shown(pins, "connections") if each["state"] == "read")
+            assert (held["at"], held["server"]) == ("server", f"{server.address}:{PORT}")
+            assert held["requests"] == held["responses"] > 0
             running.settle("/pay")
             assert say(requests.held, "POST /charge").startswith(b"HTTP/1.1 403")
             assert requests.held.recv(4096) == b""
