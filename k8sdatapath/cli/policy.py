@@ -42,7 +42,7 @@ HeaderOption = Annotated[
 
 
 @app.command()
-def verify(files: Files, output: OutputOption = Output.TABLE) -> None:
+def check(files: Files, output: OutputOption = Output.TABLE) -> None:
     """Read policies, and say what they are for. The first that cannot be enforced ends it, by its field."""
     from k8sdatapath.kube.policy import policies_of
     from k8sdatapath.testing.policies import manifests_of
@@ -64,7 +64,7 @@ def verify(files: Files, output: OutputOption = Output.TABLE) -> None:
 
 
 @app.command()
-def verdict(
+def why(
     files: FilesOption,
     source: Annotated[str, typer.Option("--from", metavar="POD", help=_SIDE)],
     destination: Annotated[str, typer.Option("--to", metavar="POD", help=_SIDE)],
@@ -81,17 +81,17 @@ def verdict(
     """
     world = _world(files, name)
     one, other = (_side(world, text) for text in (source, destination))
-    why = world.why(one, other, port, protocol, request="\n".join([request, *(header or ())]))
+    said = world.why(one, other, port, protocol, request="\n".join([request, *(header or ())]))
 
     def rows() -> Iterator[Row]:
-        for each in why.verdict.decisions:
+        for each in said.verdict.decisions:
             word = "audit" if each.audited else "allowed" if each.allowed else "denied"
             yield {"side": each.toward.name.lower(), "verdict": word, "why": str(each)}
-        for miss in why.nearest:
+        for miss in said.nearest:
             yield {"side": "", "verdict": "not by", "why": str(miss)}
 
     show(list(rows()), output)
-    if not why:
+    if not said:
         raise typer.Exit(1)
 
 

@@ -145,7 +145,7 @@ def test_a_plan_tells_what_policies_would_deny_that_only_look_on(tmp_path: Path)
         for name in ("web", "api", "db")
     )
     file.write_text(looking_on(np("p", "api", WEB)) + "".join(pods))
-    for command in (["plan"], ["verdict", "--from", "shop/db", "--to", "shop/api", "--port", "80"]):
+    for command in (["plan"], ["why", "--from", "shop/db", "--to", "shop/api", "--port", "80"]):
         result = CliRunner().invoke(app, ["policy", *command, "-f", str(file), "-o", "json"])
         assert result.exit_code == 0, result.output
         assert '"audit"' in result.stdout

@@ -129,14 +129,14 @@ def ask(*words: str) -> tuple[int, str]:
 
 
 def test_verify_lists_policies_or_names_the_field(files):
-    code, said = ask("verify", str(files), "-o", "json")
+    code, said = ask("check", str(files), "-o", "json")
     assert code == 0
     assert [each["policy"] for each in json.loads(said)] == [
         "NetworkPolicy shop/db",
         "CiliumNetworkPolicy shop/web",
     ]
     (files / "all.yaml").write_text(MANIFESTS.replace("port: sql", "port: 99999"))
-    code, said = ask("verify", str(files))
+    code, said = ask("check", str(files))
     assert code == 1
     assert "spec.ingress[0].ports[0].port: 99999 is not a port (1 to 65535)" in said
 
@@ -144,12 +144,12 @@ def test_verify_lists_policies_or_names_the_field(files):
 def test_verdict(files):
     name = "--name", "a.bank.example=192.0.2.7"
     code, said = ask(
-        "verdict", "-f", str(files), *name, "--from", "shop/web", "--to", "shop/db", "--port", "5432"
+        "why", "-f", str(files), *name, "--from", "shop/web", "--to", "shop/db", "--port", "5432"
     )
     assert code == 0
     assert "ingress allowed by NetworkPolicy shop/db spec.ingress[0]" in said
     other = "--from", "shop/other:app=other,tier=x", "--to", "shop/db"
-    code, said = ask("verdict", "-f", str(files), *name, *other, "--port", "5432", "-o", "json")
+    code, said = ask("why", "-f", str(files), *name, *other, "--port", "5432", "-o", "json")
     assert code == 1
     assert [each["verdict"] for each in json.loads(said)] == ["allowed", "denied", "not by"]
 
@@ -251,8 +251,8 @@ def test_a_table_of_requests(shop):
 def test_requests_on_the_command_line(tmp_path):
     (tmp_path / "a.yaml").write_text(HTTP)
     names = ["--from", "frontend/cart:app=cart", "--to", "payments/api:app=payments-api", "-p", "8080"]
-    assert ask("verdict", "-f", str(tmp_path), *names)[0] == 0
-    assert ask("verdict", "-f", str(tmp_path), *names, "--request", "GET /health")[0] == 1
+    assert ask("why", "-f", str(tmp_path), *names)[0] == 0
+    assert ask("why", "-f", str(tmp_path), *names, "--request", "GET /health")[0] == 1
     line, *headers = PROBE.splitlines()
     words = [word for header in headers for word in ("--header", header)]
-    assert ask("verdict", "-f", str(tmp_path), *names, "--request", line, *words)[0] == 0
+    assert ask("why", "-f", str(tmp_path), *names, "--request", line, *words)[0] == 0
