@@ -54,7 +54,8 @@ def place() -> Iterator[Place]:
     with Lab.start(datapath=False) as lab:
         pins = Path(f"/sys/fs/bpf/kdtest-view-{lab.name}")
         try:
-            with Node.open(NodeConfig(netns=lab.node.netns, pins=pins, policy=True)) as node:
+            config = NodeConfig(netns=lab.node.netns, pins=pins, policy=True, collect=False)
+            with Node.open(config) as node:  # without upkeep, which learns addresses as the kernel makes them
                 found = Place(lab, node, pins)
                 assert node.policy is not None
                 found.node.policy.upsert(*parse_policies(API))
