@@ -21,7 +21,8 @@ BPF = ROOT / "bpf"
 PACKAGE = ROOT / "k8sdatapath"
 OBJECTS = PACKAGE / "_objects"
 CLANG = os.environ.get("CLANG", "clang")
-CFLAGS = ["-target", "bpf", "-mcpu=v3", "-O2", "-g", "-Wall", "-Wextra", "-Werror"]
+ARCH = {"x86_64": "x86", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
+CFLAGS = ["-target", "bpf", f"-D__TARGET_ARCH_{ARCH}", "-mcpu=v3", "-O2", "-g", "-Wall", "-Wextra", "-Werror"]
 
 
 class BuildBpf(Command):

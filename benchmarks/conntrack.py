@@ -147,8 +147,8 @@ def packed(now: int) -> tuple[bytes, bytes]:
     keys, rows = [], []
     for tuple_, to in tuples():
         keys += [tuple_, reverse(to)]
-        rows.append(ConntrackRow(to, 5, 1, now, FlowFlags.SEEN_REPLY))
-        rows.append(ConntrackRow(reverse(tuple_), 5, 1, now, FlowFlags.REPLY))
+        rows.append(ConntrackRow(to, 5, 320, 1, now, FlowFlags.SEEN_REPLY))
+        rows.append(ConntrackRow(reverse(tuple_), 5, 320, 1, now, FlowFlags.REPLY))
     return layout_of(Tuple).pack_many(keys), layout_of(ConntrackRow).pack_many(rows)
 
 

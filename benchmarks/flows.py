@@ -5,28 +5,22 @@ from __future__ import annotations
 import struct
 import threading
 import time
-from collections import defaultdict
-from contextlib import ExitStack
+from itertools import chain
 
-from benchmarks import harness, kubeproxy
+from benchmarks import flow_cost, harness
+from benchmarks.flow_cost import Costs
 from benchmarks.flow_server import follow_without_loss, grpc_flows_per_s
-from benchmarks.harness import Figure, median, ratios, rounds_of
-from benchmarks.ours import open_node
-from benchmarks.topology import PORT, SERVERS, Slice, Wire, wires
+from benchmarks.harness import Figure, between, median, sure
 from k8sdatapath.datapath.flow_columns import packed_columns
 from k8sdatapath.datapath.flow_observer import FlowObserver
 from k8sdatapath.net.packet import udp
+from k8sdatapath.node.loading import event_rows
 from k8sdatapath.objects import ObjectSpec
 from k8sdatapath.programs import TC
+from k8sdatapath.pybpf import cpus
 from k8sdatapath.tables.events import Level
 
 BENCH = "flows"
-ROUNDS = 15
-REQUESTS = 4000
-CONNECTS = 1200
-WARM_UP = 200
-LEVELS = {"off": None, "drops": Level.DROPS, "aggregated": Level.AGGREGATED, "all": Level.ALL}
-
 RATE = 500_000
 SECONDS = 2.0
 PACE = 0.005  # seconds between portions of events
@@ -35,48 +29,43 @@ DECODES = 5
 
 
 def main() -> None:
-    print(f"{BENCH}: a ClusterIP, {ROUNDS} rounds, medians, microseconds; one processor\n")
-    wanted = list(kubeproxy.services(100, [(ip, PORT) for ip in SERVERS]))
-    with (
-        harness.compiled("rr") as program,
-        wires(tuple(LEVELS), program("rr")) as made,
-        ExitStack() as nodes,
-    ):
-        for name, level in LEVELS.items():
-            open_node(nodes, made[name], wanted, flows=level)
-        requests, connects = (
-            measure(made, kind, count) for kind, count in (("rr", REQUESTS), ("crr", CONNECTS))
-        )
+    print(f"{BENCH}: a ClusterIP, {flow_cost.SETUPS} set-ups, medians, microseconds; one processor\n")
+    with harness.compiled("rr") as program:
+        costs = flow_cost.measure(program("rr"))
+    show(costs)
+    lost, decoded = take_and_read()
+    harness.report(BENCH, flow_cost.SETUPS * flow_cost.BLOCKS, figures(costs, lost, decoded))
+
+
+def show(costs: Costs) -> None:
+    """What each level costs; and the reader, who is on another processor."""
     harness.table(
         ["programs tell", "request p50", "requests/s", "connection p50", "connections/s"],
         [
-            (name, *(value for slices in (requests[name], connects[name])
-                     for value in (median(s.whole[0] for s in slices), median(s.per_second for s in slices))))
-            for name in LEVELS
+            (name, *(f(kind, name) for kind in ("rr", "crr") for f in (costs.p50, costs.per_second)))
+            for name in flow_cost.LEVELS
         ],
-    )  # fmt: skip
-    lost, decoded = take_and_read()
-    harness.report(BENCH, ROUNDS, figures(requests, connects, lost, decoded))
-
-
-def measure(made: dict[str, Wire], kind: str, count: int) -> dict[str, list[Slice]]:
-    """Slices of all levels in turn."""
-    found: dict[str, list[Slice]] = defaultdict(list)
-    for name in LEVELS:
-        dial(made[name], kind, WARM_UP)
-    for _, name in rounds_of(tuple(LEVELS), ROUNDS):
-        found[name].append(dial(made[name], kind, count))
-        made[name].forget()
-    return dict(found)
-
-
-def dial(wire: Wire, kind: str, count: int) -> Slice:
-    return wire.slice(kind, kubeproxy.vip_of_last(100), kubeproxy.SERVICE_PORT, count)
+    )
+    for kind, what in (("rr", "request"), ("crr", "connection")):
+        for name in list(flow_cost.LEVELS)[1:]:
+            added, rate = costs.added(kind, name), costs.rate_over_off(kind, name)
+            harness.say(
+                f"{name} adds {median(chain(*added)):.0f} ns to a {what} ({between(sure(added), 0)}); "
+                f"{what}s/s over off {median(chain(*rate)):.4f} ({between(sure(rate))})"
+            )
+    events, cpu = (median(getattr(each, what) for each in costs.readings) for what in ("events", "cpu"))
+    harness.say(
+        f"a connection is {events:.2f} events; their reader takes {cpu:.2f} us of its own processor\n"
+    )
 
 
 def take_and_read() -> tuple[list[float], list[float]]:
     """Of events at the rate, how many are lost; and how many a second become columns."""
-    spec = ObjectSpec.from_file("pod").with_config(events=True).with_maps(kd_events=1 << 22)
+    spec = (
+        ObjectSpec.from_file("pod")
+        .with_config(events=True)
+        .with_maps(kd_event_rows=event_rows(len(cpus.online())))
+    )
     with spec.load() as loaded, FlowObserver.bind(loaded, capacity=KEPT) as observer:
         observer.watch(Level.ALL)
         program = loaded.program("from_pod", TC)
@@ -118,26 +107,22 @@ def flood(observer: FlowObserver, program: TC, frame: bytes) -> float:
     return full / seconds
 
 
-def figures(
-    requests: dict[str, list[Slice]],
-    connects: dict[str, list[Slice]],
-    lost: list[float],
-    decoded: list[float],
-) -> dict[str, Figure]:
-    def over_off(slices: dict[str, list[Slice]], name: str, at_least: float) -> Figure:
-        ours, off = ([part.whole[0] for part in slices[each]] for each in (name, "off"))
+def figures(costs: Costs, lost: list[float], decoded: list[float]) -> dict[str, Figure]:
+    def over_off(kind: str, name: str, at_least: float) -> Figure:
+        found = costs.over_off(kind, name)
         return Figure(
-            ratios(off, ours),
+            tuple(chain(*found)),
             "ratio of 1 / p50",
-            f"{median(ours):.2f} us",
-            f"programs that tell nothing {median(off):.2f} us",
+            f"{costs.p50(kind, name):.2f} us",
+            f"programs that tell nothing {costs.p50(kind, 'off'):.2f} us",
             at_least=at_least,
+            sure=sure(found),
         )
 
     return {
-        "rps_aggregated_over_off": over_off(requests, "aggregated", 0.97),
-        "rps_all_over_off": over_off(requests, "all", 0.85),
-        "cps_aggregated_over_off": over_off(connects, "aggregated", 0.97),
+        "rps_aggregated_over_off": over_off("rr", "aggregated", 0.97),
+        "rps_all_over_off": over_off("rr", "all", 0.85),
+        "cps_aggregated_over_off": over_off("crr", "aggregated", 0.97),
         "decoded_per_s": Figure(
             tuple(decoded), "events/s", "into columns of numpy, copied", "", at_least=1_000_000
         ),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import random
 import shutil
 import statistics
 import subprocess
@@ -21,6 +22,7 @@ T = TypeVar("T")
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 CSRC = HERE / "csrc"
+DRAWS = 1000
 CPU = max(os.sched_getaffinity(0))  # where everything that is timed runs
 
 
@@ -29,7 +31,8 @@ class Figure:
     """One number that the project promises something about.
 
     ``samples`` holds one value per round; the figure is their median, its spread their lowest and
-    highest. ``at_most`` or ``at_least`` is the promise.
+    highest. ``at_most`` or ``at_least`` is the promise. ``sure`` is between which values the median is, with
+    95 % certainty, where that was worked out.
     """
 
     samples: tuple[float, ...]
@@ -38,6 +41,7 @@ class Figure:
     baseline: str
     at_most: float | None = None
     at_least: float | None = None
+    sure: tuple[float, float] | None = None
 
     @property
     def value(self) -> float:
@@ -58,6 +62,7 @@ class Figure:
             "value": shorten(self.value),
             "unit": self.unit,
             "spread": [shorten(min(self.samples)), shorten(max(self.samples))],
+            **({"sure": [shorten(each) for each in self.sure]} if self.sure else {}),
             "ours": self.ours,
             "baseline": self.baseline,
             "target": self.target,
@@ -86,6 +91,20 @@ def median(samples: Iterable[float]) -> float:
     return statistics.median(samples)
 
 
+def sure(samples: Sequence[Sequence[float]]) -> tuple[float, float]:
+    """Between which values the median of all is, with 95 % certainty: of set-ups, and of rounds of each."""
+    chance = random.Random(1)
+    medians = sorted(
+        median(
+            each
+            for rounds in chance.choices(samples, k=len(samples))
+            for each in chance.choices(rounds, k=len(rounds))
+        )
+        for _ in range(DRAWS)
+    )
+    return medians[DRAWS // 40], medians[-DRAWS // 40]
+
+
 def say(text: str) -> None:
     """Progress, for whoever waits."""
     print(f"  {text}", flush=True)
@@ -110,12 +129,26 @@ def _cell(value: object) -> str:
     return str(value)
 
 
+def between(limits: tuple[float, float] | None, digits: int = 4) -> str:
+    """Two numbers in a cell of a table."""
+    return f"{limits[0]:.{digits}f} to {limits[1]:.{digits}f}" if limits else ""
+
+
 def report(bench: str, rounds: int, figures: dict[str, Figure]) -> bool:
     """Print the figures, write ``results/BENCH.json``; true if every promise holds."""
     table(
-        ["figure", "value", "unit", "lowest", "highest", "target", "holds"],
+        ["figure", "value", "unit", "lowest", "highest", "95 % sure", "target", "holds"],
         [
-            (name, f.value, f.unit, min(f.samples), max(f.samples), f.target, "yes" if f.holds else "NO")
+            (
+                name,
+                f.value,
+                f.unit,
+                min(f.samples),
+                max(f.samples),
+                between(f.sure),
+                f.target,
+                "yes" if f.holds else "NO",
+            )
             for name, f in figures.items()
         ],
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -12,12 +13,14 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from threading import Event, Thread
 
 from attrs import frozen
 
 from benchmarks import harness
 from benchmarks.harness import CPU, HERE, Figure, median, ratios, rounds_of
 from k8sdatapath import Lab
+from k8sdatapath.datapath.l7_policy import L7Policy, L7Port
 from k8sdatapath.lab.lab import Pod
 
 BENCH = "l7_http"
@@ -26,11 +29,20 @@ SECONDS = 1
 CONNECTIONS = (1, 32)
 PATH = "/products/17"
 SERVER = 8000  # for the proxies, which are in the same pod
-PORTS = {"none": 8001, "ours": 8005, "ours_1000": 8006, "envoy": 8003, "haproxy": 8004, "nginx": 8002}
+PORTS = {
+    "none": 8001,
+    "ours": 8005,
+    "ours_1000": 8006,
+    "ours_told": 8007,
+    "envoy": 8003,
+    "haproxy": 8004,
+    "nginx": 8002,
+}
 TITLES = {
     "none": "nobody looks at requests",
     "ours": "k8sdatapath, 5 rules",
     "ours_1000": "k8sdatapath, 1,000 rules",
+    "ours_told": "k8sdatapath, 5 rules, all is told",
     "envoy": "Envoy, 5 rules",
     "haproxy": "haproxy, 5 rules",
     "nginx": "nginx, 5 rules",
@@ -59,10 +71,13 @@ def main() -> None:
         client = lab.pod("client", labels={"app": "client"})
         server = lab.pod("server", labels={"app": "server"})
         lab.apply(json.dumps(policy()))
-        with servers(server, Path(directory)):
+        l7 = lab.node.datapath.l7
+        l7.upsert(L7Port(server.address, PORTS["ours_told"], observe=True))
+        with servers(server, Path(directory)), read_events(l7):
             for name in PORTS:
                 check(client, server, name)
             found = {count: measure(client, server, count) for count in CONNECTIONS}
+        lost = l7.stats().get("LOST_EVENT", 0)
     for count, slices in found.items():
         harness.table(
             [
@@ -74,6 +89,8 @@ def main() -> None:
             ],
             [(TITLES[name], *_row(parts)) for name, parts in slices.items()],
         )
+    told = 2 * sum(part.per_second for slices in found.values() for part in slices["ours_told"]) * SECONDS
+    print(f"of what was to be told, {lost / told:.0%} was lost: it was not read as fast as that\n")
     harness.report(BENCH, ROUNDS, figures(found))
 
 
@@ -125,7 +142,7 @@ def check(client: Pod, server: Pod, name: str) -> None:
 def policy() -> dict[str, object]:
     """At our two ports a client may make some requests, at all others any."""
     many = [("GET", f"/service-{number}/[a-z]+/[0-9]*") for number in range(1000 - len(RULES))]
-    ours = {"ours": RULES, "ours_1000": (*many, *RULES)}
+    ours = {"ours": RULES, "ours_1000": (*many, *RULES), "ours_told": RULES}
     asked = [
         {
             "ports": [{"port": str(PORTS[name]), "protocol": "TCP"}],
@@ -147,9 +164,31 @@ def policy() -> dict[str, object]:
 
 
 @contextmanager
+def read_events(l7: L7Policy) -> Iterator[None]:
+    """Somebody reads what requests and responses there are, on another processor if there is one."""
+    over = Event()
+
+    def read() -> None:
+        os.sched_setaffinity(0, os.sched_getaffinity(0) - {CPU} or {CPU})  # of this thread
+        while not over.is_set():
+            if not l7.events():
+                over.wait(0.001)
+
+    reader = Thread(target=read)
+    reader.start()
+    try:
+        yield
+    finally:
+        over.set()
+        reader.join()
+
+
+@contextmanager
 def servers(pod: Pod, directory: Path) -> Iterator[None]:
     """The server and the proxies before it."""
-    plain = "".join(f"listen {PORTS[name]} backlog=1024; " for name in ("none", "ours", "ours_1000"))
+    plain = "".join(
+        f"listen {PORTS[name]} backlog=1024; " for name in ("none", "ours", "ours_1000", "ours_told")
+    )
     server = f"server {{ listen {SERVER}; {plain} location / {{ return 200 ok; }} }}"
     envoy = str(Path(sys.executable).parent / "envoy")
     with ExitStack() as running:
@@ -176,7 +215,9 @@ def _filled(name: str, part: str) -> str:
 
 
 def _pinned() -> list[str]:
-    return ["taskset", "-c", str(CPU)]
+    """On one CPU, with the same weight for all and more than others have; sessions share it in groups."""
+    weigh = "{ echo -20 > /proc/self/autogroup; } 2> /dev/null"
+    return ["nice", "-n", "-20", "sh", "-c", f'{weigh}; exec taskset -c "$@"', "sh", str(CPU)]
 
 
 def _nginx() -> str:
@@ -232,6 +273,7 @@ def figures(found: dict[int, dict[str, list[Slice]]]) -> dict[str, Figure]:
 
     return {
         "ours_over_none_rps": ratio("ours", "none", 0.85),
+        "ours_told_over_none_rps": ratio("ours_told", "none", 0.75),
         "ours_over_envoy_rps": ratio("ours", "envoy", 4),
         "rules_1000_over_5": ratio("ours_1000", "ours", 0.95),
         "p99_ours_over_none": Figure(

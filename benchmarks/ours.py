@@ -41,10 +41,8 @@ def service_table(services: int, endpoints: int) -> Iterator[ServiceTable]:
         yield table
 
 
-def open_node(
-    running: ExitStack, wire: Wire, wanted: Sequence[kubeproxy.Service], *, flows: Level | None = None
-) -> float:
-    """A stock node between the wire's client and server, its table filled; seconds that the fill took.
+def node_on(running: ExitStack, wire: Wire, services: int, *, flows: Level | None = None) -> Node:
+    """A stock node between the wire's client and server, with room for so many services.
 
     :param flows: how much its programs tell.
     """
@@ -53,13 +51,23 @@ def open_node(
         name=wire.name,
         netns=netns,
         service_networks=[kubeproxy.SERVICE_NETWORK],
-        capacity=capacity(len(wanted), 3),
+        capacity=capacity(services, 3),
         flows=flows,
     )
     node = running.enter_context(Node.open(config))
     node.attach_pod("c0", [ip_address(CLIENT)], pod_mac=wire.client_mac)
     node.attach_pod("s0", [ip_address(ip) for ip in SERVERS], pod_mac=wire.server_mac)
+    return node
+
+
+def fill(node: Node, wanted: Sequence[kubeproxy.Service]) -> float:
+    """Fill its table; seconds that this took."""
     services = [model(service) for service in wanted]
     start = time.perf_counter()
     node.services.plan(services).apply()
     return time.perf_counter() - start
+
+
+def open_node(running: ExitStack, wire: Wire, wanted: Sequence[kubeproxy.Service]) -> float:
+    """The same with its table filled; seconds that the fill took."""
+    return fill(node_on(running, wire, len(wanted)), wanted)

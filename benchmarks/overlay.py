@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections import defaultdict
+from itertools import product
 from typing import Any
 
 from benchmarks import harness
-from benchmarks.harness import Figure, median, ratios, rounds_of
+from benchmarks.harness import CPU, Figure, median, ratios, rounds_of
 from k8sdatapath import Lab
 from k8sdatapath.lab.lab import LabNode, Pod
 from k8sdatapath.node import Capacity
@@ -20,11 +22,15 @@ BYTES = 256 << 20  # short slices, close together: what slows the machine down s
 SMALL = Capacity(services=1024, backends=4096, slots=65536, flows=65536, pods=64)
 
 #: How the client dials: the pod's address leads into our tunnel, its second one into the kernel's.
-PATHS = {"ours": "10.244.2.2", "kernel": "10.245.2.2"}
-TITLES = {"ours": "k8sdatapath's tunnel", "kernel": "a VXLAN device with a fixed remote"}
+PATHS = {"kernel": "10.245.2.2", "ours": "10.244.2.2"}
+TITLES = {"kernel": "a VXLAN device with a fixed remote", "ours": "k8sdatapath's tunnel"}
+
+#: Where the client runs; the server is on the first of them.
+CPUS = {"one CPU": CPU, "two CPUs": min(os.sched_getaffinity(0))}
 
 _SERVE = f"""
-import socket, time
+import os, socket, time
+os.sched_setaffinity(0, {{{CPU}}})
 listener = socket.create_server(("", {PORT}))
 buffer = bytearray(1 << 20)
 print("ready", flush=True)
@@ -36,10 +42,12 @@ while True:
     print(got / (time.perf_counter() - started), flush=True)
 """
 _SEND = f"""
-import socket, sys
+import os, socket, sys
 piece = bytes(1 << 18)
-for address in sys.stdin:
-    with socket.create_connection((address.strip(), {PORT})) as server:
+for line in sys.stdin:
+    address, cpu = line.split()
+    os.sched_setaffinity(0, {{int(cpu)}})
+    with socket.create_connection((address, {PORT})) as server:
         for _ in range({BYTES} // len(piece)):
             server.sendall(piece)
 """
@@ -52,15 +60,25 @@ def main() -> None:
         for pod, other in (client, server), (server, client):
             by_kernel(pod, other.node)
         rates = measure(client, server)
+    shares = {cpus: ratios(rates["ours", cpus], rates["kernel", cpus]) for cpus in CPUS}
     harness.table(
-        ["", "Gbit/s", "lowest", "highest"],
-        [(TITLES[path], *(f(each) * 8e-9 for f in (median, min, max))) for path, each in rates.items()],
+        ["", "client and server on", "Gbit/s", "lowest", "highest", "of the kernel's"],
+        [
+            (
+                TITLES[path],
+                cpus,
+                *(f(rates[path, cpus]) * 8e-9 for f in (median, min, max)),
+                median(shares[cpus]) if path == "ours" else "",
+            )
+            for cpus, path in product(CPUS, PATHS)
+        ],
     )
+    ours, kernel = (median(rates[path, "one CPU"]) * 8e-9 for path in ("ours", "kernel"))
     figure = Figure(
-        ratios(rates["ours"], rates["kernel"]),
+        shares["one CPU"],
         "ratio of bytes per second",
-        f"{median(rates['ours']) * 8e-9:.1f} Gbit/s",
-        f"kernel's VXLAN {median(rates['kernel']) * 8e-9:.1f} Gbit/s",
+        f"{ours:.1f} Gbit/s",
+        f"kernel's VXLAN {kernel:.1f} Gbit/s",
         at_least=0.9,
     )
     harness.report(BENCH, ROUNDS, {"throughput_ours_over_kernel_vxlan": figure})
@@ -87,9 +105,10 @@ def by_kernel(pod: Pod, other: LabNode) -> None:
     node.exec(["ip", "-batch", "-"], input="\n".join(commands), check=True)
 
 
-def measure(client: Pod, server: Pod) -> dict[str, list[float]]:
-    """Bytes per second as the server sees them, of both in turn."""
-    rates: dict[str, list[float]] = defaultdict(list)
+def measure(client: Pod, server: Pod) -> dict[tuple[str, str], list[float]]:
+    """Bytes per second as the server sees them, of all in turn, by path and CPUs."""
+    rates: dict[tuple[str, str], list[float]] = defaultdict(list)
+    ways = tuple(product(PATHS, CPUS))
     pipe: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with (
         server.popen([sys.executable, "-c", _SERVE], **pipe) as serving,
@@ -99,12 +118,12 @@ def measure(client: Pod, server: Pod) -> dict[str, list[float]]:
         assert sending.stdin is not None
         try:
             serving.stdout.readline()
-            for number, path in rounds_of(tuple(PATHS), ROUNDS + 1):
-                sending.stdin.write(f"{PATHS[path]}\n")
+            for number, (path, cpus) in rounds_of(ways, ROUNDS + 1):
+                sending.stdin.write(f"{PATHS[path]} {CPUS[cpus]}\n")
                 sending.stdin.flush()
                 rate = float(serving.stdout.readline())
                 if number:  # the first warms up
-                    rates[path].append(rate)
+                    rates[path, cpus].append(rate)
         finally:
             serving.kill()
             sending.kill()

@@ -12,7 +12,7 @@ import struct
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 
 from attrs import field, frozen
 
@@ -36,9 +36,11 @@ from k8sdatapath.net.packet import tcp
 from k8sdatapath.objects import Object, ObjectSpec
 from k8sdatapath.programs import TC
 from k8sdatapath.tables.endpoints import EndpointRow
+from k8sdatapath.tables.pod_networks import PodNetworkRow
 
 PACKETS, NEW = 32_768, 1_000  # a slice
 CLIENT, SERVER = "10.244.1.2", "10.244.1.3"
+HERE = IPv4Network("10.244.1.0/24")  # the addresses of its pods
 PORT, STOPPED, STAYS = 8080, 9090, 9091  # allowed, denied by the receiver, denied by the sender
 MAC = "02:00:00:00:00:01"
 PASSES, DROPPED = 0xFFFFFFFF, 2
@@ -116,6 +118,7 @@ def node(world: World) -> Iterator[Object]:
             policy_number = policy.attach(_pod(f"pod{number}", app, IPv4Address(address)), identity)
             rows[IPv4Address(address)] = EndpointRow(device, identity, MAC, MAC, policy_number)
         loaded.map("kd_endpoints", maps.Hash[addr, EndpointRow]).update_many(rows)
+        loaded.map("kd_pod_networks", maps.Array[PodNetworkRow])[0] = PodNetworkRow.of(HERE)
         yield loaded
 
 

@@ -22,6 +22,7 @@ PORT = 8080
 POD_CIDR = "10.244.0.0/16"
 NODE_IP = "10.244.0.1"
 PREFIX = "kdbench"
+MESSAGE = 64  # bytes of a request, and of its response
 
 _MACS = {"client": "02:00:00:00:00:02", "node": "02:00:00:00:00:01", "server": "02:00:00:00:01:02"}
 _SYSCTLS = {
@@ -61,9 +62,11 @@ class Slice:
         return self.count / self.seconds
 
 
-def sliced(asker: Helper, kind: str, address: str, port: int, count: int, *, spread: int = 1) -> Slice:
+def sliced(
+    asker: Helper, kind: str, address: str, port: int, count: int, *, spread: int = 1, size: int = MESSAGE
+) -> Slice:
     """What a client (``rr client``) has measured, as it was asked to."""
-    done, took, failed, *percentiles = asker.ask(kind, address, port, count, spread).split()
+    done, took, failed, *percentiles = asker.ask(kind, address, port, count, spread, size).split()
     if int(done) != count or int(failed):
         raise RuntimeError(f"{kind} to {address}:{port}: {failed} failed, {done} answered")
     us = [int(value) / 1000 for value in percentiles]

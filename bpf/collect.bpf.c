@@ -4,11 +4,18 @@
  * (k8sdatapath/datapath/conntrack_table.py), a whole table at a time; by then the ports of some may have begun another
  * flow. So it is looked again here, right before the removal. Never attached: user space writes what it has seen, up
  * to a flow without any half, and runs the program.
+ *
+ * Before that, and before user space changes anything else about flows, it has those settled that have only begun.
  */
+#define KD_CLOCK bpf_ktime_get_ns /* the coarse one is not for programs of system calls */
+
 #include <linux/bpf.h>
+#include <linux/in.h>
 #include <bpf/bpf_helpers.h>
+#include <kd/begun.h>
 #include <kd/tuple.h>
 #include <kd/types.h>
+#include <kd/maps/begun.h>
 #include <kd/maps/conntrack.h>
 
 #define KD_COLLECTED_AT_ONCE 512 /* no packet comes in on this CPU meanwhile: half a millisecond */
@@ -68,4 +75,35 @@ int collect_flows(__attribute__((unused)) struct __sk_buff *skb)
 
 	bpf_loop(KD_COLLECTED_AT_ONCE, kd_collect_flow, &collected, 0);
 	return collected;
+}
+
+static __always_inline __u32 kd_settle_begun(struct kd_begun *row)
+{
+	struct kd_tuple reply = {
+		.src = row->remote,
+		.dst = row->leaves_as,
+		.sport = row->remote_port,
+		.dport = row->port,
+		.protocol = IPPROTO_UDP,
+	};
+
+	return kd_begun_settle_row(row, &reply);
+}
+
+static long kd_settle_pair(__attribute__((unused)) void *map, __attribute__((unused)) const __u32 *place,
+			   struct kd_begun_pair *pair, __u32 *settled)
+{
+	*settled += kd_settle_begun(&pair->first);
+	*settled += kd_settle_begun(&pair->second);
+	return 0;
+}
+
+/* Have kd_conntrack hold all flows that have begun (kd/begun.h). How many these were. */
+SEC("syscall")
+int settle_flows(__attribute__((unused)) void *ctx)
+{
+	__u32 settled = 0;
+
+	bpf_for_each_map_elem(&kd_begun, kd_settle_pair, &settled, 0);
+	return settled;
 }

@@ -8,10 +8,11 @@
 #include <kd/forward.h>
 #include <kd/impostor.h>
 #include <kd/masquerade.h>
+#include <kd/newcomer.h>
 #include <kd/overlay.h>
 #include <kd/own.h>
 #include <kd/packet.h>
-#include <kd/policy.h>
+#include <kd/passage.h>
 #include <kd/too_big.h>
 #include <kd/translate.h>
 #include <kd/verdict.h>
@@ -26,11 +27,14 @@ int from_uplink(struct __sk_buff *skb)
 	bool tunnel;
 	int result;
 
+	skb->tc_index = 0;
 	if ((host_firewall || enforce) && kd_is_priority_tagged(skb))
 		bpf_skb_vlan_pop(skb);
 	result = kd_overheard(skb) ? KD_PASS : kd_parse(skb, &pkt);
 	if (result >= 0 && kd_is_impostor(&pkt))
 		result = KD_DROP_INVALID_SOURCE_IP;
+	if (result >= 0 && kd_is_newcomer(&pkt.tuple.dst))
+		result = KD_DROP_POLICY_DENIED;
 	tunnel = result == KD_CONTINUE && kd_is_tunnel(&pkt, &pkt.tuple.src);
 	if (tunnel)
 		result = KD_PASS;
@@ -44,26 +48,31 @@ int from_uplink(struct __sk_buff *skb)
 		result = kd_guard(skb, &pkt, false, result);
 	if (result == KD_TOO_BIG)
 		result = kd_tell_too_big(skb, &pkt);
+	skb->tc_index = 0; /* what the stack forwards is asked for again */
 	return kd_finish(skb, &pkt, result, KD_FROM_UPLINK);
 }
 
 /*
  * tc egress: what the node sends itself, and what pods send to the world. Of that which the node forwards, only what is
- * changed here is counted: all has been where it came in.
+ * changed here, or of a pod that is not known, is counted: all else has been where it came in.
  */
 SEC("tc")
 int to_uplink(struct __sk_buff *skb)
 {
 	bool own = !skb->ingress_ifindex;
+	bool forwarded = !own && (!masquerade || skb->tc_index == KD_MASQUERADED);
 	struct kd_pkt pkt = {};
+	int result = KD_PASS;
 	bool tunnel;
-	int result;
 
-	if (!own && (!masquerade || skb->tc_index == KD_MASQUERADED)) {
+	if (!forwarded || enforce)
+		result = kd_parse(skb, &pkt);
+	if (kd_is_from_newcomer(skb, &pkt))
+		return kd_finish(skb, &pkt, KD_DROP_POLICY_DENIED, KD_TO_UPLINK);
+	if (forwarded) {
 		KD_TRACE(KD_STEP_LEFT, KD_LEFT_FORWARDED, 0, NULL);
 		return TC_ACT_UNSPEC;
 	}
-	result = kd_parse(skb, &pkt);
 	tunnel = result == KD_CONTINUE && own && kd_is_tunnel(&pkt, &pkt.tuple.dst);
 	if (tunnel)
 		result = KD_PASS;

@@ -6,8 +6,10 @@
 #include <bpf/bpf_helpers.h>
 #include <kd/finish.h>
 #include <kd/forward.h>
+#include <kd/newcomer.h>
 #include <kd/overlay.h>
 #include <kd/packet.h>
+#include <kd/passage.h>
 #include <kd/too_big.h>
 #include <kd/translate.h>
 #include <kd/verdict.h>
@@ -21,7 +23,9 @@ int to_overlay(struct __sk_buff *skb)
 	struct kd_pkt pkt = {};
 	int result = kd_parse(skb, &pkt);
 
-	if (result == KD_CONTINUE || (result == KD_PASS && pkt.ttl)) /* IP, whatever it carries */
+	if (kd_is_from_newcomer(skb, &pkt))
+		result = KD_DROP_POLICY_DENIED;
+	else if (result == KD_CONTINUE || (result == KD_PASS && pkt.ttl)) /* IP, whatever it carries */
 		result = kd_encapsulate(skb, &pkt);
 	return kd_finish(skb, &pkt, result, KD_TO_OVERLAY);
 }
@@ -34,6 +38,7 @@ int from_overlay(struct __sk_buff *skb)
 	int from = kd_decapsulated(skb);
 	int result = kd_parse(skb, &pkt);
 
+	skb->tc_index = 0;
 	if (from != KD_CONTINUE)
 		result = from;
 	pkt.tunnelled = from == KD_CONTINUE;
@@ -47,5 +52,6 @@ int from_overlay(struct __sk_buff *skb)
 		result = kd_leave_tunnel(skb, &pkt);
 	if (result == KD_TOO_BIG)
 		result = kd_tell_too_big(skb, &pkt);
+	skb->tc_index = 0; /* what the stack forwards is asked for again */
 	return kd_finish(skb, &pkt, result, KD_FROM_OVERLAY);
 }

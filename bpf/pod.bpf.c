@@ -6,9 +6,11 @@
 #include <bpf/bpf_helpers.h>
 #include <kd/finish.h>
 #include <kd/forward.h>
+#include <kd/newcomer.h>
 #include <kd/overlay.h>
 #include <kd/own.h>
 #include <kd/packet.h>
+#include <kd/passage.h>
 #include <kd/translate.h>
 #include <kd/verdict.h>
 
@@ -24,7 +26,7 @@ int from_pod(struct __sk_buff *skb)
 	struct kd_pkt pkt = {};
 	int result;
 
-	skb->tc_index = 0;
+	skb->tc_index = kd_known_pod();
 	result = kd_parse(skb, &pkt);
 	if (result == KD_CONTINUE)
 		result = kd_translate(skb, &pkt, false);

@@ -15,42 +15,12 @@
 #include <bpf/bpf_helpers.h>
 #include <kd/addr.h>
 #include <kd/service.h>
+#include <kd/sock_iter.h>
 #include <kd/types.h>
 #include <kd/maps/sockets.h>
 
 char _license[] SEC("license") = "Dual BSD/GPL";
 
-/* What is read of the kernel's own structs, found by name when the program is loaded. */
-#define KD_KERNEL __attribute__((preserve_access_index))
-
-struct sock_common {
-	__be32 skc_daddr;
-	__be16 skc_dport;
-	unsigned short skc_family;
-	volatile unsigned char skc_state;
-	struct in6_addr skc_v6_daddr;
-} KD_KERNEL;
-
-struct seq_file;
-
-struct bpf_iter_meta {
-	struct seq_file *seq;
-} KD_KERNEL;
-
-struct bpf_iter__udp {
-	struct bpf_iter_meta *meta;
-	struct sock_common *udp_sk; /* a struct udp_sock, which begins with one */
-} KD_KERNEL;
-
-struct bpf_iter__tcp {
-	struct bpf_iter_meta *meta;
-	struct sock_common *sk_common;
-} KD_KERNEL;
-
-int bpf_sock_destroy(struct sock_common *sock) __ksym;
-
-#define KD_AF_INET 2
-#define KD_AF_INET6 10
 #define KD_UDP_CONNECTED 1 /* the kernel's TCP_ESTABLISHED */
 
 static __always_inline bool kd_peer(const struct sock_common *sock, struct kd_addr *addr)

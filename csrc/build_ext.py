@@ -1,7 +1,8 @@
 """Builds ``k8sdatapath.pybpf._libbpf``, the one C extension of this package.
 
-Each area is a pair: ``cdef/AREA.h`` holds what Python may call, ``kd_AREA.c`` holds the code.
-Add a pair and it is built; nothing needs to be listed here.
+Each area is a pair: ``cdef/AREA.h``, which Python and C read, and ``kd_AREA.c``, which holds the code.
+Add a pair, have ``kd.h`` include the first, and it is built.
+``cdef/libbpf.h`` is what Python calls of libbpf itself.
 """
 
 from __future__ import annotations

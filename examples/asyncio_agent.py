@@ -38,6 +38,7 @@ async def main() -> None:
         manifest.write_text(MANIFEST.format(address=two.address))
         while client.get("http://10.96.0.10").text != "two":
             await asyncio.sleep(0.05)
+        await asyncio.to_thread(reconciler.wait_programmed, ("EndpointSlice", "default", "web-1"), 10)
         print("and after a change: two")
         for (kind, namespace, name), status in reconciler.statuses().items():
             print(f"{kind} {namespace}/{name} is {status}")

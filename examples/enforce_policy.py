@@ -25,7 +25,7 @@ with Lab.start(nodes=2, routing="vxlan", policy=True) as lab:
     for pod in checkout, cart:
         for url in f"http://{api.address}:8080", f"http://[{api.address6}]:8080":
             try:
-                print(f"{pod.name} at {url}: {pod.get(url, timeout=1).text}")
+                print(f"{pod.name} at {url}: {pod.get(url, timeout=2).text}")
             except TimeoutError:
                 print(f"{pod.name} at {url}: nothing")
 

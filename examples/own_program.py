@@ -41,10 +41,10 @@ def bring_up() -> None:
         net.set_up("lo")
 
 
-def send(address: str) -> None:
+def dial(address: str) -> None:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.socket(family, socket.SOCK_DGRAM) as udp:
-        udp.sendto(b"hello", (address, 9))
+    with socket.socket(family) as tcp:
+        tcp.connect_ex((address, 9))
 
 
 with NetNs.create("own-program") as netns, compile(SOURCE).load() as loaded:
@@ -52,8 +52,8 @@ with NetNs.create("own-program") as netns, compile(SOURCE).load() as loaded:
     program = loaded.program("count", programs.TC)
     with program.attach("lo", Direction.EGRESS, netns=netns, anchor=First()) as link:
         print(link)
-        # nobody listens, so each datagram is answered by ICMP: two packets on the loopback device
+        # nobody listens, so each SYN is answered by a RST: two packets on the loopback device
         for address in ("127.0.0.1", "127.0.0.1", "::1"):
-            netns.call(send, address)
+            netns.call(dial, address)
     for protocol, packets in sorted(loaded.map("seen", maps.Hash[u16, u64]).items()):
         print(f"{packets} packets of protocol {protocol:#06x}")

@@ -189,6 +189,8 @@ _ROOM = {
     "numbers of identities": "fewer labels that count, or a Collector that frees unused numbers",
     "numbers of networks": "fewer, wider networks in policies do",
     "states of an automaton": "an expression with fewer `.*` and smaller repeats takes fewer",
+    "facts about headers that one set of HTTP rules asks for": "fewer headers, values and hosts do",
+    "HTTP rules of one path that ask for headers": "fewer do",
 }
 
 

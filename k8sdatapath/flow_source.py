@@ -75,7 +75,7 @@ class FlowSource(ABC):
         :raises ModelError: a number below 0; so in the other methods.
         """
         end = self.span()[1]
-        start = self.position(number, matches=matches, since=since)
+        start = self.position(number, matches=matches, since=since, end=end)
         return list(self.cursor(start, end=end, matches=matches, until=until, limit=number).drain())
 
     def first(self, number: int, *, matches: Matcher | None = None, until: int | None = None) -> list[Seen]:
@@ -111,11 +111,20 @@ class FlowSource(ABC):
         return FlowCursor(self, start, end, matches, until, limit)
 
     def position(
-        self, number: int | None, *, matches: Matcher | None = None, since: int | None = None
+        self,
+        number: int | None,
+        *,
+        matches: Matcher | None = None,
+        since: int | None = None,
+        end: int | None = None,
     ) -> int:
-        """The number to begin at for the last so many that match, or for all since then."""
+        """The number to begin at for the last so many that match, or for all since then.
+
+        :param end: count back from this number, that a reader is to end before; None is from the newest.
+        """
         _check(number)
-        oldest, end = self.span()
+        oldest, newest = self.span()
+        end = newest if end is None else end
         if since is not None:
             return self._first_at(since)
         if number is None:

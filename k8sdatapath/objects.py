@@ -6,7 +6,7 @@ kernel. :meth:`ObjectSpec.load` makes live things of it, as often as one likes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, nullcontext
 from functools import lru_cache
 from importlib.resources import files
@@ -88,11 +88,9 @@ class ObjectSpec:
     @property
     def maps(self) -> dict[str, MapDef]:
         """The maps that the source declares, with the sizes they will get."""
-        return {
-            name: evolve(definition, max_entries=self._max_entries.get(name, definition.max_entries))
-            for name, definition in _contents(self.name, self.image).maps.items()
-            if not definition.internal
-        }
+        declared = _contents(self.name, self.image).maps
+        sized = {name: evolve(declared[name], max_entries=size) for name, size in self._max_entries.items()}
+        return {name: each for name, each in (declared | sized).items() if not each.internal}
 
     @property
     def programs(self) -> dict[str, ProgramDef]:
@@ -140,10 +138,17 @@ class ObjectSpec:
                 raise ObjectError(f"map {name!r} cannot have {count} entries")
         return evolve(self, max_entries={**self._max_entries, **max_entries})
 
-    def load(self, *, reuse: Mapping[str, Map] | None = None, pins: PinDir | None = None) -> Object:
+    def load(
+        self,
+        *,
+        reuse: Mapping[str, Map] | None = None,
+        pins: PinDir | None = None,
+        programs: Collection[str] | None = None,
+    ) -> Object:
         """Create the maps and load the programs.
 
         :param reuse: maps to use instead of creating those of the same names; other names are ignored.
+        :param programs: these alone; :meth:`Object.load_programs` loads others later.
         :param pins: use the maps pinned there, and pin there what had to be created.
         :raises VerifierError: a program was rejected.
         :raises LayoutError: a map to reuse has another type, key or value size.
@@ -151,9 +156,11 @@ class ObjectSpec:
         :raises BpffsError: the pins cannot be used or made. Those of a load that failed are taken back.
         """
         with pins.restored_on_error() if pins is not None else nullcontext():
-            return self._load(reuse or {}, pins)
+            return self._load(reuse or {}, pins, programs)
 
-    def _load(self, reuse: Mapping[str, Map], pins: PinDir | None) -> Object:
+    def _load(
+        self, reuse: Mapping[str, Map], pins: PinDir | None, programs: Collection[str] | None
+    ) -> Object:
         from k8sdatapath.pybpf.objects import OpenObject
 
         with ExitStack() as borrowed, OpenObject(self.image, self.name) as opened:
@@ -167,7 +174,7 @@ class ObjectSpec:
                 if name in shared:
                     self.check_map(name, shared[name])
                     opened.reuse(name, shared[name].number)
-            opened.load()
+            opened.load(programs)
             loaded = _take(self, opened)
         if pins is not None:
             loaded.pin_maps(pins, loaded.map_fds.keys() - shared.keys())
@@ -193,17 +200,17 @@ class ObjectSpec:
         from k8sdatapath.layout.compare import compare, types_of_map
         from k8sdatapath.pybpf import maps
 
-        declared, info = self.maps[name], maps.info(fd)
+        known = _contents(self.name, self.image)
+        declared, info = known.maps[name], maps.info(fd)
         want = (declared.type, declared.key_size, declared.value_size, declared.flags)
         have = (info.type, info.key_size, info.value_size, info.flags)
         names = ("type", "key size", "value size", "flags")
         apart = [f"{n} {h} instead of {w}" for n, w, h in zip(names, want, have, strict=True) if w != h]
         tables = ""
-        known = _contents(self.name, self.image).btf
-        if info.btf_id and known is not None:
-            there, ours = maps.kernel_btf(info.btf_id), types_of_map(known, name)
+        if info.btf_id and known.btf is not None:
+            there, ours = maps.kernel_btf(info.btf_id), types_of_map(known.btf, name)
             for what, its in (("key", info.btf_key_type_id), ("value", info.btf_value_type_id)):
-                if its and what in ours and (shown := compare(there, its, known, ours[what])):
+                if its and what in ours and (shown := compare(there, its, known.btf, ours[what])):
                     apart.append(f"another layout of its {what}")
                     tables += "\n" + shown
         if apart:
@@ -251,6 +258,28 @@ class Object(Resource):
         """
         fd = self._find(self.program_fds, name, "program")
         return kind(fd, self.spec.programs[name])
+
+    def load_programs(self, *names: str) -> None:
+        """Load programs that were left out, over the same maps. Several threads may do so, each with others.
+
+        :raises ObjectError: there is none of such a name, or the object has variables: they would be others'.
+        :raises VerifierError: one was rejected; none of them is there then.
+        """
+        if self._closed:
+            raise ClosedError(f"object {self.spec.name} is closed")
+        for name, definition in _contents(self.spec.name, self.spec.image).maps.items():
+            if definition.internal and "rodata" not in name:
+                raise ObjectError(f"programs of {self.spec.name} are to be loaded at once: they share {name}")
+        from k8sdatapath.pybpf.objects import OpenObject
+
+        with OpenObject(self.spec.image, self.spec.name) as opened, ExitStack() as undo:
+            self.spec._configure(opened)
+            for name, fd in self.map_fds.items():
+                opened.reuse(name, fd.number)
+            opened.load(names)
+            loaded = {name: undo.enter_context(opened.program_fd(name)) for name in opened.programs}
+            undo.pop_all()
+            self.program_fds |= loaded
 
     def pin_maps(self, pins: PinDir, names: Iterable[str]) -> None:
         """Pin maps by their names: all of them, or none and the object is closed.

@@ -12,12 +12,24 @@ from pathlib import Path
 
 from attrs import field, frozen
 
-from k8sdatapath.errors import BpffsError, KernelError, PinsBusyError
+from k8sdatapath.errors import BpffsError, PinsBusyError
+from k8sdatapath.pybpf.calls import kernel_error
 from k8sdatapath.pybpf.fd import Fd
 from k8sdatapath.resource import Resource
 
 #: Where the kernel documentation, systemd and every BPF tool expect the filesystem.
 BPFFS = Path("/sys/fs/bpf")
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """Keep out other processes that do the same to a directory."""
+    lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
 
 
 def ensure_bpffs(path: Path = BPFFS) -> None:
@@ -32,10 +44,12 @@ def ensure_bpffs(path: Path = BPFFS) -> None:
         return
     if path.is_relative_to(BPFFS) and BPFFS.is_dir():
         try:
-            links.mount_bpffs(BPFFS)
-        except KernelError as error:
+            with _locked(BPFFS):  # a second one would hide what others have pinned in the first
+                if not links.is_bpffs(BPFFS):
+                    links.mount_bpffs(BPFFS)
+        except OSError as error:
             hint = f"run as root: mount -t bpf bpf {BPFFS}"
-            raise BpffsError("mount a BPF filesystem", str(BPFFS), error.errno, hint) from error
+            raise BpffsError("mount a BPF filesystem", str(BPFFS), error.errno or 0, hint) from error
         return
     hint = f"choose one below {BPFFS}; where that is not mounted, run as root: mount -t bpf bpf {BPFFS}"
     raise BpffsError("use as a pin directory", str(path), errno.EINVAL, hint)
@@ -188,9 +202,13 @@ class PinDir:
         return sorted(self._entries(kind))
 
     def _entries(self, kind: str) -> Iterator[str]:
-        directory = self.path / kind
-        if directory.is_dir():
-            yield from (entry.name for entry in directory.iterdir())
+        try:
+            yield from os.listdir(self.path / kind)
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        except OSError as error:
+            number, op = error.errno or errno.EIO, "read pin directory"
+            raise BpffsError(op, str(self), number, kernel_error(number, op).hint) from error
 
     def _paths(self) -> set[Path]:
         return {self.path / kind / name for kind in ("maps", "links") for name in self._entries(kind)}

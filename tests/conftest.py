@@ -15,22 +15,23 @@ import re
 import signal
 import time
 from collections import Counter, defaultdict
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
+from hypothesis import HealthCheck
 
 from k8sdatapath.errors import NotSupportedError
 from k8sdatapath.pybpf.fd import Fd
-from tests.support.leaks import SharedMachine, host_state
+from tests.support.leaks import SharedMachine, children, host_state
 
 pytest.register_assert_rewrite("tests.support.map_contract")
 
 TESTS = Path(__file__).parent
+ROOT = TESTS.parent
 ROOTLESS = {"unit", "api"}
 REQUIRE_KERNEL = os.environ.get("KD_REQUIRE_KERNEL") == "1"
-RAN = pytest.StashKey[dict[str, Counter[str]]]()
 
 
 def tier(path: Path) -> str:
@@ -38,11 +39,22 @@ def tier(path: Path) -> str:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[RAN] = defaultdict(Counter)
+    if not hasattr(config, "workerinput"):  # of several processes, the one that starts the others
+        config.pluginmanager.register(Host())
     Fd.trace = True
     signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs are started deaf to it
     os.environ.pop("PYTHONUNBUFFERED", None)  # programs under test buffer as they do at a user's
-    hypothesis.settings.register_profile("k8sdatapath", deadline=None)  # a busy machine is slow
+    properties(config)
+
+
+def properties(config: pytest.Config) -> None:
+    """How properties are tried: always on the same examples, or on others by ``--hypothesis-seed``."""
+    hypothesis.settings.register_profile(
+        "k8sdatapath",
+        deadline=None,  # a busy machine is slow
+        derandomize=config.getoption("--hypothesis-seed") is None,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+    )
     hypothesis.settings.load_profile("k8sdatapath")
 
 
@@ -70,8 +82,6 @@ def pytest_runtest_makereport(
     if report.skipped and REQUIRE_KERNEL and not hasattr(report, "wasxfail"):
         report.outcome = "failed"
         report.longrepr = f"skipped, which KD_REQUIRE_KERNEL=1 forbids: {report.longrepr}"
-    if report.when == "call" or not report.passed:
-        item.config.stash[RAN][tier(item.path)][report.outcome] += 1
     return report
 
 
@@ -84,32 +94,56 @@ def numbers(version: str) -> list[int]:
     return [int(part) for part in re.findall(r"\d+", version)[:2]]
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    ran = terminalreporter.config.stash[RAN]
-    terminalreporter.section("tests per tier")
-    for where in sorted(ran):
-        counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(ran[where].items()))
-        terminalreporter.line(f"{where:12} {counts}")
+class Host:
+    """Counts what has run, and fails the run when something of it survives on the host."""
+
+    def __init__(self) -> None:
+        self.ran: dict[str, Counter[str]] = defaultdict(Counter)
+        self.machine = SharedMachine()
+        self.before = host_state()
+        self.left: list[str] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "call" or not report.passed:
+            self.ran[tier(ROOT / report.fspath)][report.outcome] += 1
+
+    @pytest.hookimpl(wrapper=True, trylast=True)  # after other processes have ended, before the summary
+    def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, object, object]:
+        result = yield
+        if self.machine.alone():  # what appeared meanwhile is this run's own doing
+            self.left = settled(lambda: host_state() - self.before)
+        if self.left:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        self.machine.close()
+        return result
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        terminalreporter.section("tests per tier")
+        for where in sorted(self.ran):
+            counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(self.ran[where].items()))
+            terminalreporter.line(f"{where:12} {counts}")
+        if self.left:
+            terminalreporter.section("left behind on the host", red=True)
+            for each in self.left:
+                terminalreporter.line(each)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Fail the session when descriptors, namespaces, cgroups, devices, pins or processes survive it."""
-    machine = SharedMachine()
-    before = host_state()
+    """Fail the session when descriptors or processes survive it."""
+    before = set(children())
     yield
     gc.collect()
-    left = sorted(host_state() - before)
-    deadline = time.monotonic() + 3  # the kernel takes devices and cgroups apart in its own time
-    while left and time.monotonic() < deadline:
-        time.sleep(0.05)
-        left = sorted(host_state() - before)
-    alone = machine.alone()
-    machine.close()
-    if left and not alone:
-        print("\nleft on the host, by this or by another test session:", *left, sep="\n  ")
-        left = []
+    left = [f"child process {each}" for each in settled(lambda: set(children()) - before)]
     if not request.session.testsfailed:  # the traceback of a failure keeps its frames' descriptors alive
         left += [f"{fd!r} made at\n{fd.born}" for fd in Fd.live()]
     if left:
         pytest.fail("left behind by the session:\n  " + "\n  ".join(left), pytrace=False)
+
+
+def settled(look: Callable[[], set[str]]) -> list[str]:
+    """What is still there after a while: the kernel takes devices and cgroups apart in its own time."""
+    deadline = time.monotonic() + 30
+    while (found := look()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return sorted(found)

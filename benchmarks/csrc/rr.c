@@ -1,37 +1,48 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * The traffic of the benchmarks: requests and responses of 64 bytes over TCP, or a unix socket.
+ * The traffic of the benchmarks: requests and responses over TCP, or a unix socket. A request says in its first bytes
+ * how long it is, and its response is as long.
  *
- *	rr serve PORT CPU	answers on PORT of every address, or at a PATH; prints "ready"
+ *	rr serve PORT CPU	answers on PORT of every address, or at a PATH, whoever asks first; prints "ready"
+ *	rr answer PORT CPU	the same, one connection after the other: it waits in recv(), not in epoll_wait()
  *	rr client CPU		takes orders on standard input, one a line:
- *				  crr ADDRESS PORT COUNT SPREAD	connect, request, response, close
- *				  rr ADDRESS PORT COUNT SPREAD	one connection kept open
+ *				  crr ADDRESS PORT COUNT SPREAD SIZE	connect, request, response, close
+ *				  rr ADDRESS PORT COUNT SPREAD SIZE	one connection kept open
  *				each connection goes to one of SPREAD addresses from ADDRESS on, by chance; or to a PATH
  *
  * A client answers each order with one line:
  *	COUNT SECONDS FAILED CONNECT_P50 P90 P99 WHOLE_P50 P90 P99	(nanoseconds)
+ * A last argument "ordinary" has the ordinary scheduler choose which of them runs, as it does for pods.
  * Both end when their standard input does, so none outlives the benchmark that started it.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <sched.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/time.h>
 #include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
 
-#define MESSAGE 64
+#define MAX_MESSAGE (1 << 16)
 #define MAX_SAMPLES (1 << 20)
 #define MAX_FAILURES 5 /* then the path is broken: end the slice */
 #define MAX_EVENTS 64
 
+struct message {
+	uint32_t size; /* of all of it */
+	char data[MAX_MESSAGE - sizeof(uint32_t)];
+};
+
+static struct message message;
 static uint32_t connect_ns[MAX_SAMPLES], whole_ns[MAX_SAMPLES];
 
 static void die(const char *what)
@@ -50,9 +61,10 @@ static uint64_t now_ns(void)
 
 /*
  * One CPU for both ends, and neither may preempt the other: a server that is woken by the last packet of
- * a handshake would otherwise run before connect() returns, in some slices and not in others.
+ * a handshake would otherwise run before connect() returns, in some slices and not in others. By the ordinary
+ * scheduler both have the same weight, and more than all others.
  */
-static void pin(int cpu)
+static void pin(int cpu, int ordinary)
 {
 	struct sched_param lowest = { .sched_priority = 1 };
 	cpu_set_t set;
@@ -61,22 +73,27 @@ static void pin(int cpu)
 	CPU_SET(cpu, &set);
 	if (sched_setaffinity(0, sizeof(set), &set))
 		die("sched_setaffinity");
-	if (sched_setscheduler(0, SCHED_FIFO, &lowest))
-		die("sched_setscheduler");
+	if (ordinary ? setpriority(PRIO_PROCESS, 0, -20) : sched_setscheduler(0, SCHED_FIFO, &lowest))
+		die("priority");
 }
 
-static int whole_message(int fd, char *buffer)
+static int receive(int fd)
 {
 	size_t got = 0;
 
-	while (got < MESSAGE) {
-		ssize_t n = recv(fd, buffer + got, MESSAGE - got, 0);
+	do {
+		ssize_t n = recv(fd, (char *)&message + got, sizeof(message) - got, 0);
 
 		if (n <= 0)
 			return -1;
 		got += n;
-	}
+	} while (got < sizeof(message.size) || got < message.size);
 	return 0;
+}
+
+static int transmit(int fd)
+{
+	return send(fd, &message, message.size, MSG_NOSIGNAL) == (ssize_t)message.size ? 0 : -1;
 }
 
 static void watch(int epoll, int fd)
@@ -124,11 +141,31 @@ static int listen_on(int port)
 	return fd;
 }
 
+static int listen_to(const char *where)
+{
+	return is_path(where) ? listen_at(where) : listen_on(atoi(where));
+}
+
+static int answer(const char *where)
+{
+	struct pollfd wanted[] = { { .fd = listen_to(where), .events = POLLIN }, { .fd = STDIN_FILENO, .events = POLLIN } };
+
+	puts("ready");
+	fflush(stdout);
+	while (poll(wanted, 2, -1) > 0 && !wanted[1].revents) {
+		int fd = accept(wanted[0].fd, NULL, NULL);
+
+		while (!receive(fd) && !transmit(fd))
+			;
+		close(fd);
+	}
+	return 0;
+}
+
 static int serve(const char *where)
 {
-	int listener = is_path(where) ? listen_at(where) : listen_on(atoi(where)), epoll = epoll_create1(0);
+	int listener = listen_to(where), epoll = epoll_create1(0);
 	struct epoll_event events[MAX_EVENTS];
-	char buffer[MESSAGE] = { 0 };
 
 	watch(epoll, listener);
 	watch(epoll, STDIN_FILENO);
@@ -147,7 +184,7 @@ static int serve(const char *where)
 
 				if (accepted >= 0)
 					watch(epoll, accepted);
-			} else if (whole_message(fd, buffer) || send(fd, buffer, MESSAGE, MSG_NOSIGNAL) != MESSAGE) {
+			} else if (receive(fd) || transmit(fd)) {
 				close(fd);
 			}
 		}
@@ -168,13 +205,10 @@ static int new_socket(int family)
 	return fd;
 }
 
-static int ask(int fd)
+static int ask(int fd, uint32_t size)
 {
-	char buffer[MESSAGE] = "request";
-
-	if (send(fd, buffer, MESSAGE, MSG_NOSIGNAL) != MESSAGE)
-		return -1;
-	return whole_message(fd, buffer);
+	message.size = size;
+	return transmit(fd) || receive(fd);
 }
 
 static int by_value(const void *a, const void *b)
@@ -193,11 +227,11 @@ static void print_percentiles(uint32_t *samples, size_t count)
 		printf(" %u", count ? samples[count * wanted[i] / 100] : 0);
 }
 
-/* Where a client connects to: one of the addresses, or the path. */
+/* Where a client connects to, one of the addresses or the path, and how much it asks. */
 struct target {
 	struct sockaddr_in first;
 	struct sockaddr_un path;
-	uint32_t spread;
+	uint32_t spread, size;
 };
 
 static int dial(int fd, const struct target *target)
@@ -225,7 +259,7 @@ static void measure(const struct target *target, size_t wanted, int keep_alive)
 		broken = fresh && dial(fd, target);
 		if (fresh)
 			connected = now_ns();
-		broken = broken || ask(fd);
+		broken = broken || ask(fd, target->size);
 		if (broken || !keep_alive) {
 			close(fd);
 			fd = -1;
@@ -249,13 +283,17 @@ static void measure(const struct target *target, size_t wanted, int keep_alive)
 static int client(void)
 {
 	char kind[8], address[100];
-	uint32_t spread;
+	uint32_t spread, size;
 	size_t count;
 	int port;
 
-	while (scanf("%7s %99s %d %zu %u", kind, address, &port, &count, &spread) == 5 &&
-	       count <= MAX_SAMPLES && spread) {
-		struct target target = { .first = { .sin_family = AF_INET, .sin_port = htons(port) }, .spread = spread };
+	while (scanf("%7s %99s %d %zu %u %u", kind, address, &port, &count, &spread, &size) == 6 &&
+	       count <= MAX_SAMPLES && spread && size >= sizeof(size) && size <= MAX_MESSAGE) {
+		struct target target = {
+			.first = { .sin_family = AF_INET, .sin_port = htons(port) },
+			.spread = spread,
+			.size = size,
+		};
 
 		if (is_path(address))
 			target.path = at_path(address);
@@ -268,14 +306,21 @@ static int client(void)
 
 int main(int argc, char **argv)
 {
+	int ordinary = argc > 3 && !strcmp(argv[argc - 1], "ordinary");
+
+	argc -= ordinary;
 	if (argc == 4 && !strcmp(argv[1], "serve")) {
-		pin(atoi(argv[3]));
+		pin(atoi(argv[3]), ordinary);
 		return serve(argv[2]);
 	}
+	if (argc == 4 && !strcmp(argv[1], "answer")) {
+		pin(atoi(argv[3]), ordinary);
+		return answer(argv[2]);
+	}
 	if (argc == 3 && !strcmp(argv[1], "client")) {
-		pin(atoi(argv[2]));
+		pin(atoi(argv[2]), ordinary);
 		return client();
 	}
-	fprintf(stderr, "usage: rr serve PORT CPU | rr client CPU\n");
+	fprintf(stderr, "usage: rr serve|answer PORT CPU [ordinary] | rr client CPU [ordinary]\n");
 	return 2;
 }

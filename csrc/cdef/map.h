@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 struct kd_map_info {
 	uint32_t type;
 	uint32_t id;
@@ -10,13 +11,6 @@ struct kd_map_info {
 	uint32_t btf_value_type_id;
 	char name[16];
 };
-
-int bpf_map_lookup_elem(int fd, const void *key, void *value);
-int bpf_map_lookup_and_delete_elem(int fd, const void *key, void *value);
-int bpf_map_update_elem(int fd, const void *key, const void *value, uint64_t flags);
-int bpf_map_delete_elem(int fd, const void *key);
-int bpf_map_get_next_key(int fd, const void *cur_key, void *next_key);
-int bpf_map_get_fd_by_id(uint32_t id);
 
 int kd_map_create(int type, const char *name, uint32_t key_size, uint32_t value_size, uint32_t max_entries,
 		  uint32_t flags, int inner_fd);

@@ -6,13 +6,13 @@ import logging
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
-from ipaddress import ip_address
 from pathlib import Path
 
 from k8sdatapath.agent.acceleration import AcceleratedServices
 from k8sdatapath.agent.config import AgentConfig
 from k8sdatapath.agent.flows import AgentFlows, level_of
 from k8sdatapath.agent.health import Checks, Probe
+from k8sdatapath.agent.health_checks import HealthAnswers
 from k8sdatapath.agent.metrics import (
     Metrics,
     NodeMetrics,
@@ -23,6 +23,7 @@ from k8sdatapath.agent.metrics import (
 )
 from k8sdatapath.agent.options import OPTIONS
 from k8sdatapath.agent.other_nodes import OtherNodes
+from k8sdatapath.agent.pod_networks import PodNetworks
 from k8sdatapath.agent.policies import follow_policies
 from k8sdatapath.agent.source import Listener, Nodes, NodeSource, Pods, open_source
 from k8sdatapath.agent.values import Acceleration
@@ -32,7 +33,6 @@ from k8sdatapath.component import ObjectKey
 from k8sdatapath.errors import DatapathError, MissingExtraError, NotSupportedError
 from k8sdatapath.kube import KubeWatch, NodeView, ObjectSource
 from k8sdatapath.kube.event_writer import EventWriter
-from k8sdatapath.kube.health import HealthServer
 from k8sdatapath.kube.local import node_local
 from k8sdatapath.kube.replay import Recorder
 from k8sdatapath.kube.translator import NodeDelta
@@ -69,9 +69,6 @@ class Agent(Resource):
         self._backends_went = False
         self._others = OtherNodes(config)
         self._own_addresses: frozenset[tuple[int, IPAddress]] = frozenset()
-        self._view: NodeView | None = None
-        self._health: HealthServer | None = None
-        self._unheard: frozenset[tuple[IPAddress, int]] = frozenset()
         self._notes: frozenset[str] = frozenset()
         pins = PinDir(config.pins)
         with ExitStack() as own:
@@ -82,6 +79,7 @@ class Agent(Resource):
             with pins.restored_on_error():  # while the node still has the lock
                 self.node = own.enter_context(Node.open(self._node_config(pins), prune=False))
                 self._others.serve(self.node)
+                self._pod_networks = self._follow_pod_networks()
                 self._check_acceleration()
             for note in self.node.notes:
                 _log.warning("note: %s", note)
@@ -94,7 +92,7 @@ class Agent(Resource):
             if config.cni_socket is not None:
                 cni = own.enter_context(_cni_server(holder, config.cni_socket))
                 self.checks.add("CNI", lambda: "" if cni.alive else "it has ended", Probe.LIVE)
-            own.callback(self._close_health)
+            self._health = own.enter_context(HealthAnswers(self._is_healthy))
             self._events = own.enter_context(events) if (events := self._event_writer(objects)) else None
             self.policies = self._follow_policies(objects, own)
             self._local = node_local(self.source, self._given_view())
@@ -150,12 +148,14 @@ class Agent(Resource):
             pod_sockets=config.pod_sockets,
             protect_node_ports=config.protect_node_ports,
             service_networks=config.service_networks,
+            pod_networks=config.pod_networks or None,
             xdp=config.acceleration is not Acceleration.DISABLED,
             tunnel=config.tunnel,
             direct_routes=config.direct_routes,
             masquerade=self._others.masquerading,
             policy=config.policy,
             dns=config.policy,
+            dns_visibility=config.dns_visibility,
             host_firewall=config.guard,
             l7=config.policy and config.l7,
             accelerate=config.accelerating,
@@ -177,6 +177,11 @@ class Agent(Resource):
         self.checks.add("acceleration", lambda: accelerated.problem, Probe.READY, of_health=False)
         return accelerated
 
+    def _follow_pod_networks(self) -> PodNetworks | None:
+        config = self.config
+        followed = config.policy and not config.pod_networks
+        return PodNetworks(self.node, config.node_name) if followed else None
+
     def _node_source(self, objects: ObjectSource) -> NodeSource:
         listener = Listener(
             pods=self._on_pods,
@@ -195,8 +200,7 @@ class Agent(Resource):
 
     def _track(self, node: Node | IdentifiedPods) -> PodTracker:
         pattern = DevicePattern(self.config.pod_devices, uplinks=self.config.uplinks)
-        # without a pattern any veth may be a pod's, and those of others are not to be cut off
-        return PodTracker(node, pattern, isolate=self.config.policy and bool(self.config.pod_devices))
+        return PodTracker(node, pattern, isolate=self.config.policy)
 
     def _follow_policies(self, objects: ObjectSource, own: ExitStack) -> PolicyReconciler | None:
         if self.node.policy is None or self._known is None:
@@ -204,7 +208,9 @@ class Agent(Resource):
         watch = _watch(objects)
         client = None if watch is None else watch.client
         tell = self._events.tell if self._events is not None else lambda key, status: None
-        policies = follow_policies(self.config, client, self.node.policy, self._known, own, tell)
+        policies = follow_policies(
+            self.config, client, self.node.policy, self._known, own, tell, self.flows.events
+        )
         self.checks.add("policies", lambda: policies.problem, Probe.READY, of_health=False)
         if self.node.l7 is not None:
             known = self._known
@@ -247,6 +253,8 @@ class Agent(Resource):
     def _on_nodes(self, nodes: Nodes) -> None:
         self.flows.meet(nodes)
         self._others.update(nodes)
+        if self._pod_networks is not None:
+            self._pod_networks.update(nodes)
 
     def _on_addresses(self) -> tuple[IPAddress, ...]:
         """Take over what addresses the node has; returns those that clients may dial."""
@@ -273,24 +281,11 @@ class Agent(Resource):
         if not isinstance(delta, NodeDelta) or delta.view is None:
             return
         self._note(delta)
-        if not self.config.health_checks:
-            return
-        if self._health is None or self._view is None or _places(self._view) != _places(delta.view):
-            self._close_health()
-            self._health = HealthServer(_places(delta.view), healthy=self._is_healthy)
-        self._view = delta.view
-        self._health.update(delta.health_checks)
+        if self.config.health_checks:
+            self._health.update(delta.view.node_port_addresses, delta.health_checks)
 
     def _is_healthy(self) -> bool:
         return all(finding.well for finding in self.checks.ask(Probe.HEALTHY))
-
-    def _listen_again(self) -> None:
-        """Answer health checks at ports that somebody else had, and tell of those that somebody has."""
-        failed = self._health.retry() if self._health is not None else {}
-        for (address, port), error in failed.items():
-            if (address, port) not in self._unheard:
-                _log.warning("health checks at %s port %s cannot be answered yet: %s", address, port, error)
-        self._unheard = frozenset(failed)
 
     def _note(self, delta: NodeDelta) -> None:
         notes = frozenset(delta.notes)
@@ -314,10 +309,6 @@ class Agent(Resource):
     def _take_note(self, applied: Applied) -> None:
         if self.node.config.cgroup is not None and (applied.report.changed or applied.report.removed):
             self._backends_went = True
-
-    def _close_health(self) -> None:
-        if self._health is not None:
-            self._health.close()
 
     def _tell(self, key: ObjectKey, status: Status) -> None:
         """Tell of an object that has an error, or has it no more."""
@@ -397,7 +388,7 @@ class Agent(Resource):
             if self._backends_went:
                 self._end_sockets()
             self._others.look_at_masq_file()
-            self._listen_again()
+            self._health.retry()
             strangers = strangers and not self._forget_strangers()
             if not pruned and self.reconciler.synced:
                 self.node.prune()
@@ -478,10 +469,6 @@ def _unseen(devices: frozenset[str]) -> str:
         return ""
     names = ", ".join(sorted(devices))
     return f"the network namespaces behind {names} are not seen: run in the host's pid namespace"
-
-
-def _places(view: NodeView) -> tuple[IPAddress, ...]:
-    return tuple(ip_address(each) for each in view.node_port_addresses)
 
 
 def _watch(objects: ObjectSource) -> KubeWatch | None:

@@ -9,7 +9,8 @@ from k8sdatapath.agent.config import AgentConfig
 from k8sdatapath.cni.attachment import AttachmentStore
 from k8sdatapath.cni.server import unlink_abandoned
 from k8sdatapath.datapath.direct_routes import DirectRoutes
-from k8sdatapath.errors import DeviceGoneError
+from k8sdatapath.errors import DatapathError, DeviceGoneError
+from k8sdatapath.links import KernelLink
 from k8sdatapath.pins import PinDir
 
 __all__ = ["clean_up"]
@@ -35,6 +36,9 @@ def _clean_up(config: AgentConfig) -> Iterator[str]:
         with pins.lock():  # nobody starts while we are at it
             yield from (str(pins.link_path(name)) for name in pins.links)
             yield from (str(pins.map_path(name)) for name in pins.maps)
+            for name in pins.links:  # else programs stay for a moment that the kernel chooses
+                with suppress(DatapathError), KernelLink.open_pinned(pins.link_path(name)) as link:
+                    link.detach()
             pins.remove()
         yield str(pins.path)
     if config.tunnel is not None:

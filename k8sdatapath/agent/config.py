@@ -91,6 +91,7 @@ class AgentConfig:
     left_to_netfilter: tuple[tuple[Protocol, int], ...] = ()
     egress: tuple[EgressRule, ...] = ()
     service_networks: tuple[IPNetwork, ...] = ()
+    pod_networks: tuple[IPNetwork, ...] = ()
     direct_routes: bool = False
     tunneled: bool = False
     tunnel_kind: TunnelKind = TunnelKind.VXLAN
@@ -100,7 +101,10 @@ class AgentConfig:
     tunnel_mtu: int = 0
     policy: bool = False
     l7: bool = False
+    dns_visibility: bool = False
+    visible_pods: bool = True
     policy_audit: bool = False
+    policy_audit_pods: bool = False
     policy_answer: bool = False
     host_firewall: bool = False
     host_incoming: tuple[tuple[Protocol, int], ...] = HostFirewall().incoming
@@ -182,6 +186,11 @@ class AgentConfig:
         if not self.host_firewall:
             return None
         return HostFirewall(incoming=self.host_incoming, outgoing=self.host_outgoing)
+
+    @property
+    def telling(self) -> bool:
+        """Whether anybody is told of flows."""
+        return bool(self.hubble or self.hubble_metrics)
 
     @property
     def accelerating(self) -> bool:
@@ -289,6 +298,8 @@ class AgentConfig:
             self._check_policy()
         elif self.host_firewall:
             raise ConfigError("", "hostFirewall.enabled", "needs policy: true")
+        if self.dns_visibility and not (self.policy and self.telling):
+            raise ConfigError("", "dnsVisibility", "needs policy, and hubble.enabled or metrics")
         if (self.hubble_cert is None) is not (self.hubble_key is None):
             raise ConfigError("", "hubble.tls", "a certificate and its key go together")
         if (self.hubble_tls or self.hubble_clients is not None) and self.hubble_cert is None:

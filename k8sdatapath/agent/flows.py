@@ -6,6 +6,8 @@ import time
 from contextlib import ExitStack
 from hashlib import blake2b
 
+from attrs import evolve
+
 from k8sdatapath.agent.config import AgentConfig
 from k8sdatapath.agent.metrics import FlowFamilies, Metrics
 from k8sdatapath.agent.source import Nodes, Workloads
@@ -29,7 +31,7 @@ _EVERY = (Aggregation.NONE, Aggregation.LOWEST, Aggregation.LOW)
 
 def level_of(config: AgentConfig) -> str | None:
     """How much a node's programs are to tell; None if nobody asks."""
-    if not config.hubble and not config.hubble_metrics:
+    if not config.telling:
         return None
     return "all" if config.aggregation in _EVERY else "aggregated"
 
@@ -38,6 +40,7 @@ class AgentFlows(Resource):
     """Tells the flows of a node, if the configuration says so.
 
     :ivar server: who is told; None: nobody.
+    :ivar events: what the agent does, which is told too.
     """
 
     def __init__(self, config: AgentConfig, node: Node, metrics: Metrics | None) -> None:
@@ -49,16 +52,17 @@ class AgentFlows(Resource):
         self._port = config.hubble_listen.rpartition(":")[2]
         self._tls = config.hubble_cert is not None
         self.server: HubbleServer | None = None
+        self.events: AgentEvents | None = None
+        self._counted = FlowMetrics(config.hubble_metrics)
         with ExitStack() as own:
             if node.observer is not None and config.hubble:
-                events = AgentEvents()
-                events.add(AgentEvent(AgentEventType.AGENT_STARTED, TimeNotification(time.time_ns())))
-                server = HubbleServer(node.observer, _options(config), events=events, peers=self._peers)
+                self.events = AgentEvents()
+                self.events.add(AgentEvent(AgentEventType.AGENT_STARTED, TimeNotification(time.time_ns())))
+                server = HubbleServer(node.observer, _options(config), events=self.events, peers=self._peers)
                 self.server = own.enter_context(server)
             if node.observer is not None and config.hubble_metrics and metrics is not None:
-                counted = FlowMetrics(config.hubble_metrics)
-                own.enter_context(MetricReader(node.observer, counted))
-                metrics.add(FlowFamilies(counted))
+                own.enter_context(MetricReader(node.observer, self._counted))
+                metrics.add(FlowFamilies(self._counted))
             self._own = own.pop_all()
 
     def learn(self, pods: Workloads) -> None:
@@ -67,18 +71,23 @@ class AgentFlows(Resource):
         if self._node.observer is None:
             return
         now = {f"{pod.namespace}/{pod.name}": pod for pod in pods}
+        for name, pod in self._pods.items():
+            lost = set(pod.addresses).difference(now[name].addresses if name in now else ())
+            if lost and self._by_policy:
+                names.left(evolve(_workload(pod), addresses=tuple(lost)), *_owners(pod))
         gone = self._pods.keys() - now.keys()
         for name in gone:
             names.belongs(name)
+            self._counted.forget(*name.split("/"))
         if not self._by_policy:
             names.forget(*gone)
         for name, pod in now.items():
             if pod == self._pods.get(name):
                 continue
-            names.belongs(name, *([WorkloadRef(pod.owner[1], pod.owner[0])] if pod.owner else []))
+            names.belongs(name, *_owners(pod))
+            self._counted.keep(pod.namespace, pod.name)
             if not self._by_policy:
-                labels = dict(label.split("=", 1) for label in pod.labels)
-                workload = Workload.pod(name, labels, addresses=pod.addresses)
+                workload = _workload(pod)
                 names.learn(workload, self._numbers.of(workload.labels))
         self._pods = now
 
@@ -96,6 +105,15 @@ class AgentFlows(Resource):
     def close(self) -> None:
         """Tell no more."""
         self._own.close()
+
+
+def _workload(pod: KubePod) -> Workload:
+    labels = dict(label.split("=", 1) for label in pod.labels)
+    return Workload.pod(f"{pod.namespace}/{pod.name}", labels, addresses=pod.addresses)
+
+
+def _owners(pod: KubePod) -> list[WorkloadRef]:
+    return [WorkloadRef(pod.owner[1], pod.owner[0])] if pod.owner else []
 
 
 class _Numbers:

@@ -6,24 +6,30 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import accumulate
 from math import inf
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import k8sdatapath
+from k8sdatapath.datapath.policy_rows import Because, Cause
 from k8sdatapath.errors import DatapathError, MissingExtraError
 from k8sdatapath.hubble.metrics import BUCKETS
 from k8sdatapath.model.identity import Reserved
+from k8sdatapath.model.policy import Action, Toward
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
     from prometheus_client.core import Metric
 
     from k8sdatapath.datapath.identity_policy import IdentityPolicy
+    from k8sdatapath.datapath.policy_pairs import EndpointPolicy
     from k8sdatapath.hubble.metrics import FlowMetrics
     from k8sdatapath.kube import KubeWatch
     from k8sdatapath.node import Node, PodTracker
     from k8sdatapath.reconcile import Histogram, PolicyReconciler, Reconciler
 
 __all__ = ["MetricSource", "Metrics"]
+
+RuleKey: TypeAlias = tuple[Toward, Action, Because, tuple[Cause, ...]]
+"""What tells a rule's count from others."""
 
 
 class MetricSource(Protocol):
@@ -224,14 +230,16 @@ class ReconcilerMetrics:
 
 
 class PolicyMetrics:
-    """How far policies are in force."""
+    """How far policies are in force, and what they come to."""
 
     def __init__(self, policies: PolicyReconciler, enforced: IdentityPolicy) -> None:
         self._policies, self._enforced = policies, enforced
+        self._seen = Counter[RuleKey]()
+        self._packets = Counter[tuple[Toward, Action]]()
 
     def collect(self) -> Iterator[Metric]:
         """As it is now."""
-        from prometheus_client.core import GaugeMetricFamily
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
         found = {
             "policies": ("Policies in force.", len(self._enforced.policies)),
@@ -243,9 +251,50 @@ class PolicyMetrics:
             "policy_objects_wrong": ("Objects that cannot be enforced.", len(self._policies.errors)),
             "policies_failed": ("What could not be put in force.", len(self._policies.failures)),
             "policy_synced": ("Whether all was put in force once.", int(self._policies.synced)),
+            "policy_max_revision": ("The latest revision of policies.", self._enforced.revision),
         }
         for name, (meaning, value) in found.items():
             yield GaugeMetricFamily(f"k8sdatapath_{name}", meaning, value)
+        statuses = Counter(enforcement(each, self._enforced.audit) for each in self._enforced.endpoints)
+        text = "Pods, and the node if policies are for it, by what policies restrict."
+        name = "k8sdatapath_policy_endpoint_enforcement_status"
+        status = GaugeMetricFamily(name, text, labels=["enforcement"])
+        for word in ENFORCEMENTS:
+            status.add_metric([word], statuses[word])
+        yield status
+        self._look()
+        text = "Packets that rules, or policies by default, have allowed or denied."
+        packets = CounterMetricFamily("k8sdatapath_policy_packets", text, labels=["direction", "action"])
+        for toward in Toward:
+            for action in (Action.ALLOW, Action.DENY):
+                packets.add_metric([toward.name.lower(), action.name.lower()], self._packets[toward, action])
+        yield packets
+
+    def _look(self) -> None:
+        """Rules come and go with their counts; what was seen of them stays."""
+        seen = Counter[RuleKey]()
+        for each in self._enforced.counts():
+            seen[each.toward, each.action, each.because, each.causes] += each.packets
+        for rule, packets in seen.items():
+            before = self._seen[rule]
+            self._packets[rule[:2]] += packets - (before if before <= packets else 0)
+        self._seen = seen
+
+
+ENFORCEMENTS = ("none", "ingress", "egress", "both", "audit-ingress", "audit-egress", "audit-both")
+"""Cilium's words for how an endpoint is restricted."""
+
+
+def enforcement(endpoint: EndpointPolicy, audit: bool) -> str:
+    """The word for an endpoint.
+
+    :param audit: all policies only look on.
+    """
+    ways = endpoint.isolated
+    if not ways:
+        return "none"
+    word = "both" if len(ways) == len(Toward) else next(iter(ways)).name.lower()
+    return f"audit-{word}" if audit or endpoint.audited or ways <= endpoint.audits else word
 
 
 class FlowFamilies:

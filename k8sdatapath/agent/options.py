@@ -123,6 +123,7 @@ OPTIONS: Final[Mapping[str, Option]] = {
     "loadBalancer.mode": Option("", _word("snat", "there is no other way to other nodes yet"), "snat"),
     "loadBalancer.serviceTopology": Option("", _either("hints are always followed"), "true"),
     "serviceNetworks": Option("service_networks", values.networks, "whose addresses are all cluster IPs"),
+    "podNetworks": Option("pod_networks", values.networks, "whose addresses are pods' of this node"),
     "routingMode": Option("tunneled", values.either("tunnel", "native"), "how pods elsewhere are reached"),
     "autoDirectNodeRoutes": Option(
         "direct_routes", values.flag, "make routes to pods elsewhere, through their nodes"
@@ -159,8 +160,17 @@ OPTIONS: Final[Mapping[str, Option]] = {
     "ipv6.enabled": Option("", _either("both families are always served"), "true"),
     "policy": Option("policy", values.flag, "enforce the cluster's network policies on pods of this node"),
     "l7Proxy": Option("l7", values.flag, "with `policy`: hold requests of HTTP to policies, without a proxy"),
+    "dnsVisibility": Option(
+        "dns_visibility", values.flag, "questions to name servers are flows, also where no policy holds them"
+    ),
+    "visibilityPods": Option(
+        "visible_pods", values.flag, "requests and questions are flows, of pods whose annotation says so"
+    ),
     "policyAuditMode": Option(
         "policy_audit", values.flag, "policies only look on: what they deny passes, and is counted", live=True
+    ),
+    "policyAuditPods": Option(
+        "policy_audit_pods", values.flag, "policies only look on at pods whose annotation says so"
     ),
     "policyDenyResponse": Option(
         "policy_answer", values.either("icmp", "none"), "tell pods of this node what is denied", live=True

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from k8sdatapath.agent.config import AgentConfig
+from k8sdatapath.agent.policy_events import ToldPolicies
 from k8sdatapath.agent.values import IdentityMode
 from k8sdatapath.component import ObjectKey, RecordStore
 from k8sdatapath.datapath.identity_policy import IdentityPolicy
 from k8sdatapath.errors import ConfigError
+from k8sdatapath.hubble import AgentEvents
 from k8sdatapath.identity import Collecting, Collector, MemoryStore, StoreAllocator
 from k8sdatapath.identity.etcd import EtcdStore
 from k8sdatapath.kube.events import ObjectSource
@@ -37,11 +39,13 @@ def follow_policies(
     pods: IdentifiedPods,
     own: ExitStack,
     tell: Callable[[ObjectKey, Status], object],
+    events: AgentEvents | None,
 ) -> PolicyReconciler:
     """Keep a node's policies as the cluster has them, until ``own`` is closed.
 
     :param client: of the API server; None: objects are in files, or were recorded.
     :param tell: is told what is wrong with objects.
+    :param events: are told what is done; None: nobody asks.
     """
     store = _store(config, client)
 
@@ -53,15 +57,18 @@ def follow_policies(
         store, config.node_name, fixed=well_known(), timing=config.timing, renumbered=renumbered
     )
     source = _source(config, client)
+    told = None if events is None else ToldPolicies(policy, events.add)
     reconciler = PolicyReconciler(
         source,
         config.node_name,
-        policy,
+        policy if told is None else told,
         identities,
-        on_pods=pods.know,
+        on_pods=pods.know if told is None else told.to_pods(pods.know),
         on_node=pods.know_host if config.host_firewall else None,
         alone=alone,
         prewarm=config.prewarm,
+        audit_pods=config.policy_audit_pods,
+        visible_pods=config.telling and config.visible_pods,
         names=True,
         requests=config.l7,
         on_status=tell,

@@ -63,7 +63,7 @@ class Process:
         _log.critical("%s", error, extra={"node": self.config.node_name, "version": k8sdatapath.__version__})
 
     def reload(self) -> None:
-        """Have the configuration read again, soon; may be called by a signal."""
+        """Have the configuration read again, soon; may be called in any thread."""
         self._hung_up.set()
 
     def _news(self) -> AgentConfig | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import socket
@@ -45,7 +46,8 @@ class WebServer(Resource):
         try:
             self._server = Server((where.host, where.port), Handler)
         except OSError as error:
-            raise KernelError("listen at", str(where), error.errno or 0) from error
+            hint = "--listen says another address, or none" if error.errno == errno.EADDRINUSE else ""
+            raise KernelError("listen at", str(where), error.errno or 0, hint) from error
         host, port = self._server.server_address[:2]
         self.where = Listen(str(host), int(port))
         self._thread = threading.Thread(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 
 __all__ = ["main"]
@@ -10,8 +11,12 @@ __all__ = ["main"]
 
 def main() -> None:
     """Run the command line and exit; without its extra, say what to install."""
+    # else gRPC tells of each stranger that knocks at a port with TLS
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     try:
         from k8sdatapath.cli.app import app
+    except KeyboardInterrupt:
+        sys.exit(130)
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] not in {"typer", "rich"}:
             raise

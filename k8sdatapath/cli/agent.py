@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
 
 import typer
@@ -130,11 +132,32 @@ def serve(config: AgentConfig, again: Callable[[], AgentConfig]) -> None:
 
     process = Process(config, again)
     stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    signal.signal(signal.SIGHUP, lambda *_: process.reload())
     try:
-        inside(config, process.run, stop)
+        with heeding({signal.SIGTERM: stop.set, signal.SIGINT: stop.set, signal.SIGHUP: process.reload}):
+            inside(config, process.run, stop)
     except (DatapathError, OSError) as error:  # told where all else is, which may be read by a program
         process.tell(error)
         raise typer.Exit(1) from error
+
+
+@contextmanager
+def heeding(calls: Mapping[int, Callable[[], None]]) -> Iterator[None]:
+    """Have a thread do what signals call for: whom a signal interrupts may hold the lock that this takes.
+
+    Signals that come afterwards, when the process is about to end, do nothing.
+    """
+    told: SimpleQueue[int] = SimpleQueue()  # its put() may be interrupted by itself
+
+    def heed() -> None:
+        while number := told.get():
+            calls[number]()
+
+    for number in calls:
+        signal.signal(number, lambda number, _: told.put(number))
+    thread = threading.Thread(target=heed, name="signals")
+    thread.start()
+    try:
+        yield
+    finally:
+        told.put(0)
+        thread.join()

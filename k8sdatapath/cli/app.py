@@ -6,6 +6,7 @@ Exit codes: 0 done; 1 it failed, or what was asked about is not well; 2 the comm
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, Any
 
 import typer
@@ -44,10 +45,17 @@ class Group(TyperGroup):
         except (DatapathError, OSError) as error:
             if ctx.params.get("debug") or isinstance(error, BrokenPipeError):
                 raise
-            console(stderr=True).print(f"error: {error}", style="red", markup=False)
+            console(stderr=True).print(f"error: {_told(error)}", style="red", markup=False)
             raise typer.Exit(1) from error
         except KeyboardInterrupt:
             raise typer.Exit(130) from None
+
+
+def _told(error: DatapathError | OSError) -> str:
+    """An error of the machine as the library tells those of its own: what it is about, then the reason."""
+    if isinstance(error, DatapathError) or not error.filename or not error.strerror:
+        return str(error)
+    return f"{os.fsdecode(error.filename)}: {error.strerror}"
 
 
 app = typer.Typer(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
 
 from attrs import asdict, frozen
@@ -17,6 +17,8 @@ from k8sdatapath.pins import BPFFS
 
 __all__ = ["Check", "machine_checks", "run"]
 
+_ACCELERATION = frozenset({"sockhash", "sk_msg", "sock_redirect"})
+_REQUESTS = frozenset({"sockhash", "sk_msg", "sk_storage", "sock_destroy", "mmapable_arrays", "ring_buffer"})
 OK, MISSING, ABSENT = "ok", "missing", "absent"  # absent: the datapath works without it
 
 
@@ -142,3 +144,42 @@ def feature_checks() -> Iterator[Check]:
         feature = support.feature
         advice = "" if support.supported else f"Linux {feature.min_kernel} or newer"
         yield Check(feature.name, OK if support.supported else ABSENT, feature.used_for, advice)
+    lacking = {each.feature.name: each.feature.min_kernel for each in found if not each.supported}
+    yield requests(lacking)
+    yield acceleration(lacking)
+
+
+def requests(lacking: Mapping[str, str]) -> Check:
+    """Whether servers may be held to HTTP rules, and which of them cannot be.
+
+    :param lacking: features that this kernel has not, and where they come with.
+    """
+    others = "" if mptcp().detail == "off" else ", and over MPTCP they get nothing"
+    found = Check(
+        "requests",
+        OK,
+        f"servers may be held to HTTP rules; not those that splice() what they receive{others}",
+        "rules for the servers behind TCP proxies that splice (in Go, haproxy with splice-request), "
+        "not for the proxies: `k8sdatapath l7 stats` counts UNREADABLE where one did",
+    )
+    return _at_sockets(found, _REQUESTS & lacking.keys(), lacking)
+
+
+def acceleration(lacking: Mapping[str, str]) -> Check:
+    """Whether sockets may hand each other what they send, and which of them never will.
+
+    :param lacking: features that this kernel has not, and where they come with.
+    """
+    others = "" if mptcp().detail == "off" else "; connections over MPTCP go on through the stack"
+    found = Check("acceleration", OK, f"sockets of one node may skip the stack{others}")
+    return _at_sockets(found, _ACCELERATION & lacking.keys(), lacking)
+
+
+def _at_sockets(found: Check, absent: Set[str], lacking: Mapping[str, str]) -> Check:
+    """What is found where programs can be at the sockets of a cgroup; else what is lacking for that."""
+    if absent:
+        advice = f"Linux {', '.join(sorted({lacking[each] for each in absent}))} or newer"
+        return Check(found.name, ABSENT, f"not here: no {', '.join(sorted(absent))}", advice)
+    if cgroup2().state != OK:
+        return Check(found.name, ABSENT, "not here: no cgroup2", "see cgroup2")
+    return found

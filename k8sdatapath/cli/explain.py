@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,6 +10,7 @@ import typer
 
 from k8sdatapath.cli.names import Names
 from k8sdatapath.cli.output import Output, OutputOption, show_value
+from k8sdatapath.cli.policy import HeaderOption, RequestOption
 from k8sdatapath.cli.services import DEFAULT_PINS, PinsOption
 from k8sdatapath.datapath.explanation import Explanation, Place
 from k8sdatapath.model import Protocol, network
@@ -52,6 +54,8 @@ def explain(
     kubeconfig: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Of the cluster to look up names in.")
     ] = None,
+    request: RequestOption = "",
+    header: HeaderOption = None,
     family: Annotated[int, typer.Option(min=4, max=6, help="4 or 6, of names that have both.")] = 4,
     pins: PinsOption = DEFAULT_PINS,
     output: OutputOption = Output.TABLE,
@@ -62,6 +66,7 @@ def explain(
     other, as far as it gets on this node.
     """
     from k8sdatapath.datapath.explainer import Device, Explainer
+    from k8sdatapath.datapath.request_judge import RequestJudge
     from k8sdatapath.datapath.walk import Walk, walk
 
     names = Names(sources or (), kubeconfig)
@@ -73,10 +78,12 @@ def explain(
     if tunnel_device:
         config["tunnel_device"] = Device.find(tunnel_device).index
     config |= {f"service_ipv{each.version}": each for each in service_network or ()}
-    with Explainer.bind(PinDir(pins), config=config) as explainer:
+    text = "\n".join([request, *(header or ())])
+    with Explainer.bind(PinDir(pins), config=config) as explainer, ExitStack() as own:
         said: Walk | Explanation
         if at is Place.POD and not device:
-            said = walk(explainer, frontend, source, port=port)
+            judge = own.enter_context(RequestJudge.bind(PinDir(pins))) if request else None
+            said = walk(explainer, frontend, source, port=port, request=text, requests=judge)
         else:
             at_device = Device.find(device) if device else None
             of_socket = cookie if at is Place.SOCKET else 0

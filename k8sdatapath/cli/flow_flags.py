@@ -147,6 +147,19 @@ class _Pair:
     left: Fields = field(factory=dict)
     right: Fields = field(factory=dict)
     namespaces: dict[str, list[str]] = field(factory=dict)
+    flags: dict[str, dict[str, str]] = field(factory=dict)
+    """Of each name the flags that were given, by the end they are about."""
+
+    def note(self, name: str, side: str, flag: str) -> None:
+        """A flag was given.
+
+        :raises ModelError: it and another do not go together.
+        """
+        flags = self.flags.setdefault(name, {})
+        flags[side] = flag
+        one = flags.get("source") or flags.get("destination")
+        if one and "either" in flags:
+            raise ModelError(f"{flags['either']} is about either end, and does not go with {one}")
 
     def add(self, name: str, side: str, value: Any) -> None:
         """Note a value: ``side`` is ``source``, ``destination``, ``either``, or nothing."""
@@ -246,11 +259,24 @@ class _Collect(argparse.Action):
         except (KeyError, ValueError):
             raise argparse.ArgumentError(self, f"it cannot be {shown(text)}") from None
         pair = _pair(namespace, turned=getattr(namespace, "not_", False))
+        try:
+            pair.note(self._name, self._end, self.option_strings[-1])
+        except ModelError as error:
+            raise argparse.ArgumentError(self, str(error)) from None
         if self._name == "namespace":
             pair.namespaces.setdefault(self._end, []).append(value)
         else:
             pair.add(self._name, self._end, value)
         namespace.not_ = False
+
+
+class _Not(argparse.Action):
+    """Has the next flag tell what is not meant."""
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option: Any = None) -> None:
+        if getattr(namespace, self.dest, False):
+            raise argparse.ArgumentError(self, "it is about the next flag, which is another --not")
+        setattr(namespace, self.dest, True)
 
 
 class _Filters(argparse.Action):
@@ -281,7 +307,7 @@ def add_filter_flags(parser: argparse.ArgumentParser) -> None:
     """Give a parser the flags; :meth:`FlowFlags.of` reads what it has parsed."""
     group = parser.add_argument_group("which flows (twice is either; --not turns the next one round)")
     group.add_argument(
-        "--not", dest="not_", action="store_true", help="the next flag is of what is not meant"
+        "--not", dest="not_", action=_Not, nargs=0, help="the next flag is of what is not meant"
     )
 
     def add(flag: str, end: str, name: str, read: Callable[[str], Any], text: str, *short: str) -> None:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
+from enum import IntEnum
 
 from attrs import field, frozen
 
+from k8sdatapath.cli.drop_words import drop_text
 from k8sdatapath.model.flow import (
     DNS,
     SCTP,
     TCP,
     UDP,
-    DropReason,
+    AuthType,
+    DebugCapturePoint,
     Endpoint,
     Flow,
     FlowEvent,
@@ -21,6 +24,7 @@ from k8sdatapath.model.flow import (
     LostEvent,
     LostEventSource,
     MonitorEvent,
+    NodeState,
     NodeStatus,
     PolicyMatch,
     SocketTranslationPoint,
@@ -31,7 +35,7 @@ from k8sdatapath.model.flow import (
 from k8sdatapath.model.identity import Reserved
 from k8sdatapath.model.message import timestamp_text
 
-__all__ = ["TIME_FORMATS", "Shape", "cells", "drop_text", "kind_of"]
+__all__ = ["TIME_FORMATS", "Shape", "cells", "clean", "kind_of", "wants_colour"]
 
 _SECOND = 10**9
 
@@ -64,7 +68,6 @@ _SOCKETS: dict[int, str] = {
     SocketTranslationPoint.SOCK_XLATE_POINT_PRE_DIRECTION_REV: "pre-xlate-rev",
     SocketTranslationPoint.SOCK_XLATE_POINT_POST_DIRECTION_REV: "post-xlate-rev",
 }
-_DROPS: dict[int, str] = {DropReason.POLICY_DENY: "Policy denied by denylist"}
 _MATCHES: dict[int, str] = {
     PolicyMatch.NONE: "none",
     PolicyMatch.L3_ONLY: "L3-Only",
@@ -74,6 +77,14 @@ _MATCHES: dict[int, str] = {
     PolicyMatch.L3_PROTO: "L3-Proto",
     PolicyMatch.L4_PROTO_ONLY: "Proto-Only",
 }
+_JUDGED: dict[int, str] = {
+    Verdict.FORWARDED: "ALLOWED",
+    Verdict.REDIRECTED: "ALLOWED",
+    Verdict.DROPPED: "DENIED",
+    Verdict.ERROR: "DENIED",
+    Verdict.AUDIT: "AUDITED",
+}
+_NAMES_WIDTH = 50
 _COLOURS = {"host": 36, "port": 33, "identity": 35, "good": 32, "bad": 31, "mind": 33}
 _MOODS: dict[int, str] = {
     Verdict.FORWARDED: "good",
@@ -86,26 +97,16 @@ _MOODS: dict[int, str] = {
 }
 
 
-def drop_text(reason: int) -> str:
-    """A reason for people: ``Policy denied``."""
-    if reason in _DROPS:
-        return _DROPS[DropReason(reason)]
-    known = reason in DropReason.__members__.values()
-    return (
-        DropReason(reason).name.removeprefix("DROP_").replace("_", " ").capitalize() if known else str(reason)
-    )
-
-
 def kind_of(flow: Flow) -> str:
     """What kind of event a flow is, for people: ``to-endpoint``, ``Policy denied``, ``http-request``."""
-    if flow.l7 is not None and flow.l7.record is not None:
-        half = "response" if flow.l7.type == L7FlowType.RESPONSE else "request"
+    if flow.l7 is not None:
         record = flow.l7.record
+        protocol = type(record).__name__.lower() if record is not None else "l7"
         where = f" {record.observation_source}" if isinstance(record, DNS) else ""
-        return f"{type(record).__name__.lower()}-{half}{where}".rstrip()
+        return f"{protocol}-{_name(L7FlowType, flow.l7.type).lower()}{where}".rstrip()
     event = flow.event_type
     if event is None:
-        return "unknown"
+        return "UNKNOWN"
     if event.type == MonitorEvent.DROP:
         return drop_text(event.sub_type or flow.drop_reason)
     if event.type == MonitorEvent.TRACE:
@@ -114,19 +115,15 @@ def kind_of(flow: Flow) -> str:
         match = _MATCHES.get(flow.policy_match_type, "none")
         return f"policy-verdict:{match} {_name(TrafficDirection, flow.traffic_direction)}"
     if event.type == MonitorEvent.TRACE_SOCK:
-        return _SOCKETS.get(event.sub_type, str(event.sub_type))
-    return f"{event.type} {event.sub_type}"
+        point = flow.sock_xlate_point
+        return _SOCKETS.get(point) or _name(SocketTranslationPoint, point)
+    if event.type == MonitorEvent.CAPTURE:
+        return _name(DebugCapturePoint, flow.debug_capture_point)
+    return "UNKNOWN"
 
 
-def _name(kind: type[TrafficDirection] | type[Verdict] | type[LostEventSource], value: int) -> str:
+def _name(kind: type[IntEnum], value: int) -> str:
     return kind(value).name if value in kind.__members__.values() else str(value)
-
-
-def _verdict(flow: Flow) -> str:
-    if flow.event_type is not None and flow.event_type.type == MonitorEvent.POLICY_VERDICT:
-        words: dict[int, str] = {Verdict.DROPPED: "DENIED", Verdict.AUDIT: "AUDITED"}
-        return words.get(flow.verdict, "ALLOWED")
-    return _name(Verdict, flow.verdict)
 
 
 def clean(text: str) -> str:
@@ -157,9 +154,12 @@ class Shape:
         object.__setattr__(self, "paint", paint)
 
     def when(self, nanoseconds: int) -> str:
-        """A point in time."""
+        """A point in time, 0 being none."""
         seconds, rest = divmod(nanoseconds, _SECOND)
-        return TIME_FORMATS[self.time](datetime.fromtimestamp(seconds, UTC), rest)
+        try:
+            return TIME_FORMATS[self.time](datetime.fromtimestamp(seconds, UTC), rest) if seconds else "N/A"
+        except (OverflowError, ValueError, OSError):  # a time that no calendar has, told by a server
+            return "N/A"
 
     def line(self, event: FlowEvent) -> str:
         """One line, as ``-o compact`` has it."""
@@ -170,36 +170,46 @@ class Shape:
             what = f"EVENTS LOST: {_name(LostEventSource, told.source)}{cpu} {told.num_events_lost}{between}"
             return f"{self.when(event.time or told.last)}: {self.paint(what, 'bad')}"
         if isinstance(told, NodeStatus) or told is None:
-            return f"{clean(told.message) if told else 'nothing'}"
+            return f"{self.when(event.time)} [{clean(event.node_name)}]: {_about_nodes(told)}"
         node = f" [{clean(told.node_name or event.node_name)}]" if self.node else ""
-        source, destination = self.ends(told)
+        source, destination = (
+            f"{host} {self._identity(end)}"
+            for host, end in zip(self.ends(told), (told.source, told.destination), strict=True)
+        )
         arrow = "<>" if told.is_reply is None else "->"
         if told.is_reply:
             source, destination, arrow = destination, source, "<-"
-        verdict = self.paint(_verdict(told), _MOODS.get(told.verdict, "mind"))
-        because = self.because(told)
         return (
-            f"{self.when(told.time)}{node}: {source} {arrow} {destination} {clean(kind_of(told))}{because} "
-            f"{verdict} ({clean(told.summary)})"
+            f"{self.when(told.time)}{node}: {source} {arrow} {destination} {clean(kind_of(told))} "
+            f"{self.verdict(told)} ({self.summary(told)})"
         )
 
-    def because(self, flow: Flow) -> str:
-        """The policies that decided, if they are to be told."""
-        lists = {
-            "ALLOWED BY": (*flow.ingress_allowed_by, *flow.egress_allowed_by),
-            "DENIED BY": (*flow.ingress_denied_by, *flow.egress_denied_by),
-        }
-        if not self.policies:
-            return ""
-        told = [
-            f" {what} {', '.join(clean(f'{each.namespace}/{each.name}'.lstrip('/')) for each in policies)}"
-            for what, policies in lists.items()
-            if policies
-        ]
-        return "".join(told)
+    def verdict(self, flow: Flow) -> str:
+        """What became of it, and by which policies, if they are to be told."""
+        words: dict[int, str] = {}
+        if flow.event_type is not None and flow.event_type.type == MonitorEvent.POLICY_VERDICT:
+            words = _JUDGED
+        text = words.get(flow.verdict) or _name(Verdict, flow.verdict)
+        if self.policies:
+            against = flow.verdict in (Verdict.DROPPED, Verdict.AUDIT)
+            policies = (
+                (*flow.egress_denied_by, *flow.ingress_denied_by)
+                if against
+                else (*flow.egress_allowed_by, *flow.ingress_allowed_by)
+            )
+            told = ", ".join(f"{each.name} ({each.kind})" if each.kind else each.name for each in policies)
+            text += f" BY {clean(told)}" if told else ""
+        return self.paint(text, _MOODS.get(flow.verdict, "mind"))
+
+    def summary(self, flow: Flow) -> str:
+        """A few words, with the number of a trace before them."""
+        trace = flow.ip_trace_id
+        before = f"IP Trace ID: {trace.trace_id}; " if trace is not None and trace.trace_id else ""
+        auth = f"; {_name(AuthType, flow.auth_type)}" if flow.auth_type else ""
+        return clean(f"{before}{flow.summary}{auth}")
 
     def ends(self, flow: Flow) -> tuple[str, str]:
-        """Source and destination: by name if there is one, with port and identity."""
+        """Source and destination: by name if there is one, with port."""
         ports = (
             (flow.l4.source_port, flow.l4.destination_port)
             if isinstance(flow.l4, TCP | UDP | SCTP)
@@ -216,36 +226,67 @@ class Shape:
             host = addresses[index]
             if self.translate:
                 if end is not None and end.pod_name:
-                    host = f"{end.namespace}/{end.pod_name}"
+                    host = f"{end.namespace}/{end.pod_name}".lstrip("/")
                 elif service is not None and service.name:
-                    host = f"{service.namespace}/{service.name}"
+                    host = f"{service.namespace}/{service.name}".lstrip("/")
                 elif names[index]:
                     host = ",".join(names[index])
-            host = self.paint(clean(host), "host")
-            port = f":{self.paint(str(ports[index]), 'port')}" if ports[index] else ""
-            found.append(f"{host}{port}{self._identity(end)}")
+            bracketed = f"[{host}]" if ports[index] and ":" in host else host
+            host = self.paint(clean(bracketed), "host")
+            found.append(f"{host}:{self.paint(str(ports[index]), 'port')}" if ports[index] else host)
         return found[0], found[1]
 
     def _identity(self, end: Endpoint | None) -> str:
-        if end is None or not end.identity:
-            return ""
-        known = end.identity in Reserved.__members__.values()
-        name = Reserved(end.identity).name.lower().replace("_", "-") if known else f"ID:{end.identity}"
-        return f" {self.paint(f'({name})', 'identity')}"
+        number = end.identity if end is not None else 0
+        known = not number or number in Reserved.__members__.values()
+        name = _name(Reserved, number).lower().replace("_", "-") if number else "unknown"
+        return self.paint(f"({name})" if known else f"(ID:{number})", "identity")
+
+
+def _about_nodes(status: NodeStatus | None) -> str:
+    """What a relay says of the nodes it asks."""
+    if status is None:
+        return "nothing"
+    names = list(status.node_names)
+    shown = names[:1]
+    for name in names[1:]:
+        if len(", ".join([*shown, name])) > _NAMES_WIDTH:
+            break
+        shown.append(name)
+    more = f" (and {len(names) - len(shown)} more)" if len(shown) < len(names) else ""
+    listed = f"{', '.join(shown)}{more}"
+    forms: dict[int, str] = {
+        NodeState.NODE_CONNECTED: f"Receiving flows from {len(names)} nodes: {listed}",
+        NodeState.NODE_UNAVAILABLE: f"{len(names)} nodes are unavailable: {listed}",
+        NodeState.NODE_GONE: f"{len(names)} nodes removed from cluster: {listed}",
+        NodeState.NODE_ERROR: f'Error "{status.message}" on {len(names)} nodes: {listed}',
+    }
+    return clean(forms.get(status.state_change) or f"{_name(NodeState, status.state_change)}: {listed}")
 
 
 def cells(shape: Shape, event: FlowEvent) -> dict[str, str]:
     """What ``-o dict`` and ``-o table`` tell, under Hubble's heads."""
-    flow = event.response
-    if not isinstance(flow, Flow):
-        return {"TIMESTAMP": shape.when(event.time), "SUMMARY": shape.line(event)}
-    source, destination = shape.ends(flow)
-    found = {"TIMESTAMP": shape.when(flow.time)}
+    told = event.response
+    node = {"NODE": ""} if shape.node else {}
+    if not isinstance(told, Flow):
+        found = {"TIMESTAMP": shape.when(event.time), **node, "SOURCE": "", "DESTINATION": ""}
+        if not isinstance(told, LostEvent):
+            return {**found, "TYPE": "", "VERDICT": "", "SUMMARY": shape.line(event)}
+        lost = f"CPU({told.cpu or 0}) - {told.num_events_lost}"
+        found["SOURCE"] = _name(LostEventSource, told.source)
+        return {**found, "TYPE": "EVENTS LOST", "VERDICT": "", "SUMMARY": lost}
     if shape.node:
-        found["NODE"] = clean(flow.node_name or event.node_name)
-    verdict = _verdict(flow)
-    found |= {"SOURCE": source, "DESTINATION": destination, "TYPE": clean(kind_of(flow)), "VERDICT": verdict}
-    return {**found, "SUMMARY": clean(flow.summary) + shape.because(flow)}
+        node = {"NODE": clean(told.node_name or event.node_name)}
+    source, destination = shape.ends(told)
+    return {
+        "TIMESTAMP": shape.when(told.time),
+        **node,
+        "SOURCE": source,
+        "DESTINATION": destination,
+        "TYPE": clean(kind_of(told)),
+        "VERDICT": shape.verdict(told),
+        "SUMMARY": shape.summary(told),
+    }
 
 
 def wants_colour(when: str, environment: dict[str, str]) -> bool:

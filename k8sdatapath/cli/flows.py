@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import typer
 
+from k8sdatapath.cli.flow_print import Shape, clean
 from k8sdatapath.cli.observe import (
     SETTINGS,
     add_choice_flags,
     add_server_flags,
+    moment,
     observed,
     read_flags,
     told,
+    whole_number,
 )
 from k8sdatapath.cli.output import Output, show, show_value
+from k8sdatapath.model.agent_event import AgentEvent, AgentEventType
 from k8sdatapath.model.flow import Flow, LostEvent, NodeState
 
-__all__ = ["app", "asking_parser", "report_parser"]
+__all__ = ["app", "asking_parser", "events_parser", "report_parser", "show_agent_events"]
 
 _SECOND = 10**9
 
@@ -86,6 +91,49 @@ def status(context: typer.Context) -> None:
     show([row], Output.TABLE)
 
 
+def events_parser() -> argparse.ArgumentParser:
+    """What reads the flags of ``agent-events``."""
+    parser = asking_parser()
+    parser.add_argument("--last", type=whole_number, help="the newest so many (default: all that are kept)")
+    parser.add_argument("-f", "--follow", action="store_true", help="go on with what comes")
+    parser.add_argument("--since", type=moment, help="from then on: 5m, or 2006-01-02T15:04:05Z")
+    return parser
+
+
+@app.command(context_settings=SETTINGS)
+def agent_events(context: typer.Context) -> None:
+    """List what agents have done: policies, pods, addresses. Flags say which server; see --help."""
+    show_agent_events(context.args)
+
+
+def show_agent_events(args: Sequence[str]) -> None:
+    """What ``agent-events`` does with flags."""
+    given = events_parser().parse_args(args)
+    if given.last == 0 and not given.follow:  # to servers this is no number at all
+        return
+    shape = Shape(time="StampMilli")
+    with observed(given) as server:
+        for each in server.agent_events(number=given.last, follow=given.follow, since=given.since):
+            if given.output == "json":
+                print(each.to_json(), flush=True)
+            else:
+                print(
+                    f"{shape.when(each.time)} [{clean(each.node_name)}]: {_words(each.agent_event)}",
+                    flush=True,
+                )
+
+
+def _words(event: AgentEvent | None) -> str:
+    """An event by the names of the protocol, what is not zero of it."""
+    if event is None:
+        return "nothing"
+    known = event.type in AgentEventType.__members__.values()
+    kind = AgentEventType(event.type).name if known else str(event.type)
+    told = event.notification.to_dict() if event.notification is not None else {}
+    values = (f"{name}={','.join(v) if isinstance(v, list) else v}" for name, v in told.items())
+    return clean(" ".join([kind, *values]))
+
+
 def report_parser() -> argparse.ArgumentParser:
     """What reads the flags of ``report``."""
     prog = "k8sdatapath flows report"
@@ -101,7 +149,7 @@ def report(context: typer.Context) -> None:
     """Write a page about flows: who talks to whom, what was dropped and why. Flags are those of observe."""
     from k8sdatapath.pictures import report as page
 
-    given = report_parser().parse_args(context.args, argparse.Namespace(field_mask=()))
+    given = report_parser().parse_args(context.args, argparse.Namespace(field_mask=(), silent_errors=False))
     flags = read_flags(given)
     if given.follow:
         raise typer.BadParameter("a report has an end: --follow goes with observe")

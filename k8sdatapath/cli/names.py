@@ -65,8 +65,10 @@ class Names:
             return self._directory.pod(text, version), _A_CLIENT_PORT
         with suppress(ModelError):
             return address(text), _A_CLIENT_PORT
-        frontend = Frontend.parse(text)
-        return frontend.address, frontend.port
+        with suppress(ModelError):
+            frontend = Frontend.parse(text)
+            return frontend.address, frontend.port
+        raise ModelError(f"{text!r} is no sender: write 10.244.1.2, 10.244.1.2:40000 or NAMESPACE/POD")
 
     def dialled(self, text: str, protocol: Protocol | None, version: int) -> Frontend:
         """What is dialled.
@@ -83,5 +85,8 @@ class Names:
         if found := _POD_PORT.fullmatch(text):
             pod = self._directory.pod(found[1], version)
             return Frontend(pod, int(found[2]), protocol or Protocol.TCP)
-        frontend = Frontend.parse(text)
+        try:
+            frontend = Frontend.parse(text)
+        except ModelError as error:
+            raise ModelError(f"{error}, NAMESPACE/POD:PORT or svc/[NAMESPACE/]NAME:PORT") from None
         return frontend if protocol is None else Frontend(frontend.address, frontend.port, protocol)

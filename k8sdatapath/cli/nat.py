@@ -10,7 +10,7 @@ import typer
 
 from k8sdatapath.cli.output import Output, OutputOption, show
 from k8sdatapath.cli.services import DEFAULT_PINS, PinsOption
-from k8sdatapath.model import address
+from k8sdatapath.model import Protocol, address
 from k8sdatapath.pins import PinDir
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def stats(pins: PinsOption = DEFAULT_PINS, output: OutputOption = Output.TABLE) 
         {
             "leaves_as": end[0],
             "remote": end[1],
-            "protocol": end[2],
+            "protocol": Protocol(end[2]).name if end[2] in set(Protocol) else str(end[2]),
             "mappings": ends[end],
             "no_port": lost.get(end, 0),
         }

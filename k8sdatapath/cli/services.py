@@ -21,7 +21,9 @@ DEFAULT_PINS = BPFFS / "k8sdatapath"
 
 app = typer.Typer(no_args_is_help=True, help="Look at the services in the kernel.")
 
-PinsOption = Annotated[Path, typer.Option("--pins", metavar="DIR", help="Where the datapath is pinned.")]
+PinsOption = Annotated[
+    Path, typer.Option("--pins", metavar="DIR", readable=False, help="Where the datapath is pinned.")
+]
 FrontendArgument = Annotated[
     Frontend, typer.Argument(parser=Frontend.parse, metavar="FRONTEND", help="As in 10.96.0.10:80/TCP.")
 ]

@@ -25,6 +25,8 @@ from k8sdatapath.pictures import Tally
 __all__ = ["top", "top_parser"]
 
 _DAY = 86400.0
+_UNASKED = {"field_mask": (), "output": "compact", "silent_errors": False}
+"""Of the flags of ``observe``, those that are none here."""
 _MOST = 100_000
 """Flows that are looked at; of more in the window, the newest."""
 
@@ -58,7 +60,7 @@ def _rows(text: str) -> int:
 
 def top(context: typer.Context) -> None:
     """Show who is asked most just now, and what is dropped why. Flags are those of observe; see --help."""
-    given = top_parser().parse_args(context.args, argparse.Namespace(field_mask=(), output="compact"))
+    given = top_parser().parse_args(context.args, argparse.Namespace(**_UNASKED))
     flags = read_flags(given)
     if given.once or given.input_file is not None:
         given.all = given.last is None and given.first is None and given.since is None

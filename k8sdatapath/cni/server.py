@@ -35,7 +35,7 @@ class PodHolder(Protocol):
         ...
 
     def detach_pod(self, device: str, addresses: Iterable[IPAddress]) -> None:
-        """Let a pod go."""
+        """Let a pod go; without addresses, its device."""
         ...
 
 
@@ -109,6 +109,7 @@ class CniServer(Resource):
         attachment = self._store.get(key)
         if attachment is not None:
             self._pods.detach_pod(attachment.device, attachment.addresses)
+            self._pods.detach_pod(attachment.device, ())  # nothing runs there any more, says the runtime
         self._store.remove(key)
 
     def _add(self, key: AttachmentKey, told: Attachment) -> None:

@@ -7,7 +7,7 @@ expression tells apart are one class, so a row has some tens of columns instead 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from attrs import field, frozen
 
@@ -15,10 +15,10 @@ from k8sdatapath.errors import CapacityError
 from k8sdatapath.model.regex import Anchor, Bytes, Choice, Regex, Repeat, Series, Tree
 from k8sdatapath.pybpf.dfa import NodeKind, build
 
-__all__ = ["Automaton", "automata", "automaton"]
+__all__ = ["Automaton", "automaton"]
 
 #: Bounds of one automaton: its states, and the time that making it may take (about a second).
-MAX_STATES = 1 << 16
+MAX_STATES = 1 << 14
 MAX_NODES = 1 << 18
 MAX_WORK = 1 << 24
 
@@ -57,59 +57,34 @@ class Automaton:
 
 
 def automaton(
-    expressions: Sequence[Regex], *, max_states: int = MAX_STATES, max_work: int = MAX_WORK
+    expressions: Sequence[Regex],
+    *,
+    max_states: int = MAX_STATES,
+    max_work: int = MAX_WORK,
+    told_apart: bool = True,
 ) -> Automaton:
     """One automaton of some expressions; their numbers are their places.
 
-    :raises CapacityError: it takes more states, or more work, than it may; see :func:`automata`.
+    Expressions that begin with ``.*`` multiply each other's states: several automata take fewer.
+
+    :param told_apart: otherwise all have the number 0, which takes fewer states.
+    :raises CapacityError: it takes more states, or more work, than it may.
     """
-    made = _automaton(expressions, 0, max_states, max_work)
-    if made is None:
-        raise CapacityError("states of an automaton", max_states + 1, max_states)
-    return made
-
-
-def automata(
-    expressions: Sequence[Regex], *, max_states: int = MAX_STATES, max_work: int = MAX_WORK
-) -> tuple[Automaton, ...]:
-    """As few automata of some expressions as the bounds allow; numbers are places in ``expressions``.
-
-    Expressions that begin with ``.*`` multiply each other's states. Where one automaton would be too large,
-    the expressions are halved.
-
-    :raises CapacityError: one expression alone is too large.
-    """
-    return tuple(_halves(expressions, 0, max_states, max_work))
-
-
-def _halves(expressions: Sequence[Regex], offset: int, max_states: int, max_work: int) -> Iterator[Automaton]:
-    made = _automaton(expressions, offset, max_states, max_work)
-    if made is not None:
-        yield made
-        return
-    if len(expressions) == 1:
-        subject = f"regular expression {expressions[0].pattern[:80]!r}"
-        raise CapacityError("states of an automaton", max_states + 1, max_states, subject)
-    half = len(expressions) // 2
-    yield from _halves(expressions[:half], offset, max_states, max_work)
-    yield from _halves(expressions[half:], offset + half, max_states, max_work)
-
-
-def _automaton(expressions: Sequence[Regex], offset: int, max_states: int, max_work: int) -> Automaton | None:
     nodes = _Nodes()
     try:
         starts = [
-            nodes.of(expression.tree, nodes.add(NodeKind.ACCEPT, offset + number))
+            nodes.of(expression.tree, nodes.add(NodeKind.ACCEPT, number if told_apart else 0))
             for number, expression in enumerate(expressions)
         ]
         start = nodes.any_of(starts)
     except _TooManyError:
-        return None
-    classes, sets = _classes(list(nodes.sets))
-    dfa = build(nodes.nodes, start, sets, max_states=max_states, max_work=max_work)
-    if dfa is None:
-        return None
-    return Automaton(classes, max(classes) + 1, dfa.table, dfa.accepts)
+        start = None
+    if start is not None:
+        classes, sets = _classes(list(nodes.sets))
+        dfa = build(nodes.nodes, start, sets, max_states=max_states, max_work=max_work)
+        if dfa is not None:
+            return Automaton(classes, max(classes) + 1, dfa.table, dfa.accepts)
+    raise CapacityError("states of an automaton", max_states + 1, max_states)
 
 
 class _TooManyError(Exception):

@@ -32,8 +32,9 @@ from k8sdatapath.errors import ContractError, KeyExistsError
 from k8sdatapath.layout import Layout, layout_of, u64
 from k8sdatapath.markup import table
 from k8sdatapath.resource import Resource
+from k8sdatapath.tables.begun import BegunPair, held
 from k8sdatapath.tables.conntrack import ConntrackRow, FlowFlags, Loss, Tuple
-from k8sdatapath.tables.halves import Columns, Pair, gather, joined, opposites
+from k8sdatapath.tables.halves import Columns, Pair, alone, gather, joined, opposites, says_answered
 from k8sdatapath.tables.halves import pair as join
 
 __all__ = ["CONTRACT", "ConntrackTable", "Sweep"]
@@ -42,7 +43,7 @@ __all__ = ["CONTRACT", "ConntrackTable", "Sweep"]
 CONTRACT = {"kd_conntrack": maps.LRUHash[Tuple, ConntrackRow]}
 
 # Of a table that programs write.
-_LOSSES = {"kd_losses": maps.PerCpuArray[u64]}
+_WRITTEN: dict[str, Any] = {"kd_losses": maps.PerCpuArray[u64], "kd_begun": maps.Array[BegunPair]}
 
 _KEY, _ROW = layout_of(Tuple), layout_of(ConntrackRow)
 _REPLY = int(FlowFlags.REPLY)
@@ -81,6 +82,7 @@ class ConntrackTable(Resource):
         self._flows = flows
         self._owned = owned
         self._losses: maps.PerCpuArray[int] | None = None
+        self._begun: maps.Array[BegunPair] | None = None
         self._collector: FlowCollector | None = None
 
     @classmethod
@@ -91,10 +93,10 @@ class ConntrackTable(Resource):
         :raises ContractError: a map is missing.
         :raises LayoutError: a map holds something else.
         """
-        told = {name: kind for name, kind in _LOSSES.items() if name in names_of(source)[1]}
-        bound, owned = bind_maps(source, {**CONTRACT, **told}, "a conntrack table")
+        written = {name: kind for name, kind in _WRITTEN.items() if name in names_of(source)[1]}
+        bound, owned = bind_maps(source, {**CONTRACT, **written}, "a conntrack table")
         table = cls(bound["kd_conntrack"], timeouts or Timeouts(), owned)
-        table._losses = bound.get("kd_losses")
+        table._losses, table._begun = bound.get("kd_losses"), bound.get("kd_begun")
         return table
 
     # -- reading --
@@ -109,7 +111,8 @@ class ConntrackTable(Resource):
 
     def stats(self) -> ConntrackStats:
         """How full the table is, and with what."""
-        keys, rows, entries = self._flows.items_packed()
+        keys, rows = self._read()
+        entries = len(keys) // _KEY.size
         states = Counter(_state(pair) for pair in joined(keys, rows) if not pair.ended)
         return ConntrackStats(entries, self._flows.info.max_entries, states, self.losses())
 
@@ -121,22 +124,49 @@ class ConntrackTable(Resource):
 
     def _meant(self, only: FlowFilter | None, now: int | None) -> Iterator[tuple[Pair, Flow]]:
         moment = _moment(now)
-        keys, rows, _ = self._flows.items_packed()
-        for pair in joined(keys, rows):
+        for pair in joined(*self._read()):
             flow = _flow(pair, moment)
             if only is None or only.matches(flow):
                 yield pair, flow
 
+    def _read(self) -> tuple[bytearray, bytearray]:
+        """The entries, with those that flows which have only begun will have."""
+        begun = [row.entry for row in held(self._begun.view())] if self._begun is not None else []
+        keys, rows, _ = self._flows.items_packed()
+        keys += b"".join([_KEY.pack(key) for key, _ in begun])
+        rows += b"".join([_ROW.pack(row) for _, row in begun])
+        return keys, rows
+
     # -- changing --
+
+    def _settle(self) -> None:
+        """Have all flows be entries of the table, also those that have only begun."""
+        if self._begun is not None and any(held(self._begun.view())):
+            self._taker()
+            assert self._collector is not None
+            self._collector.settle()
 
     def flush(self, only: FlowFilter | None = None) -> int:
         """Forget flows; returns how many. What comes after begins new flows, maybe to other backends.
 
         :param only: those that are meant; default all.
         """
+        self._settle()
         doomed = [pair for pair, _ in self._meant(only, None)]
         self._remove(doomed)
         return sum(not pair.ended for pair in doomed)
+
+    def complete(self) -> None:
+        """Make the halves that flows to the world lack until they are answered.
+
+        Their next packets follow them then, whatever is decided for new ones.
+        """
+        self._settle()
+        keys, rows, _ = self._flows.items_packed()
+        for index in alone(rows):
+            half = join(_cut(keys, _KEY, index), _cut(rows, _ROW, index), b"", None)
+            with suppress(KeyExistsError):
+                self._flows.insert(*half.question())
 
     def collect(self, now: int | None = None) -> int:
         """Forget flows that have been silent for longer than their state allows; returns how many.
@@ -154,6 +184,7 @@ class ConntrackTable(Resource):
         """
         take = self._taker()
         started, moment = time.perf_counter(), _moment(now)
+        self._settle()
         keys, rows, count = self._flows.items_packed()
         entries = Columns.of(keys, rows)
         suspects = self._suspects(entries, moment)
@@ -181,9 +212,9 @@ class ConntrackTable(Resource):
         A half that is still open is not suspected for what the other one may have sent: that one is.
         """
         limits = []
-        for flags in range(1 << 8):
+        for flags in range(1 << len(FlowFlags)):
             ended = flags & FlowFlags.FIN
-            answered = bool(flags & (FlowFlags.REPLY | FlowFlags.SEEN_REPLY))
+            answered = bool(flags & FlowFlags.SEEN_REPLY) or says_answered(flags)
             limits.append(now - self.timeouts.of(state_of(protocol, flags, ended, answered=answered)))
         return limits
 
@@ -209,7 +240,7 @@ class ConntrackTable(Resource):
         """What removes those flows that are still as they were looked at, and says how many."""
         if self._collector is None:
             try:
-                self._collector = self._owned.enter_context(FlowCollector.bind(self._flows))
+                self._collector = self._owned.enter_context(FlowCollector.bind(self._flows, self._begun))
             except ContractError:  # a table in memory, which no program writes to
                 return self._remove
         return self._collector.remove

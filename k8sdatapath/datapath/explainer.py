@@ -1,9 +1,10 @@
 """Explainer: what would become of a packet, by running the programs that decide, and nothing is changed.
 
-The programs of pods and uplinks are loaded once more, from the same source but telling their steps. They
-share the live maps that they only read: services, backends, pods. Flows and affinity, which they write, are
-their own, and begin empty. Whatever a run asks for and the live tables have is copied, and the packet is run
-again, until nothing that it asks for is missing: then the answer is that of the live tables.
+The programs of pods and uplinks are loaded once more, from the same source but telling their steps, each when
+it is first asked about. They share the live maps that they only read: services, backends, pods. Flows and
+affinity, which they write, are their own, and begin empty with every question. Whatever a run asks for and
+the live tables have is copied, and the packet is run again, until nothing that it asks for is missing: then
+the answer is that of the live tables.
 
 What chance decides (random selection, a port when the client's own is taken) may come out otherwise for the
 next packet. Rejections are explained as if there were no limit to them, and later fragments as if their first
@@ -21,7 +22,7 @@ from typing import Any
 from attrs import frozen
 
 from k8sdatapath import maps, programs
-from k8sdatapath.datapath.contract import Bindable, bind_maps
+from k8sdatapath.datapath.contract import Bindable, bind_maps, names_of
 from k8sdatapath.datapath.explanation import Explanation, Place, Step, told
 from k8sdatapath.datapath.identity_policy import CONTRACT as _POLICIES
 from k8sdatapath.datapath.judgement import judgement
@@ -30,7 +31,8 @@ from k8sdatapath.datapath.policy_view import PolicyView
 from k8sdatapath.datapath.service_table import CONTRACT as SERVICES
 from k8sdatapath.errors import ModelError
 from k8sdatapath.layout import addr, layout_of, u32
-from k8sdatapath.model import Frontend, IPAddress, Protocol
+from k8sdatapath.model import Frontend, IPAddress, Protocol, address
+from k8sdatapath.model.address import shown
 from k8sdatapath.model.identity import Reserved
 from k8sdatapath.model.masquerade import helped
 from k8sdatapath.net.netns import NetNs
@@ -40,10 +42,12 @@ from k8sdatapath.objects import ConfigValue, ObjectSpec
 from k8sdatapath.programs.base import device_index, in_netns
 from k8sdatapath.resource import Resource
 from k8sdatapath.tables.affinity import AffinityKey, AffinityRow
+from k8sdatapath.tables.begun import BegunPair, find
 from k8sdatapath.tables.conntrack import ConntrackRow, Tuple
 from k8sdatapath.tables.counters import Outcome, outcomes
 from k8sdatapath.tables.endpoints import EndpointRow
 from k8sdatapath.tables.peers import PeerKey, PeerRow
+from k8sdatapath.tables.pod_networks import PodNetworkRow
 from k8sdatapath.tables.trace import NetnsClient, SkbContext, StepKind, TracedRow, XdpContext
 
 __all__ = ["CONTRACT", "Device", "Explainer"]
@@ -56,18 +60,23 @@ CONTRACT: Mapping[str, Any] = {
     **_MASQUERADE,
     **_POLICIES,
     "kd_endpoints": maps.Hash[addr, EndpointRow],
+    "kd_pod_networks": maps.Array[PodNetworkRow],
     "kd_peers": maps.LPMTrie[PeerKey, PeerRow],
     "kd_conntrack": maps.LRUHash[Tuple, ConntrackRow],
     "kd_affinity": maps.LRUHash[AffinityKey, AffinityRow],
 }
 
-_SHARED = (*SERVICES, *_MASQUERADE, *_POLICIES, "kd_endpoints", "kd_peers")
+# Of a datapath that programs write to.
+_WRITTEN = {"kd_begun": maps.Array[BegunPair]}
+
+_SHARED = (*SERVICES, *_MASQUERADE, *_POLICIES, "kd_endpoints", "kd_pod_networks", "kd_peers")
 _ENTRIES = {
     Place.POD: "from_pod",
     Place.UPLINK: "from_uplink",
     Place.SOCKET: "from_socket",
     Place.TO_POD: "to_pod",
     Place.TO_UPLINK: "to_uplink",
+    Place.XDP: "xdp_in",
 }
 _PASS = 1  # KD_PASS, which not every program counts
 _RUNS = 16
@@ -118,21 +127,24 @@ class Explainer(Resource):
     def __init__(
         self, live: Mapping[str, Any], spec: ObjectSpec, netns: NetNs | None, own: ExitStack
     ) -> None:
-        loaded = own.enter_context(spec.load(reuse={name: live[name] for name in _SHARED}))
+        shared = {name: live[name] for name in _SHARED}
+        self._loaded = loaded = own.enter_context(spec.load(reuse=shared, programs=()))
         self._live = live
+        self._begun: maps.Array[BegunPair] | None = live.get("kd_begun")
         self._policies = PolicyView(live, ExitStack())
         self._netns = netns
         self._own = own
         self._lock = Lock()
         self._flows = loaded.map("kd_conntrack", CONTRACT["kd_conntrack"])
         self._affinity = loaded.map("kd_affinity", CONTRACT["kd_affinity"])
-        self._fragments = loaded.map("kd_fragments", maps.LRUHash)
+        self._remembered = [
+            loaded.map(name, maps.LRUHash)
+            for name, found in spec.maps.items()
+            if found.type == maps.LRUHash.TYPE and name not in shared
+        ]
         self._trace = loaded.map("kd_trace", maps.Array[TracedRow])
         self._count = loaded.map("kd_trace_count", maps.Array[u32])
-        self._programs: dict[Place, programs.Program] = {
-            at: loaded.program(entry, programs.TC) for at, entry in _ENTRIES.items()
-        }
-        self._programs[Place.XDP] = loaded.program("xdp_in", programs.XDP)
+        self._programs: dict[Place, programs.Program] = {}
         self._outcomes = {outcome.number: outcome for outcome in outcomes(spec.btf)}
 
     @classmethod
@@ -151,7 +163,8 @@ class Explainer(Resource):
         :raises ContractError: a map is missing.
         :raises LayoutError: a map holds something else.
         """
-        live, owned = bind_maps(source, CONTRACT, "an explainer")
+        written = {name: kind for name, kind in _WRITTEN.items() if name in names_of(source)[1]}
+        live, owned = bind_maps(source, {**CONTRACT, **written}, "an explainer")
         with ExitStack() as undo:
             undo.enter_context(owned)
             spec = ObjectSpec.from_file("explain")
@@ -163,7 +176,11 @@ class Explainer(Resource):
             told_them |= config or {}
             known = {name: value for name, value in told_them.items() if name in spec.config}
             sizes = {name: live[name].info.max_entries for name in _SHARED}
-            private = dict.fromkeys(("kd_conntrack", "kd_affinity", "kd_fragments", "kd_talks"), _SMALL)
+            private = {
+                name: min(found.max_entries, _SMALL)
+                for name, found in spec.maps.items()
+                if name not in sizes and found.key_size  # a ring has none, and counts bytes
+            }
             spec = spec.with_config(**known).with_maps(**sizes, **private)
             return cls(live, spec, netns, undo.pop_all())
 
@@ -197,7 +214,7 @@ class Explainer(Resource):
                 forwarded = _ANOTHER
             context = layout_of(SkbContext).pack(SkbContext(forwarded, index, cookie))
         with self._lock:
-            left, rows = self._run(self._programs[at], frame, context, packet.src, cookie, at)
+            left, rows = self._run(self._program(at), frame, context, packet.src, cookie, at)
         judged = {id(row): judgement(row, self._policies) for row in rows if row.step == StepKind.POLICY}
         steps = tuple(told(rows, at, self._outcomes, lambda row: judged[id(row)]))
         told_last = rows[-1].value if rows and rows[-1].step == StepKind.RESULT else _PASS
@@ -236,6 +253,8 @@ class Explainer(Resource):
         :param port: of the source.
         :raises ModelError: the two are not of one family, or it is neither TCP nor UDP.
         """
+        if not isinstance(dialled, Frontend):
+            raise ModelError(f"{shown(dialled)} is not a Frontend: Frontend.parse makes one of a text")
         if dialled.protocol not in (Protocol.TCP, Protocol.UDP):
             raise ModelError(f"{dialled}: first packets are made of TCP and UDP; explain() takes any frame")
         ends = source, dialled.address, port, dialled.port
@@ -244,8 +263,8 @@ class Explainer(Resource):
 
     def verdict(
         self,
-        source: IPAddress,
-        destination: IPAddress,
+        source: IPAddress | str,
+        destination: IPAddress | str,
         port: int,
         protocol: Protocol = Protocol.TCP,
     ) -> Explanation:
@@ -256,12 +275,20 @@ class Explainer(Resource):
 
         :raises ModelError: neither is a pod of this node.
         """
+        source, destination = address(source), address(destination)
         here = [
             place for place, end in ((Place.POD, source), (Place.TO_POD, destination)) if self.pod_device(end)
         ]
         if not here:
             raise ModelError(f"neither {source} nor {destination} is a pod of this node")
         return self.dial(Frontend(destination, port, protocol), source, here[0])
+
+    def _program(self, at: Place) -> programs.Program:
+        if at not in self._programs:
+            entry = _ENTRIES[at]
+            self._loaded.load_programs(entry)
+            self._programs[at] = self._loaded.program(entry, programs.XDP if at is Place.XDP else programs.TC)
+        return self._programs[at]
 
     def _run(
         self,
@@ -297,15 +324,17 @@ class Explainer(Resource):
         """The live flow that has this tuple: both its halves, as far as they are there."""
         live = self._live["kd_conntrack"]
         found: dict[Tuple, ConntrackRow] = {}
+        if self._begun is not None and key not in live and (row := find(self._begun.view(), key)) is not None:
+            found[key] = row
+            key = Tuple(row.to.dst, row.to.src, row.to.dport, row.to.sport, row.to.protocol)
         while key not in found and (row := live.get(key)) is not None:
             found[key] = row
             key = Tuple(row.to.dst, row.to.src, row.to.dport, row.to.sport, row.to.protocol)
         return found
 
     def _fill(self, flows: Mapping[Tuple, ConntrackRow], pins: Mapping[AffinityKey, AffinityRow]) -> None:
-        self._flows.clear()
-        self._affinity.clear()
-        self._fragments.clear()
+        for each in self._remembered:
+            each.clear()
         self._flows.update_many(flows)
         self._affinity.update_many(pins)
         self._count[0] = 0

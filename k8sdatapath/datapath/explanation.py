@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from enum import StrEnum
 from html import escape
 from typing import Any
 
@@ -11,6 +10,7 @@ from attrs import frozen
 
 from k8sdatapath.datapath.flow import Peer
 from k8sdatapath.datapath.judgement import Judgement
+from k8sdatapath.datapath.place import Place
 from k8sdatapath.model import FrontendKind, Protocol, Scope, Selection
 from k8sdatapath.net.packet import Packet
 from k8sdatapath.tables.conntrack import FlowFlags, Tuple
@@ -32,17 +32,6 @@ _ROUTES = {
     7: "leads out of device {device}, to a neighbour whose MAC is not known yet: the kernel asks for it",
     8: "has a smaller MTU",
 }
-
-
-class Place(StrEnum):
-    """Where a packet is met."""
-
-    POD = "pod"  #: as it comes from a pod of this node
-    UPLINK = "uplink"  #: as it comes from elsewhere
-    SOCKET = "socket"  #: before it is one: a process calls connect() or sendmsg()
-    TO_POD = "to-pod"  #: as the node's stack sends it to a pod
-    TO_UPLINK = "to-uplink"  #: as it leaves: from the node itself, or from a pod
-    XDP = "xdp"  #: as it comes from elsewhere, in the driver of the uplink, before Place.UPLINK
 
 
 @frozen

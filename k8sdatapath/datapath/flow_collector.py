@@ -13,6 +13,7 @@ from k8sdatapath import maps
 from k8sdatapath.datapath.batches import run_over
 from k8sdatapath.objects import Object, ObjectSpec
 from k8sdatapath.resource import Resource
+from k8sdatapath.tables.begun import BegunPair
 from k8sdatapath.tables.conntrack import ConntrackRow, Tuple
 from k8sdatapath.tables.halves import Pair
 
@@ -27,12 +28,22 @@ class FlowCollector(Resource):
         self._lock = Lock()
 
     @classmethod
-    def bind(cls, flows: maps.LRUHash[Tuple, ConntrackRow]) -> FlowCollector:
+    def bind(
+        cls, flows: maps.LRUHash[Tuple, ConntrackRow], begun: maps.Array[BegunPair] | None = None
+    ) -> FlowCollector:
         """A collector of a table in the kernel.
 
+        :param begun: where flows are that have only begun.
         :raises ContractError: the table is in memory.
         """
-        return cls(ObjectSpec.from_file("collect").load(reuse={"kd_conntrack": flows}))
+        shared: dict[str, maps.Map] = {"kd_conntrack": flows}
+        if begun is not None:
+            shared["kd_begun"] = begun
+        return cls(ObjectSpec.from_file("collect").load(reuse=shared))
+
+    def settle(self) -> int:
+        """Have the table hold the flows that have only begun; returns how many these were."""
+        return self._loaded.programs["settle_flows"].run(repeat=0).retval
 
     def remove(self, flows: Iterable[Pair]) -> int:
         """Remove both halves of those flows of which no packet has come; returns how many these are."""

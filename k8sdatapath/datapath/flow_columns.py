@@ -98,23 +98,32 @@ def named_columns(data: bytes, decoder: Decoder) -> dict[str, Any]:
 
 
 def _end(events: np.ndarray[Any, Any], side: str, decoder: Decoder) -> dict[str, Any]:
-    """Who one end is; asked once for each address."""
-    addresses, identities = events[side], events[f"{side}_identity"]
-    known: dict[bytes, Endpoint] = {}
+    """Who one end was; asked once for each address, or for all its events if first and last differ."""
+    np = _extra("numpy")
+    addresses = events[side]
+    values, firsts, places = np.unique(addresses, return_index=True, return_inverse=True)
+    lasts = len(addresses) - 1 - np.unique(addresses[::-1], return_index=True)[1]
 
-    def who(where: Any) -> Endpoint:
-        key = bytes(where)
-        if key not in known:
-            identity = int(identities[addresses == where][0])
-            known[key] = decoder.endpoint(key, identity) if key != _NOBODY else Endpoint()
-        return known[key]
+    def who(number: int) -> Endpoint:
+        event = events[number]
+        where = bytes(event[side])
+        if where == _NOBODY:
+            return Endpoint()
+        return decoder.endpoint(where, int(event[f"{side}_identity"]), int(event["time"]))
 
+    ends = np.empty(len(values), dtype=object)
+    ends[:] = [who(number) for number in firsts]
+    found = ends[places]
+    for index, last in enumerate(lasts):
+        if who(last) != ends[index]:
+            for number in np.flatnonzero(places == index):
+                found[number] = who(number)
     return {
         side: _named(addresses, lambda where: decoder.text(bytes(where))),
         f"{side}_port": _native(events[f"{side}_port"]),
-        f"{side}_identity": _named(addresses, lambda where: who(where).identity).astype("u4"),
-        f"{side}_namespace": _named(addresses, lambda where: who(where).namespace),
-        f"{side}_pod": _named(addresses, lambda where: who(where).pod_name),
+        f"{side}_identity": np.array([end.identity for end in found], dtype="u4"),
+        f"{side}_namespace": np.array([end.namespace for end in found], dtype=object),
+        f"{side}_pod": np.array([end.pod_name for end in found], dtype=object),
     }
 
 

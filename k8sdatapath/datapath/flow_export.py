@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from k8sdatapath.errors import ClosedError, ModelError
 from k8sdatapath.flow_source import FlowSource
+from k8sdatapath.model.address import shown
 from k8sdatapath.model.flow import Flow, FlowEvent
 from k8sdatapath.model.flow_match import Matcher
+from k8sdatapath.model.message import Kind, Message, parts
 from k8sdatapath.resource import Resource
 
 __all__ = ["FlowExporter", "redacted"]
@@ -31,6 +33,7 @@ class FlowExporter(Resource):
     :param backups: how many older files are kept.
     :param redact: changes what is written of a flow; the default takes secrets out of requests.
     :raises OSError: the file cannot be written to.
+    :raises ModelError: no such field, or size.
     """
 
     def __init__(
@@ -48,7 +51,7 @@ class FlowExporter(Resource):
             raise ModelError("a file has room for 1 byte or more, and there are 0 or more older ones")
         self.path = Path(path)
         self.error: OSError | None = None
-        self._cursor = source.follow(matches=matches)
+        self._source, self._cursor = source, source.follow(matches=matches)
         self._fields = _tree(fields)
         self._max, self._backups = max_bytes, backups
         self._redact = redact or redacted
@@ -97,8 +100,10 @@ class FlowExporter(Resource):
             return
         self._closing = True
         self._thread.join()
+        end = self._source.span()[1]
         try:
-            self._write(0)
+            while self._cursor.position < end:
+                self._write(0)
         except ClosedError:
             pass
         finally:
@@ -107,37 +112,64 @@ class FlowExporter(Resource):
 
 def redacted(line: dict[str, Any]) -> dict[str, Any]:
     """Without what may be secret in a request: the query, who asks, cookies."""
-    http = line.get("flow", {}).get("l7", {}).get("http")
+    flow = line.get("flow", {})
+    http = flow.get("l7", {}).get("http")
     if not http:
         return line
     if url := http.get("url"):
-        scheme, slashes, rest = url.rpartition("//")
-        place, slash, path = rest.partition("/")
-        path, query, _ = path.partition("?")
-        host = place.rpartition("@")[2]
-        http["url"] = f"{scheme}{slashes}{host}{slash}{path}{f'?{_REDACTED}' if query else ''}"
+        http["url"] = _open(url)
+        if "Summary" in flow:
+            flow["Summary"] = flow["Summary"].replace(url, http["url"])
     for header in http.get("headers", ()):
         if header.get("key", "").lower() in _SECRET:
             header["value"] = _REDACTED
     return line
 
 
+def _open(url: str) -> str:
+    """What of an address is no secret."""
+    url, query, _ = url.partition("?")
+    scheme, slashes, rest = url.partition("//") if "://" in url else ("", "", url)
+    place, slash, path = rest.partition("/")
+    return f"{scheme}{slashes}{place.rpartition('@')[2]}{slash}{path}{f'?{_REDACTED}' if query else ''}"
+
+
 def _tree(paths: Iterable[str]) -> dict[str, Any]:
-    """Paths, sorted into one another; one that is whole has nothing below it."""
+    """Paths, sorted into one another; None is below what is whole."""
     found: dict[str, Any] = {}
-    for path in paths:
-        at = found
-        for part in path.split("."):
-            at = at.setdefault(part, {})
+    for path in sorted(paths, key=len):  # what is whole comes before its parts
+        *above, last = path.split(".")
+        at, known = found, _below(Flow)
+        for name in above:
+            known = _below(known.get(name))
+            at = at if at is None else at.setdefault(name, {})
+        if last not in known:
+            raise ModelError(f"{shown(path)} leads nowhere in a flow")
+        if at is not None:
+            at[last] = None
+    return found
+
+
+def _below(what: type[Message] | Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """The fields of a message, each with what is below it."""
+    if what is None or isinstance(what, Mapping):
+        return what or {}
+    found: dict[str, Any] = {"drop_reason": None, "reply": None} if what is Flow else {}
+    for each in parts(what):
+        if each.kind is Kind.CHOICE:
+            found |= each.of
+        elif each.kind is Kind.BITS:
+            found[each.name] = dict.fromkeys(each.of.__members__)
+        else:
+            whole = each.many or each.kind not in (Kind.ONE, Kind.WRAPPED)
+            found[each.name] = None if whole else each.of
     return found
 
 
 def _masked(value: dict[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
     """What of a message is in the fields."""
-    kept = {}
-    for name, below in fields.items():
-        if name not in value:
-            continue
-        inner = value[name]
-        kept[name] = _masked(inner, below) if below and isinstance(inner, dict) else inner
-    return kept
+    return {
+        name: value[name] if below is None else _masked(value[name], below)
+        for name, below in fields.items()
+        if name in value
+    }

@@ -9,8 +9,10 @@ from typing import Protocol as Interface
 
 from attrs import evolve, frozen
 
+from k8sdatapath.datapath.formerly import Formerly
 from k8sdatapath.model import Frontend, IPAddress, Protocol, Service, address
-from k8sdatapath.model.flow import Endpoint, PolicyMatch, PolicyRef, ServiceRef, WorkloadRef
+from k8sdatapath.model.flow_ends import Endpoint, PolicyRef, ServiceRef, WorkloadRef
+from k8sdatapath.model.flow_enums import PolicyMatch
 from k8sdatapath.model.identity import Reserved
 from k8sdatapath.model.workload import Workload
 
@@ -18,6 +20,8 @@ __all__ = ["KnownNames", "Names", "Ruling"]
 
 _RESERVED = {int(each): (f"reserved:{each.name.lower().replace('_', '-')}",) for each in Reserved}
 _PROTOCOLS = frozenset(map(int, Protocol))
+_MOST_NAMESPACES = 16384
+"""Whose cookies are remembered, which are never given twice; who has gone first is forgotten first."""
 _MOST_NAMES = 100_000
 """Domain names that are remembered; those asked for the longest ago are forgotten."""
 
@@ -37,22 +41,25 @@ class Ruling:
 
 
 class Names(Interface):
-    """What a flow's numbers stand for. Asked for each flow that somebody reads, from any thread: be quick."""
+    """What a flow's numbers stand for. Asked for each flow that somebody reads, from any thread: be quick.
 
-    def endpoint(self, where: IPAddress, identity: int) -> Endpoint:
-        """Who is at an address; the identity is what the kernel knew, or 0."""
+    A flow is of the past. ``at`` is when it was seen, in nanoseconds of CLOCK_MONOTONIC; None is now.
+    """
+
+    def endpoint(self, where: IPAddress, identity: int, at: int | None = None) -> Endpoint:
+        """Who was at an address; the identity is what the kernel knew, or 0."""
 
     def namespace(self, cookie: int) -> Endpoint | None:
         """Whose a network namespace is: of a socket that has no address yet."""
 
-    def service(self, where: IPAddress, port: int, protocol: int) -> ServiceRef | None:
-        """The service that has this frontend, or the one that has this backend."""
+    def service(self, where: IPAddress, port: int, protocol: int, at: int | None = None) -> ServiceRef | None:
+        """The service that had this frontend, or the one that has this backend."""
 
     def domains(self, where: IPAddress, asker: IPAddress) -> tuple[str, ...]:
         """Under which names somebody has found an address."""
 
-    def ruling(self, counter: int) -> Ruling | None:
-        """What a rule's counter stands for."""
+    def ruling(self, counter: int, at: int | None = None) -> Ruling | None:
+        """What a rule's counter stood for."""
 
     def device(self, index: int) -> str:
         """The name of a device."""
@@ -60,6 +67,8 @@ class Names(Interface):
 
 class KnownNames:
     """Names that somebody has told, and some that are looked up.
+
+    Who has left is remembered for flows that were seen before: of 16,384 addresses and as many namespaces.
 
     :param cluster: the name of this one.
     :param workload: finds out whose an address is, with its identity, of whom it was told nothing.
@@ -74,8 +83,8 @@ class KnownNames:
         *,
         cluster: str = "default",
         workload: Callable[[IPAddress], tuple[Workload, int] | None] = lambda _: None,
-        service: Callable[[Frontend], Service | None] = lambda _: None,
-        ruling: Callable[[int], Ruling | None] = lambda _: None,
+        service: Callable[[Frontend, int | None], Service | None] = lambda _, __: None,
+        ruling: Callable[[int, int | None], Ruling | None] = lambda _, __: None,
         device: Callable[[int], str] = lambda _: "",
     ) -> None:
         self._cluster = cluster
@@ -83,6 +92,7 @@ class KnownNames:
         self._lock = Lock()
         self._ends: dict[IPAddress, tuple[str, Endpoint]] = {}
         self._addresses: dict[str, tuple[IPAddress, ...]] = {}
+        self._former: Formerly[IPAddress, Endpoint] = Formerly()
         self._namespaces: dict[int, tuple[str, Endpoint]] = {}
         self._owners: dict[str, tuple[WorkloadRef, ...]] = {}
         self._domains: dict[tuple[IPAddress, IPAddress], tuple[str, ...]] = {}
@@ -105,11 +115,18 @@ class KnownNames:
         plain = _endpoint(workload, identity, self._cluster)
         with self._lock:
             end = evolve(plain, id=number, workloads=tuple(owners) or self._owners.get(workload.name, ()))
-            self._forget(workload.name)
+            for each in self._addresses.get(workload.name, ()):
+                if each not in workload.addresses:
+                    self._leave(each, workload.name)
+            for each in workload.addresses:
+                if each in self._ends and not _same(self._ends[each][1], end):
+                    self._leave(each)
             self._addresses[workload.name] = workload.addresses
             self._ends.update(dict.fromkeys(workload.addresses, (workload.name, end)))
             if netns:
                 self._namespaces[netns] = (workload.name, end)
+                if len(self._namespaces) > _MOST_NAMESPACES:
+                    del self._namespaces[self._spare_namespace()]
 
     def belongs(self, name: str, *owners: WorkloadRef) -> None:
         """What a workload belongs to, whoever tells the rest of it; without any owner this is forgotten."""
@@ -119,23 +136,39 @@ class KnownNames:
             else:
                 self._owners.pop(name, None)
             for each in self._addresses.get(name, ()):
-                if each in self._ends and self._ends[each][0] == name:
-                    self._ends[each] = (name, evolve(self._ends[each][1], workloads=owners))
+                whose, end = self._ends.get(each, ("", None))
+                if end is not None and whose == name and end.workloads != owners:
+                    if end.workloads:
+                        self._former.left(each, end)
+                    self._ends[each] = (name, evolve(end, workloads=owners))
             for cookie, (whose, end) in self._namespaces.items():
-                if whose == name:
+                if whose == name and owners:
                     self._namespaces[cookie] = (name, evolve(end, workloads=owners))
 
     def forget(self, *names: str) -> None:
         """These workloads are gone."""
         with self._lock:
             for name in names:
-                self._forget(name)
+                for each in self._addresses.pop(name, ()):
+                    self._leave(each, name)
+
+    def left(self, workload: Workload, *owners: WorkloadRef) -> None:
+        """Somebody has these addresses no more who was not told here, but is found out.
+
+        :param owners: what it belongs to.
+        """
+        end = _endpoint(workload, 0, self._cluster, owners)
+        with self._lock:
+            for each in workload.addresses:
+                last = self._former.last(each)
+                if each not in self._ends and not (last is not None and _same(end, last)):
+                    self._former.left(each, end)
 
     def vacate(self, addresses: Iterable[IPAddress]) -> None:
         """Nobody has these addresses any more."""
         with self._lock:
             for each in addresses:
-                self._ends.pop(each, None)
+                self._leave(each)
 
     def resolved(self, asker: IPAddress, name: str, addresses: Iterable[IPAddress]) -> None:
         """A name server has told somebody these addresses."""
@@ -147,8 +180,11 @@ class KnownNames:
             while len(self._domains) > _MOST_NAMES:
                 del self._domains[next(iter(self._domains))]
 
-    def endpoint(self, where: IPAddress, identity: int) -> Endpoint:
-        """Who is at an address."""
+    def endpoint(self, where: IPAddress, identity: int, at: int | None = None) -> Endpoint:
+        """Who was at an address."""
+        former = self._former.at(where, at)
+        if former is not None:
+            return former if former.identity else evolve(former, identity=identity)
         known = self._ends.get(where)
         if known is not None:
             return known[1]
@@ -163,11 +199,11 @@ class KnownNames:
         found = self._namespaces.get(cookie)
         return None if found is None else found[1]
 
-    def service(self, where: IPAddress, port: int, protocol: int) -> ServiceRef | None:
-        """The service that has this frontend or backend; None as well of one without a name."""
+    def service(self, where: IPAddress, port: int, protocol: int, at: int | None = None) -> ServiceRef | None:
+        """The service that had this frontend, or has this backend; None as well of one without a name."""
         if protocol not in _PROTOCOLS or not port:
             return None
-        found = self._service(Frontend(where, port, Protocol(protocol)))
+        found = self._service(Frontend(where, port, Protocol(protocol)), at)
         if found is None or not found.name:
             return None
         namespace, _, name = found.name.partition(":")[0].rpartition("/")
@@ -177,19 +213,36 @@ class KnownNames:
         """Under which names somebody has found an address."""
         return self._domains.get((where, asker), ())
 
-    def ruling(self, counter: int) -> Ruling | None:
-        """What a rule's counter stands for."""
-        return self._ruling(counter)
+    def ruling(self, counter: int, at: int | None = None) -> Ruling | None:
+        """What a rule's counter stood for."""
+        return self._ruling(counter, at)
 
     def device(self, index: int) -> str:
         """The name of a device."""
         return self._device(index)
 
-    def _forget(self, name: str) -> None:
-        for each in self._addresses.pop(name, ()):
-            if each in self._ends and self._ends[each][0] == name:
-                del self._ends[each]
-        self._namespaces = {cookie: each for cookie, each in self._namespaces.items() if each[0] != name}
+    def _leave(self, where: IPAddress, name: str = "") -> None:
+        """Whoever has an address, or this one, has it no more."""
+        whose, end = self._ends.get(where, ("", None))
+        if end is not None and name in ("", whose):
+            del self._ends[where]
+            self._former.left(where, end)
+            if stay := tuple(each for each in self._addresses.get(whose, ()) if each != where):
+                self._addresses[whose] = stay
+            else:
+                self._addresses.pop(whose, None)
+
+    def _spare_namespace(self) -> int:
+        """That of somebody who has no address any more, of the longest ago; or the first of all."""
+        gone = (cookie for cookie, (name, _) in self._namespaces.items() if name not in self._addresses)
+        return next(gone, next(iter(self._namespaces)))
+
+
+def _same(one: Endpoint, other: Endpoint) -> bool:
+    """Whether somebody is who was there, maybe with more that is known of it."""
+    who = (one.namespace, one.pod_name, one.labels)
+    known = one.identity in (0, other.identity)
+    return known and who == (other.namespace, other.pod_name, other.labels)
 
 
 @lru_cache(maxsize=4096)

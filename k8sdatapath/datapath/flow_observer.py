@@ -1,6 +1,6 @@
 """FlowObserver: what becomes of packets, as flows with names.
 
-A thread takes events out of the kernel's ring buffer, many at a time, into a ring of so many records
+A thread takes events out of the kernel's memory, many at a time, into a ring of so many records
 (:class:`~k8sdatapath.datapath.event_store.EventStore`). A record becomes a flow when somebody reads it:
 whoever reads nothing costs nothing. Readers have places in the ring and nothing else, so one that is slow
 costs no memory and holds nobody up; what is overwritten before it comes, it is told as a loss. So it is told
@@ -14,29 +14,36 @@ import os
 import select
 import threading
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from importlib.metadata import version
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
 from k8sdatapath import maps
 from k8sdatapath.datapath.contract import Bindable, bind_maps
+from k8sdatapath.datapath.dns_event import DnsEvent
+from k8sdatapath.datapath.event_source import EventSource
 from k8sdatapath.datapath.event_store import EventStore
 from k8sdatapath.datapath.flow_columns import frame, packed_columns
 from k8sdatapath.datapath.flow_decoder import Decoder, lost_record
 from k8sdatapath.datapath.flow_filters import EventFilter
 from k8sdatapath.datapath.flow_names import KnownNames, Names
-from k8sdatapath.datapath.flow_requests import request_flow
+from k8sdatapath.datapath.flow_questions import question_flow
+from k8sdatapath.datapath.flow_requests import RequestSource, request_flow
 from k8sdatapath.errors import CapacityError, ClosedError, DatapathError, ModelError
 from k8sdatapath.flow_source import Chunk, FlowSource, Seen
 from k8sdatapath.model.address import shown
+from k8sdatapath.model.flow import Flow
 from k8sdatapath.model.flow_match import Matcher
 from k8sdatapath.objects import ObjectSpec
+from k8sdatapath.pybpf import cpus
 from k8sdatapath.resource import Resource
 from k8sdatapath.tables.counters import outcomes
-from k8sdatapath.tables.events import EventRow, FilterRow, Level, SetupRow, TellingRow, to_level
+from k8sdatapath.tables.events import EventRow, FilterRow, Level, QueueRow, SetupRow, TellingRow, to_level
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,20 +51,24 @@ if TYPE_CHECKING:
     import polars as pl
     import pyarrow as pa
 
-    from k8sdatapath.datapath.l7_policy import L7Policy
-
 __all__ = ["CONTRACT", "FlowObserver", "Telling"]
 
 #: The maps that an observer reads and writes.
 CONTRACT: Mapping[str, Any] = {
     "kd_events": maps.RingBuffer[EventRow],
+    "kd_event_queues": maps.Array[QueueRow],
+    "kd_event_rows": maps.Array[EventRow],
     "kd_event_setup": maps.Array[SetupRow],
     "kd_event_filters": maps.Array[FilterRow],
     "kd_telling": maps.PerCpuArray[TellingRow],
 }
 
+_MOST_QUESTIONS = 16384
+"""To name servers, that are kept until the thread takes them; of more the oldest are forgotten."""
 _PAUSE = 0.02
-"""Seconds until a second look for events: more than KD_EVENT_WAKE, or the last ones may stay unread."""
+"""Seconds until a second look: above KD_EVENT_WAKE and two KD_EVENT_TICK, or the last events stay unread."""
+_FILLED = 8
+"""What part of a CPU's queue may fill meanwhile, at the rate of before: else the look is earlier."""
 
 
 @frozen
@@ -93,18 +104,22 @@ class FlowObserver(FlowSource, Resource):
         self._setup: maps.Array[SetupRow] = tables["kd_event_setup"]
         self._filters: maps.Array[FilterRow] = tables["kd_event_filters"]
         self._telling: maps.PerCpuArray[TellingRow] = tables["kd_telling"]
-        self._ring: maps.RingBuffer[EventRow] = tables["kd_events"]
-        self._store = EventStore(self._ring, capacity)
+        self._source = EventSource(tables["kd_events"], tables["kd_event_queues"], tables["kd_event_rows"])
+        self._store = EventStore(self._source, capacity)
         self._decoder = decoder
+        self._taking = threading.Lock()  # of the thread, and of readers who look for themselves
         self._changed = threading.Condition()
         self._arrivals: set[Callable[[], None]] = set()
         self._missed = [row.full + row.limited for row in self._telling[0]]
         self._missed_at = time.monotonic_ns()
         self._closing = False
-        self._requests: L7Policy | None = None
+        self._called = False  # to look: once is enough
+        self._requests: RequestSource | None = None
+        self._questions: deque[DnsEvent] = deque(maxlen=_MOST_QUESTIONS)
+        self._made: list[tuple[int, Flow]] = []  # here, and not yet among the others
         self._stop, self._stopped = os.pipe2(os.O_CLOEXEC)
         self._poll = select.poll()
-        self._poll.register(self._ring.fileno(), select.POLLIN)
+        self._poll.register(self._source.fileno(), select.POLLIN)
         self._poll.register(self._stop, select.POLLIN)
         self._thread = threading.Thread(target=self._run, name="flow observer", daemon=True)
         self._thread.start()
@@ -181,11 +196,16 @@ class FlowObserver(FlowSource, Resource):
             sum(row.told for row in rows), sum(row.full for row in rows), sum(row.limited for row in rows)
         )
 
-    def listen(self, requests: L7Policy) -> None:
+    def listen(self, requests: RequestSource) -> None:
         """Tell of requests as well. Their events are taken by this observer from now on."""
         self._requests = requests
         self._poll.register(requests.fileno(), select.POLLIN)
-        os.write(self._stopped, b"1")
+        self._have_it_look()
+
+    def tell(self, event: DnsEvent) -> None:
+        """Tell of a question to a name server, or of an answer, as a flow among the others."""
+        self._questions.append(event)
+        self._have_it_look()
 
     # ---- reading
 
@@ -196,7 +216,8 @@ class FlowObserver(FlowSource, Resource):
 
     def span(self) -> tuple[int, int]:
         """The number of the oldest flow that is there, and of the next to come."""
-        self._drain()
+        if self._drain():  # with what was to wake the thread, and those that follow wake nobody
+            self._have_it_look()
         return self._store.span
 
     def read(self, start: int, stop: int) -> Chunk:
@@ -234,6 +255,8 @@ class FlowObserver(FlowSource, Resource):
         return frame(self._newest(last), self._decoder, "pyarrow")
 
     def _newest(self, number: int | None) -> bytes:
+        if number is not None and number < 0:
+            raise ModelError(f"{number} events: a number of events is 0 or more")
         oldest, end = self.span()
         return self._store.read(oldest if number is None else end - number, end)[1]
 
@@ -276,19 +299,45 @@ class FlowObserver(FlowSource, Resource):
     # ---- the thread
 
     def _run(self) -> None:
+        self._take_all()  # what is there already may wake nobody
         while not self._closing:
             woken = dict(self._poll.poll())
             if self._stop in woken and not self._closing:
-                os.read(self._stop, 1)
-            while not self._closing and self._drain():
-                time.sleep(_PAUSE)
+                os.read(self._stop, 4096)
+                self._called = False
+            self._take_all()
+
+    def _have_it_look(self) -> None:
+        with self._changed:
+            if not (self._called or self._closing):
+                self._called = True
+                os.write(self._stopped, b"1")
+
+    def _take_all(self) -> None:
+        """Look until a whole pause has brought nothing: after a shorter one the last events may be unread."""
+        pause = _PAUSE / 8  # how much comes is not known yet
+        while not self._closing:
+            came = self._drain()
+            if not came and pause >= _PAUSE:
+                return
+            pause = min(_PAUSE, pause * min(4, self._source.room / _FILLED / came)) if came else _PAUSE
+            time.sleep(pause)
 
     def _drain(self) -> int:
         """Take what is there; returns how many came."""
-        if self._closing:
-            return 0
-        came = self._store.drain() + self._drain_requests()
-        lost = self._note_losses() if came else 0
+        with self._taking:
+            if self._closing:
+                return 0
+            until = time.monotonic_ns()
+            came = self._store.drain()
+            self._drain_requests()
+            self._drain_questions()
+            came += len(self._made)
+            # what is later than the last look at the ring waits for the next, which has what happened before
+            now = sorted((each for each in self._made if each[0] <= until), key=itemgetter(0))
+            self._made = [each for each in self._made if each[0] > until]
+            self._store.show([self._decoder.keep(flow, at) for at, flow in now])
+            lost = self._note_losses() if came else 0
         if came or lost:
             with self._changed:
                 self._changed.notify_all()
@@ -297,29 +346,37 @@ class FlowObserver(FlowSource, Resource):
                 tell()
         return came
 
-    def _drain_requests(self) -> int:
-        """Take what was asked for and answered; returns how much."""
-        events = self._requests.events() if self._requests is not None else ()
-        for each in events:
-            flow = request_flow(
-                each,
-                self.names,
-                clock=self._decoder.clock,
-                node=self._decoder.node,
-                emitter=self._decoder.emitter,
-            )
-            self._store.add(self._decoder.keep(flow, round(each.time * 1e9)))
-        return len(events)
+    def _drain_requests(self) -> None:
+        """Take what was asked for and answered."""
+        for each in self._requests.events() if self._requests is not None else ():
+            self._keep(request_flow(each, self.names, **self._about), each.time)
+
+    def _drain_questions(self) -> None:
+        """The same of name servers."""
+        with suppress(IndexError):
+            while True:
+                event = self._questions.popleft()
+                self._keep(question_flow(event, self.names, **self._about), event.time)
+
+    @property
+    def _about(self) -> dict[str, Any]:
+        """What flows have that are made here."""
+        made = self._decoder
+        return {"clock": made.clock, "node": made.node, "emitter": made.emitter}
+
+    def _keep(self, flow: Flow, time: float) -> None:
+        self._made.append((round(time * 1e9), flow))
 
     def _note_losses(self) -> int:
         """Put into the ring what the kernel could not."""
         with self._changed:
             now, noted = time.monotonic_ns(), 0
-            for cpu, row in enumerate(self._telling[0]):
+            for place, (cpu, row) in enumerate(zip(cpus.possible(), self._telling[0], strict=True)):
                 missed = row.full + row.limited
-                if missed != self._missed[cpu]:
-                    self._store.add(lost_record(cpu, missed - self._missed[cpu], self._missed_at, now))
-                    self._missed[cpu], noted = missed, noted + 1
+                if missed != self._missed[place]:
+                    lost = lost_record(cpu, missed - self._missed[place], self._missed_at, now)
+                    self._store.show([lost])
+                    self._missed[place], noted = missed, noted + 1
             self._missed_at = now
             return noted
 
@@ -329,8 +386,9 @@ class FlowObserver(FlowSource, Resource):
             return
         with suppress(DatapathError):
             self._setup[0] = SetupRow(Level.OFF)
-        self._closing = True
-        os.close(self._stopped)
+        with self._changed:
+            self._closing = True
+            os.close(self._stopped)
         self._thread.join()
         os.close(self._stop)
         with self._changed:
@@ -338,7 +396,9 @@ class FlowObserver(FlowSource, Resource):
             arrivals = tuple(self._arrivals)
         for tell in arrivals:
             tell()
-        self._own.close()
+        with self._taking:
+            self._source.close()
+            self._own.close()
 
     def __repr__(self) -> str:
         if self._closing:

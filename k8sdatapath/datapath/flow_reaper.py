@@ -10,9 +10,8 @@ service's address; what is kept for it is no flow any more, and is taken away by
 
 from __future__ import annotations
 
-from k8sdatapath import maps
-from k8sdatapath.datapath.contract import Bindable, bind_maps
-from k8sdatapath.objects import Object, ObjectSpec
+from k8sdatapath.datapath.contract import Bindable, load_over
+from k8sdatapath.objects import Object
 from k8sdatapath.resource import Resource
 
 __all__ = ["FlowReaper"]
@@ -34,10 +33,7 @@ class FlowReaper(Resource):
 
         :raises ContractError: a map is missing.
         """
-        spec = ObjectSpec.from_file("flow_reaper")
-        shared, borrowed = bind_maps(source, dict.fromkeys(spec.maps, maps.Map), "a flow reaper")
-        with borrowed:
-            return cls(spec.load(reuse=shared))
+        return cls(load_over(source, "flow_reaper", "a flow reaper"))
 
     def reap(self) -> int:
         """Forget them; returns how many. One walk through the table, inside the kernel.

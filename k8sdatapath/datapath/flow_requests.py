@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Protocol as Interface
+
 from k8sdatapath.datapath.flow_names import Names
 from k8sdatapath.datapath.http_event import HTTPEvent
 from k8sdatapath.model import Protocol
@@ -24,10 +27,22 @@ from k8sdatapath.model.flow import (
 from k8sdatapath.model.flow_words import summary
 from k8sdatapath.model.frontend import place
 
-__all__ = ["request_flow"]
+__all__ = ["RequestSource", "request_flow"]
 
 _REASONS = {"denied": DropReason.POLICY_DENIED}
 _VERDICTS = {"denied": Verdict.DROPPED, "audited": Verdict.AUDIT}
+
+
+class RequestSource(Interface):
+    """Who sees requests: :class:`~k8sdatapath.datapath.l7_policy.L7Policy`."""
+
+    def events(self) -> Iterable[HTTPEvent]:
+        """Those since the last call."""
+        ...
+
+    def fileno(self) -> int:
+        """Readable when there are events."""
+        ...
 
 
 def request_flow(event: HTTPEvent, names: Names, *, clock: int, node: str, emitter: Emitter) -> Flow:
@@ -48,7 +63,8 @@ def request_flow(event: HTTPEvent, names: Names, *, clock: int, node: str, emitt
         round(event.latency * 1e9) if event.latency else 0,
         HTTP(event.status, event.method, url, "HTTP/1.1"),
     )
-    identities = {client: event.identity}
+    sent = event.at == "client"
+    identities = {server if sent else client: event.identity}
     return Flow(
         time=clock + round(event.time * 1e9),
         verdict=verdict,
@@ -64,7 +80,7 @@ def request_flow(event: HTTPEvent, names: Names, *, clock: int, node: str, emitt
         event_type=EventType(MonitorEvent.L7, 0),
         source_service=service if answer else None,
         destination_service=None if answer else service,
-        traffic_direction=TrafficDirection.INGRESS,
+        traffic_direction=TrafficDirection.EGRESS if sent else TrafficDirection.INGRESS,
         drop_reason=_REASONS.get(event.verdict, DropReason.DROP_REASON_UNKNOWN),
         is_reply=answer,
         socket_cookie=event.connection,

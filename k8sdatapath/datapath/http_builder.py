@@ -12,7 +12,7 @@ from k8sdatapath.datapath.automaton import Automaton
 from k8sdatapath.errors import CapacityError
 from k8sdatapath.model.http import HTTPReason
 from k8sdatapath.model.regex import Regex
-from k8sdatapath.tables.l7 import WORDS, Action, FactRow, Section
+from k8sdatapath.tables.l7 import NAME, RUN, WORDS, Action, FactRow, Section
 
 __all__ = [
     "ANY",
@@ -46,6 +46,7 @@ class Table:
 
     :ivar cells: see ``struct kd_l7_block``.
     :ivar start: where sections begin.
+    :ivar initials: by the length of a header's name: bits of the letters that those begin with that matter.
     """
 
     classes: bytes
@@ -53,6 +54,7 @@ class Table:
     cells: array[int] = field(eq=False)
     rows: tuple[FactRow, ...]
     start: Mapping[Section, int]
+    initials: tuple[int, ...]
 
     def __repr__(self) -> str:
         return f"<Table states={len(self.cells) // self.width} classes={self.width} rows={len(self.rows)}>"
@@ -108,13 +110,35 @@ class Builder:
             self.rows += rows
         return self._known[key] << 8 | action << 4
 
-    def table(self, start: Mapping[Section, int]) -> Table:
-        """What has come of it."""
+    def table(self, start: Mapping[Section, int], names: Iterable[str] = ()) -> Table:
+        """What has come of it.
+
+        :param names: headers that matter.
+        """
         cells = array("I", [cell for row in self._cells for cell in row])
+        if runs := self._runs():
+            cells = array(
+                "I", [cell | RUN if not cell & 0xFF and cell >> 8 in runs else cell for cell in cells]
+            )
         if self.at(len(self._cells)) >= 1 << 24:
             raise CapacityError("cells of a table of HTTP rules", len(cells), 1 << 24)
         places = {section: self.at(state) for section, state in start.items()}
-        return Table(self.classes, self.width, cells, tuple(self.rows), places)
+        return Table(self.classes, self.width, cells, tuple(self.rows), places, _initials(names))
+
+    def _runs(self) -> set[int]:
+        """Where rows of states begin that no byte changes but a control character."""
+        plain = {self.classes[byte] for byte in range(0x20, 0x100) if byte != 0x7F}
+        states = enumerate(self._cells)
+        return {self.at(n) for n, row in states if all(row[each] == self.go(n) for each in plain)}
+
+
+def _initials(names: Iterable[str]) -> tuple[int, ...]:
+    """Programs leave to the automaton what is longer, or does not begin with a letter."""
+    found = [0] * NAME
+    for name in names:
+        if len(name) < NAME and "a" <= name[0] <= "z":
+            found[len(name)] |= 1 << ord(name[0]) - ord("a")
+    return tuple(found)
 
 
 def wrong(reason: HTTPReason) -> Cell:

@@ -17,7 +17,8 @@ class HTTPEvent:
 
     :ivar time: seconds of the monotonic clock.
     :ivar client: address and port; likewise ``server``.
-    :ivar identity: the peer's, as policies know it; 0: no policy was asked.
+    :ivar at: the end where it was read: ``"server"``, or ``"client"``.
+    :ivar identity: that of the other end, as policies know it; 0: no policy was asked.
     :ivar verdict: ``"allowed"``, ``"denied"``, ``"audited"`` (it would be denied), ``"response"``.
     :ivar reason: why it is denied, a name of those that ``L7Policy.stats`` has.
     :ivar rule: that allows it, if it is in force still.
@@ -30,6 +31,7 @@ class HTTPEvent:
     time: float
     client: tuple[IPAddress, int]
     server: tuple[IPAddress, int]
+    at: str
     identity: int
     verdict: str
     reason: str
@@ -58,6 +60,7 @@ class HTTPEvent:
             time=row.time / 1e9,
             client=(row.way.dst, row.way.dport),
             server=(row.way.src, row.way.sport),
+            at="client" if ConnFlags(row.flags) & ConnFlags.CLIENT else "server",
             identity=row.identity,
             verdict=verdict,
             reason=reasons.get(row.reason, "") if row.reason else "",

@@ -84,14 +84,21 @@ _FRAMING = {
 
 def headers_table(facts: Facts) -> Table:
     """Headers that rules ask for."""
-    build, start = header_section(facts)
-    return build.table({Section.HEADERS: start})
+    values = header_values(facts)
+    build, starts = header_section(facts, values)
+    return build.table(starts, values)
 
 
-def header_section(facts: Facts, *signatures: Callable[[int], object]) -> tuple[Builder, int]:
-    names = list(dict.fromkeys([*_FRAMING, *facts.names]))
-    values = {name: _values(facts, name) for name in names}
-    letters = frozenset("".join(names).encode())
+def header_values(facts: Facts) -> dict[str, Automaton]:
+    """The headers that matter, and what reads their values."""
+    return {name: _values(facts, name) for name in dict.fromkeys([*_FRAMING, *facts.names])}
+
+
+def header_section(
+    facts: Facts, values: Mapping[str, Automaton], *signatures: Callable[[int], object]
+) -> tuple[Builder, dict[Section, int]]:
+    """A builder, and the states that read the headers of requests."""
+    letters = frozenset("".join(values).encode())
     known = frozenset(b"\r\n: \t0123456789")
 
     def signature(byte: int) -> object:
@@ -105,16 +112,28 @@ def header_section(facts: Facts, *signatures: Callable[[int], object]) -> tuple[
         )
 
     build = Builder(signature, values.values())
+    headers, value = _headers(build, facts, values)
+    return build, {Section.HEADERS: headers, Section.VALUE: value}
+
+
+def _headers(
+    build: Builder, facts: Facts, values: Mapping[str, Automaton], *, of_response: bool = False
+) -> tuple[int, int]:
+    """The state that begins to read headers, of which some matter, and that of the values of all others.
+
+    :param of_response: what the names of others are does not matter either.
+    """
     begin = build.states()
     feed = expect(build, LF, build.go(begin), HTTPReason.LINE)
-    entries = {name: _value(build, facts, name, values[name], begin) for name in names}
+    entries = {name: _value(build, facts, name, values[name], begin) for name in values}
     other = build.states()
 
     def any_value(byte: int) -> Cell:
         return _in_value(byte) or build.go(feed if byte == CR else other)
 
     build.fill(other, any_value)
-    read_name = _names(build, entries, other)
+    stray = other if of_response else build.states()
+    read_name = _names(build, entries, other, stray)
     end = build.state(lambda byte: build.go(begin, Action.HEAD) if byte == LF else wrong(HTTPReason.LINE))
 
     def line(byte: int) -> Cell:
@@ -126,7 +145,7 @@ def header_section(facts: Facts, *signatures: Callable[[int], object]) -> tuple[
             return wrong(HTTPReason.NAME)
         return read_name(byte)
 
-    return build, build.fill(begin, line)
+    return build.fill(begin, line), other
 
 
 def _values(facts: Facts, name: str) -> Automaton:
@@ -144,11 +163,14 @@ def _in_value(byte: int) -> Cell:
     return 0
 
 
-def _names(build: Builder, entries: Mapping[str, int], other: int) -> Read:
-    """Reads the names of headers, however they are capitalised; returns how their first byte is read."""
+def _names(build: Builder, entries: Mapping[str, int], other: int, stray: int) -> Read:
+    """Reads the names of headers, however they are capitalised; returns how their first byte is read.
+
+    :param other: where the value of one begins that does not matter.
+    :param stray: where its name goes on.
+    """
     prefixes = {name[:size] for name in entries for size in range(1, len(name) + 1)}
     states = {prefix: build.states() for prefix in sorted(prefixes)}
-    stray = build.states()
 
     def reader(prefix: str) -> Read:
         def read(byte: int) -> Cell:
@@ -162,13 +184,16 @@ def _names(build: Builder, entries: Mapping[str, int], other: int) -> Read:
 
     for prefix, state in states.items():
         build.fill(state, reader(prefix))
-    build.fill(stray, reader("\0"))
+    if stray != other:
+        build.fill(stray, reader("\0"))
     return reader("")
 
 
 def _value(build: Builder, facts: Facts, name: str, values: Automaton, begin: int) -> int:
     """The state behind the colon of a header that matters: its value without the space around it."""
     wanted = list(facts.of_value(name).values())
+    _, sound, unsound = _FRAMING.get(name, (ANY, Framing.NONE, Framing.NONE))
+    matters = wanted or sound != unsound  # else it is only passed over
     states: dict[tuple[int, int], int] = {}
     left: list[tuple[int, int]] = []
     ends: dict[int, int] = {}
@@ -183,7 +208,6 @@ def _value(build: Builder, facts: Facts, name: str, values: Automaton, begin: in
     def end_of(kept: int) -> int:
         if kept not in ends:
             accepts = values.accepts[kept]
-            _, sound, unsound = _FRAMING.get(name, (ANY, Framing.NONE, Framing.NONE))
             framing = sound if 0 in accepts else unsound
             met = sum(1 << wanted[number - 1] for number in accepts if number >= 1)
             lost = sum(1 << fact for fact in facts.of_host.values()) & ~met if name == "host" else 0
@@ -200,7 +224,7 @@ def _value(build: Builder, facts: Facts, name: str, values: Automaton, begin: in
                 return build.go(end_of(kept))
             if empty and byte in b" \t":
                 return build.go(entry)
-            after = values.table[now * values.width + values.classes[byte]]
+            after = values.table[now * values.width + values.classes[byte]] if matters else now
             if byte in b" \t":
                 return build.go(state_of(kept, after))
             if name == "content-length" and byte in DIGITS:
@@ -223,9 +247,12 @@ def _value(build: Builder, facts: Facts, name: str, values: Automaton, begin: in
 def common_table() -> Table:
     """Headers that no rule asks for, chunks, and the first line of responses."""
     known = frozenset(b"HTP/1.")
-    build, headers = header_section(
-        Facts(()), lambda byte: _HEX.get(byte), lambda byte: byte if byte in known else None
+    facts = Facts(())
+    values = header_values(facts)
+    build, starts = header_section(
+        facts, values, lambda byte: _HEX.get(byte), lambda byte: byte if byte in known else None
     )
+    lengths = {name: values[name] for name in ("content-length", "transfer-encoding")}
     size = build.states()
     feed = expect(build, LF, build.go(size), HTTPReason.CHUNK)
     behind = expect(build, CR, build.go(feed), HTTPReason.CHUNK)
@@ -239,18 +266,20 @@ def common_table() -> Table:
     build.fill(more, lambda byte: build.go(end) if byte == CR else digit(byte))
     feed = expect(build, LF, build.go(0, Action.BODY), HTTPReason.LINE)
     last = expect(build, CR, build.go(feed), HTTPReason.TRAILER)
-    starts = {
-        Section.HEADERS: headers,
+    answer, _ = _headers(build, facts, lengths, of_response=True)
+    starts |= {
         Section.CHUNKS: size,
         Section.LAST: last,
-        Section.RESPONSE: _response(build),
+        Section.RESPONSE: _response(build, answer),
+        Section.ANSWER: answer,
     }
-    return build.table(starts)
+    return build.table(starts, values)
 
 
-def _response(build: Builder) -> int:
+def _response(build: Builder, headers: int) -> int:
+    """The state that begins to read a response."""
     strange = wrong(HTTPReason.VERSION)
-    feed = build.state(lambda byte: build.go(0, Action.LINE, 1) if byte == LF else strange)
+    feed = build.state(lambda byte: build.go(headers) if byte == LF else strange)
     phrase = build.states()
     build.fill(phrase, lambda byte: build.go(feed if byte == CR else phrase))
 

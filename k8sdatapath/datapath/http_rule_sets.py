@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 from array import array
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from attrs import frozen
@@ -13,22 +14,27 @@ from attrs import frozen
 from k8sdatapath import maps
 from k8sdatapath.datapath.http_builder import Table
 from k8sdatapath.datapath.http_headers import common_table
-from k8sdatapath.datapath.http_tables import HTTPTables, http_tables
-from k8sdatapath.errors import CapacityError, ModelError
+from k8sdatapath.datapath.http_tables import HTTPGroup, HTTPTables, http_tables
+from k8sdatapath.datapath.policy_names import fitting
+from k8sdatapath.errors import CapacityError, MapFullError, ModelError
 from k8sdatapath.model.http_rules import HTTPRule
 from k8sdatapath.tables.grace import Numbers, Ranges, room
-from k8sdatapath.tables.l7 import COMMON, AutomatonRow, ConnRow, FactRow, Section
+from k8sdatapath.tables.l7 import COMMON, AutomatonRow, ConnRow, FactRow, RuleNameKey, Section
+from k8sdatapath.tables.policy import NameRow
 
 __all__ = ["RuleSets"]
 
 
 @frozen
 class _Set:
-    """A set of rules that has a number."""
+    """A set of rules that has a number.
+
+    :ivar others: of further automata: of headers, and of further groups.
+    """
 
     tables: HTTPTables
     number: int
-    headers: int | None
+    others: tuple[int, ...]
 
 
 class RuleSets:
@@ -46,6 +52,7 @@ class RuleSets:
         self._rows: maps.Array[FactRow] = tables["kd_l7_rows"]
         self._automata: maps.Array[AutomatonRow] = tables["kd_l7_automata"]
         self._conns: maps.Hash[int, ConnRow] = tables["kd_l7_conns"]
+        self._names: maps.Hash[RuleNameKey, NameRow] = tables["kd_l7_names"]
         self._wait = wait
         self._lock = threading.RLock()
         there = {n: row for n, row in enumerate(self._automata) if row.generation and n}
@@ -58,7 +65,7 @@ class RuleSets:
         self._sets: dict[frozenset[Hashable], _Set] = {}
         self._uses: Counter[frozenset[Hashable]] = Counter()
         self._made: dict[frozenset[Hashable], HTTPTables] = {}  # looked at, and soon to be used
-        self._old: dict[int, int | None] = {}  # number, and that of its headers
+        self._old: dict[int, tuple[int, ...]] = {}  # number, and those of further automata
         self._strange = _sets_of({n: row for n, row in there.items() if n != COMMON})
         common = common_table()
         if COMMON not in there:
@@ -81,7 +88,7 @@ class RuleSets:
         with self._lock:
             made = {each: self._tables(each) for each in sets if each not in self._sets}
             new = [each for each in made.values() if self._left(each) is None]
-            parts = [part for each in new for part in (each.line, each.headers) if part]
+            parts = [part for each in new for group in each.groups for part in group.tables]
             cells, rows = sum(room(len(p.cells)) for p in parts), sum(room(len(p.rows)) for p in parts)
             if self._lacks(len(parts), cells, rows):
                 self.tend()
@@ -104,7 +111,7 @@ class RuleSets:
             if not self._uses[rules]:
                 del self._uses[rules]
                 gone = self._sets.pop(rules)
-                self._old[gone.number] = gone.headers
+                self._old[gone.number] = gone.others
 
     def tend(self) -> None:
         """Give numbers away that nobody uses, and no connection has."""
@@ -115,10 +122,10 @@ class RuleSets:
             had = {row.rules for row in self._conns.values()}
             free = [number for number in self._old if number not in had]
             for number in free:
-                headers = self._old.pop(number)
-                for each in (number, headers):
-                    if each is not None:
-                        self._remove(each)
+                for each in (number, *self._old.pop(number)):
+                    self._remove(each)
+            if free:
+                self._names.delete_many([key for key in self._names if key.rules in free])
 
     def drop_strange(self) -> None:
         """Who wants a set has asked for it: what an earlier process has left goes, as :meth:`drop`."""
@@ -150,16 +157,31 @@ class RuleSets:
         tables = self._tables(rules)
         self._made.pop(rules, None)
         if (left := self._left(tables)) is not None:
+            self._call(left, tables.rules)
             return _Set(tables, left, self._strange.pop(left))
-        headers = None
-        if tables.headers is not None:
-            headers = self._numbers.take()
-            self._write(headers, tables.headers, headers)
-        number = self._numbers.take()
-        self._write(number, tables.line, COMMON if headers is None else headers)
-        return _Set(tables, number, headers)
+        taken = [0]
+        for group in reversed(tables.groups):
+            more, headers = taken[-1], COMMON
+            if group.headers is not None:
+                taken.insert(0, headers := self._numbers.take())
+                self._write(headers, group.headers, headers)
+            taken.append(self._numbers.take())
+            self._write(taken[-1], group.line, headers, more)
+        *others, number = taken
+        self._call(number, tables.rules)
+        return _Set(tables, number, tuple(filter(None, others)))
 
-    def _write(self, number: int, table: Table, headers: int) -> None:
+    def _call(self, number: int, rules: Sequence[HTTPRule]) -> None:
+        """Write down what rules there are, for people: where there is no room for it, they see less."""
+        with suppress(MapFullError):
+            self._names.update_many(
+                {
+                    RuleNameKey(number, place): NameRow(fitting(str(rule)))
+                    for place, rule in enumerate(rules, 1)
+                }
+            )
+
+    def _write(self, number: int, table: Table, headers: int, more: int = 0) -> None:
         cells = self._cells.take(len(table.cells))
         self._table[cells : cells + len(table.cells)] = memoryview(array("I", table.cells))
         rows = self._facts.take(len(table.rows)) if table.rows else 0
@@ -168,24 +190,32 @@ class RuleSets:
         starts = tuple(table.start.get(section, 0) for section in Section)
         sizes = len(table.cells), len(table.rows)
         self._automata[number] = AutomatonRow(
-            cells, rows, self._generation, headers, *sizes, starts, table.classes
+            cells, rows, self._generation, headers, more, *sizes, starts, table.initials, table.classes
         )
 
     def _left(self, tables: HTTPTables) -> int | None:
         """The number that an earlier process has given to the same."""
-        for number, headers in self._strange.items():
-            if self._is_there(number, tables.line) and self._is_there(headers, tables.headers):
-                return number
-        return None
+        return next((number for number in self._strange if self._are_there(number, tables.groups)), None)
 
-    def _is_there(self, number: int | None, table: Table | None) -> bool:
-        """Whether the kernel has an automaton under a number, or there is neither."""
-        if number is None or table is None:
-            return number is None and table is None
+    def _are_there(self, number: int, groups: Sequence[HTTPGroup]) -> bool:
+        """Whether the kernel has groups, the first of which has a number."""
+        for group in groups:
+            if not number or not self._is_there(number, group.line):
+                return False
+            row = self._automata[number]
+            if (row.headers == COMMON) is not (group.headers is None):
+                return False
+            if group.headers is not None and not self._is_there(row.headers, group.headers):
+                return False
+            number = row.more
+        return not number
+
+    def _is_there(self, number: int, table: Table) -> bool:
+        """Whether the kernel has an automaton under a number."""
         row = self._automata[number]
         starts = tuple(table.start.get(section, 0) for section in Section)
-        about = len(table.cells), len(table.rows), starts, table.classes
-        if (row.cells_size, row.rows_size, row.start, row.classes) != about:
+        about = len(table.cells), len(table.rows), starts, table.initials, table.classes
+        if (row.cells_size, row.rows_size, row.start, row.initials, row.classes) != about:
             return False
         cells = self._table[row.cells : row.cells + row.cells_size]
         if cells.tobytes() != array("I", table.cells).tobytes():
@@ -204,12 +234,14 @@ class RuleSets:
             self._facts.give(row.rows, row.rows_size)
 
 
-def _sets_of(rows: Mapping[int, AutomatonRow]) -> dict[int, int | None]:
-    """The numbers of sets, and of their headers, whose own they are; alone if their writer was killed."""
-    heads = {number for number, row in rows.items() if row.headers == number}
-    found: dict[int, int | None] = {
-        number: row.headers if row.headers in heads else None
-        for number, row in rows.items()
-        if number not in heads
-    }
-    return found | dict.fromkeys(heads - set(found.values()))
+def _sets_of(rows: Mapping[int, AutomatonRow]) -> dict[int, tuple[int, ...]]:
+    """The numbers of sets, and of their further automata; these alone if their writer was killed."""
+    others = {number: {row.headers, row.more} & rows.keys() - {number} for number, row in rows.items()}
+    inner = set().union(*others.values())
+    return {number: tuple(_reached(number, others)) for number in rows.keys() - inner}
+
+
+def _reached(number: int, others: Mapping[int, set[int]]) -> Iterator[int]:
+    for each in others[number]:
+        yield each
+        yield from _reached(each, others)

@@ -5,17 +5,21 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Set
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Mapping, Set
+from contextlib import ExitStack, suppress
 from itertools import count
 from typing import Any, Literal, TypeAlias
 
+from attrs import evolve
+
 from k8sdatapath import maps
 from k8sdatapath.component import Report
-from k8sdatapath.datapath.contract import Bindable, bind_maps
+from k8sdatapath.datapath.contract import Bindable, bind_maps, names_of
 from k8sdatapath.datapath.copying import copy_map
-from k8sdatapath.datapath.flow_names import Ruling, policy_ref
-from k8sdatapath.datapath.policy_compiler import PolicyCompiler, networks_of
+from k8sdatapath.datapath.named_peers import NamedPeers
+from k8sdatapath.datapath.policy_compiler import PolicyCompiler
+from k8sdatapath.datapath.policy_cuts import cut_connections
+from k8sdatapath.datapath.policy_dns import KeptAnswers
 from k8sdatapath.datapath.policy_leads import (
     WORLDS,
     Known,
@@ -25,52 +29,42 @@ from k8sdatapath.datapath.policy_leads import (
     follow_dict,
     replaced,
 )
-from k8sdatapath.datapath.policy_maps import PolicyMaps, RequestRules, RuleCount
-from k8sdatapath.datapath.policy_names import Names
+from k8sdatapath.datapath.policy_maps import PolicyMaps, RequestRules
+from k8sdatapath.datapath.policy_names import Names, inherited_numbers, numbers_in_use
 from k8sdatapath.datapath.policy_pairs import EndpointPolicy, IdentityPair
-from k8sdatapath.datapath.policy_rows import Because
-from k8sdatapath.datapath.policy_set import world
+from k8sdatapath.datapath.policy_plan import PolicyPlan, plan_policies
+from k8sdatapath.datapath.policy_records import PolicyRecords
+from k8sdatapath.datapath.policy_senders import Senders
+from k8sdatapath.datapath.policy_set import PolicySet
+from k8sdatapath.datapath.policy_sides import world
+from k8sdatapath.datapath.policy_tables import CONTRACT
+from k8sdatapath.datapath.request_kinds import RequestKinds
 from k8sdatapath.datapath.rule_matches import RuleMatches
+from k8sdatapath.datapath.talks import live_talks
 from k8sdatapath.errors import CapacityError, ModelError
-from k8sdatapath.layout import addr
-from k8sdatapath.model import IPAddress, address
+from k8sdatapath.model import IPAddress
 from k8sdatapath.model.address import shown
 from k8sdatapath.model.host_firewall import HostFirewall
 from k8sdatapath.model.identity import LOCAL_NUMBERS, Reserved
-from k8sdatapath.model.names import name_patterns
-from k8sdatapath.model.policy import Action, Policy, Toward
+from k8sdatapath.model.policy import Policy, Toward
 from k8sdatapath.model.workload import Party, Workload
 from k8sdatapath.pybpf.memory import wait_for_programs
-from k8sdatapath.resource import Resource
-from k8sdatapath.tables.counters import CounterRow
-from k8sdatapath.tables.peers import PeerKey
+from k8sdatapath.tables.conntrack import Tuple
 from k8sdatapath.tables.policy import (
     Named,
-    NameKey,
-    NameRow,
-    PartyRow,
     PolicyFlags,
-    PolicyRow,
-    RuleKey,
-    RuleRow,
+    TalkRow,
 )
 
 __all__ = ["CONTRACT", "EndpointPolicy", "Existing", "IdentityPair", "IdentityPolicy"]
 
-CONTRACT = {
-    "kd_ipcache": maps.Hash[addr, PartyRow],
-    "kd_networks": maps.LPMTrie[PeerKey, PartyRow],
-    "kd_policies": maps.Array[PolicyRow],
-    "kd_rules": maps.Hash[RuleKey, RuleRow],
-    "kd_rule_counts": maps.PerCpuArray[CounterRow],
-    "kd_names": maps.Hash[NameKey, NameRow],
-}
+_TALKS = maps.LRUHash[Tuple, TalkRow]
 
 Existing: TypeAlias = Literal["enforce", "keep"]
 """What becomes of connections that a change no longer allows: they are cut, or go on."""
 
 
-class IdentityPolicy(Resource):
+class IdentityPolicy(NamedPeers, PolicyRecords):
     """Which pods may talk to whom. It knows pods by their labels, which have numbers, their identities::
 
         policy = IdentityPolicy.bind(loaded)
@@ -82,37 +76,48 @@ class IdentityPolicy(Resource):
     there, and leaves them afterwards.
     """
 
-    def __init__(self, tables: dict[str, Any], own: ExitStack, *, l7: RequestRules | None = None) -> None:
+    def __init__(self, tables: dict[str, Any], own: ExitStack, requests: RequestKinds) -> None:
         self._own, self._tables = own, tables
-        self._l7 = l7
+        self._requests = requests
         self._lock = threading.RLock()
         self._leads = Leads(tables)
+        self._senders = Senders(tables)
         self._names = Names(tables["kd_names"])
-        self._maps = PolicyMaps(tables, self._names, wait_for_programs, l7)
+        self._kept_answers = KeptAnswers(self._names)
+        self._maps = PolicyMaps(tables, self._names, wait_for_programs, requests)
         self._compiler = PolicyCompiler()
         self._subjects: dict[str, Who] = {}  # pods of this node
         self._numbers: dict[Who, int] = {}
         self._taken: set[int] = set()
         self._uses: Counter[Who] = Counter()
-        self._local = count(LOCAL_NUMBERS.start)
+        left = self._names.read()
+        parties = {number: who for number, who in left[Named.PARTY].items() if number in LOCAL_NUMBERS}
+        self._inherited = inherited_numbers(parties)
+        taken = {*parties, *(numbers_in_use(tables) if self._names.full else ())}
+        self._local = count(max(taken, default=LOCAL_NUMBERS.start - 1) + 1)
         self._policies: dict[str, Policy] = {}
         self._matches = RuleMatches(self._policies)
         self._left: list[Who] = []  # whose policies may still be asked, though no pod is to have them
         self._modes = PolicyFlags(0)
-        self._failsafe: Policy | None = None
+        self._firewall: HostFirewall | None = None
+        self._talks: maps.LRUHash[Tuple, TalkRow] | None = tables.pop("kd_talks", None)
         self._kept: set[int] = set()  # subjects whose live connections have not felt a change yet
+        self._kept_answers.take_over(left[Named.ANSWER], self._leads.answers)
         self._reserve()
 
     @classmethod
-    def bind(cls, source: Bindable, *, l7: RequestRules | None = None) -> IdentityPolicy:
+    def bind(
+        cls, source: Bindable, *, l7: RequestRules | None = None, names: RequestRules | None = None
+    ) -> IdentityPolicy:
         """The policies of a loaded object, pins or maps. The object may be closed before it.
 
         :param l7: who enforces what policies ask of requests; without, policies that do are refused.
+        :param names: likewise of names that name servers are asked for.
         :raises ContractError: the maps are not there.
         :raises LayoutError: one holds something else.
         """
-        tables, own = bind_maps(source, CONTRACT, cls.__name__, keep=True)
-        return cls(tables, own, l7=l7)
+        tables, own = bind_maps(source, _with_talks(source), cls.__name__, keep=True)
+        return cls(tables, own, RequestKinds(l7, names))
 
     # ---- policies
 
@@ -124,24 +129,50 @@ class IdentityPolicy(Resource):
     def upsert(self, *policies: Policy, existing: Existing = "enforce") -> Report:
         """Add policies, or give those of the same names another content.
 
+        Of an object with ``specs`` each is a policy: those that it has no more are to be removed.
+
         :param existing: what becomes of connections that are no longer allowed. Those that were kept once are
             cut by the next change that is enforced.
         :raises CapacityError: they do not fit; nothing was changed.
         :raises ModelError: two have one name, or one asks for requests and nobody enforces that.
         """
-        return self._change(policies, (), existing)
+        return self._change(_values(policies), (), existing)
 
     def remove(self, *names: str, existing: Existing = "enforce") -> Report:
-        """Take policies away; one that is not there is no error."""
+        """Take policies away; one that is not there is no error.
+
+        :raises ModelError: a name is no text.
+        """
+        if wrong := [name for name in names if not isinstance(name, str)]:
+            raise ModelError(f"{shown(wrong[0])} is no name of a policy, such as 'NetworkPolicy shop/web'")
         return self._change((), [name for name in names if name in self._policies], existing)
 
     def apply(self, policies: Iterable[Policy], *, existing: Existing = "enforce") -> Report:
         """These policies and no others; raises as :meth:`upsert`."""
-        wanted = tuple(policies)
+        wanted = _values([policies] if isinstance(policies, str) else policies)
         with self._lock:
             names = {each.name for each in wanted}
             new = [each for each in wanted if self._policies.get(each.name) != each]
             return self._change(new, [name for name in self._policies if name not in names], existing)
+
+    def plan(self, policies: Iterable[Policy]) -> PolicyPlan:
+        """What :meth:`apply` of these would open and cut, among all who are known here and with the world.
+
+        Also which connections it would end, of those that pods of this node have, and how many entries it
+        takes. Nothing is changed.
+
+        :raises CapacityError: rules about requests take more than there can be room for.
+        """
+        with self._lock:
+            known = {name: each.workload for name, each in self._leads.known.items()}
+            old, new, names = self._policies.values(), _values(policies), self._leads.answers.names
+            found = plan_policies(old, new, known.values(), names=names, host_firewall=self._firewall)
+            changed = {each.name: each for each in new} != self._policies
+            if self._talks is None or self.audit or not changed:
+                return found
+            was, now = (PolicySet(each, names=names, host_firewall=self._firewall) for each in (old, new))
+            cut = cut_connections(live_talks(self._talks), was, now, self._whose, self._revision_of)
+            return evolve(found, connections=tuple(sorted(cut, key=str)))
 
     @property
     def audit(self) -> bool:
@@ -180,17 +211,15 @@ class IdentityPolicy(Resource):
         with self._lock:
             self._carry_out(learned={each.name: Known(each, number) for each, number in workloads.items()})
 
-    def attach(self, workload: Workload, identity: int, *, audit: bool = False) -> int:
+    def attach(self, workload: Workload, identity: int) -> int:
         """The same of a pod of this node; returns the number of its policy, which is in force by then.
 
         A policy that it had before stays until :meth:`release`, or the next pod is attached: packets are
         judged by it for as long as the pod's row in kd_endpoints says so.
-
-        :param audit: as :attr:`audit`, for this pod alone.
         """
         with self._lock:
             self.release()
-            subject = Who(identity, workload.labels, None, workload.ports, audit)
+            subject = Who(identity, workload.labels, None, workload.ports, workload.audit)
             learned = {workload.name: Known(workload, identity)}
             before = self._subjects.get(workload.name)
             self._left = [] if before in (None, subject) else [before]
@@ -212,9 +241,9 @@ class IdentityPolicy(Resource):
         :raises CapacityError: it does not fit; nothing was changed.
         """
         with self._lock:
-            if self._failsafe != firewall.failsafe:
-                self._failsafe = firewall.failsafe
-                self._compiler.update([self._failsafe])
+            if self._firewall != firewall:
+                self._firewall = firewall
+                self._compiler.update([firewall.failsafe])
             subject = Who(Reserved.HOST, workload.labels, None, workload.ports)
             known = Known(workload, Reserved.HOST)
             self._carry_out(learned={workload.name: known}, attached={workload.name: subject}, node=subject)
@@ -237,50 +266,6 @@ class IdentityPolicy(Resource):
         with self._lock:
             self._carry_out(gone=self._leads.known.keys() & names)
 
-    def learn_name(self, name: str, addresses: Iterable[Any], ttl: float) -> None:
-        """DNS has answered that a name has these addresses, for so many seconds.
-
-        When it returns, policies by that name (``toFQDNs``) are in force for them: who has asked may be told.
-        Addresses of pods and nodes stay with these. :meth:`expire_names` forgets.
-
-        :raises CapacityError: they do not fit; nothing was changed.
-        :raises ModelError: an address that is none.
-        """
-        found = [address(each) for each in addresses]
-        with self._lock:
-            before = self._leads.answers.learn(name, found, time.monotonic() + ttl)
-            try:
-                self._carry_out(named=found)
-            except CapacityError:
-                self._leads.answers.restore(name, before)
-                raise
-
-    def goes_by(self, address: IPAddress, name: str) -> bool:
-        """Whether a policy of the pod at an address, on this node, names peers by a pattern that fits a name.
-
-        Only what such a pod is answered is to be learned: nobody opens a way for others.
-        """
-        with self._lock:
-            known = self._leads.claimant(address)
-            if known is None or known.workload.name not in self._subjects:
-                return False
-            return self._leads.answers.knows(name) and any(
-                each.matches(name)
-                for policy in self._policies.values()
-                if policy.subject.matches(known.workload.labels)
-                for each in name_patterns([policy])
-            )
-
-    def expire_names(self, live: Callable[[], Collection[IPAddress]] = tuple) -> None:
-        """Forget the names whose time is over, as an open node does now and then.
-
-        :param live: tells the addresses that somebody talks to: these keep their names until that has ended.
-        """
-        with self._lock:
-            now = time.monotonic()
-            if self._leads.answers.due(now):
-                self._carry_out(named=self._leads.answers.expire(now, live()))
-
     def forget_strangers(self) -> None:
         """All that there is was learned, attached and applied: what pinned maps still have from before goes.
 
@@ -288,67 +273,14 @@ class IdentityPolicy(Resource):
         """
         with self._lock:
             self._leads.drop_strange()
+            self._senders.drop_strange()
             self._maps.drop_strange()
             self._names.drop_strange()
+            self._inherited.clear()
             self._maps.restamp(self._maps)
-            if self._l7 is not None:
-                self._l7.forget_strangers()
+            self._requests.forget_strangers()
 
-    @property
-    def endpoints(self) -> tuple[EndpointPolicy, ...]:
-        """The pods of this node, and the node itself, if policies are enforced for it."""
-        with self._lock:
-            return tuple(self._endpoint(name, who) for name, who in self._subjects.items())
-
-    def identity_of(self, address: IPAddress) -> int | None:
-        """Whose an address is, if it is known."""
-        who = self._leads.at(address)
-        return None if who is None else who.identity
-
-    # ---- what there is
-
-    def dump(self) -> tuple[IdentityPair, ...]:
-        """The rules of all pods of this node, by identities."""
-        with self._lock:
-            by_number = {number: who for who, number in self._numbers.items()}
-            return tuple(
-                IdentityPair(
-                    by_number[subject].identity,
-                    key.toward,
-                    key.identity,
-                    key.protocol,
-                    key.port,
-                    key.port | (0xFFFF >> key.bits),
-                    entry.action is Action.ALLOW,
-                    entry.because,
-                    entry.causes,
-                    entry.l7,
-                    entry.audited,
-                )
-                for subject in self._maps
-                for key, entry in self._compiler.table(subject).items()
-            )
-
-    def ruling(self, counter: int) -> Ruling | None:
-        """What a counter of a rule stands for; None: nothing any more."""
-        found = self._maps.ruling(counter)
-        if found is None:
-            return None
-        because, causes = found
-        names = dict.fromkeys(cause.policy for cause in causes if because is not Because.OWN_NODE)
-        rule = because is Because.RULE
-        match = self._matches.of(causes if rule else ())
-        return Ruling(tuple(map(policy_ref, names)), rule, match)
-
-    def whose(self, address: IPAddress) -> tuple[Workload, int] | None:
-        """Who has an address, with its identity; None: nobody who is known."""
-        known = self._leads.claimant(address)
-        return None if known is None else (known.workload, known.identity)
-
-    def counts(self) -> tuple[RuleCount, ...]:
-        """Which rules were decisive for how many packets, since they are in force."""
-        with self._lock:
-            return self._maps.counts()
+    # ---- its maps
 
     def move(self, target: Bindable, switch: Callable[[], object]) -> None:
         """Go on in other maps, which may be of other sizes, as :meth:`ServiceTable.move`.
@@ -357,17 +289,19 @@ class IdentityPolicy(Resource):
             judge alike.
         :raises CapacityError: what is here does not fit there; ``switch`` was not called.
         """
-        bound, owned = bind_maps(target, CONTRACT, "policies", keep=True)
+        bound, owned = bind_maps(target, _with_talks(target), "policies", keep=True)
         with ExitStack() as undo, self._lock:
             undo.push(owned)
+            talks = bound.pop("kd_talks", None)
             for name, new in bound.items():
                 if new.info.id != self._tables[name].info.id:
                     copy_map(self._tables[name], new)
             switch()
             undo.pop_all()
             self._own.close()
-            self._own, self._tables = owned, bound
+            self._own, self._tables, self._talks = owned, bound, talks
             self._leads.go_on_in(bound)
+            self._senders.go_on_in(bound)
             self._names.go_on_in(bound["kd_names"])
             self._maps.go_on_in(bound)
 
@@ -380,10 +314,24 @@ class IdentityPolicy(Resource):
 
     # ---- how it is done
 
+    def _follow_names(self, addresses: Iterable[IPAddress]) -> None:
+        self._carry_out(named=addresses)
+
     def _set_mode(self, mode: PolicyFlags, on: bool) -> None:
+        if type(on) is not bool:
+            raise ModelError(f"{shown(on)} is neither True nor False")
         with self._lock:
             self._modes = self._modes | mode if on else self._modes & ~mode
             self._maps.set_modes(self._modes)
+
+    def _whose(self, address: IPAddress) -> Workload | None:
+        known = self._leads.claimant(address)
+        return None if known is None else known.workload
+
+    def _revision_of(self, workload: Workload, toward: Toward) -> int | None:
+        """Of a pod's policy here; None: it is no pod of this node."""
+        who = self._subjects.get(workload.name)
+        return None if who is None else self._maps.revision_of(self._numbers[who], toward)
 
     def _reserve(self) -> None:
         """Those who are known from the beginning."""
@@ -398,6 +346,7 @@ class IdentityPolicy(Resource):
             self._taken.add(number)
         self._names.call(Named.PARTY, {number: str(who) for who, number in self._numbers.items()})
         self._compiler.update(identities={number: who.party for who, number in self._numbers.items()})
+        self._carry_out(apart=True)
 
     def _change(self, new: Iterable[Policy], removed: Iterable[str], existing: Existing) -> Report:
         if existing not in ("enforce", "keep"):
@@ -409,31 +358,26 @@ class IdentityPolicy(Resource):
             if len(by_name) < len(new):
                 (name, _), *_ = Counter(each.name for each in new).most_common(1)
                 raise ModelError(f"{name} is given twice")
-            for each in new if self._l7 is None else ():
-                if any(rule.l7 for rule in each.rules):
-                    raise ModelError(
-                        f"{each.name} asks for requests, which nothing here enforces: bind(l7=...)"
-                    )
+            self._requests.refuse(new)
             old = [self._policies[name] for name in {*by_name, *removed} if name in self._policies]
-            less = [each for policy in old for each in networks_of(policy)]
-            more = [each for policy in new for each in networks_of(policy)]
-            answers, unnamed, named = self._leads.answers, [*name_patterns(old)], [*name_patterns(new)]
             changed = sum(name in self._policies for name in by_name)
             with ExitStack() as undo:
-                undo.callback(self._leads.networks.add, less)
-                undo.callback(self._leads.networks.remove, more)
-                self._leads.networks.remove(less)
-                self._leads.networks.add(more)
-                undo.callback(answers.use, unnamed)
-                undo.callback(answers.drop, named)
-                answers.drop(unnamed)
-                answers.use(named)
+                undo.callback(self._tell_together, new)
+                if self._leads.tell_apart(new):
+                    self._carry_out(apart=True)
                 self._carry_out(by_name, removed, existing=existing)
                 undo.pop_all()
             for name in removed:
                 del self._policies[name]
             self._policies.update(by_name)
+            self._tell_together(old)
             return Report(len(new) - changed, changed, len(removed), time.perf_counter() - started)
+
+    def _tell_together(self, policies: Iterable[Policy]) -> None:
+        """What only these, which are not in force, tell apart is so no more."""
+        if self._leads.tell_together(policies):
+            with suppress(CapacityError):  # until there is room; the same is said of both
+                self._carry_out(apart=True)
 
     def _carry_out(
         self,
@@ -444,11 +388,18 @@ class IdentityPolicy(Resource):
         attached: Mapping[str, Who] = {},
         gone: Set[str] = frozenset(),
         named: Iterable[IPAddress] = (),
+        apart: bool = False,
         node: Who | None = None,
         existing: Existing = "enforce",
     ) -> None:
-        """Everything that changes, in the order that no packet notices."""
-        turn = self._leads.turn(learned, gone, networks=bool(new or removed), named=named)
+        """Everything that changes, in the order that no packet notices.
+
+        Policies that tell more addresses apart find these so, and such as tell fewer leave them so: numbers
+        and policies never change at once, or a packet would find the one as it was and the other as it is.
+
+        :param apart: nothing but what addresses are told apart by; what is in force says the same of them.
+        """
+        turn = self._leads.turn(learned, gone, networks=apart, named=named)
         subjects = {**dict.fromkeys(gone & self._subjects.keys()), **attached}
         uses = self._leads.uses(turn)
         count_uses(uses, replaced(self._subjects, subjects))
@@ -479,7 +430,8 @@ class IdentityPolicy(Resource):
         self._uses.update(uses)
         audited = {self._numbers[who] for who in attached.values() if who.audited}
         self._maps.apply(tables, changes, audited, 0 if node is None else self._numbers[node])
-        if self._leads.follow(turn, self._numbers):
+        self._senders.lead(fresh, self._numbers)
+        if self._leads.follow(turn, self._numbers) and not apart:
             felt = set(self._maps)
         follow_dict(self._subjects, subjects)
         if not (new or removed):  # what an earlier change has spared is none of its business
@@ -498,6 +450,7 @@ class IdentityPolicy(Resource):
         strangers = set(self._maps) - here
         for number in strangers:
             self._maps.drop(number)
+        self._senders.leave(gone)
         self._maps.settle(wait=bool(gone))
         if gone or strangers:
             self._maps.shrink(self._compiler.update(gone=gone.values(), no_subjects=strangers))
@@ -507,24 +460,23 @@ class IdentityPolicy(Resource):
             self._taken.discard(number)
 
     def _number(self, who: Who) -> int:
-        """Its labels' own, where nothing else makes a difference."""
-        plain = who.network is None and not who.audited
-        number = who.identity if plain and who.identity not in self._taken else next(self._local)
+        """Its labels' own, where nothing else makes a difference; else what an earlier process gave it."""
+        if who.network is None and not who.audited and who.identity not in self._taken:
+            number = who.identity
+        else:
+            number = self._inherited.pop(str(who), 0) or next(self._local)
         self._taken.add(number)
         return number
 
-    def _endpoint(self, name: str, who: Who) -> EndpointPolicy:
-        number = self._numbers[who]
-        table = self._compiler.table(number)
-        isolated = {key.toward for key, entry in table.items() if entry.because is Because.DEFAULT_DENY}
-        workload = self._leads.known[name].workload
-        return EndpointPolicy(
-            name,
-            workload.addresses,
-            who.identity,
-            self._maps.number(number),
-            frozenset(isolated),
-            len(table),
-            who.audited,
-            frozenset(filter(table.audits, Toward)),
-        )
+
+def _with_talks(source: Bindable) -> dict[str, Any]:
+    """The contract, and what programs note of connections where there are any."""
+    return {**CONTRACT, **({"kd_talks": _TALKS} if "kd_talks" in names_of(source)[1] else {})}
+
+
+def _values(policies: Iterable[Policy]) -> tuple[Policy, ...]:
+    """Policies that are some."""
+    found = tuple(policies)
+    if wrong := [each for each in found if not isinstance(each, Policy)]:
+        raise ModelError(f"{shown(wrong[0])} is no Policy: parse_policies makes some of a text")
+    return found

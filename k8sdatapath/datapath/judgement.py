@@ -7,7 +7,7 @@ from typing import Any
 from attrs import frozen
 
 from k8sdatapath.datapath.policy_view import LiveRule, PolicyView
-from k8sdatapath.model import IPAddress
+from k8sdatapath.model import IPAddress, Protocol
 from k8sdatapath.model.policy import PortMatch, Toward
 from k8sdatapath.tables.policy import Named
 from k8sdatapath.tables.trace import Said, TracedRow
@@ -29,6 +29,7 @@ class Judgement:
     :ivar audited: it is denied, and passes, as the policy only looks on.
     :ivar port: of the server; of ICMP its type.
     :ivar requests: it may connect, and each of its requests is held to rules at the server's socket.
+    :ivar questions: these are questions to a name server, at the pod's own device.
     :ivar near: where no rule allows it, those that would allow something like it.
     """
 
@@ -41,16 +42,24 @@ class Judgement:
     audited: bool = False
     requests: bool = False
     near: tuple[str, ...] = ()
+    questions: bool = False
 
     def __str__(self) -> str:
         other = "from" if self.toward is Toward.INGRESS else "to"
         what = "allowed" if self.allowed and not self.audited else "denied"
         text = f"{self.toward.name.capitalize()} of {self.pod} {other} {self.peer} is {what}: {self.rule}."
         if self.requests:
-            text += " Each request is held to rules at the server's socket."
+            text += f" {self.held}"
         if self.audited:
             text += " The policy only looks on, so it passes."
         return text + (f" Nearest: {'; '.join(self.near)}." if self.near else "")
+
+    @property
+    def held(self) -> str:
+        """What its requests are held to, in a sentence."""
+        if self.questions:
+            return "Each question to the name server is held to rules about names, at the pod's device."
+        return "Each request is held to rules at the server's socket."
 
     def as_dict(self) -> dict[str, Any]:
         """As dicts, lists and texts, for JSON."""
@@ -63,6 +72,7 @@ class Judgement:
             "rule": self.rule,
             "audited": self.audited,
             "requests": self.requests,
+            "questions": self.questions,
             "near": list(self.near),
         }
 
@@ -82,7 +92,18 @@ def judgement(row: TracedRow, view: PolicyView) -> Judgement:
     port = row.value >> 16 & 0xFFFF
     near = _near(view, pod, peer, toward, ends.protocol, port) if denied else ()
     requests = Said.REQUESTS in said and not denied
-    return Judgement(pod, toward, peer, not denied or audited, rule, port, denied and audited, requests, near)
+    return Judgement(
+        pod,
+        toward,
+        peer,
+        not denied or audited,
+        rule,
+        port,
+        denied and audited,
+        requests,
+        near,
+        requests and ends.protocol == Protocol.UDP,
+    )
 
 
 def _near(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from threading import RLock
 from typing import Any
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from k8sdatapath import maps, programs
 from k8sdatapath.component import Report
@@ -17,8 +17,9 @@ from k8sdatapath.datapath.http_event import HTTPEvent
 from k8sdatapath.datapath.http_rule_sets import RuleSets
 from k8sdatapath.datapath.l7_keeper import L7Keeper
 from k8sdatapath.datapath.l7_view import reasons_of
+from k8sdatapath.datapath.request_judge import RequestJudge
 from k8sdatapath.datapath.stream_reaper import StreamReaper
-from k8sdatapath.errors import ModelError
+from k8sdatapath.errors import CapacityError, ModelError
 from k8sdatapath.layout import u32, u64
 from k8sdatapath.links import First
 from k8sdatapath.maps import Map
@@ -26,6 +27,7 @@ from k8sdatapath.model import IPAddress, address
 from k8sdatapath.model.address import port as to_port
 from k8sdatapath.model.http import HTTPReason
 from k8sdatapath.model.http_rules import HTTPRule
+from k8sdatapath.model.policy import Toward
 from k8sdatapath.net.netns import NetNs
 from k8sdatapath.objects import Object, ObjectSpec
 from k8sdatapath.programs import Direction
@@ -40,7 +42,9 @@ from k8sdatapath.tables.l7 import (
     PortFlags,
     PortKey,
     PortRow,
+    RuleNameKey,
 )
+from k8sdatapath.tables.policy import NameRow
 
 __all__ = ["CONTRACT", "L7Policy", "L7Port", "end_connections"]
 
@@ -48,6 +52,7 @@ CONTRACT = {
     "kd_l7_table": maps.Array[CellBlock],
     "kd_l7_rows": maps.Array[FactRow],
     "kd_l7_automata": maps.Array[AutomatonRow],
+    "kd_l7_names": maps.Hash[RuleNameKey, NameRow],
     "kd_l7_ports": maps.Hash[PortKey, PortRow],
     "kd_l7_conns": maps.Hash[u64, ConnRow],
     "kd_l7_closers": maps.Hash[u64, u32],
@@ -145,7 +150,9 @@ class L7Policy(Resource):
         self._denied = 0  # when they were looked at last
         self._lock = RLock()
         self._ports: dict[tuple[IPAddress, int], L7Port] = {}
-        self._strange = {(key.addr, key.port) for key in self._port_rows}  # of an earlier process
+        self._shown: dict[IPAddress, frozenset[tuple[Toward, int]]] = {}
+        self._rows: dict[PortKey, frozenset[HTTPRule]] = {}  # those of this process, and what they ask for
+        self._strange = set(self._port_rows)  # of an earlier process
         self._pods: dict[int, tuple[NetNs, ExitStack]] = {}  # with links, by cookie
         self._keeper = own.enter_context(L7Keeper(self._tend))
 
@@ -161,9 +168,12 @@ class L7Policy(Resource):
         given = {name: each for name, each in reuse.items() if name in spec.maps}
         with ExitStack() as own:
             loaded = own.enter_context(spec.with_maps(**alone).load(reuse=given))
-            sockets = loaded.map("kd_l7_sockets", maps.SockHash[u64])
-            own.enter_context(loaded.program("l7_received", programs.SkSkb).attach(sockets))
-            own.enter_context(loaded.program("l7_sent", programs.SkMsg).attach(sockets))
+            servers, clients = (
+                loaded.map(name, maps.SockHash[u64]) for name in ("kd_l7_sockets", "kd_l7_clients")
+            )
+            for sockets in (servers, clients):
+                own.enter_context(loaded.program("l7_received", programs.SkSkb).attach(sockets))
+            own.enter_context(loaded.program("l7_sent", programs.SkMsg).attach(clients))
             made = cls(loaded, own)
             made._own = own.pop_all()
             return made
@@ -194,8 +204,9 @@ class L7Policy(Resource):
 
     def attach(self, cgroup: Path) -> None:
         """Look at the connections of a cgroup's processes, from now on."""
-        for entry, kind in (("l7_guard", programs.CgroupSkb), ("l7_sockets", programs.SockOps)):
-            self._own.enter_context(self._loaded.program(entry, kind).attach(cgroup))
+        for entry in ("l7_guard", "l7_guard_out"):
+            self._own.enter_context(self._loaded.program(entry, programs.CgroupSkb).attach(cgroup))
+        self._own.enter_context(self._loaded.program("l7_sockets", programs.SockOps).attach(cgroup))
 
     def attach_pod(self, netns: NetNs, device: str = "eth0") -> None:
         """Have denied connections of a pod closed behind the 403, by programs at its own end of its device.
@@ -234,7 +245,7 @@ class L7Policy(Resource):
 
     def _tend(self) -> None:
         """End connections that are older than what is asked of them, and denied ones that are still there."""
-        denied = sum(sum(counts) for counts in self._counts[int(HTTPReason.NO_RULE) : _ENDS])
+        denied = sum(sum(self._counts[reason]) for reason in _ENDS)
         with self._lock:
             if denied != self._denied:
                 self._denied, self._due = denied, _PASSES
@@ -256,64 +267,126 @@ class L7Policy(Resource):
     def plan(self, wanted: Iterable[L7Port]) -> L7Plan:
         """What to do so that exactly these hold.
 
-        :raises CapacityError: their rules do not fit.
+        :raises CapacityError: they do not fit, or their rules.
         :raises ModelError: two are of one end.
         """
         desired = _by_end(wanted)
         with self._lock:
-            gone = tuple(end for end in (*self._ports, *self._strange) if end not in desired)
-            return self._plan(desired, gone)
+            strange = {(key.addr, key.port) for key in self._strange if key.toward == Toward.INGRESS}
+            return self._plan(desired, [end for end in (*self._ports, *strange) if end not in desired])
 
     def _plan(
         self, desired: Mapping[tuple[IPAddress, int], L7Port], gone: Iterable[tuple[IPAddress, int]]
     ) -> L7Plan:
         changed = tuple(each for end, each in desired.items() if self._ports.get(end) != each)
-        self._sets.check(_asked(each) for each in changed)
-        return L7Plan(changed, tuple(gone), self)
+        gone = tuple(gone)
+        self._check_room(changed, self._still_shown(gone))
+        return L7Plan(changed, gone, self)
+
+    def _check_room(self, changed: Collection[L7Port], shown: Collection[PortKey] = ()) -> None:
+        """See that what changes fits, so that nothing is half done."""
+        ends = {*self._rows, *self._strange, *(PortKey(*each.end) for each in changed), *shown}
+        if len(ends) > (room := self._port_rows.info.max_entries):
+            raise CapacityError("ports of HTTP policy", len(ends), room, hint="fewer ports do")
+        self._sets.check([_asked(each) for each in changed] + ([_ANYTHING] if shown else []))
 
     def upsert(self, *ports: L7Port) -> Report:
         """Add ports, or have others hold at their ends; a request that has begun is held to what it began by.
 
-        :raises CapacityError: the rules do not fit; nothing was changed.
+        :raises CapacityError: they do not fit, or their rules; nothing was changed.
         """
         with self._lock:
             return self._plan(_by_end(ports), ()).apply()
 
     def remove(self, *ends: tuple[IPAddress, int]) -> Report:
-        """Ask for nothing any more at some ends; one that is not there is no error."""
+        """Ask for nothing any more at some ends; one that is not there is no error.
+
+        :raises CapacityError: one is shown still, and there is no room for that; nothing was changed.
+        """
         with self._lock:
-            return self._plan({}, {*ends} & {*self._ports, *self._strange}).apply()
+            strange = {(key.addr, key.port) for key in self._strange if key.toward == Toward.INGRESS}
+            return self._plan({}, {*ends} & {*self._ports, *strange}).apply()
+
+    def show(self, addresses: Iterable[IPAddress], ports: Iterable[tuple[Toward, int]]) -> None:
+        """Have requests to a pod, and its own, be events, whether anything holds them to rules or not.
+
+        Nothing is denied for it. What was shown of these addresses, and is not named here, no longer is.
+
+        :param ports: of the pod's servers (``Toward.INGRESS``), and of servers that it asks, as these know
+            them (``Toward.EGRESS``). What a pod asks is read only where policies are enforced.
+        :raises CapacityError: they do not fit; nothing was changed.
+        """
+        wanted = frozenset(ports)
+        with self._lock:
+            before = {each: self._shown.get(each, frozenset()) for each in addresses}
+            if all(had == wanted for had in before.values()):
+                return
+            keys = {PortKey(each, port, way) for each in before for way, port in wanted}
+            self._check_room((), keys - self._rows.keys())
+            self._shown |= dict.fromkeys(before, wanted)
+            for each in before if not wanted else ():
+                del self._shown[each]
+            gone = {PortKey(each, port, way) for each, had in before.items() for way, port in had - wanted}
+            self._write(keys | gone)
+
+    @property
+    def shown(self) -> Mapping[IPAddress, frozenset[tuple[Toward, int]]]:
+        """What :meth:`show` was told, by address."""
+        with self._lock:
+            return dict(self._shown)
 
     def forget_strangers(self) -> None:
         """All that is to hold was asked for: what pinned maps still have from an earlier process goes."""
         with self._lock:
-            self._plan({}, tuple(self._strange)).apply()
+            self._write(self._strange)
             self._sets.drop_strange()
             self._closers.delete_many([cookie for cookie in self._closers if cookie not in self._pods])
 
     def _apply(self, plan: L7Plan) -> Report:
         with self._lock:
-            self._sets.check(_asked(each) for each in plan.changed)
-            rows = {}
-            for each in plan.changed:
-                flags = PortFlags.OBSERVE if each.observe else PortFlags(0)
-                if each.audit or each.rules is None:
-                    flags |= PortFlags.AUDIT
-                rows[PortKey(*each.end)] = PortRow(self._sets.use(_asked(each)), flags)
+            self._check_room(plan.changed, self._still_shown(plan.removed))
             before = [self._ports.get(each.end) for each in plan.changed]
-            gone = [self._ports.pop(end) for end in plan.removed if end in self._ports]
-            self._port_rows.update_many(rows)
-            self._port_rows.delete_many([PortKey(*end) for end in plan.removed])
-            self._strange -= {*plan.removed, *(each.end for each in plan.changed)}
+            for end in plan.removed:
+                self._ports.pop(end, None)
             self._ports |= {each.end: each for each in plan.changed}
-            for old in (*before, *gone):
-                if old is not None:
-                    self._sets.drop(_asked(old))
-            none = self._automata[0]
-            self._automata[0] = AutomatonRow(generation=(none.generation + 1) % (1 << 32))
-            self._due = _PASSES
+            self._write({PortKey(*end) for end in (*plan.removed, *(each.end for each in plan.changed))})
             added = before.count(None)
             return Report(added, len(before) - added, len(plan.removed))
+
+    def _write(self, keys: Collection[PortKey]) -> None:
+        """Have rows be what is asked for at these ends."""
+        self._due = _PASSES
+        wanted = {key: each for key in keys if (each := self._wanted(key)) is not None}
+        unused = [self._rows.pop(key) for key in keys if key in self._rows]
+        rows = {}
+        for key, each in wanted.items():
+            flags = PortFlags.OBSERVE if each.observe else PortFlags(0)
+            if each.audit or each.rules is None:
+                flags |= PortFlags.AUDIT
+            rows[key] = PortRow(self._sets.use(_asked(each)), flags)
+            self._rows[key] = _asked(each)
+        self._port_rows.update_many(rows)
+        self._port_rows.delete_many([key for key in keys if key not in rows])
+        self._strange.difference_update(list(keys))
+        for rules in unused:
+            self._sets.drop(rules)
+        none = self._automata[0]
+        self._automata[0] = AutomatonRow(generation=(none.generation + 1) % (1 << 32))
+
+    def _is_shown(self, key: PortKey) -> bool:
+        return (Toward(key.toward), key.port) in self._shown.get(key.addr, ())
+
+    def _still_shown(self, ends: Iterable[tuple[IPAddress, int]]) -> list[PortKey]:
+        """Of ends where nothing is asked for any more, those whose requests are to be seen all the same."""
+        return [key for key in (PortKey(*end) for end in ends) if self._is_shown(key)]
+
+    def _wanted(self, key: PortKey) -> L7Port | None:
+        """What is asked for at an end: what was said of it, and it is seen if it is shown."""
+        shown = self._is_shown(key)
+        port = self._ports.get((key.addr, key.port)) if key.toward == Toward.INGRESS else None
+        if port is None:
+            return L7Port(key.addr, key.port, observe=True) if shown else None
+        return evolve(port, observe=port.observe or shown)
 
     # ---- what policies ask for
 
@@ -347,6 +420,10 @@ class L7Policy(Resource):
         """
         rules = self._sets.rules
         return [HTTPEvent.of(row, self._reasons, rules) for row in self._events.drain()]
+
+    def judge(self) -> RequestJudge:
+        """Who says what would become of requests, by these rules. It is to be closed."""
+        return RequestJudge.bind(self._loaded)
 
     @property
     def connections(self) -> int:
@@ -387,8 +464,8 @@ _OF_POLICIES = (
     "kd_talks",
 )
 
-_ENDS = 22
-"""Reasons below this one end a connection."""
+_ENDS = (*range(1, 22), HTTPReason.FRAME, HTTPReason.FIELD)
+"""Reasons that end a connection."""
 _PASSES = 3
 """After a change: its rules may be written behind it, and what is denied has a second to close by itself."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
@@ -12,13 +13,22 @@ from k8sdatapath import maps
 from k8sdatapath.datapath.contract import Bindable, bind_maps
 from k8sdatapath.datapath.flow import Peer
 from k8sdatapath.layout import u64
+from k8sdatapath.model.policy import Toward
 from k8sdatapath.objects import ObjectSpec
 from k8sdatapath.resource import Resource
-from k8sdatapath.tables.l7 import ConnFlags, ConnRow
+from k8sdatapath.tables.l7 import ConnFlags, ConnRow, PortFlags, PortKey, PortRow, RuleNameKey
+from k8sdatapath.tables.policy import NameRow
 
-__all__ = ["L7View", "LiveConnection", "reasons_of"]
+__all__ = ["L7View", "LiveConnection", "LiveRequestRule", "reasons_of"]
 
-_CONTRACT = {"kd_l7_conns": maps.Hash[u64, ConnRow], "kd_l7_counts": maps.PerCpuArray[u64]}
+_CONTRACT = {
+    "kd_l7_conns": maps.Hash[u64, ConnRow],
+    "kd_l7_counts": maps.PerCpuArray[u64],
+    "kd_l7_names": maps.Hash[RuleNameKey, NameRow],
+    "kd_l7_ports": maps.Hash[PortKey, PortRow],
+}
+#: With what a node holds requests to policies.
+SWITCH = "l7=True, of an agent with policy and l7Proxy"
 
 
 @frozen
@@ -39,6 +49,28 @@ class LiveConnection:
     responses: int
 
 
+@frozen
+class LiveRequestRule:
+    """A rule that requests are held to.
+
+    :ivar rules: the number of the set that it belongs to, which policies and ports have; likewise
+        :attr:`LiveRule.requests`.
+    :ivar number: its place there, as events have it.
+    :ivar rule: what requests it allows.
+    :ivar ports: of servers that have the set whoever asks.
+    :ivar observed: ports where requests are only looked at, and denied nothing by the set: of servers, or
+        those that a pod asks, as in ``10.244.1.2 to port 8080``.
+    :ivar connections: whose requests are held to the set now.
+    """
+
+    rules: int
+    number: int
+    rule: str
+    ports: tuple[Peer, ...]
+    observed: tuple[str, ...]
+    connections: int
+
+
 class L7View(Resource):
     """Reads what some process has put in force, and changes nothing::
 
@@ -51,6 +83,8 @@ class L7View(Resource):
     def __init__(self, tables: Mapping[str, Any], own: ExitStack) -> None:
         self._conns: maps.Hash[int, ConnRow] = tables["kd_l7_conns"]
         self._counts: maps.PerCpuArray[int] = tables["kd_l7_counts"]
+        self._names: maps.Hash[RuleNameKey, NameRow] = tables["kd_l7_names"]
+        self._ports: maps.Hash[PortKey, PortRow] = tables["kd_l7_ports"]
         self._reasons = reasons_of(ObjectSpec.from_file("stream"))
         self._own = own
 
@@ -61,7 +95,7 @@ class L7View(Resource):
         :raises ContractError: a map is missing, as where requests are not held to policies.
         :raises LayoutError: a map holds something else.
         """
-        return cls(*bind_maps(source, _CONTRACT, "a view of HTTP policy"))
+        return cls(*bind_maps(source, _CONTRACT, "a view of HTTP policy", switch=SWITCH))
 
     def stats(self) -> dict[str, int]:
         """How often each thing has become of requests, and of connections."""
@@ -72,12 +106,40 @@ class L7View(Resource):
         """Those whose requests are read now."""
         return tuple(_connection(row) for _, row in self._conns.items())
 
+    def rules(self) -> tuple[LiveRequestRule, ...]:
+        """What requests are held to, set by set. One that nobody asks for any more stays for a while."""
+        held = Counter(row.rules for _, row in self._conns.items())
+        ports: dict[int, list[Peer]] = defaultdict(list)
+        observed: dict[int, list[str]] = defaultdict(list)
+        for end, port in self._ports.items():
+            if port.flags & PortFlags.AUDIT:
+                observed[port.rules].append(_observed(end))
+            else:
+                ports[port.rules].append(Peer(end.addr, end.port))
+        return tuple(
+            LiveRequestRule(
+                key.rules,
+                key.rule,
+                row.text,
+                tuple(sorted(ports[key.rules], key=str)),
+                tuple(sorted(observed[key.rules])),
+                held[key.rules],
+            )
+            for key, row in sorted(self._names.items(), key=lambda each: (each[0].rules, each[0].rule))
+        )
+
     def close(self) -> None:
         """Let go of the maps."""
         self._own.close()
 
     def __repr__(self) -> str:
         return f"<L7View {self._conns!r}>"
+
+
+def _observed(end: PortKey) -> str:
+    if end.toward == Toward.INGRESS:
+        return str(Peer(end.addr, end.port))
+    return f"{end.addr} to port {end.port}"
 
 
 def reasons_of(spec: ObjectSpec) -> dict[int, str]:

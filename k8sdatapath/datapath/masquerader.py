@@ -201,12 +201,16 @@ class Masquerader(Resource):
             raise StalePlanError("what is masqueraded has changed since this was planned: plan again")
         self._revision += 1
         started = time.perf_counter()
+        if not plan.empty:
+            self._flows.complete()  # before there are other rules, which are for new flows
         held = set(self._rules) | set(self._devices)
         changed = sum(key in held for key in (*plan.rules, *plan.devices))
         self._rules.update_many(plan.rules)
         self._devices.delete_many(plan.dropped_devices)
         self._devices.update_many(plan.devices)
         self._rules.delete_many(plan.dropped_rules)
+        if not plan.empty:
+            self._flows.complete()  # those that have begun meanwhile
         added = len(plan.rules) + len(plan.devices) - changed
         removed = len(plan.dropped_rules) + len(plan.dropped_devices)
         return Report(added, changed, removed, time.perf_counter() - started)

@@ -15,6 +15,7 @@ from k8sdatapath.datapath.policy_index import PeerIndex
 from k8sdatapath.datapath.policy_rows import ANY, HOST, Entry, Row, Stages, in_force
 from k8sdatapath.errors import ModelError
 from k8sdatapath.model import IPNetwork
+from k8sdatapath.model.address import shown
 from k8sdatapath.model.policy import EVERYBODY, Block, NetworkPeer, Policy, Toward
 from k8sdatapath.model.workload import NamedPort, Party
 
@@ -223,11 +224,13 @@ class PolicyCompiler:
         :param gone: identities that nobody has any more, and that are no subjects.
         :param subjects: identities whose pods are here, so that they need a table.
         :param no_subjects: those that need none any more.
-        :raises ModelError: a policy is given twice; nothing is changed.
+        :raises ModelError: a policy is given twice, or is none; nothing is changed.
         """
         new: dict[str, Policy] = {}
         removed = tuple(removed)
         for policy in policies:
+            if not isinstance(policy, Policy):
+                raise ModelError(f"{shown(policy)} is no Policy: parse_policies makes some of a text")
             if new.setdefault(policy.name, policy) is not policy:
                 raise ModelError(f"{policy.name} is given twice")
         for number in no_subjects:

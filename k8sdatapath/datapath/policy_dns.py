@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from itertools import count
 
+from k8sdatapath.datapath.policy_names import Names
 from k8sdatapath.model import IPAddress
+from k8sdatapath.model import address as to_address
 from k8sdatapath.model.names import NamePattern, name_labels
-from k8sdatapath.tables.conntrack import FlowFlags, Tuple
-from k8sdatapath.tables.policy import TalkRow
+from k8sdatapath.tables.policy import Named
 
-__all__ = ["Answers", "live_ends"]
-
-_TCP, _SCTP = 6, 132
-_ENDED = FlowFlags.FIN | FlowFlags.RST
-_IDLE, _IDLE_STREAM = 120, 8000
-"""Seconds after which a talk is over, as the programs have it (``kd/talks.h``)."""
+__all__ = ["Answers", "KeptAnswers"]
 
 
 class Answers:
@@ -29,6 +25,11 @@ class Answers:
     def __iter__(self) -> Iterator[IPAddress]:
         return iter(self._until)
 
+    @property
+    def patterns(self) -> Collection[NamePattern]:
+        """Those that policies have."""
+        return self._patterns.keys()
+
     def use(self, patterns: Iterable[NamePattern]) -> None:
         """Policies come that have these."""
         self._patterns.update(patterns)
@@ -37,6 +38,15 @@ class Answers:
         """Policies go that have these."""
         self._patterns.subtract(patterns)
         self._patterns = +self._patterns
+
+    @property
+    def names(self) -> dict[str, list[IPAddress]]:
+        """The addresses of all names."""
+        found: dict[str, list[IPAddress]] = {}
+        for ip, names in self._until.items():
+            for name in names:
+                found.setdefault(name, []).append(ip)
+        return found
 
     def knows(self, name: str) -> bool:
         """Whether a policy has a pattern that a name fits."""
@@ -67,8 +77,12 @@ class Answers:
         """Whether any name has expired."""
         return any(until <= now for names in self._until.values() for until in names.values())
 
-    def expire(self, now: float, live: Collection[IPAddress]) -> list[IPAddress]:
-        """Forget what has expired, but for those that somebody talks to; returns whose names have changed."""
+    def until(self, name: str, address: IPAddress) -> float:
+        """How long an address has a name that it was told to have."""
+        return self._until[address][name]
+
+    def expire(self, now: float, live: Collection[IPAddress]) -> list[tuple[IPAddress, str]]:
+        """Forget what has expired, but for those that somebody talks to; returns what that was."""
         found = [
             (address, name)
             for address, names in self._until.items()
@@ -78,7 +92,7 @@ class Answers:
         ]
         for address, name in found:
             self._forget(address, name)
-        return list(dict.fromkeys(address for address, _ in found))
+        return found
 
     def _forget(self, address: IPAddress, name: str) -> None:
         names = self._until[address]
@@ -87,12 +101,36 @@ class Answers:
             del self._until[address]
 
 
-def live_ends(talks: Mapping[Tuple, TalkRow]) -> set[IPAddress]:
-    """The addresses at both ends of all that goes on."""
-    now = int(time.clock_gettime(time.CLOCK_MONOTONIC))
-    found: set[IPAddress] = set()
-    for key, row in talks.items():
-        stream = key.protocol in (_TCP, _SCTP) and not row.flags & _ENDED
-        if now - row.last_seen <= (_IDLE_STREAM if stream else _IDLE):
-            found |= {key.src, key.dst}
-    return found
+class KeptAnswers:
+    """What DNS has answered, in kd_names: there the process after this one finds it.
+
+    Times are the kernel's clock, which no process begins anew.
+    """
+
+    def __init__(self, names: Names) -> None:
+        self._names = names
+        self._numbers: dict[tuple[IPAddress, str], int] = {}
+        self._next = count()
+
+    def take_over(self, found: Mapping[int, str], answers: Answers) -> None:
+        """What the process before this one has kept holds."""
+        self._next = count(max(found, default=-1) + 1)
+        self._names.call(Named.ANSWER, found)
+        for number, text in found.items():
+            until, where, name = text.split(" ", 2)
+            ip = to_address(where)
+            self._numbers[ip, name] = number
+            answers.learn(name, [ip], float(until))
+
+    def keep(self, name: str, addresses: Iterable[IPAddress], answers: Answers) -> None:
+        """They have a name, for as long as ``answers`` says."""
+        rows = {}
+        for ip in addresses:
+            if (ip, name) not in self._numbers:
+                self._numbers[ip, name] = next(self._next)
+            rows[self._numbers[ip, name]] = f"{answers.until(name, ip)} {ip} {name}"
+        self._names.call(Named.ANSWER, rows)
+
+    def forget(self, gone: Iterable[tuple[IPAddress, str]]) -> None:
+        """They have these names no more."""
+        self._names.forget(Named.ANSWER, [self._numbers.pop(each) for each in gone])

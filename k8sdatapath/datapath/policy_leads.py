@@ -10,17 +10,20 @@ from typing import Any, NamedTuple, TypeVar
 from attrs import frozen
 
 from k8sdatapath import maps
+from k8sdatapath.datapath.policy_compiler import networks_of
 from k8sdatapath.datapath.policy_dns import Answers
 from k8sdatapath.datapath.policy_networks import Networks
-from k8sdatapath.datapath.policy_set import world
+from k8sdatapath.datapath.policy_sides import world
 from k8sdatapath.errors import CapacityError
 from k8sdatapath.model import IPAddress, IPNetwork
 from k8sdatapath.model.identity import Reserved
+from k8sdatapath.model.names import NamePattern, name_patterns
+from k8sdatapath.model.policy import Policy
 from k8sdatapath.model.workload import NamedPort, Party, Workload
 from k8sdatapath.tables.peers import PeerKey
 from k8sdatapath.tables.policy import PartyRow
 
-__all__ = ["WORLDS", "Known", "Leads", "Turn", "Who", "count_uses", "follow_dict", "replaced"]
+__all__ = ["WORLDS", "Known", "Leads", "Turn", "Who", "count_uses", "follow_dict", "outside", "replaced"]
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -90,6 +93,24 @@ class Leads:
         self._claims: dict[IPAddress, dict[str, None]] = {}
         self._addresses: dict[IPAddress, Who] = {}  # as kd_ipcache has them
         self._led: dict[IPNetwork, Who] = {}  # as kd_networks has them
+
+    def tell_apart(self, policies: Iterable[Policy]) -> bool:
+        """What these need to be told apart is to be from now on; whether that is anything new."""
+        policies, before = tuple(policies), self._told_apart
+        self.networks.add(each for policy in policies for each in networks_of(policy))
+        self.answers.use(name_patterns(policies))
+        return self._told_apart != before
+
+    def tell_together(self, policies: Iterable[Policy]) -> bool:
+        """The same the other way."""
+        policies, before = tuple(policies), self._told_apart
+        self.networks.remove(each for policy in policies for each in networks_of(policy))
+        self.answers.drop(name_patterns(policies))
+        return self._told_apart != before
+
+    @property
+    def _told_apart(self) -> tuple[Set[IPNetwork], Set[NamePattern]]:
+        return frozenset(self.networks), frozenset(self.answers.patterns)
 
     def at(self, address: IPAddress) -> Who | None:
         """Who is behind an address, if somebody is known to be."""
@@ -199,7 +220,7 @@ class Leads:
     def _networks_after(self) -> dict[IPNetwork, Who | None]:
         """Who is in the networks that come, and nobody in those that go."""
         wanted = {_EVERY_IPV4: _WORLD_IPV4} | {
-            net: _outside(net) for net in self.networks if not _is_mapped(net)
+            net: outside(net) for net in self.networks if not _is_mapped(net)
         }
         changed: dict[IPNetwork, Who | None] = {
             net: who for net, who in wanted.items() if self._led.get(net) != who
@@ -262,6 +283,6 @@ def count_uses(uses: Counter[Who], change: Iterable[tuple[Who | None, Who | None
         uses.subtract([before] if before else ())
 
 
-def _outside(network: IPNetwork) -> Who:
+def outside(network: IPNetwork) -> Who:
     """Who is in a network and nobody that is known."""
     return Who(WORLDS[network.version], Party(world(network.version)).labels, network, ())

@@ -9,8 +9,10 @@ from typing import Any
 from attrs import evolve, frozen
 
 from k8sdatapath.datapath.policy_compiler import PolicyCompiler, PolicyTable
-from k8sdatapath.datapath.policy_plan import Parties, port_ranges
+from k8sdatapath.datapath.policy_parties import Parties
+from k8sdatapath.datapath.policy_plan import port_ranges
 from k8sdatapath.datapath.policy_rows import Cause, port_keys
+from k8sdatapath.model.host_firewall import HostFirewall, for_nodes
 from k8sdatapath.model.policy import Action, Block, NetworkPeer, Policy, Rule, Toward
 from k8sdatapath.model.workload import NamedPort, Party, Workload
 
@@ -41,16 +43,21 @@ class Finding:
 
 
 def lint(
-    policies: Iterable[Policy], workloads: Iterable[Workload], *, names: Mapping[str, Iterable[Any]] = {}
+    policies: Iterable[Policy],
+    workloads: Iterable[Workload],
+    *,
+    names: Mapping[str, Iterable[Any]] = {},
+    host_firewall: HostFirewall | bool | None = None,
 ) -> tuple[Finding, ...]:
     """What does nothing, in the order of the policies.
 
     It is judged by the workloads that are given, and by the world outside: with few of them much is dead.
 
     :param names: the addresses of DNS names, for policies by name.
+    :param host_firewall: policies are for nodes as well, as for :class:`PolicySet`.
     """
     known = list(policies)
-    parties = Parties(known, workloads, names)
+    parties = Parties(known, workloads, names, host_firewall)
     compiler = parties.compiled(known)
     deciding = {
         cause
@@ -68,7 +75,10 @@ def _findings(
 ) -> Iterator[Finding]:
     subjects = [each for each in parties.subjects if policy.subject.matches(each.labels)]
     if not subjects:
-        yield Finding(Fruitless.DEAD, Cause(policy.name), f"it is for {policy.subject}, and no pod is that")
+        kind = "node" if for_nodes([policy]) else "pod"
+        yield Finding(
+            Fruitless.DEAD, Cause(policy.name), f"it is for {policy.subject}, and no {kind} is that"
+        )
         return
     if not policy.rules and not policy.isolates:
         yield Finding(Fruitless.INERT, Cause(policy.name), "it has no rules, and isolates nothing")
@@ -128,6 +138,8 @@ def _without(
         reasons = set[str]()
         for each in subjects:
             after = compiler.table(parties.numbers[each])
+            if after.audits(rule.toward) != before[each].audits(rule.toward):
+                return None  # what is denied passes
             for number in parties.numbers.values():
                 found = _same(before[each], after, rule, number, policy)
                 if found is None:

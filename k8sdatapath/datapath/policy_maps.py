@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeAlias
 from attrs import define, field, frozen
 
 from k8sdatapath import maps
+from k8sdatapath.datapath.formerly import Formerly
 from k8sdatapath.datapath.policy_compiler import MapChange, PolicyTable
 from k8sdatapath.datapath.policy_names import Names
 from k8sdatapath.datapath.policy_rows import Because, Cause, Entry, PortKey, Row
@@ -22,7 +23,7 @@ from k8sdatapath.errors import CapacityError
 from k8sdatapath.model.policy import Action, Toward
 from k8sdatapath.tables.counters import CounterRow
 from k8sdatapath.tables.grace import Numbers
-from k8sdatapath.tables.policy import Named, PolicyFlags, PolicyRow, RuleKey, RuleRow
+from k8sdatapath.tables.policy import LENGTHS_TABLE, NAMES, Named, PolicyFlags, PolicyRow, RuleKey, RuleRow
 
 __all__ = ["PolicyMaps", "RequestRules", "Requests", "RuleCount", "Said"]
 
@@ -76,7 +77,8 @@ class _Half:
     """One direction of some policies, as it is in the kernel.
 
     :ivar source: what the compiler has for it; equal policies have the same.
-    :ivar modes: how they are enforced, beside what is so for all policies, or for the pod.
+    :ivar modes: how they are enforced, beside what is so for all policies, or for the pod; and that rules
+        ask for names, or did.
     """
 
     source: Mapping[int, Row]
@@ -99,7 +101,8 @@ class _Half:
         lengths = sum(1 << bits for bits, count in self.lengths.items() if count)
         named = sum(1 << bits for bits in range(17) if not self.lengths_of_all[bits])
         flags = PolicyFlags(0) if self.closed else PolicyFlags.OPEN
-        return PolicyRow(self.table, revision, lengths, named, flags | self.modes | modes)
+        table = self.table << LENGTHS_TABLE & 0xFFFFFFFF
+        return PolicyRow(self.table, revision, table | lengths, table | named, flags | self.modes | modes)
 
 
 @define(eq=False)
@@ -123,6 +126,7 @@ class _Counters:
         self._numbers = Numbers("rule counters", len(table), wait, [0])
         self._places: dict[Said, int] = {}
         self._said: dict[int, Said] = {}
+        self._former: Formerly[int, Said] = Formerly()
         self._uses: Counter[Said] = Counter()
 
     def use(self, said: Said) -> int:
@@ -140,12 +144,12 @@ class _Counters:
         if not self._uses[said]:
             del self._uses[said]
             place = self._places.pop(said)
-            del self._said[place]
+            self._former.left(place, self._said.pop(place))
             self._names.forget(Named.COUNTER, [place])
             self._numbers.give(place)
 
-    def said(self, place: int) -> Said | None:
-        return self._said.get(place)
+    def said(self, place: int, at: int | None) -> Said | None:
+        return self._former.at(place, at) or self._said.get(place)
 
     def go_on_in(self, table: maps.PerCpuArray[CounterRow]) -> None:
         self._table = table
@@ -207,9 +211,18 @@ class PolicyMaps:
         """Rules in the kernel."""
         return self._size
 
+    @property
+    def revision(self) -> int:
+        """The latest; over the processes that have written here they only grow."""
+        return self._revision
+
     def number(self, subject: int) -> int:
         """Of a subject's policy."""
         return self._subjects[subject].number
+
+    def revision_of(self, subject: int, toward: Toward) -> int:
+        """Of one direction of a subject's policy."""
+        return self._subjects[subject].revisions[toward]
 
     def check(self, tables: Mapping[int, PolicyTable], changes: Mapping[int, MapChange]) -> None:
         """See that all there is then fits beside all that there is until then.
@@ -306,6 +319,10 @@ class PolicyMaps:
     def set_modes(self, modes: PolicyFlags) -> None:
         """How all policies are enforced, as live connections feel at once."""
         self._modes = modes
+        rows: dict[int, PolicyRow] = {}
+        for subject in self._subjects:
+            rows |= self._rows(subject)
+        self._policies.update_many(rows)  # before the revisions: who reads one has the mode as well
         self.restamp(self._subjects)
 
     def restamp(self, subjects: Iterable[int]) -> None:
@@ -346,9 +363,9 @@ class PolicyMaps:
         for number in {at // 2 for at in rows} - {_NODE}:
             self._numbers.give(number)
 
-    def ruling(self, counter: int) -> tuple[Because, tuple[Cause, ...]] | None:
-        """What a counter stands for; None: nothing any more."""
-        said = self._counters.said(counter)
+    def ruling(self, counter: int, at: int | None = None) -> tuple[Because, tuple[Cause, ...]] | None:
+        """What a counter stood for; None: nobody remembers."""
+        said = self._counters.said(counter, at)
         return None if said is None else (said[2], said[3])
 
     def counts(self) -> tuple[RuleCount, ...]:
@@ -403,6 +420,8 @@ class PolicyMaps:
             half.rules[rule] = said
             half.learn(rule, said)
             l7 = self._l7.use(entry.l7) if self._l7 and entry.l7 else 0
+            if l7 & NAMES:
+                half.modes |= PolicyFlags.NAMES
             rows[rule] = RuleRow(entry.precedence, self._counters.use(said), entry.action is Action.DENY, l7)
         self._size += len(rows)
         self._rules.update_many(rows)
@@ -441,4 +460,5 @@ def _said(said: Said) -> str:
         Because.NOT_ISOLATED: "no policy isolates",
         Because.OWN_NODE: "the pod's own node",
         Because.ITSELF: "itself",
+        Because.OWN_POD: "a pod of its own",
     }[because]

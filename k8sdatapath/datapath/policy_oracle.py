@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
 
+from attrs import frozen
+
 from k8sdatapath.model import IPAddress
-from k8sdatapath.model.names import name_labels, name_patterns
+from k8sdatapath.model.names import NamePattern, name_labels, name_patterns
 from k8sdatapath.model.policy import Action, Block, Policy, PortMatch, Rule, Tier, Toward
 from k8sdatapath.model.workload import Workload
 
@@ -35,7 +37,8 @@ def allows(
     :param names: the DNS names of addresses.
     :param nodes: policies are enforced for the node as well.
     """
-    sides = _sides(policies, source, destination, port, protocol, version, allow_host, names, nodes)
+    question = _Question(source, destination, port, protocol, version, allow_host, names, nodes)
+    sides = _sides(policies, question)
     return all(_one_side(_enforced(selecting), connection) for selecting, connection in sides)
 
 
@@ -51,7 +54,7 @@ def audits(
     """The sides that allow a new connection only since policies look on that would deny it."""
     return frozenset(
         connection.toward
-        for selecting, connection in _sides(policies, source, destination, port, protocol, version, True, {})
+        for selecting, connection in _sides(policies, _Question(source, destination, port, protocol, version))
         if not any(each.restricts(connection.toward) for each in _enforced(selecting))
         and not _one_side(selecting, connection)
     )
@@ -70,43 +73,50 @@ def requests_asked(
     enough, none at all is anything.
     """
     found: dict[Toward, frozenset[Hashable]] = {}
-    for those, connection in _sides(policies, source, destination, port, protocol, version, True, {}):
+    for those, connection in _sides(policies, _Question(source, destination, port, protocol, version)):
         selecting = _enforced(those)
         rules: list[Rule] = []
         if _first(selecting, Tier.ADMIN, connection) in (None, Action.PASS):
             rules = [each for each in _default_rules(selecting, connection) if each.action is Action.ALLOW]
         anything = any(not each.l7 for each in rules)
-        asked = frozenset(request for each in rules for request in each.l7)
+        asked = frozenset(each for rule in rules for each in rule.l7 if connection.can_hold_to(each))
+        if len({isinstance(each, NamePattern) for each in asked}) > 1:  # it is read as HTTP
+            asked = frozenset(each for each in asked if not isinstance(each, NamePattern))
         found[connection.toward] = frozenset() if anything else asked
     return found
 
 
-def _sides(
-    policies: Iterable[Policy],
-    source: Workload | IPAddress,
-    destination: Workload | IPAddress,
-    port: int,
-    protocol: int,
-    version: int,
-    allow_host: bool,
-    names: Mapping[IPAddress, Collection[str]],
-    nodes: bool = False,
-) -> Iterator[tuple[list[Policy], _Connection]]:
+@frozen
+class _Question:
+    """A new connection, and what there is around it: as :func:`allows` has it."""
+
+    source: Workload | IPAddress
+    destination: Workload | IPAddress
+    port: int
+    protocol: int
+    version: int
+    allow_host: bool = True
+    names: Mapping[IPAddress, Collection[str]] = {}
+    nodes: bool = False
+
+
+def _sides(policies: Iterable[Policy], asked: _Question) -> Iterator[tuple[list[Policy], _Connection]]:
     """The policies that are asked, of each side that is a pod."""
-    if source == destination:
+    if asked.source == asked.destination:
         return
     found = list(policies)
-    told = {ip: tuple(name_labels(name_patterns(found), its)) for ip, its in names.items()}
+    told = {ip: tuple(name_labels(name_patterns(found), its)) for ip, its in asked.names.items()}
     for own, peer, toward in (
-        (source, destination, Toward.EGRESS),
-        (destination, source, Toward.INGRESS),
+        (asked.source, asked.destination, Toward.EGRESS),
+        (asked.destination, asked.source, Toward.INGRESS),
     ):
-        if not isinstance(own, Workload) or not (own.is_pod or (nodes and own.is_host)):
+        if not isinstance(own, Workload) or not (own.is_pod or (asked.nodes and own.is_host)):
             continue  # policies are for pods, and for the node where they are enforced
-        if allow_host and toward is Toward.INGRESS and "reserved:host=" in _labels(peer, version):
+        to_pod = toward is Toward.INGRESS
+        if asked.allow_host and to_pod and "reserved:host=" in _labels(peer, asked.version):
             continue
         selecting = [policy for policy in found if policy.subject.matches(own.labels)]
-        yield selecting, _Connection(peer, destination, toward, port, protocol, version, told)
+        yield selecting, _Connection(asked, peer, toward, told)
 
 
 def _enforced(policies: list[Policy]) -> list[Policy]:
@@ -120,9 +130,10 @@ def _one_side(policies: list[Policy], connection: _Connection) -> bool:
     rules = _default_rules(policies, connection)
     if any(rule.action is Action.DENY for rule in rules):
         return False
-    if any(rule.action is Action.ALLOW for rule in rules):
+    allowing = [rule for rule in rules if rule.action is Action.ALLOW]
+    if any(connection.can_hold(rule) for rule in allowing):
         return True
-    if any(connection.toward in policy.isolates for policy in policies):
+    if allowing or any(connection.toward in policy.isolates for policy in policies):
         return False
     return _first(policies, Tier.BASELINE, connection) is not Action.DENY
 
@@ -151,22 +162,19 @@ def _first(policies: list[Policy], tier: Tier, connection: _Connection) -> Actio
 class _Connection:
     def __init__(
         self,
+        asked: _Question,
         peer: Workload | IPAddress,
-        destination: Workload | IPAddress,
         toward: Toward,
-        port: int,
-        protocol: int,
-        version: int,
         told: Mapping[IPAddress, tuple[str, ...]],
     ) -> None:
         self.toward = toward
-        self._port = port
-        self._protocol = protocol
-        self._labels = _labels(peer, version)
+        self._port = asked.port
+        self._protocol = asked.protocol
+        self._labels = _labels(peer, asked.version)
         if not isinstance(peer, Workload):
             self._labels += told.get(peer, ())
-        self._address = _address(peer, version)
-        self._named = destination.ports if isinstance(destination, Workload) else ()
+        self._address = _address(peer, asked.version)
+        self._named = asked.destination.ports if isinstance(asked.destination, Workload) else ()
 
     def matches(self, rule: Rule) -> bool:
         return (
@@ -177,6 +185,15 @@ class _Connection:
                 for each in rule.peers
             )
         )
+
+    def can_hold(self, rule: Rule) -> bool:
+        """Whether what the rule asks of requests, if anything, can be asked here."""
+        return not rule.l7 or any(map(self.can_hold_to, rule.l7))
+
+    def can_hold_to(self, request: Hashable) -> bool:
+        """Names are read where a pod asks for them, over TCP or UDP."""
+        of_names = isinstance(request, NamePattern)
+        return not of_names or (self._protocol in (6, 17) and self.toward is Toward.EGRESS)
 
     def _in(self, block: Block) -> bool:
         ip = self._address

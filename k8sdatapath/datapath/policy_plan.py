@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from typing import Any, TypeAlias
 
 from attrs import evolve, frozen
 
-from k8sdatapath.datapath.policy_compiler import PolicyCompiler, PolicyTable, networks_of
-from k8sdatapath.datapath.policy_networks import Networks
-from k8sdatapath.datapath.policy_rows import Row
-from k8sdatapath.datapath.policy_set import Decision, Verdict, world
-from k8sdatapath.model import IPAddress, address
-from k8sdatapath.model.identity import LOCAL_NUMBERS
-from k8sdatapath.model.names import name_labels, name_patterns
+from k8sdatapath.datapath.http_tables import http_tables
+from k8sdatapath.datapath.policy_compiler import EntryKey, PolicyTable
+from k8sdatapath.datapath.policy_cuts import CutConnection
+from k8sdatapath.datapath.policy_parties import Parties
+from k8sdatapath.datapath.policy_rows import Entry, Row
+from k8sdatapath.datapath.policy_set import Decision, Verdict
+from k8sdatapath.datapath.request_changes import RequestChange, Sides, request_changes
+from k8sdatapath.model.host_firewall import HostFirewall
+from k8sdatapath.model.http_rules import HTTPRule
 from k8sdatapath.model.policy import Action, Policy, PortMatch, Toward
 from k8sdatapath.model.workload import Party, Workload
 
-__all__ = ["Flip", "Parties", "PolicyPlan", "plan_policies", "port_ranges"]
+__all__ = ["Flip", "PolicyPlan", "RequestCost", "plan_policies", "port_ranges"]
 
 
 @frozen
@@ -30,6 +32,10 @@ class Flip:
     :ivar allowed: whether it may be begun after the change.
     :ivar why: what decides then; ``before``: what decided before.
     :ivar audited: it may be begun as before, and policies that only look on would deny it.
+    :ivar requests: it may be begun as before, and this is about the requests that these rules are of: of
+        HTTP, or names that a name server is asked for.
+    :ivar others: or about all but these.
+    :ivar example: one of these requests.
     """
 
     source: tuple[str, ...]
@@ -41,6 +47,16 @@ class Flip:
     why: str
     before: str
     audited: bool = False
+    requests: tuple[str, ...] = ()
+    others: bool = False
+    example: str = ""
+
+    @property
+    def asked(self) -> str:
+        """What requests it is about, for people; empty: all that is sent."""
+        rules = f"{'all but ' if self.others else ''}{' or '.join(self.requests)}"
+        line, *headers = self.example.splitlines() or [""]
+        return f"{rules}, such as {line!r}{' with ' * bool(headers)}{', '.join(headers)}" if line else rules
 
     @property
     def ports(self) -> str:
@@ -51,7 +67,20 @@ class Flip:
         word = "may reach" if self.allowed else "may no more reach"
         if self.audited:
             word = "may still reach"
-        return f"{_some(self.source)} {word} {_some(self.destination)} at {self.ports}: {self.why}"
+        asked = f" with requests for {self.asked}" if self.requests else ""
+        return f"{_some(self.source)} {word} {_some(self.destination)} at {self.ports}{asked}: {self.why}"
+
+
+@frozen
+class RequestCost:
+    """What rules about requests take.
+
+    :ivar sets: how many different sets of rules there are, of HTTP and of names.
+    :ivar cells: of the automata of HTTP rules, of 4 bytes each; ``kd_l7_table`` has room for so many.
+    """
+
+    sets: int
+    cells: int
 
 
 @frozen
@@ -62,10 +91,15 @@ class PolicyPlan:
         policies did not only look on.
     :ivar entries: how many entries the policies of all pods have, before and after; pods of one identity
         share them.
+    :ivar requests: what rules about requests take, before and after.
+    :ivar connections: those that there are, and that would be ended; none where nobody has looked for them,
+        as for policies in files.
     """
 
     flips: tuple[Flip, ...]
     entries: tuple[int, int]
+    requests: tuple[RequestCost, RequestCost] = (RequestCost(0, 0), RequestCost(0, 0))
+    connections: tuple[CutConnection, ...] = ()
 
     @property
     def opened(self) -> tuple[Flip, ...]:
@@ -83,65 +117,18 @@ class PolicyPlan:
         return tuple(each for each in self.flips if not each.allowed)
 
     def __str__(self) -> str:
-        before, after = self.entries
-        return "\n".join([*map(str, self.flips), f"{before} entries before, {after} after"])
+        ended = [f"ends {each}" for each in self.connections]
+        return "\n".join([*dict.fromkeys(map(str, self.flips)), *ended, self.cost])
 
-
-class Parties:
-    """All whom some policies can tell apart among some workloads and in the world, by number.
-
-    :param names: the addresses of DNS names.
-    """
-
-    def __init__(
-        self,
-        policies: Iterable[Policy],
-        workloads: Iterable[Workload],
-        names: Mapping[str, Iterable[Any]] = {},
-    ) -> None:
-        known = list(policies)
-        networks = Networks(each for policy in known for each in networks_of(policy))
-        self.names: dict[Party, list[str]] = {}
-        self.versions: dict[Party, set[int]] = {}
-        self.subjects: set[Party] = set()
-        for each in workloads:
-            for ip in each.addresses or (None,):
-                network = None if ip is None else networks.narrowest(ip)
-                party = self._add(Party(each.labels, network, each.ports), each.name, ip)
-                if each.is_pod:
-                    self.subjects.add(party)
-        told: dict[IPAddress, list[str]] = {}
-        for name, addresses in names.items():
-            for ip in map(address, addresses):
-                told.setdefault(ip, []).append(name)
-        patterns = tuple(name_patterns(known))
-        for ip, its in told.items():
-            labels = (*world(ip.version), *name_labels(patterns, its))
-            self._add(Party(labels, networks.narrowest(ip)), f"{its[0]} ({ip})", ip)
-        for network in networks:
-            party = self._add(Party(world(network.version), network), f"the world in {network}", None)
-            self.versions[party] = {network.version}
-        for version in (4, 6):
-            party = self._add(Party(world(version)), f"the world (IPv{version})", None)
-            self.versions[party] = {version}
-        self.numbers = dict(zip(self.names, LOCAL_NUMBERS, strict=False))
-
-    def _add(self, party: Party, name: str, ip: IPAddress | None) -> Party:
-        given = self.names.setdefault(party, [])
-        if name not in given:
-            given.append(name)
-        self.versions.setdefault(party, set()).update({4, 6} if ip is None else {ip.version})
-        return party
-
-    def compiled(self, policies: Iterable[Policy]) -> PolicyCompiler:
-        """Policies for all of them."""
-        compiler = PolicyCompiler()
-        compiler.update(
-            policies,
-            identities={number: party for party, number in self.numbers.items()},
-            subjects=[self.numbers[each] for each in self.subjects],
-        )
-        return compiler
+    @property
+    def cost(self) -> str:
+        """How much room it takes, for people."""
+        text = f"{self.entries[0]} entries before, {self.entries[1]} after"
+        was, now = self.requests
+        if not (was.sets or now.sets):
+            return text
+        sets = f"{was.sets} sets of rules about requests before, {now.sets} after"
+        return f"{text}; {sets}; {was.cells} cells of automata before, {now.cells} after"
 
 
 def plan_policies(
@@ -150,23 +137,21 @@ def plan_policies(
     workloads: Iterable[Workload],
     *,
     names: Mapping[str, Iterable[Any]] = {},
+    host_firewall: HostFirewall | bool | None = None,
 ) -> PolicyPlan:
     """What it changes among workloads, and between them and the world, that some policies are replaced.
 
     :param names: the addresses of DNS names, for policies by name.
+    :param host_firewall: policies are for nodes as well, as for :class:`PolicySet`.
+    :raises CapacityError: rules about requests take more than any node has room for.
     """
     old, new = list(before), list(after)
-    parties = Parties([*old, *new], workloads, names)
+    parties = Parties([*old, *new], workloads, names, host_firewall)
     tables = [_tables(parties, policies) for policies in (old, new)]
-    flips = [
-        flip
-        for source in parties.names
-        for destination in parties.names
-        if source is not destination and parties.versions[source] & parties.versions[destination]
-        for flip in _flips(parties, tables, source, destination)
-    ]
+    flips = [flip for ends in parties.pairs() for flip in _flips(parties, tables, *ends)]
     sizes = [_size(each.values()) for each in tables]
-    return PolicyPlan(tuple(flips), (sizes[0], sizes[1]))
+    costs = [_cost(each.values()) for each in tables]
+    return PolicyPlan(tuple(flips), (sizes[0], sizes[1]), (costs[0], costs[1]))
 
 
 def _tables(parties: Parties, policies: Iterable[Policy]) -> dict[Party, PolicyTable]:
@@ -180,46 +165,82 @@ def _size(tables: Iterable[PolicyTable]) -> int:
     return sum(len(row) for half in halves.values() for row in half.values())
 
 
+def _cost(tables: Iterable[PolicyTable]) -> RequestCost:
+    sets = {entry.l7 for table in tables for _, entry in table.items() if entry.l7}
+    held = ([each for each in those if isinstance(each, HTTPRule)] for those in sets)
+    made = (http_tables(each) for each in held if each)
+    cells = (len(part.cells) for tables in made for group in tables.groups for part in group.tables)
+    return RequestCost(len(sets), sum(cells))
+
+
 def _flips(
     parties: Parties, tables: list[dict[Party, PolicyTable]], source: Party, destination: Party
 ) -> Iterator[Flip]:
     sides = [
-        (own, toward, parties.numbers[peer])
+        (parties.judged[own], toward, parties.numbers[peer])
         for own, toward, peer in (
             (source, Toward.EGRESS, destination),
             (destination, Toward.INGRESS, source),
         )
-        if own in parties.subjects
+        if own in parties.judged
     ]
     rows = [[_rows(each[own], toward, peer) for own, toward, peer in sides] for each in tables]
     if rows[0] == rows[1]:
         return
-    found: Flip | None = None
+    ends = tuple(parties.names[source]), tuple(parties.names[destination])
+    found: list[Flip] = []
     for protocol, first, last in port_ranges(row for each in rows for side in each for row in side):
-        decisions = [
-            [_decision(each[own], toward, peer, protocol, first) for own, toward, peer in sides]
+        was, now = (
+            [(toward, *each[own].find(toward, peer, protocol, first)) for own, toward, peer in sides]
             for each in tables
-        ]
-        was, now = (Verdict(tuple(each)) for each in decisions)
-        audited = was.allowed and now.audited and not was.audited
-        if was.allowed is now.allowed and not audited:
-            continue
-        before, after = (_deciding(each) for each in decisions)
-        ends = tuple(parties.names[source]), tuple(parties.names[destination])
-        flip = Flip(*ends, protocol, first, last, now.allowed, after, before, audited)
-        if found is not None and _joined(found, flip):
-            found = evolve(flip, first=found.first)
-            continue
-        if found is not None:
-            yield found
-        found = flip
-    if found is not None:
-        yield found
+        )
+        here = [Flip(*ends, protocol, first, last, *each) for each in _changes(was, now)]
+        going_on = [_goes_on(each, here) for each in found]
+        yield from (each for each, on in zip(found, going_on, strict=True) if on is None)
+        since = {id(on): each for each, on in zip(found, going_on, strict=True) if on is not None}
+        found = [evolve(each, first=since[id(each)].first) if id(each) in since else each for each in here]
+    yield from found
 
 
-def _joined(one: Flip, other: Flip) -> bool:
-    """Whether one goes on as the other."""
-    return one.last + 1 == other.first and evolve(other, first=one.first, last=one.last) == one
+def _goes_on(flip: Flip, others: Iterable[Flip]) -> Flip | None:
+    """Which of some says the same of the ports that come next."""
+    for each in others:
+        if flip.last + 1 == each.first and evolve(each, first=flip.first, last=flip.last) == flip:
+            return each
+    return None
+
+
+_Found: TypeAlias = tuple[Toward, EntryKey, Entry]
+"""What one side finds of the other."""
+
+
+def _changes(was: list[_Found], now: list[_Found]) -> Iterator[tuple[Any, ...]]:
+    """What a flip says beside whom, and which ports, it is about."""
+    decisions = [[_decision(*each) for each in found] for found in (was, now)]
+    before, after = (Verdict(tuple(each)) for each in decisions)
+    audited = before.allowed and after.audited and not before.audited
+    if before.allowed is not after.allowed or audited:
+        yield after.allowed, _deciding(decisions[1]), _deciding(decisions[0]), audited
+    elif after.allowed:
+        why = "; ".join(map(str, decisions[1])), "; ".join(map(str, decisions[0]))
+        for each in request_changes(_held(was), _held(now)):
+            yield each.allowed, *why, False, each.requests, each.others, each.example
+        for each in _looked_on(was, now):
+            yield True, *why, True, each.requests, each.others, each.example
+
+
+def _held(found: Iterable[_Found]) -> Sides:
+    """What requests are held to by each side."""
+    return tuple(frozenset() if entry.audited else entry.l7 for _, _, entry in found)
+
+
+def _looked_on(was: list[_Found], now: list[_Found]) -> Iterator[RequestChange]:
+    """The requests that would be denied then if policies did not only look on."""
+    for at, ((_, _, before), (_, _, after)) in enumerate(zip(was, now, strict=True)):
+        if after.audited and after.l7:
+            held = list(_held(now))
+            sides = ((*held[:at], l7, *held[at + 1 :]) for l7 in (before.l7, after.l7))
+            yield from (each for each in request_changes(*sides) if not each.allowed)
 
 
 def _rows(table: PolicyTable, toward: Toward, peer: int) -> tuple[Row, Row]:
@@ -239,11 +260,11 @@ def port_ranges(rows: Iterable[Row]) -> Iterator[tuple[int, int, int]]:
         yield from zip([protocol] * len(starts), starts, [*(at - 1 for at in starts[1:]), 65535], strict=True)
 
 
-def _decision(table: PolicyTable, toward: Toward, peer: int, protocol: int, port: int) -> Decision:
-    key, entry = table.find(toward, peer, protocol, port)
+def _decision(toward: Toward, key: EntryKey, entry: Entry) -> Decision:
     denied = entry.action is not Action.ALLOW
     audited = denied and entry.audited
-    return Decision(audited or not denied, toward, entry.because, entry.causes, key, audited=audited)
+    l7 = frozenset[Hashable]() if entry.audited else entry.l7
+    return Decision(audited or not denied, toward, entry.because, entry.causes, key, l7, audited=audited)
 
 
 def _deciding(decisions: list[Decision]) -> str:

@@ -25,6 +25,7 @@ from typing import TypeAlias
 
 from attrs import frozen
 
+from k8sdatapath.model.names import NamePattern
 from k8sdatapath.model.policy import (
     EVERYBODY,
     Action,
@@ -41,6 +42,8 @@ from k8sdatapath.model.policy import (
 from k8sdatapath.model.workload import NamedPort
 
 __all__ = ["HOST", "Because", "Cause", "Entry", "PortKey", "Row", "Stages", "covers", "in_force", "port_keys"]
+
+_TCP, _UDP = 6, 17
 
 HOST = Selector([Requirement("reserved:host")])
 """A pod's own node: probes of the kubelet come from there."""
@@ -62,6 +65,8 @@ class Because(IntEnum):
     OWN_NODE = 3
     ITSELF = 4
     """Nobody is kept from itself."""
+    OWN_POD = 5
+    """A node's policies are not for what is between it and its own pods."""
 
 
 @frozen(order=True)
@@ -231,15 +236,24 @@ class Stages:
             l7 = frozenset(request for each in rules for request in each.rule.l7)
             instead = [each for each in (_longest(row, wider), _longest(everybody, (*wider, key))) if each]
             strongest = max(instead, key=lambda entry: entry.precedence, default=None)
+            held = self._held(key, l7)
             if (
                 strongest is None
                 or strongest.precedence < precedence
-                or (strongest.precedence == precedence and strongest.l7 != l7)
+                or (strongest.precedence == precedence and strongest.l7 != held)
             ):
                 stage_of = self._stages[stages[precedence]]
+                action = Action.DENY if l7 and not held else stage_of.action
                 causes = stage_of.causes or tuple(dict.fromkeys(each.cause for each in rules))
-                row[key] = Entry(stage_of.action, precedence, stage_of.because, causes, l7, self.audited)
+                row[key] = Entry(action, precedence, stage_of.because, causes, held, self.audited)
         return row
+
+    def _held(self, key: PortKey, l7: frozenset[Hashable]) -> frozenset[Hashable]:
+        """What requests can be held to: names of DNS are read where a pod asks for them, and not as HTTP."""
+        others = frozenset(each for each in l7 if not isinstance(each, NamePattern))
+        if others or key[0] not in (_TCP, _UDP) or self.toward is not Toward.EGRESS:
+            return others
+        return l7
 
 
 def port_keys(ports: Iterable[PortMatch], named: Iterable[NamedPort]) -> set[PortKey]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping
-from typing import Any, TypeAlias
+from difflib import get_close_matches
+from ipaddress import IPv4Network, IPv6Network
+from typing import Any
 
 from attrs import frozen
 
@@ -11,20 +13,30 @@ from k8sdatapath.datapath.policy_compiler import EntryKey, PolicyCompiler
 from k8sdatapath.datapath.policy_misses import Miss, misses
 from k8sdatapath.datapath.policy_networks import Networks
 from k8sdatapath.datapath.policy_rows import Because, Cause
-from k8sdatapath.errors import ModelError
-from k8sdatapath.model import IPAddress, Protocol, address
+from k8sdatapath.datapath.policy_sides import (
+    RESERVED,
+    Side,
+    addresses_of,
+    at_home,
+    family_of,
+    is_outside,
+    seen_from,
+    world,
+)
+from k8sdatapath.errors import ModelError, near_misses
+from k8sdatapath.model import IPAddress, IPNetwork, Protocol, address, network
 from k8sdatapath.model.address import shown
 from k8sdatapath.model.enums import member
+from k8sdatapath.model.host_firewall import HostFirewall, to_host_firewall
 from k8sdatapath.model.http import HTTPReason, judge, written
 from k8sdatapath.model.http_rules import HTTPRule
 from k8sdatapath.model.identity import LOCAL_NUMBERS
-from k8sdatapath.model.names import name_labels, name_patterns
-from k8sdatapath.model.policy import Action, Policy, Toward
+from k8sdatapath.model.names import NamePattern, name_labels, name_patterns
+from k8sdatapath.model.policy import Action, Policy, Toward, within
 from k8sdatapath.model.workload import Party, Workload
 
 __all__ = ["ICMP", "Decision", "PolicySet", "Verdict", "Why"]
 
-Side: TypeAlias = Workload | IPAddress
 ICMP = {"ICMP": 1, "ICMPV6": 58}
 
 
@@ -53,13 +65,14 @@ class Decision:
         what = f"{self.toward.name.lower()} {'allowed' if self.allowed else 'denied'}"
         if self.audited:
             what += ", though it would be denied"
-        causes = ", ".join(map(str, self.causes))
+        causes, isolate = ", ".join(map(str, self.causes)), "isolate" if self.causes[1:] else "isolates"
         why = {
             Because.RULE: f"by {causes}",
-            Because.DEFAULT_DENY: f"by default: {causes} isolates, and no rule allows it",
+            Because.DEFAULT_DENY: f"by default: {causes} {isolate}, and no rule allows it",
             Because.NOT_ISOLATED: "by default: no policy isolates",
             Because.OWN_NODE: "from the pod's own node",
             Because.ITSELF: "to itself",
+            Because.OWN_POD: "between a node and its pod",
         }[self.because]
         if not self.l7:
             return f"{what} {why}"
@@ -122,6 +135,8 @@ class PolicySet:
 
     :param workloads: those that verdicts are asked for; others can be given with the question.
     :param names: the addresses of DNS names, for policies by name: ``{"bank.example": ["192.0.2.7"]}``.
+    :param host_firewall: policies are for nodes as well, as where this is enforced; True: with its usual
+        ports. Each node is asked as it is by itself, and not about what is between it and its own pods.
     """
 
     def __init__(
@@ -130,22 +145,37 @@ class PolicySet:
         workloads: Iterable[Workload] = (),
         *,
         names: Mapping[str, Iterable[Any]] = {},
+        host_firewall: HostFirewall | bool | None = None,
     ) -> None:
         self.workloads: dict[str, Workload] = {}
         for each in workloads:
             if self.workloads.setdefault(each.name, each) is not each:
                 raise ModelError(f"{shown(each.name)} is given twice")
+        firewall = to_host_firewall(host_firewall)
+        self._of_nodes = firewall is not None
         self._compiler = PolicyCompiler()
-        self._compiler.update(policies)
-        patterns = tuple(name_patterns(self._compiler.policies.values()))
+        self._compiler.update([*policies, *([firewall.failsafe] if firewall else [])])
+        self._patterns = dict.fromkeys(name_patterns(self._compiler.policies.values()))
         told: dict[IPAddress, list[str]] = {}
         for name, addresses in names.items():
             for ip in map(address, addresses):
                 told.setdefault(ip, []).append(name)
-        self._named = {ip: tuple(name_labels(patterns, its)) for ip, its in told.items()}
+        self._named = {ip: tuple(name_labels(self._patterns, its)) for ip, its in told.items()}
         self._networks = Networks(self._compiler.networks)
         self._numbers: dict[Party, int] = {}
+        self._known: dict[tuple[Side, int], int] = {}
         self._subjects: set[int] = set()
+
+    @property
+    def unnamed(self) -> tuple[str, ...]:
+        """The DNS names and patterns in policies of which no address is told: such rules match none."""
+        told = {label for labels in self._named.values() for label in labels}
+        return tuple(sorted(str(each) for each in self._patterns if each.label not in told))
+
+    @property
+    def policies(self) -> Mapping[str, Policy]:
+        """By name; the one that keeps a node's ports open is among them."""
+        return self._compiler.policies
 
     def verdict(
         self,
@@ -159,38 +189,41 @@ class PolicySet:
     ) -> Verdict:
         """What becomes of a new connection.
 
-        :param source: a workload, the name of one, or an address: what no workload has is of the world.
+        :param source: a workload, the name of one, or an address: what no workload has is of the world. Or
+            one of ``"world"``, ``"host"`` (a pod's own node), ``"remote-node"`` and what else
+            ``fromEntities`` has, a network that no policy tells a part of from the rest, or a DNS name that
+            policies have, which stands for an address of this name.
         :param port: of the destination, after any translation of a service; of ICMP the type.
         :param protocol: also ``"ICMP"`` and ``"ICMPv6"``.
         :param version: of IP, where both sides have addresses of both families; the first is taken.
-        :param request: of HTTP, that is made over it: ``"POST /charge"``, headers on lines of their own.
+        :param request: of HTTP, that is made over it: ``"POST /charge"``, headers on lines of their own. To
+            a name server: the name.
         """
         number = _protocol(protocol)
         if type(port) is not int or not 0 <= port <= 65535:
             raise ModelError(f"{shown(port)} is not a port")
         sides = self._side(source), self._side(destination)
-        version = version or next((each.version for each in sides if not isinstance(each, Workload)), 0)
-        if not version:
-            version = next((each.version for side in sides for each in _addresses(side)), 4)
+        version = version or family_of(sides)
         same = sides[0] == sides[1]
         found = []
         for toward in (Toward.EGRESS, Toward.INGRESS):
-            own, peer = sides if toward is Toward.EGRESS else sides[::-1]
-            if not isinstance(own, Workload) or not own.is_pod:
+            own, peer = seen_from(sides, toward)
+            if not isinstance(own, Workload) or not (own.is_pod or (self._of_nodes and own.is_node)):
                 continue
-            if same:
-                found.append(Decision(True, toward, Because.ITSELF))
+            if same or at_home(own, peer):
+                found.append(Decision(True, toward, Because.ITSELF if same else Because.OWN_POD))
                 continue
             subject, other = self._number(own, version), self._number(peer, version)
             if subject not in self._subjects:
                 self._compiler.update(subjects=[subject])
                 self._subjects.add(subject)
             key, entry = self._compiler.table(subject).find(toward, other, number, port)
-            reason = _reason(request, entry.l7)
+            reason = _reason(request.strip("\n"), entry.l7)
             allowed = entry.action is Action.ALLOW and reason is None
-            l7 = entry.l7 if reason or not entry.audited else frozenset()
+            looks_on = entry.audited or own.audit
+            l7 = entry.l7 if reason or not looks_on else frozenset()
             said = toward, entry.because, entry.causes, key, l7, reason
-            found.append(Decision(allowed or entry.audited, *said, entry.audited and not allowed))
+            found.append(Decision(allowed or looks_on, *said, looks_on and not allowed))
         return Verdict(tuple(found), version)
 
     def why(
@@ -211,16 +244,12 @@ class PolicySet:
         verdict = self.verdict(source, destination, port, protocol, version=version, request=request)
         sides = self._side(source), self._side(destination)
         family = verdict.version
-        parties = [Party((), None)] * 2
-        if any(each.because is Because.DEFAULT_DENY for each in verdict.decisions):
-            by_number = {number: party for party, number in self._numbers.items()}
-            parties = [by_number[self._number(each, family)] for each in sides]
         found: list[Miss] = []
         for each in verdict.decisions:
             if each.because is Because.DEFAULT_DENY:
-                own, peer = parties if each.toward is Toward.EGRESS else parties[::-1]
+                own, peer = (self._party(side, family) for side in seen_from(sides, each.toward))
                 policies = self._compiler.policies.values()
-                asked = _protocol(protocol), port, parties[1].ports
+                asked = _protocol(protocol), port, (peer if each.toward is Toward.EGRESS else own).ports
                 found += misses(policies, own, peer, each.toward, *asked)[:most]
         return Why(verdict, tuple(found))
 
@@ -229,39 +258,63 @@ class PolicySet:
             return side
         if isinstance(side, str) and side in self.workloads:
             return self.workloads[side]
+        if isinstance(side, str) and side in RESERVED:
+            return RESERVED[side]
         try:
-            found = address(side)
+            found = network(side) if isinstance(side, str) and "/" in side else address(side)
         except ModelError:
-            raise ModelError(f"{shown(side)} is neither a workload nor an address") from None
+            return self._by_name(side)
+        if isinstance(found, IPv4Network | IPv6Network):
+            return self._one_of(found)
         return next((each for each in self.workloads.values() if found in each.addresses), found)
+
+    def _by_name(self, name: Any) -> Workload:
+        """An address of the world that has a DNS name which policies have."""
+        if isinstance(name, str) and (labels := tuple(name_labels(self._patterns, [name]))):
+            return Workload(name, [*map(str, RESERVED["world"].labels), *labels])
+        same = [each for each in self.workloads if each.endswith(f"/{name}")]
+        near = same[:3] or get_close_matches(str(name), self.workloads)
+        hint = f": {near_misses(near[0], near)}" if near else ""
+        raise ModelError(f"{shown(name)} is neither a workload nor an address{hint}") from None
+
+    def _one_of(self, outside: IPNetwork) -> IPAddress:
+        """An address of a network, which stands for all of them."""
+        parts = [each for each in self._networks if each != outside and within(each, outside)]
+        named = [ip for ip in self._named if ip in outside]
+        if parts or named:
+            there = ", ".join(map(str, [*parts, *named][:3]))
+            raise ModelError(
+                f"{outside} is not all one to these policies: ask for {there}, or other parts of it"
+            )
+        return outside.network_address
 
     def _number(self, side: Side, version: int) -> int:
         """The identity that it has under an address of a family."""
-        found = next((each for each in _addresses(side) if each.version == version), None)
-        network = None if found is None else self._networks.narrowest(found)
-        if isinstance(side, Workload):
-            party = Party(side.labels, network, side.ports)
-        else:
-            party = Party(world(side.version) + self._named.get(side, ()), network)
+        if (known := self._known.get((side, version))) is not None:
+            return known
+        party = self._party(side, version)
         if party not in self._numbers:
             self._numbers[party] = LOCAL_NUMBERS[len(self._numbers)]
             self._compiler.update(identities={self._numbers[party]: party})
+        self._known[side, version] = self._numbers[party]
         return self._numbers[party]
+
+    def _party(self, side: Side, version: int) -> Party:
+        found = next((each for each in addresses_of(side) if each.version == version), None)
+        around = None if found is None else self._networks.narrowest(found)
+        if isinstance(side, Workload):
+            outside = world(version) if is_outside(side) else ()
+            return Party((*side.labels, *outside), around, side.ports)
+        return Party(world(side.version) + self._named.get(side, ()), around)
 
 
 def _reason(request: str, l7: frozenset[Hashable]) -> HTTPReason | None:
     """Why a request is denied by rules, if it is; a request that nothing is asked of is not."""
+    names = [each for each in l7 if isinstance(each, NamePattern)]
+    if request and names:
+        return None if any(each.matches(request) for each in names) else HTTPReason.NO_RULE
     rules = [each for each in l7 if isinstance(each, HTTPRule)]
     return judge(written(request), rules).reason if request and l7 else None
-
-
-def world(version: int) -> tuple[str, ...]:
-    """The labels of addresses outside of the cluster."""
-    return "reserved:world", f"reserved:world-ipv{version}"
-
-
-def _addresses(side: Side) -> tuple[IPAddress, ...]:
-    return side.addresses if isinstance(side, Workload) else (side,)
 
 
 def _protocol(value: Any) -> int:

@@ -22,6 +22,7 @@ from k8sdatapath.tables.counters import CounterRow
 from k8sdatapath.tables.endpoints import EndpointRow
 from k8sdatapath.tables.peers import PeerKey
 from k8sdatapath.tables.policy import (
+    NAMES,
     Named,
     NameKey,
     NameRow,
@@ -85,6 +86,8 @@ class LiveRule:
     :ivar protocol: 0: any.
     :ivar first: of the ports; likewise ``last``.
     :ivar name: the rules of policies that it comes from, or what else is the reason.
+    :ivar requests: the number of the rules that each request is held to; 0: none.
+    :ivar names: the number of the names that may be asked for, likewise; see :class:`NamesView`.
     :ivar audited: every pod it is for has policies that only look on, so that it denies nothing.
     :ivar packets: those it was decisive for, together with all that have the same name; likewise ``bytes``.
     """
@@ -101,6 +104,8 @@ class LiveRule:
     packets: int
     bytes: int
     audited: bool = False
+    requests: int = 0
+    names: int = 0
 
 
 class PolicyView(Resource):
@@ -204,6 +209,8 @@ class PolicyView(Resource):
                         sum(row.packets for row in rows),
                         sum(row.bytes for row in rows),
                         tables[key.table][1],
+                        0 if rule.l7 & NAMES else rule.l7,
+                        rule.l7 & ~NAMES if rule.l7 & NAMES else 0,
                     )
                 )
         found.sort(key=lambda each: (each.toward, -each.precedence, each.peer, each.protocol, each.first))

@@ -20,6 +20,7 @@ from attrs import evolve
 from k8sdatapath.component import Pressure, Report
 from k8sdatapath.datapath.contract import Bindable, bind_maps
 from k8sdatapath.datapath.copying import copy_map
+from k8sdatapath.datapath.formerly import Formerly
 from k8sdatapath.datapath.resolution import Resolution
 from k8sdatapath.datapath.service_fit import conflicts, possible
 from k8sdatapath.datapath.service_maps import CONTRACT, ServiceMaps
@@ -61,6 +62,7 @@ class ServiceTable(Resource):
         self._pins = pins  # to be locked before the first change
         self._closed = False
         self._lock = RLock()
+        self._former: Formerly[Frontend, Service] = Formerly()
         self.on_leave: Callable[[], object] | None = None
 
     @classmethod
@@ -114,6 +116,13 @@ class ServiceTable(Resource):
         """
         with self._in_use():
             return self._entry(frontend).service
+
+    def formerly(self, frontend: Frontend, at: int) -> Service | None:
+        """The service that a frontend was of then, without its backends, if that is of another or none now.
+
+        :param at: nanoseconds of CLOCK_MONOTONIC.
+        """
+        return self._former.at(frontend, at)
 
     def flows(self, frontend: Frontend) -> dict[Backend, int]:
         """How many connections (for UDP: flows) each backend has been given, as the programs count them."""
@@ -294,12 +303,23 @@ class ServiceTable(Resource):
                 raise StalePlanError("the service table has changed since this plan was made: plan again")
             started = time.perf_counter()
             steps = self._maps.write(changes)
+            for step in steps:
+                self._remember(step.change)
             if self.on_leave is not None and any(step.ends_datagrams for step in steps):
                 self.on_leave()
             added = sum(step.before is None for step in steps)
             removed = sum(step.after is None for step in steps)
             seconds = time.perf_counter() - started
             return Report(added, len(steps) - added - removed, removed, seconds)
+
+    def _remember(self, change: Change) -> None:
+        """Whose the frontends were that are others' now, for flows that were seen before."""
+        before, after = change.before, change.after
+        if before is not None:
+            same = after.frontends if after is not None and after.name == before.name else ()
+            for frontend in before.frontends:
+                if frontend not in same:
+                    self._former.left(frontend, before.with_backends(()))
 
     def verify(self) -> tuple[Frontend, ...]:
         """Compare the maps with what was written to them; where they differ, go on from what they hold.

@@ -13,9 +13,10 @@ from k8sdatapath import maps
 from k8sdatapath.component import Report
 from k8sdatapath.datapath.contract import Bindable, bind_maps
 from k8sdatapath.datapath.flow import Peer
-from k8sdatapath.errors import CapacityError, StalePlanError
+from k8sdatapath.errors import CapacityError, ModelError, StalePlanError
 from k8sdatapath.layout import u32, u64
 from k8sdatapath.model import Accelerated, IPAddress
+from k8sdatapath.model.address import shown
 from k8sdatapath.resource import Resource
 from k8sdatapath.tables.acceleration import AccelRuleKey, AccelWay, EndRow, PairRow
 from k8sdatapath.tables.counters import CounterRow
@@ -27,6 +28,7 @@ CONTRACT = {
     "kd_accel_pairs": maps.Hash[u64, PairRow],
     "kd_accel_count": maps.PerCpuArray[CounterRow],
 }
+_SWITCH = "accelerate=True, of an agent with socketAcceleration"
 
 
 @frozen
@@ -72,8 +74,9 @@ class AccelerationStats:
     :ivar alone: messages that went through the stack because their peer was not there, not yet or no more.
     :ivar policy: likewise because policies have not allowed the pair, or have more to say, or changed.
     :ivar behind: because the peer had not read what went through the stack before.
-    :ivar full: because its queue was half full.
+    :ivar full: because its queue was half full, or had 256 messages.
     :ivar shut: because one of them had closed.
+    :ivar special: because one of them has an option that only the stack knows: ``SO_RCVLOWAT``, kernel TLS.
     """
 
     open: int
@@ -86,11 +89,12 @@ class AccelerationStats:
     behind: int
     full: int
     shut: int
+    special: int
 
     @property
     def others(self) -> int:
         """All messages that went through the stack."""
-        return self.alone + self.policy + self.behind + self.full + self.shut
+        return self.alone + self.policy + self.behind + self.full + self.shut + self.special
 
 
 @frozen
@@ -146,7 +150,7 @@ class SocketAccelerator(Resource):
 
         :raises ContractError: the maps are not there.
         """
-        tables, own = bind_maps(source, CONTRACT, cls.__name__, keep=True)
+        tables, own = bind_maps(source, CONTRACT, cls.__name__, keep=True, switch=_SWITCH)
         return cls(tables, own)
 
     @property
@@ -158,8 +162,14 @@ class SocketAccelerator(Resource):
         """What to do so that exactly these are accelerated.
 
         :raises CapacityError: there is not enough room.
+        :raises ModelError: that is no ``Accelerated``.
         """
+        if isinstance(wanted, Accelerated):
+            raise ModelError("a list of Accelerated is wanted; this is a single one")
         desired, there = frozenset(wanted), self.accelerated
+        for each in desired:
+            if not isinstance(each, Accelerated):
+                raise ModelError(f"{shown(each)} is not an Accelerated")
         if len(desired | there) > self._rules.info.max_entries:
             raise CapacityError(self._rules.name, len(desired | there), self._rules.info.max_entries)
         added, removed = (tuple(sorted(each, key=str)) for each in (desired - there, there - desired))
@@ -200,6 +210,7 @@ class SocketAccelerator(Resource):
             behind=sums[AccelWay.BEHIND][0],
             full=sums[AccelWay.FULL][0],
             shut=sums[AccelWay.SHUT][0],
+            special=sums[AccelWay.SPECIAL][0],
         )
 
     def release(self, *addresses: IPAddress) -> int:

@@ -11,13 +11,12 @@ from __future__ import annotations
 
 from attrs import frozen
 
-from k8sdatapath import features, maps, programs
-from k8sdatapath.datapath.contract import Bindable, bind_maps
-from k8sdatapath.errors import KernelError
+from k8sdatapath import programs
+from k8sdatapath.datapath.contract import Bindable, load_over
 from k8sdatapath.layout import layout_of
 from k8sdatapath.model import Frontend, IPAddress, Protocol
 from k8sdatapath.net.netns import NetNs, inhabited
-from k8sdatapath.objects import Object, ObjectSpec
+from k8sdatapath.objects import Object
 from k8sdatapath.programs.base import in_netns
 from k8sdatapath.resource import Resource
 from k8sdatapath.tables.sockets import SockRow
@@ -59,14 +58,7 @@ class SocketReaper(Resource):
         :raises ContractError: a map is missing.
         :raises NotSupportedError: the kernel cannot destroy sockets.
         """
-        spec = ObjectSpec.from_file("reaper")
-        shared, borrowed = bind_maps(source, dict.fromkeys(spec.maps, maps.Map), "a socket reaper")
-        with borrowed:
-            try:
-                return cls(spec.load(reuse=shared))
-            except KernelError:
-                features.require("sock_destroy")
-                raise
+        return cls(load_over(source, "reaper", "a socket reaper", needs="sock_destroy"))
 
     def reap(self, *, tcp: bool = False, netns: NetNs | None = None) -> tuple[DestroyedSocket, ...]:
         """Destroy the sockets of one network namespace whose backend is gone; returns which.

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from k8sdatapath import features, maps, programs
-from k8sdatapath.datapath.contract import Bindable, bind_maps
-from k8sdatapath.errors import KernelError
+from k8sdatapath import programs
+from k8sdatapath.datapath.contract import Bindable, load_over
 from k8sdatapath.net.netns import NetNs
-from k8sdatapath.objects import Object, ObjectSpec
+from k8sdatapath.objects import Object
 from k8sdatapath.programs.base import in_netns
 from k8sdatapath.resource import Resource
 
@@ -29,14 +28,7 @@ class StreamReaper(Resource):
         :raises ContractError: a map is missing.
         :raises NotSupportedError: the kernel cannot destroy sockets.
         """
-        spec = ObjectSpec.from_file("stream_reaper")
-        shared, borrowed = bind_maps(source, dict.fromkeys(spec.maps, maps.Map), "a reaper of connections")
-        with borrowed:
-            try:
-                return cls(spec.load(reuse=shared))
-            except KernelError:
-                features.require("sock_destroy")
-                raise
+        return cls(load_over(source, "stream_reaper", "a reaper of connections", needs="sock_destroy"))
 
     def reap(self, netns: NetNs | None = None) -> int:
         """Destroy those of one network namespace; returns how many.

@@ -11,6 +11,7 @@ from attrs import frozen
 from k8sdatapath.errors import MissingExtraError, ModelError, SourceError
 from k8sdatapath.hubble.convert import from_proto, to_fields
 from k8sdatapath.hubble.wire import message
+from k8sdatapath.model.agent_event import ToldAgentEvent
 from k8sdatapath.model.flow import FlowEvent
 from k8sdatapath.model.flow_filter import FlowFilter
 from k8sdatapath.resource import Resource
@@ -65,15 +66,17 @@ class Observed(Resource):
 
     :param address: ``host:port``, ``tls://host:port`` or ``unix:///path``.
     :param trust: with it, or ``tls://``, the server has to prove who it is.
+    :param advice: what to do if there is no server.
     :raises MissingExtraError: the extra is not installed.
     """
 
-    def __init__(self, address: str, trust: Trust | None = None) -> None:
+    def __init__(self, address: str, trust: Trust | None = None, *, advice: str = "") -> None:
         try:
             import grpc
         except ModuleNotFoundError:
             raise MissingExtraError("asking for flows", "hubble") from None
         self._address = address
+        self._advice = advice
         target = address.removeprefix("tls://")
         if trust is None and target == address:
             self._channel = grpc.insecure_channel(target)
@@ -104,6 +107,24 @@ class Observed(Resource):
             fields["field_mask"] = {"paths": list(asked.fields)}
         for answer in self._ask("GetFlows", fields, streaming=True):
             yield from_proto(answer, FlowEvent)
+
+    def agent_events(
+        self, *, number: int | None = None, follow: bool = False, since: int | None = None
+    ) -> Iterator[ToldAgentEvent]:
+        """What agents have done, oldest first.
+
+        :param number: the newest so many; None is all that are known, or none if only new ones are followed.
+        :param follow: and then what they do.
+        :param since: nanoseconds since 1970.
+        :raises ModelError: a number that the protocol has no room for.
+        :raises SourceError: the server cannot be reached, or does not want to.
+        """
+        fields: dict[str, Any] = {"number": number if number is not None else 0 if follow else _ALL}
+        fields["follow"] = follow
+        if since is not None:
+            fields["since"] = {"seconds": since // _SECOND, "nanos": since % _SECOND}
+        for answer in self._ask("GetAgentEvents", fields, streaming=True):
+            yield from_proto(answer, ToldAgentEvent)
 
     def status(self) -> dict[str, Any]:
         """How full the server's ring is, by the names of the protocol.
@@ -154,6 +175,8 @@ class Observed(Resource):
         except grpc.RpcError as error:
             if error.code() is not grpc.StatusCode.CANCELLED:
                 told = f"{error.code().name}: {error.details()}"
+                if error.code() is grpc.StatusCode.UNAVAILABLE and self._advice:
+                    told += f" ({self._advice})"
                 raise SourceError(f"{self._address} does not tell flows: {told}") from None
 
     def close(self) -> None:

@@ -9,7 +9,7 @@ from k8sdatapath.errors import ModelError
 from k8sdatapath.hubble.wire import message
 from k8sdatapath.model.address import shown
 from k8sdatapath.model.flow import Flow, LostEvent, NodeStatus
-from k8sdatapath.model.message import Kind, Message, Part, parts
+from k8sdatapath.model.message import Encoder, Kind, Message, Part, parts, placed
 
 __all__ = ["Mask", "field_mask", "from_proto", "response", "to_fields"]
 
@@ -111,11 +111,10 @@ def from_proto(proto: Any, kind: type[M]) -> M:
 
 # -- to messages ------------------------------------------------------------------------------------
 
-_Encoder: TypeAlias = Callable[[dict[str, Any], str, Any], None]
-_PLANS: dict[type[Any], tuple[tuple[str, str, bool, _Encoder], ...]] = {}
+_PLANS: dict[type[Any], tuple[tuple[str, str, bool, Encoder], ...]] = {}
 
 
-def _plan(kind: type[Any]) -> tuple[tuple[str, str, bool, _Encoder], ...]:
+def _plan(kind: type[Any]) -> tuple[tuple[str, str, bool, Encoder], ...]:
     if kind not in _PLANS:
         _PLANS[kind] = tuple(
             (each.attribute, each.name, each.optional, _encoder(each)) for each in parts(kind)
@@ -128,7 +127,7 @@ def _time(nanoseconds: int) -> dict[str, int]:
     return {"seconds": seconds, "nanos": rest}
 
 
-def _encoder(each: Part) -> _Encoder:
+def _encoder(each: Part) -> Encoder:
     cases = {of: name for name, of in each.of.items()} if isinstance(each.of, dict) else {}
 
     def same(value: Any) -> Any:
@@ -144,20 +143,7 @@ def _encoder(each: Part) -> _Encoder:
         Kind.WRAPPED: lambda value: {cases[type(value)]: to_fields(value)},
         Kind.CHOICE: to_fields,
     }
-    encode = encoders[each.kind]
-
-    def one(into: dict[str, Any], name: str, value: Any) -> None:
-        into[name] = encode(value)
-
-    def many(into: dict[str, Any], name: str, value: Any) -> None:
-        into[name] = [encode(member) for member in value]
-
-    def choice(into: dict[str, Any], name: str, value: Any) -> None:
-        into[cases[type(value)]] = encode(value)
-
-    if each.many:
-        return many
-    return choice if each.kind is Kind.CHOICE else one
+    return placed(each, encoders[each.kind])
 
 
 # -- from messages ----------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from typing import TypeAlias
 
 from attrs import frozen
@@ -141,6 +141,22 @@ class MetricOptions:
         """Of the labels that contexts give."""
         ends = (("source", self.source), ("destination", self.destination))
         return (*(name for name, contexts in ends if contexts), *self.labels)
+
+    def about(self, values: tuple[str, ...], pods: Set[tuple[str, str]]) -> bool:
+        """Whether the last of a series' values are the names of some pods, given as namespace and name."""
+        told = dict(zip(self.label_names, values[len(values) - len(self.label_names) :], strict=True))
+        names = {name for _, name in pods}
+        for end, contexts in (("source", self.source), ("destination", self.destination)):
+            known = {each for way in contexts.values() for each in way}
+            value, name = told.get(end, ""), told.get(f"{end}_pod", "")
+            namespace, _, short = value.rpartition("/")
+            if "pod" in known and (namespace, short) in pods:
+                return True
+            if "pod-name" in known and value in names:
+                return True
+            if (told[f"{end}_namespace"], name) in pods if f"{end}_namespace" in told else name in names:
+                return True
+        return False
 
     def label_values(self, flow: Flow) -> tuple[str, ...]:
         """Those of a flow, in the same order."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeAlias
@@ -35,6 +36,7 @@ from k8sdatapath.model.flow import (
     TrafficDirection,
     Verdict,
 )
+from k8sdatapath.model.flow_match import is_policy_verdict
 from k8sdatapath.model.flow_words import summary
 from k8sdatapath.resource import Resource
 
@@ -46,6 +48,9 @@ BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Of durations, in seconds."""
 MAX_SERIES = 10_000
 """Of one metric; whatever would begin another is counted as left out."""
+
+_KEPT = 60.0
+"""Seconds that series of a pod outlive it, so that what it did last is scraped."""
 
 _Key: TypeAlias = tuple[str, ...]
 _Counts: TypeAlias = Callable[[Flow, MetricOptions], Iterator[tuple[_Key, float]]]
@@ -77,6 +82,12 @@ class Family:
             row[bisect_left(BUCKETS, value)] += 1
         self.counters[key] = self.counters.get(key, 0) + value
 
+    def forget(self, key: _Key) -> None:
+        """Have a series no more."""
+        del self.counters[key]
+        if self.buckets is not None:
+            del self.buckets[key]
+
 
 class FlowMetrics:
     """Counts flows: ``FlowMetrics(["drop", "flow:labelsContext=source_namespace"])``.
@@ -89,6 +100,7 @@ class FlowMetrics:
         self._lock = threading.Lock()
         self._lost = Family("hubble_lost_events", "Events that were lost, by where.", ("source",))
         self._counted: list[tuple[_Kind, MetricOptions, Family]] = []
+        self._gone: dict[tuple[str, str], float] = {}
         for each in options:
             for kind in _KINDS[each.name]:
                 labels = (*kind.labels, *(("query",) if "query" in each.flags else ()))
@@ -111,9 +123,33 @@ class FlowMetrics:
                     labels = options.label_values(_turned(item) if kind.answers else item)
                     family.add((*key, *labels), value)
 
+    def forget(self, namespace: str, pod: str) -> None:
+        """A pod is gone: a minute later what was counted under its name is not told any more."""
+        with self._lock:
+            now = time.monotonic()
+            if next(iter(self._gone.values()), now) < now - _KEPT:  # so long has nobody asked for metrics
+                self._drop_gone()
+            self._gone.pop((namespace, pod), None)  # those that end first are first
+            self._gone[namespace, pod] = now + _KEPT
+
+    def keep(self, namespace: str, pod: str) -> None:
+        """A pod of that name is there, whatever was said."""
+        with self._lock:
+            self._gone.pop((namespace, pod), None)
+
+    def _drop_gone(self) -> None:
+        now = time.monotonic()
+        gone = {pod for pod, when in self._gone.items() if when <= now}
+        for pod in gone:
+            del self._gone[pod]
+        for _, options, family in self._counted if gone else ():
+            for key in [key for key in family.counters if options.about(key, gone)]:
+                family.forget(key)
+
     def families(self) -> list[Family]:
         """All, as they are now."""
         with self._lock:
+            self._drop_gone()
             return [_copy(each) for each in (self._lost, *(family for _, _, family in self._counted))]
 
 
@@ -126,17 +162,16 @@ class MetricReader(Resource):
     """Counts the flows of a source as they come, until it is closed."""
 
     def __init__(self, source: FlowSource, metrics: FlowMetrics) -> None:
-        self._source = source
+        self._cursor = source.follow()
         self._metrics = metrics
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="flow metrics", daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
-        cursor = self._source.follow()
         try:
             while not self._stop.is_set():
-                for item in cursor.take(0.5):
+                for item in self._cursor.take(0.5):
                     self._metrics.see(item)
         except DatapathError as error:
             if not self._stop.is_set():
@@ -251,10 +286,7 @@ def _ports(flow: Flow, options: MetricOptions) -> Iterator[tuple[_Key, float]]:
 
 
 def _policy(flow: Flow, options: MetricOptions) -> Iterator[tuple[_Key, float]]:
-    """What a policy denies is told once, as a drop: here it is a verdict as well."""
-    denied = flow.drop_reason in (DropReason.POLICY_DENIED, DropReason.POLICY_DENY)
-    kind = flow.event_type.type if flow.event_type is not None else 0
-    if kind != MonitorEvent.POLICY_VERDICT and not (kind == MonitorEvent.DROP and denied):
+    if not is_policy_verdict(flow):
         return
     match, known = flow.policy_match_type, PolicyMatch.__members__.values()
     name = PolicyMatch(match).name.lower().replace("_", "-") if match in known else "unknown"

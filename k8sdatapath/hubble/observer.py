@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
-from itertools import islice
+from itertools import count, islice
 from typing import Any
 
 from k8sdatapath.errors import ClosedError, MissingExtraError, ModelError
@@ -18,7 +18,7 @@ from k8sdatapath.hubble.peers import Peers
 from k8sdatapath.hubble.wire import message
 from k8sdatapath.model.flow import Flow
 from k8sdatapath.model.flow_filter import FlowFilter
-from k8sdatapath.model.flow_match import matcher
+from k8sdatapath.model.flow_match import Matcher, matcher
 
 __all__ = ["Observer"]
 
@@ -29,6 +29,8 @@ _ALL = 1 << 63
 """So many and more are all: clients send the greatest number there is."""
 _LOOK = 1.0
 """Seconds after which a stream looks whether its client is still there."""
+_ASKED = 64
+"""Flows held against a filter, after which it is looked whether its client is still there."""
 HEALTHY = ("", "hubble.server.Observer", "observer.Observer")
 
 
@@ -58,7 +60,9 @@ class Observer:
         with self._stream(context):
             try:
                 mask = field_mask(request.field_mask.paths) if request.HasField("field_mask") else None
-                cursor = self._cursor(request)
+                cursor = self._cursor(request, context)
+            except _ClientGoneError:
+                return
             except (ModelError, MissingExtraError) as error:
                 _refuse(context, "INVALID_ARGUMENT", str(error))
             context.send_initial_metadata(())  # clients wait for it, and flows may take their time
@@ -66,15 +70,17 @@ class Observer:
                 while context.is_active() and not cursor.over:
                     for item in cursor.take(_LOOK):
                         yield response(item, self._node, mask)
+            except _ClientGoneError:
+                return
             except ClosedError as error:
                 _refuse(context, "UNAVAILABLE", str(error))
 
-    def _cursor(self, request: Any) -> FlowCursor:
+    def _cursor(self, request: Any, context: Any) -> FlowCursor:
         if request.first and request.follow:
             raise ModelError("first cannot be specified with follow")
         allow = (from_proto(each, FlowFilter) for each in islice(request.whitelist, 1000))
         deny = (from_proto(each, FlowFilter) for each in islice(request.blacklist, 1000))
-        matches = matcher(allow, deny)
+        matches = _while_active(matcher(allow, deny), context)
         number = request.number if 0 < request.number < _ALL else None
         since, until = _nanoseconds(request, "since"), _nanoseconds(request, "until")
         oldest, end = self._source.span()
@@ -83,7 +89,7 @@ class Observer:
         elif request.follow and not request.number and since is None:
             start = end
         else:
-            start = self._source.position(number, matches=matches, since=since)
+            start = self._source.position(number, matches=matches, since=since, end=end)
         return self._source.cursor(
             start,
             end=None if request.follow else end,
@@ -218,6 +224,22 @@ class Observer:
             "peer.Peer": {"Notify": self.peers},
             "grpc.health.v1.Health": {"Check": self.health},
         }
+
+
+class _ClientGoneError(Exception):
+    """Nobody waits for an answer."""
+
+
+def _while_active(matches: Matcher, context: Any) -> Matcher:
+    """The same, as long as the client is there: a ring may be long, and a filter slow."""
+    asked = count(1)
+
+    def tested(flow: Flow) -> bool:
+        if not next(asked) % _ASKED and not context.is_active():
+            raise _ClientGoneError
+        return matches(flow)
+
+    return tested
 
 
 class _Namespaces:

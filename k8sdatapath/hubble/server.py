@@ -90,6 +90,9 @@ class HubbleServer(Resource):
                 ("grpc.keepalive_time_ms", 30_000),  # a client that has gone without a word is noticed
                 ("grpc.max_receive_message_length", 1 << 20),
                 ("grpc.max_metadata_size", 16 << 10),
+                # Those above are told to come back later; beyond these they are cancelled without a word.
+                ("grpc.server.max_pending_requests", 4096),
+                ("grpc.server.max_pending_requests_hard_limit", 8192),
             ],
         )
         try:
@@ -187,6 +190,11 @@ def _check(tls: TlsFiles) -> None:
     :raises OSError: they are not.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(tls.certificate, tls.key)
+    context.load_cert_chain(tls.certificate, tls.key, _no_password)
     if tls.clients is not None:
         context.load_verify_locations(tls.clients)
+
+
+def _no_password() -> str:
+    """Instead of one that whoever sits at the terminal would be asked for."""
+    raise OSError("the key is encrypted")

@@ -153,6 +153,8 @@ class StoreAllocator(Resource):
 
     def acquire(self, labels: Labels, *, timeout: float | None = None) -> Identity:
         """The identity of a set of labels."""
+        if not isinstance(labels, Labels):
+            raise ModelError(f"{shown(labels)} is no Labels: pod_labels makes those of a pod")
         deadline = inf if timeout is None else time.monotonic() + timeout
         wait = _FIRST
         while True:
@@ -171,6 +173,8 @@ class StoreAllocator(Resource):
 
     def release(self, identity: Identity) -> None:
         """Not used any more by who acquired it."""
+        if not isinstance(identity, Identity):
+            raise ModelError(f"{shown(identity)} is no Identity: acquire returns one")
         if identity.labels in self._fixed:
             return
         with self._state:
@@ -289,7 +293,7 @@ class StoreAllocator(Resource):
         while not self._write(more):
             began = self._clock()
         self._doubtful &= self._held.keys()
-        for name in tuple(self._doubtful):
+        for name in sorted(self._doubtful):
             self._confirm(name)
         self._valid = began + self._timing.validity
 

@@ -141,11 +141,11 @@ class Agent:
             answer = {"errno": error.errno}
         except Exception as error:  # whatever was wrong with the request: servers and later requests go on
             answer = {"error": repr(error)[:200]}
-        socket.send_fds(
-            self._control, [json.dumps(answer).encode() + b"\n"], [sock.fileno() for sock in made]
-        )
+        if made:  # and closed before the owner goes on: a socket ends with the last that has it
+            socket.send_fds(self._control, [b" "], [sock.fileno() for sock in made])
         for sock in made:
             sock.close()
+        self._control.sendall(json.dumps(answer).encode() + b"\n")
 
     def do_socket(self, family: int, type: int, proto: int) -> list[socket.socket]:
         """A socket for the owner."""

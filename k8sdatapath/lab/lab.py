@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, get_args
 
-from attrs import define, field
+from attrs import define, evolve, field
 
 from k8sdatapath.errors import ClosedError, LabError, ModelError
 from k8sdatapath.lab import leftovers, wiring
@@ -37,6 +37,7 @@ from k8sdatapath.model import Peer
 from k8sdatapath.model.address import shown
 from k8sdatapath.model.identity import CLUSTER_NUMBERS, Reserved
 from k8sdatapath.model.policy import Policy
+from k8sdatapath.model.visibility import Visibility, to_visibility
 from k8sdatapath.model.workload import NamedPort, Workload
 from k8sdatapath.net.cgroup import Cgroup
 from k8sdatapath.net.netns import NetNs
@@ -207,33 +208,56 @@ class Lab(Resource):
         namespace: str = "default",
         namespace_labels: Mapping[str, str] = {},
         ports: Iterable[NamedPort] = (),
+        visible: str | Iterable[Visibility | str] = (),
     ) -> Pod:
         """Add a pod, to the first node if none is given.
 
         :param labels: what policies know it by, with its namespace and that one's labels.
         :param ports: those that have names.
+        :param visible: requests and questions that are flows, as in ``"<Ingress/8080/TCP/HTTP>"``.
+        :raises LabError: these cannot be told: HTTP needs ``l7=True``, DNS ``dns=True``.
         """
+        if "/" in namespace:
+            raise ModelError(f"{shown(namespace)} is not the name of a namespace")
+        workload = Workload.pod(
+            f"{namespace}/{_checked(name)}",
+            labels,
+            namespace_labels=namespace_labels,
+            ports=ports,
+            visible=to_visibility(visible),
+        )
         with self._lock:
+            node = self.node if node is None else node
+            if node not in self.nodes:
+                raise ModelError(f"a pod is on one of lab.nodes, not {shown(node)}")
+            self._check_visible(workload.visible)
             self._reserve(name)
-            known = {"namespace_labels": namespace_labels, "ports": tuple(ports)}
-            return self._add_pod(name, node or self.node, f"{namespace}/{name}", labels, known)
+            return self._add_pod(name, node, workload)
 
     def apply(self, *policies: Policy | str, existing: Existing = "enforce") -> None:
-        """Have all nodes enforce policies: values, or manifests as text.
+        """Have all nodes enforce policies: values, or manifests as text, whose objects replace those of their
+        names with all parts (``specs``).
 
         :raises ManifestError: a text says something that cannot be, or cannot be enforced: policies by DNS
             name need a lab that was started with ``dns=True``.
-        :raises LabError: the lab was not started with ``policy=True``.
+        :raises LabError: the lab was not started with ``policy=True``, or no policy is in what was given.
         """
         from k8sdatapath.kube.policy import parse_policies
+        from k8sdatapath.kube.policy.cilium import whole
 
         guarded = all(node.datapath.config.host_firewall is not None for node in self.nodes)
         named = all(node.datapath.config.dns for node in self.nodes)
-        found: list[Policy] = []
-        for each in policies:
-            found += parse_policies(each, nodes=guarded, names=named) if isinstance(each, str) else [each]
+        values = [each for each in policies if not isinstance(each, str)]
+        texts = [each for each in policies if isinstance(each, str)]
+        read = [one for text in texts for one in parse_policies(text, nodes=guarded, names=named)]
+        if texts and not read:
+            raise LabError(f"no policy is in {shown(texts[0])}")
+        names, objects = {each.name for each in read}, {whole(each.name) for each in read}
         for node in self.nodes:
-            node.policy.upsert(*found, existing=existing)
+            node.policy.upsert(*values, *read, existing=existing)
+            gone = [name for name in node.policy.policies if name not in names and whole(name) in objects]
+            if gone:
+                node.policy.remove(*gone, existing=existing)
 
     def external(self, name: str) -> Host:
         """Add a host outside the cluster: it reaches services through node 1, and pods through theirs."""
@@ -328,9 +352,7 @@ class Lab(Resource):
         """How others on the wire reach the pods of nodes."""
         return [(pod_networks(n.number), n.place) for n in nodes] if self.routing == "native" else []
 
-    def _add_pod(
-        self, name: str, node: LabNode, full_name: str, labels: Mapping[str, str], known: Mapping[str, Any]
-    ) -> Pod:
+    def _add_pod(self, name: str, node: LabNode, workload: Workload) -> Pod:
         number = next(node._numbers)
         if number > MAX_PODS:
             raise LabError(f"a node has at most {MAX_PODS} pods")
@@ -339,8 +361,7 @@ class Lab(Resource):
         pod = Pod(*made, node=node, device=device)
         node.netns.call(wiring.add_pod, device, pod.netns, pod.place)
         if self._datapath is not None:
-            workload = Workload.pod(full_name, labels, addresses=pod.addresses, **known)
-            self._attach(pod, workload)
+            self._attach(pod, evolve(workload, addresses=pod.addresses))
         tunnel = self._tunnel(node)
         pod.netns.call(wiring.set_up_pod, pod.place, tunnel.overhead if tunnel else 0)
         node.netns.call(wiring.wait_for, [device])
@@ -358,12 +379,18 @@ class Lab(Resource):
             workload=workload,
             netns=pod.netns,
         )
-        pod.node.datapath.names.learn(workload, identity, netns=pod.netns.cookie)
+        pod.node.datapath.show(workload)
         for node in self.nodes:
             if node is not pod.node:
                 node.datapath.names.learn(workload, identity)
             if node is not pod.node and node.datapath.policy is not None:
                 node.datapath.policy.learn({workload: identity})
+
+    def _check_visible(self, visible: Iterable[Visibility]) -> None:
+        needed = {"HTTP": "l7", "DNS": "dns"}
+        for each in visible:
+            if not (self._datapath or {}).get(needed[each.kind]):
+                raise LabError(f"{each} cannot be told: start the lab with {needed[each.kind]}=True")
 
     def _reserve(self, name: str) -> None:
         if self._closed:

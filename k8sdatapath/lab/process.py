@@ -74,7 +74,7 @@ class Agent:
             for fd in fds:
                 os.close(fd)
             raise ClosedError(f"{self._name} is closed, with its lab")
-        if not answer:
+        if not answer.endswith(b"\n"):
             raise LabError(f"the agent of {self._name} has died{self._last_words()}")
         failure = json.loads(answer)
         if "errno" in failure:
@@ -96,9 +96,15 @@ class Agent:
     def _answer(self) -> tuple[bytes, list[int]]:
         """A line, and the descriptors with it. ``socket.recv_fds`` would let child processes inherit them."""
         room = socket.CMSG_LEN(array("i").itemsize)
-        answer, ancillary, _flags, _from = self._control.recvmsg(4096, room, socket.MSG_CMSG_CLOEXEC)
+        answer, fds = b"", list[int]()
+        while not answer.endswith(b"\n"):
+            part, ancillary, _flags, _from = self._control.recvmsg(4096, room, socket.MSG_CMSG_CLOEXEC)
+            fds += [fd for _level, _type, data in ancillary for fd in array("i", data)]
+            if not part:
+                break
+            answer += part
         self._unread -= 1
-        return answer, [fd for _level, _type, data in ancillary for fd in array("i", data)]
+        return answer, fds
 
     def _last_words(self) -> str:
         assert self._process.stderr is not None

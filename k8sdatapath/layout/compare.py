@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from itertools import zip_longest
 
 from attrs import frozen
@@ -31,21 +32,27 @@ class Leaf:
         return f"{self.offset:4} {self.type} {self.path}{bits}".rstrip()
 
 
-def types_of_map(btf: Btf, name: str) -> dict[str, int]:
+def types_of_map(btf: Btf, name: str) -> Mapping[str, int]:
     """``key`` and ``value`` -> their types, as far as an object declares them for a map."""
-    found = {}
+    return _types_of_maps(btf).get(name, {})
+
+
+@lru_cache(maxsize=64)
+def _types_of_maps(btf: Btf) -> dict[str, dict[str, int]]:
+    found: dict[str, dict[str, int]] = {}
     for var in btf.datasec(".maps"):
-        if var.name == name:
-            for member in btf.members(var.type_id):
-                pointer = btf.resolve(member.type_id)
-                if member.name in ("key", "value") and pointer.kind is Kind.PTR:
-                    found[member.name] = pointer.ref
+        pointers = {each.name: btf.resolve(each.type_id) for each in btf.members(var.type_id)}
+        found[var.name] = {
+            what: pointers[what].ref
+            for what in ("key", "value")
+            if what in pointers and pointers[what].kind is Kind.PTR
+        }
     return found
 
 
 def compare(there: Btf, its: int, here: Btf, ours: int) -> str:
     """Both types, line by line, if they lie in memory differently or have other names; else nothing."""
-    left, right = list(map(str, leaves(there, its))), list(map(str, leaves(here, ours)))
+    left, right = _lines(there, its), _lines(here, ours)
     if left == right:
         return ""
     head = [f"{there.describe(its)} ({there.size_of(its)} bytes)", f"{here.describe(ours)}"]
@@ -55,6 +62,11 @@ def compare(there: Btf, its: int, here: Btf, ours: int) -> str:
     for one, other in zip_longest(left, right, fillvalue=""):
         lines.append(f"  {' ' if one == other else '!'} {one:{width}}{other}".rstrip())
     return "\n".join(lines)
+
+
+@lru_cache(maxsize=1024)  # an object's maps are met by each object that shares them
+def _lines(btf: Btf, type_id: int) -> tuple[str, ...]:
+    return tuple(map(str, leaves(btf, type_id)))
 
 
 def leaves(btf: Btf, type_id: int, offset: int = 0, path: str = "", bits: int = 0) -> Iterator[Leaf]:

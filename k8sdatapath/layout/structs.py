@@ -146,15 +146,24 @@ class Layout(Generic[T]):
 
     __slots__ = ("codec", "name", "pack", "pack_many", "size", "unpack", "unpack_many")
 
+    pack: Callable[[T], bytes]
+    unpack: Callable[[Buffer], T]
+    pack_many: Callable[[Iterable[T]], bytes]
+    unpack_many: Callable[[Buffer], list[T]]
+
     def __init__(self, codec: Codec) -> None:
         self.codec = codec
         self.name = codec.name
         self.size = codec.size
-        made = _generate(codec)
-        self.pack: Callable[[T], bytes] = made["pack"]
-        self.unpack: Callable[[Buffer], T] = made["unpack"]
-        self.pack_many: Callable[[Iterable[T]], bytes] = made["pack_many"]
-        self.unpack_many: Callable[[Buffer], list[T]] = made["unpack_many"]
+
+    def __getattr__(self, name: str) -> Any:
+        """The functions are made when the first is asked for: of most maps only the sizes are."""
+        made = _generate(self.codec) if name in Layout.__annotations__ else {}
+        if name not in made:
+            raise AttributeError(f"a layout has no {name!r}")
+        for each in Layout.__annotations__:
+            setattr(self, each, made[each])
+        return made[name]
 
     @property
     def fields(self) -> tuple[Field, ...]:

@@ -11,7 +11,7 @@ from k8sdatapath.layout import Layout
 from k8sdatapath.maps.base import Map
 from k8sdatapath.pybpf.fd import Fd
 from k8sdatapath.pybpf.maps import KernelMap, MapInfo, MapType
-from k8sdatapath.pybpf.ring import Ring
+from k8sdatapath.pybpf.ring import Queues, Ring
 
 __all__ = ["RingBuffer"]
 
@@ -61,14 +61,15 @@ class RingBuffer(Map, Generic[T]):
             self._check_sizes(sizes)
         return data
 
-    def drain_into(self, room: bytearray, written: int) -> int:
+    def drain_into(self, room: bytearray, written: int, beside: Queues) -> int:
         """Move all events that are there now into a ring of packed ones, over the oldest.
 
         :param room: for some number of events. Number n, counted from the first ever, is at n modulo it.
         :param written: how many have been moved there before.
+        :param beside: queues of such events, one for each CPU, that are merged with those here by their time.
         :returns: the same afterwards.
         """
-        return self._ring.drain_records(room, self._value.size, written)
+        return self._ring.drain_merged(beside, room, written)
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until there is something; False if the time, in seconds, passed first."""

@@ -14,6 +14,7 @@ __all__ = [
     "IpcacheUpdate",
     "PolicyUpdate",
     "TimeNotification",
+    "ToldAgentEvent",
 ]
 
 
@@ -72,3 +73,12 @@ class AgentEvent(Message):
             "ipcache_update": IpcacheUpdate,
         },
     )
+
+
+@frozen
+class ToldAgentEvent(Message):
+    """A line of what agents have done."""
+
+    agent_event: AgentEvent | None = part(Kind.ONE, AgentEvent)
+    node_name: str = part(Kind.PLAIN, str)
+    time: int = part(Kind.TIME)

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 
 from attrs import frozen
 
+from k8sdatapath.model.flow_ends import Endpoint, PolicyRef, ServiceRef, WorkloadRef
 from k8sdatapath.model.flow_enums import (
     AuthType,
     DebugCapturePoint,
@@ -32,6 +33,7 @@ from k8sdatapath.model.flow_enums import (
 from k8sdatapath.model.message import Kind, Message, part
 
 __all__ = [
+    "ACCELERATED",
     "DNS",
     "HTTP",
     "IGMP",
@@ -225,50 +227,6 @@ class Layer7(Message):
 
 
 @frozen
-class WorkloadRef(Message):
-    """What a pod belongs to: ``WorkloadRef("web", "Deployment")``."""
-
-    name: str = part(Kind.PLAIN, str)
-    kind: str = part(Kind.PLAIN, str)
-
-
-@frozen(kw_only=True)
-class Endpoint(Message):
-    """One end of a flow.
-
-    :ivar id: the number of its policies on this node, 0 if it is elsewhere.
-    :ivar labels: of its identity, with their sources, sorted.
-    """
-
-    id: int = part(Kind.PLAIN, int, name="ID")
-    identity: int = part(Kind.PLAIN, int)
-    namespace: str = part(Kind.PLAIN, str)
-    labels: tuple[str, ...] = part(Kind.PLAIN, str, many=True)
-    pod_name: str = part(Kind.PLAIN, str)
-    workloads: tuple[WorkloadRef, ...] = part(Kind.ONE, WorkloadRef, many=True)
-    cluster_name: str = part(Kind.PLAIN, str)
-
-
-@frozen
-class ServiceRef(Message):
-    """The name of a service."""
-
-    name: str = part(Kind.PLAIN, str)
-    namespace: str = part(Kind.PLAIN, str)
-
-
-@frozen
-class PolicyRef(Message):
-    """A policy whose rule has decided."""
-
-    name: str = part(Kind.PLAIN, str)
-    namespace: str = part(Kind.PLAIN, str)
-    labels: tuple[str, ...] = part(Kind.PLAIN, str, many=True)
-    revision: int = part(Kind.LONG)
-    kind: str = part(Kind.PLAIN, str)
-
-
-@frozen
 class EventType(Message):
     """The kind of an event, and which of its kind: for a drop its reason, for a trace the raw point."""
 
@@ -341,6 +299,10 @@ class Aggregate(Message):
     unknown_direction_flow_count: int = part(Kind.PLAIN, int)
 
 
+#: The summary of a flow that is no packet: from here on a connection has none.
+ACCELERATED = "Accelerated"
+
+
 @frozen(kw_only=True)
 class Flow(Message):
     """One thing that was seen.
@@ -397,6 +359,11 @@ class Flow(Message):
     policy_log: tuple[str, ...] = part(Kind.PLAIN, str, many=True)
     aggregate: Aggregate | None = part(Kind.ONE, Aggregate)
     summary: str = part(Kind.PLAIN, str, name="Summary")
+
+    @property
+    def accelerated(self) -> bool:
+        """Whether it tells that a connection's two sockets hand each other what they send from now on."""
+        return self.summary == ACCELERATED
 
     def to_dict(self) -> dict[str, Any]:
         """What its JSON says, with the two fields that Hubble keeps for old clients."""

@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
-from functools import lru_cache
-from ipaddress import ip_address, ip_network
 from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
-from k8sdatapath.errors import MissingExtraError, ModelError
-from k8sdatapath.model.address import IPAddress, shown
+from k8sdatapath.errors import ModelError
+from k8sdatapath.model.address import shown
 from k8sdatapath.model.flow import (
     DNS,
     HTTP,
     SCTP,
     TCP,
     UDP,
+    DropReason,
     Endpoint,
     Flow,
     Interface,
@@ -31,10 +30,12 @@ from k8sdatapath.model.flow import (
     WorkloadRef,
 )
 from k8sdatapath.model.flow_filter import EventTypeFilter, FlowFilter
+from k8sdatapath.model.flow_limits import check_size
+from k8sdatapath.model.flow_patterns import addresses, expressions, globs, named
 from k8sdatapath.model.flow_selectors import label_selector
 from k8sdatapath.model.message import parts
 
-__all__ = ["MAX_FILTERS", "MAX_TEXT", "MAX_VALUES", "Matcher", "matcher"]
+__all__ = ["MAX_FILTERS", "MAX_TEXT", "MAX_VALUES", "Matcher", "is_policy_verdict", "matcher"]
 
 Matcher: TypeAlias = Callable[[Flow], bool]
 _Test: TypeAlias = Callable[[Any], bool]
@@ -47,7 +48,6 @@ MAX_TEXT = 4096
 """Characters of one value."""
 
 _PROTOCOLS = ("icmp", "icmpv4", "icmpv6", "sctp", "tcp", "udp", "vrrp", "igmp", "dns", "http", "kafka")
-_GLOB = re.compile(r"[-.0-9a-z_*]+", re.ASCII)
 _STATUS = re.compile(r"[1-5][0-9]{2}|[1-5][0-9]?\+", re.ASCII)
 _HTTP_FIELDS = ("http_status_code", "http_method", "http_path", "http_url", "http_header")
 
@@ -70,6 +70,7 @@ def _any(what: str, filters: Iterable[FlowFilter]) -> Matcher | None:
     filters = tuple(filters)
     if len(filters) > MAX_FILTERS:
         raise ModelError(f"{what}: {len(filters)} filters are more than {MAX_FILTERS}")
+    check_size(what, filters)
     found = [_all(f"{what}[{index}]", each) for index, each in enumerate(filters)]
     if len(found) < 2:
         return found[0] if found else None
@@ -104,105 +105,6 @@ def _all(where: str, given: FlowFilter) -> Matcher:
     return lambda flow: all(test(flow) for test in tests)
 
 
-# -- what fields are made of --------------------------------------------------------------------------
-
-
-@lru_cache(maxsize=65536)
-def _parsed(text: str) -> IPAddress | None:
-    try:
-        return ip_address(text)
-    except ValueError:
-        return None
-
-
-def _addresses(values: Iterable[str]) -> Callable[[str], bool]:
-    exact, networks = set(), []
-    for value in values:
-        try:
-            if "/" in value:
-                networks.append(ip_network(value, strict=False))
-            else:
-                exact.add(ip_address(value))
-        except ValueError:
-            raise ModelError(f"{shown(value)} is neither an address nor a network") from None
-
-    def test(text: str) -> bool:
-        found = _parsed(text)
-        if found is None:
-            return False
-        return found in exact or any(found in network for network in networks)
-
-    return test
-
-
-def _named(values: Iterable[str]) -> Callable[[str, str], bool]:
-    """The test of a namespace and a name."""
-    wanted = []
-    for value in values:
-        if not value:
-            raise ModelError("an empty name")
-        namespace, slash, prefix = value.partition("/")
-        wanted.append((namespace, prefix) if slash else ("default", value))
-
-    def test(namespace: str, name: str) -> bool:
-        if not namespace and not name:
-            return False
-        return any(there in ("", namespace) and name.startswith(prefix) for there, prefix in wanted)
-
-    return test
-
-
-def _globs(values: Iterable[str]) -> Callable[[str], bool]:
-    """The test of a name: ``*`` is any run of what names are made of."""
-    patterns = []
-    for value in values:
-        text = value.lower().removesuffix(".")
-        if not _GLOB.fullmatch(text):
-            raise ModelError(f"{shown(value)} is not a name, nor a pattern of names")
-        pieces = [piece for index, piece in enumerate(text.split("*")) if piece or index == 0]
-        anchored = not text.endswith("*")
-        patterns.append((pieces[0], pieces[1:], anchored, "*" in text))
-    exact = frozenset(first for first, _, _, starred in patterns if not starred)
-    starred = [(first, rest, anchored) for first, rest, anchored, star in patterns if star]
-
-    def one(name: str, first: str, rest: Sequence[str], anchored: bool) -> bool:
-        """Pieces are found from the left, the last one from the right: nothing is tried twice."""
-        if not name.startswith(first):
-            return False
-        at = len(first)
-        last = rest[-1] if anchored and rest else ""
-        for piece in rest[:-1] if last else rest:
-            at = name.find(piece, at)
-            if at < 0:
-                return False
-            at += len(piece)
-        return name.endswith(last) and len(name) - len(last) >= at
-
-    def test(name: str) -> bool:
-        name = name.lower().removesuffix(".")
-        return name in exact or any(one(name, *each) for each in starred)
-
-    return test
-
-
-def _expressions(values: Iterable[str]) -> Callable[[str], bool]:
-    """The test of a text in which one of some expressions of RE2 is to occur."""
-    try:
-        import re2
-    except ModuleNotFoundError:
-        raise MissingExtraError("regular expressions in filters of flows", "hubble") from None
-    options = re2.Options()
-    options.log_errors = False
-    options.max_mem = 1 << 20
-    found = []
-    for value in values:
-        try:
-            found.append(re2.compile(value, options))
-        except re2.error as error:
-            raise ModelError(f"{shown(value)} is not a regular expression: {shown(str(error))}") from None
-    return lambda text: any(each.search(text) for each in found)
-
-
 def _of_side(side: str, test: _Test) -> Matcher:
     """The test of one end, which has to be there."""
 
@@ -215,7 +117,7 @@ def _of_side(side: str, test: _Test) -> Matcher:
 
 def _ip(attribute: str) -> Callable[[Sequence[str]], Matcher]:
     def build(values: Sequence[str]) -> Matcher:
-        test = _addresses(values)
+        test = addresses(values)
         return lambda flow: flow.ip is not None and test(getattr(flow.ip, attribute))
 
     return build
@@ -223,7 +125,7 @@ def _ip(attribute: str) -> Callable[[Sequence[str]], Matcher]:
 
 def _pod(side: str) -> Callable[[Sequence[str]], Matcher]:
     def build(values: Sequence[str]) -> Matcher:
-        test = _named(values)
+        test = named(values)
         return _of_side(side, lambda end: test(end.namespace, end.pod_name))
 
     return build
@@ -231,7 +133,7 @@ def _pod(side: str) -> Callable[[Sequence[str]], Matcher]:
 
 def _service(side: str) -> Callable[[Sequence[str]], Matcher]:
     def build(values: Sequence[str]) -> Matcher:
-        test = _named(values)
+        test = named(values)
 
         def tested(flow: Flow) -> bool:
             found: ServiceRef | None = getattr(flow, f"{side}_service")
@@ -244,7 +146,7 @@ def _service(side: str) -> Callable[[Sequence[str]], Matcher]:
 
 def _fqdn(side: str) -> Callable[[Sequence[str]], Matcher]:
     def build(values: Sequence[str]) -> Matcher:
-        test = _globs(values)
+        test = globs(values)
         return lambda flow: any(test(name) for name in getattr(flow, f"{side}_names"))
 
     return build
@@ -282,7 +184,7 @@ def _workload(side: str) -> Callable[[Sequence[WorkloadRef]], Matcher]:
 
 def _cluster(side: str) -> Callable[[Sequence[str]], Matcher]:
     def build(values: Sequence[str]) -> Matcher:
-        test = _globs(values)
+        test = globs(values)
         return _of_side(side, lambda end: test(end.cluster_name))
 
     return build
@@ -341,13 +243,25 @@ def _reply(flow: Flow) -> bool | None:
     return False if flow.is_reply is None and flow.verdict == Verdict.DROPPED else flow.is_reply
 
 
+def is_policy_verdict(flow: Flow) -> bool:
+    """Whether a policy's verdict is told: as such, or, where a policy has denied, once, as a drop."""
+    kind = flow.event_type.type if flow.event_type is not None else 0
+    denied = flow.drop_reason in (DropReason.POLICY_DENIED, DropReason.POLICY_DENY)
+    return kind == MonitorEvent.POLICY_VERDICT or (kind == MonitorEvent.DROP and denied)
+
+
 def _event_type(values: Sequence[EventTypeFilter]) -> Matcher:
+    verdicts = any(each.type == MonitorEvent.POLICY_VERDICT and not each.match_sub_type for each in values)
+
     def test(flow: Flow) -> bool:
         found = flow.event_type
-        return found is not None and any(
-            wanted.type in (0, found.type)
-            and (not wanted.match_sub_type or wanted.sub_type == found.sub_type)
-            for wanted in values
+        return (verdicts and is_policy_verdict(flow)) or (
+            found is not None
+            and any(
+                wanted.type in (0, found.type)
+                and (not wanted.match_sub_type or wanted.sub_type == found.sub_type)
+                for wanted in values
+            )
         )
 
     return test
@@ -387,12 +301,12 @@ def _method(values: Sequence[str]) -> Matcher:
 
 
 def _url(values: Sequence[str]) -> Matcher:
-    test = _expressions(values)
+    test = expressions(values)
     return _http(lambda record: test(record.url))
 
 
 def _path(values: Sequence[str]) -> Matcher:
-    test = _expressions(values)
+    test = expressions(values)
 
     def tested(record: HTTP) -> bool:
         try:
@@ -409,7 +323,7 @@ def _header(values: Collection[Any]) -> Matcher:
 
 
 def _query(values: Sequence[str]) -> Matcher:
-    test = _expressions(values)
+    test = expressions(values)
 
     def tested(flow: Flow) -> bool:
         record = flow.l7.record if flow.l7 is not None else None
@@ -424,7 +338,7 @@ def _node(values: Sequence[str]) -> Matcher:
         cluster, _, name = value.rpartition("/")
         if not cluster and not name:
             raise ModelError(f"{shown(value)} is neither a cluster nor a node")
-        tests.append((_globs([cluster or "*"]), _globs([name or "*"])))
+        tests.append((globs([cluster or "*"]), globs([name or "*"])))
 
     def test(flow: Flow) -> bool:
         cluster, slash, name = flow.node_name.partition("/")

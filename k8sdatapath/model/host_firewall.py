@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from attrs import field, frozen
 
 from k8sdatapath.model.frontend import Protocol
@@ -57,6 +59,11 @@ class HostFirewall:
             if ports
         ]
         return Policy("HostFirewall failsafe", Selector([HOST]), rules, tier=Tier.ADMIN, priority=_FIRST)
+
+
+def for_nodes(policies: Iterable[Policy]) -> bool:
+    """Whether some are for nodes, which takes a host firewall."""
+    return any(HOST in each.subject.requirements for each in policies)
 
 
 def to_host_firewall(given: HostFirewall | bool | None) -> HostFirewall | None:

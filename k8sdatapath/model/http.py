@@ -45,7 +45,7 @@ class HTTPReason(IntEnum):
 
     NO_RULE = 1, "no rule allows it"
     METHOD = 2, "it does not begin with a method and one space"
-    HTTP2 = 3, "it is HTTP/2"
+    HTTP2 = 3, "it is HTTP/2 where a connection does not begin, or with another preface"
     TARGET = 4, "what it asks for is not a path, nor a path with a query"
     PATH = 5, "its path is one that servers resolve: dots, empty parts, backslashes, needless escapes"
     VERSION = 6, "it is neither of HTTP/1.1 nor of HTTP/1.0"
@@ -61,6 +61,8 @@ class HTTPReason(IntEnum):
     TOO_LONG = 16, f"its head has more than {MAX_HEAD} bytes"
     CHUNK = 17, "the size of a chunk is none, is too large, has an extension, or is wrong"
     TRAILER = 18, "it has headers behind its body"
+    FRAME = 27, "in HTTP/2: headers that are padded or go on in another frame, a push, an unknown frame"
+    FIELD = 28, "in HTTP/2: its headers are malformed, or mean what is not there"
 
 
 @frozen
@@ -111,7 +113,7 @@ def written(text: str) -> bytes:
 
 
 def judge(data: bytes, rules: Iterable[HTTPRule]) -> Judgement:
-    """Judge all that a client has sent over one connection so far.
+    """Judge all that a client has sent over one connection of HTTP/1 so far. HTTP/2 is not read here.
 
     :param rules: one of them is enough; none at all allow nothing.
     """

@@ -203,6 +203,8 @@ def pod_labels(
 
     :raises ModelError: a label that is none.
     """
+    if not isinstance(labels, Mapping):
+        raise ModelError(f"labels of a pod are a mapping, not {shown(labels)}")
     found = [
         Label(key, value)
         for key, value in labels.items()

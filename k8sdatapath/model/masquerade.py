@@ -25,9 +25,15 @@ def _networks(values: Iterable[Any]) -> tuple[IPNetwork, ...]:
     return tuple(sorted({network(value) for value in values}, key=lambda each: (each.version, each)))
 
 
+def _mapping(name: str, given: Mapping[Any, Any], what: str) -> Mapping[Any, Any]:
+    if not isinstance(given, Mapping):
+        raise ModelError(f"{name} is a mapping of {what}, not {shown(given)}")
+    return given
+
+
 def _sources(given: Mapping[str, Any]) -> dict[str, tuple[IPAddress, ...]]:
     found = {}
-    for device, values in given.items():
+    for device, values in _mapping("sources", given, "devices to addresses").items():
         addresses = tuple(to_address(each) for each in ([values] if isinstance(values, str) else values))
         if len({each.version for each in addresses}) < len(addresses):
             raise ModelError(
@@ -38,6 +44,7 @@ def _sources(given: Mapping[str, Any]) -> dict[str, tuple[IPAddress, ...]]:
 
 
 def _egress(given: Mapping[Any, Any]) -> dict[IPNetwork, IPAddress]:
+    given = _mapping("egress", given, "pods to addresses")
     found = {network(pods): to_address(leaves_as) for pods, leaves_as in given.items()}
     for pods, leaves_as in found.items():
         if pods.version != leaves_as.version:

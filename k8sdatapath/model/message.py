@@ -24,7 +24,7 @@ from attrs import field, fields, frozen
 from k8sdatapath.errors import ModelError
 from k8sdatapath.model.address import shown
 
-__all__ = ["Kind", "Message", "Part", "part", "parts", "timestamp", "timestamp_text"]
+__all__ = ["Encoder", "Kind", "Message", "Part", "part", "parts", "placed", "timestamp", "timestamp_text"]
 
 _SECOND = 10**9
 _RFC3339 = re.compile(
@@ -169,8 +169,8 @@ class Message:
 
 
 _json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
-_Encoder = Callable[[dict[str, Any], str, Any], None]
-_Encoders = tuple[tuple[str, str, bool, _Encoder], ...]
+Encoder = Callable[[dict[str, Any], str, Any], None]
+_Encoders = tuple[tuple[str, str, bool, Encoder], ...]
 _ENCODERS: dict[type[Any], _Encoders] = {}
 
 
@@ -181,7 +181,7 @@ def _encoders(message: type[Any]) -> _Encoders:
     return _ENCODERS[message]
 
 
-def _encoder(each: Part) -> _Encoder:
+def _encoder(each: Part) -> Encoder:
     """What puts a part that is there into a dict."""
     words = {member.value: member.name for member in each.of} if each.kind is Kind.ENUM else {}
     cases = {of: name for name, of in each.of.items()} if isinstance(each.of, dict) else {}
@@ -195,10 +195,14 @@ def _encoder(each: Part) -> _Encoder:
         Kind.WRAPPED: lambda value: {cases[type(value)]: value.to_dict()},
         Kind.CHOICE: lambda value: value.to_dict(),
     }
-    encode = encoders[each.kind]
+    if each.kind is Kind.PLAIN and not each.many:
+        return dict.__setitem__
+    return placed(each, encoders[each.kind])
 
-    def plain(into: dict[str, Any], name: str, value: Any) -> None:
-        into[name] = value
+
+def placed(each: Part, encode: Callable[[Any], Any]) -> Encoder:
+    """What puts the value of a part into a dict: encoded, all of them, or under the name of its kind."""
+    cases = {of: name for name, of in each.of.items()} if isinstance(each.of, dict) else {}
 
     def one(into: dict[str, Any], name: str, value: Any) -> None:
         into[name] = encode(value)
@@ -211,7 +215,7 @@ def _encoder(each: Part) -> _Encoder:
 
     if each.many:
         return many
-    return choice if each.kind is Kind.CHOICE else plain if each.kind is Kind.PLAIN else one
+    return choice if each.kind is Kind.CHOICE else one
 
 
 def _decode(each: Part, given: Any) -> Any:

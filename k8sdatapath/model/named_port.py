@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-
 from attrs import field, frozen
 
-from k8sdatapath.errors import ModelError
 from k8sdatapath.model.address import port as to_port
-from k8sdatapath.model.address import shown
 from k8sdatapath.model.frontend import Protocol, to_protocol
 
 __all__ = ["NamedPort"]
@@ -30,17 +26,3 @@ class NamedPort:
     def label(self) -> str:
         """The label that an identity has for it, of a form that no label of Kubernetes has."""
         return f"port:{self.name}:{self.protocol}:{self.number}="
-
-
-def named_ports(labels: Iterable[str]) -> Iterator[NamedPort]:
-    """The ports that an identity has labels for, in order.
-
-    :raises ModelError: a label of such a source that nobody of us has made.
-    """
-    for each in sorted(labels):
-        if each.startswith("port:"):
-            try:
-                _, name, protocol, number = each.removesuffix("=").split(":")
-                yield NamedPort(name, int(number), int(protocol))
-            except ValueError:
-                raise ModelError(f"{shown(each)} is not the label of a port") from None

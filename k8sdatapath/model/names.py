@@ -27,7 +27,9 @@ def _to_text(text: str) -> str:
     """Lower case, and without the dot that a name may end with."""
     if type(text) is not str or not _PATTERN.fullmatch(text.lower()):
         raise ModelError(f"{shown(text)} is not a DNS name or a pattern of them (a-z, 0-9, - _ . *)")
-    found = text.lower().rstrip(".") or "."
+    found = text.lower().removesuffix(".") or "."
+    if "" in found.split(".") and found != ".":
+        raise ModelError(f"{shown(text)} has an empty part between dots")
     if found.count("*") > _MAX_STARS:
         raise ModelError(f"{shown(text)} has {found.count('*')} stars, at most {_MAX_STARS} are expected")
     return found
@@ -48,10 +50,10 @@ class NamePattern:
     def matches(self, name: str) -> bool:
         """Whether a name fits; what is no name fits none."""
         name = name.lower().rstrip(".") or "."
-        if self.text == "*":
-            return True
         if not _NAME.fullmatch(name):
             return False
+        if self.text == "*":
+            return True
         wanted, labels = self.text.split("."), name.split(".")
         if wanted[0] == "**" and len(wanted) > 1:
             wanted = wanted[1:]

@@ -19,8 +19,11 @@ from k8sdatapath.errors import RegexError
 
 __all__ = ["Anchor", "Bytes", "Choice", "Regex", "Repeat", "Series", "Tree"]
 
-#: As in RE2. Beyond it an automaton has that many states for one expression.
+#: As in RE2, of repeats inside one another their product. Beyond it an automaton has that many states for one
+#: expression.
 MAX_REPEAT = 1000
+MAX_ENDLESS = 10
+"""Repeats without end inside one another: each doubles the time of :meth:`Regex.matches`."""
 MAX_DEPTH = 100
 MAX_LENGTH = 8192
 
@@ -117,6 +120,18 @@ def _ends(tree: Tree, text: bytes, begins: set[int]) -> set[int]:
                 found = found | new
                 left = left and left - 1
             return found
+
+
+def _nested(tree: Tree) -> tuple[int, int]:
+    """How often the innermost part is repeated by numbers, and how many repeats without end are around it."""
+    match tree:
+        case Series(parts) | Choice(parts):
+            found = [(1, 0), *map(_nested, parts)]
+            return max(times for times, _ in found), max(endless for _, endless in found)
+        case Repeat(part, low, high):
+            times, endless = _nested(part)
+            return times * max(low, high or 1), endless + (high is None)
+    return 1, 0
 
 
 def _span(first: str, last: str) -> int:
@@ -290,7 +305,13 @@ class _Reader:
             raise self.wrong(f"more than {MAX_REPEAT} times", at)
         if high is not None and high < low:
             raise self.wrong(f"from {low} down to {high} times", at)
-        return Repeat(part, low, high)
+        found = Repeat(part, low, high)
+        times, endless = _nested(found)
+        if times > MAX_REPEAT:
+            raise self.wrong(f"more than {MAX_REPEAT} times, with the repeats inside", at)
+        if endless > MAX_ENDLESS:
+            raise self.wrong(f"more than {MAX_ENDLESS} repeats without end inside one another", at)
+        return found
 
     def bounds(self) -> tuple[int | None, int | None]:
         """What repeats the thing before, if something does: from, to."""
@@ -320,10 +341,10 @@ class _Reader:
     def item(self, begin: int) -> int:
         """A class, or a character, or characters from one to another."""
         at = self.at
-        if self.take("[:"):
-            name, found, _ = self.pattern[self.at :].partition(":]")
+        name, ends, _ = self.pattern[at + 2 :].partition(":]")
+        if ends and self.take("[:"):  # without an end they are characters like any other
             outside = name.startswith("^")
-            if not found or name.lstrip("^") not in _CLASSES:
+            if name.lstrip("^") not in _CLASSES:
                 raise self.wrong(f"no class is called [:{name}:]", at)
             self.at += len(name) + 2
             mask = _CLASSES[name.lstrip("^")]

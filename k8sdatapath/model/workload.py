@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from k8sdatapath.errors import ModelError
 from k8sdatapath.model.address import IPAddress, IPNetwork, shown
 from k8sdatapath.model.address import address as to_address
 from k8sdatapath.model.labels import Label, Labels, node_labels, pod_labels
 from k8sdatapath.model.named_port import NamedPort
+from k8sdatapath.model.visibility import Visibility, to_visibility
 
 __all__ = ["NamedPort", "Party", "Workload"]
+
+_HOST, _REMOTE = "reserved:host=", "reserved:remote-node="
 
 
 def _sorted_labels(labels: Iterable[Label | str]) -> tuple[str, ...]:
@@ -21,7 +24,10 @@ def _sorted_labels(labels: Iterable[Label | str]) -> tuple[str, ...]:
 
 
 def _sorted_ports(ports: Iterable[NamedPort]) -> tuple[NamedPort, ...]:
-    return tuple(sorted(set(ports)))
+    found = set(ports)
+    if wrong := [each for each in found if not isinstance(each, NamedPort)]:
+        raise ModelError(f"{shown(wrong[0])} is not a NamedPort")
+    return tuple(sorted(found))
 
 
 def _to_addresses(addresses: Iterable[Any]) -> tuple[IPAddress, ...]:
@@ -46,12 +52,20 @@ class Party:
 
 @frozen
 class Workload:
-    """A pod, or what is like one: ``Workload.pod("shop/web", {"app": "web"}, addresses=["10.244.1.2"])``."""
+    """A pod, or what is like one: ``Workload.pod("shop/web", {"app": "web"}, addresses=["10.244.1.2"])``.
+
+    :ivar audit: policies only look on at what it sends and gets: what they deny passes, and is told.
+    :ivar on: the name of the node where it runs, as far as that is known: that one always reaches it.
+    :ivar visible: what is told of its requests and questions, whether policies hold them to rules or not.
+    """
 
     name: str
     labels: tuple[str, ...] = field(converter=_sorted_labels)
     addresses: tuple[IPAddress, ...] = field(default=(), converter=_to_addresses, kw_only=True)
     ports: tuple[NamedPort, ...] = field(default=(), converter=_sorted_ports, kw_only=True)
+    audit: bool = field(default=False, kw_only=True)
+    on: str = field(default="", kw_only=True)
+    visible: tuple[Visibility, ...] = field(default=(), converter=to_visibility, kw_only=True)
 
     @classmethod
     def pod(
@@ -63,11 +77,17 @@ class Workload:
         service_account: str = "",
         addresses: Iterable[Any] = (),
         ports: Iterable[NamedPort] = (),
+        audit: bool = False,
+        on: str = "",
+        visible: str | Iterable[Visibility | str] = (),
     ) -> Self:
         """A pod by its Kubernetes labels.
 
         :param name: ``namespace/name``.
         :param namespace_labels: those of its namespace; ``kubernetes.io/metadata.name`` is there anyway.
+        :param audit: policies only look on at it.
+        :param on: the name of the node where it runs.
+        :param visible: what is told of it, as in ``"<Ingress/8080/TCP/HTTP>,<Egress/53/UDP/DNS>"``.
         """
         namespace, slash, _ = name.partition("/")
         if not slash:
@@ -81,7 +101,7 @@ class Workload:
             service_account=service_account,
             ports=named,
         )
-        return cls(name, found, addresses=addresses, ports=named)
+        return cls(name, found, addresses=addresses, ports=named, audit=audit, on=on, visible=visible)
 
     @classmethod
     def node(
@@ -99,6 +119,21 @@ class Workload:
         return not any(each.startswith("reserved:") and each != "reserved:init=" for each in self.labels)
 
     @property
+    def is_node(self) -> bool:
+        """Whether it is a node: the one that policies are enforced on, or another one."""
+        return self.is_host or _REMOTE in self.labels
+
+    @property
+    def at_home(self) -> Self:
+        """A node as it is known to itself, and to its pods."""
+        return evolve(self, labels=[_HOST if each == _REMOTE else each for each in self.labels])
+
+    @property
+    def elsewhere(self) -> Self:
+        """A node as it is known to all others."""
+        return evolve(self, labels=[_REMOTE if each == _HOST else each for each in self.labels])
+
+    @property
     def is_host(self) -> bool:
         """Whether it is the node that policies are enforced on, which they can be for as well."""
-        return "reserved:host=" in self.labels
+        return _HOST in self.labels

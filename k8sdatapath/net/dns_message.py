@@ -17,9 +17,10 @@ from attrs import frozen
 from k8sdatapath.errors import ModelError
 from k8sdatapath.model import IPAddress
 
-__all__ = ["DnsMessage", "RecordType"]
+__all__ = ["DnsMessage", "RecordType", "first_of", "unframed"]
 
 _HEADER = struct.Struct("!6H")
+_LENGTH = struct.Struct("!H")
 _RECORD = struct.Struct("!HHIH")
 _ANSWER, _OPCODE, _TRUNCATED, _RCODE = 0x8000, 0x7800, 0x0200, 0x000F
 _INTERNET = 1
@@ -106,6 +107,23 @@ class DnsMessage:
             aliases=aliases,
             types=tuple(dict.fromkeys(each.type for each in records)),
         )
+
+
+def unframed(data: bytes) -> tuple[list[bytes], bytes]:
+    """The whole messages that a TCP connection's bytes begin with, and what is left behind them."""
+    found = []
+    while len(data) >= _LENGTH.size:
+        end = _LENGTH.size + _LENGTH.unpack_from(data)[0]
+        if len(data) < end:
+            break
+        found.append(data[_LENGTH.size : end])
+        data = data[end:]
+    return found, data
+
+
+def first_of(data: bytes) -> bytes:
+    """What there is of the message that a TCP connection's bytes begin with."""
+    return data[_LENGTH.size :]
 
 
 def _name(data: bytes, at: int) -> tuple[str, int]:

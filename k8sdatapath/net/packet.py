@@ -113,6 +113,7 @@ def tcp(
     seq: int = 0,
     ack: int = 0,
     ttl: int = 64,
+    own_options: bytes = b"",
     options: bytes = b"",
     extensions: Iterable[tuple[int, bytes]] = (),
     checksum: int | None = None,
@@ -122,13 +123,16 @@ def tcp(
     """A TCP segment.
 
     :param flags: initials of the flags, e.g. ``"SA"``.
+    :param own_options: those of TCP, a multiple of 4 bytes.
     :param options: IPv4 options, a multiple of 4 bytes.
     :param extensions: IPv6 extension headers, as number and content (6 bytes, or 8 more, or ...).
     :param checksum: put this instead of the right one.
     """
     bits = sum(1 << _FLAGS.index(flag) for flag in flags)
-    segment = struct.pack("!HHIIBBHHH", sport, dport, seq, ack, 5 << 4, bits, 65535, 0, 0) + payload
-    return _frame(src, dst, TCP, segment, ttl, options, extensions, checksum, src_mac, dst_mac)
+    words = 5 + len(own_options) // 4
+    header = struct.pack("!HHIIBBHHH", sport, dport, seq, ack, words << 4, bits, 65535, 0, 0)
+    carrier = _Carrier(src, dst, ttl, options, extensions, src_mac, dst_mac)
+    return _frame(carrier, TCP, header + own_options + payload, checksum)
 
 
 def udp(
@@ -147,7 +151,8 @@ def udp(
 ) -> bytes:
     """A UDP datagram. ``checksum=0`` says that it has none, which IPv4 allows. Else as :func:`tcp`."""
     datagram = struct.pack("!HHHH", sport, dport, 8 + len(payload), 0) + payload
-    return _frame(src, dst, UDP, datagram, ttl, options, extensions, checksum, src_mac, dst_mac)
+    carrier = _Carrier(src, dst, ttl, options, extensions, src_mac, dst_mac)
+    return _frame(carrier, UDP, datagram, checksum)
 
 
 def sctp(
@@ -167,7 +172,7 @@ def sctp(
     :param payload: the chunk's value.
     """
     body = struct.pack("!HHIIBBH", sport, dport, tag, 0, chunk, 0, 4 + len(payload)) + payload
-    return _frame(src, dst, SCTP, body, ttl, b"", (), None, _NO_MAC, _NO_MAC)
+    return _frame(_Carrier(src, dst, ttl), SCTP, body)
 
 
 def icmp_echo(
@@ -176,7 +181,7 @@ def icmp_echo(
     """An echo request, of ICMP or ICMPv6."""
     v6 = address(src).version == 6
     message = struct.pack("!BBHHH", 128 if v6 else 8, 0, 0, ident, 1) + payload
-    return _frame(src, dst, ICMPV6 if v6 else ICMP, message, ttl, b"", (), None, _NO_MAC, _NO_MAC)
+    return _frame(_Carrier(src, dst, ttl), ICMPV6 if v6 else ICMP, message)
 
 
 def icmp_error(
@@ -197,7 +202,7 @@ def icmp_error(
     quote = about[14:][: 1232 if address(src).version == 6 else 548]
     message = struct.pack("!BBHI", *kind, 0, rest) + quote
     protocol = ICMPV6 if address(src).version == 6 else ICMP
-    return _frame(src, dst, protocol, message, ttl, b"", (), None, _NO_MAC, _NO_MAC)
+    return _frame(_Carrier(src, dst, ttl), protocol, message)
 
 
 def fragment(frame: bytes, size: int, *, ident: int = 1) -> list[bytes]:
@@ -284,19 +289,25 @@ def checksum(data: bytes) -> int:
     return ~total & 0xFFFF
 
 
-def _frame(
-    src: IPAddress | str,
-    dst: IPAddress | str,
-    protocol: int,
-    body: bytes,
-    ttl: int,
-    options: bytes,
-    extensions: Iterable[tuple[int, bytes]],
-    forced: int | None,
-    src_mac: str,
-    dst_mac: str,
-) -> bytes:
-    src, dst = address(src), address(dst)
+@frozen
+class _Carrier:
+    """Ethernet and IP, as the caller wants them."""
+
+    src: IPAddress = field(converter=address)
+    dst: IPAddress = field(converter=address)
+    ttl: int
+    options: bytes = b""
+    extensions: Iterable[tuple[int, bytes]] = ()
+    src_mac: str = _NO_MAC
+    dst_mac: str = _NO_MAC
+
+
+def _frame(carrier: _Carrier, protocol: int, body: bytes, forced: int | None = None) -> bytes:
+    """A whole packet.
+
+    :param forced: put this instead of the right checksum.
+    """
+    src, dst, options = carrier.src, carrier.dst, carrier.options
     if src.version != dst.version:
         raise ModelError(f"{src} and {dst} are not of one family")
     at = _CHECKSUM_AT[protocol]
@@ -307,15 +318,17 @@ def _frame(
         body = body[:at] + crc32c(body).to_bytes(4, "little") + body[at + 4 :]
     else:
         body = body[:at] + value.to_bytes(2) + body[at + 2 :]
-    ether = bytes.fromhex(dst_mac.replace(":", "")) + bytes.fromhex(src_mac.replace(":", ""))
+    ether = bytes.fromhex((carrier.dst_mac + carrier.src_mac).replace(":", ""))
     if src.version == 6:
-        first, chain = _chain(tuple(extensions), protocol)
-        header = struct.pack("!IHBB", 6 << 28, len(chain) + len(body), first, ttl) + src.packed + dst.packed
+        first, chain = _chain(tuple(carrier.extensions), protocol)
+        header = struct.pack("!IHBB", 6 << 28, len(chain) + len(body), first, carrier.ttl)
+        header += src.packed + dst.packed
         return ether + ETH_IPV6.to_bytes(2) + header + chain + body
     if len(options) % 4 or len(options) > 40:
         raise ModelError(f"{len(options)} bytes of IPv4 options: must be a multiple of 4, 40 at most")
     header = struct.pack(
-        "!BBHHHBBH", 0x45 + len(options) // 4, 0, 20 + len(options) + len(body), 0, 0, ttl, protocol, 0
+        "!BBHHHBBH",
+        *(0x45 + len(options) // 4, 0, 20 + len(options) + len(body), 0, 0, carrier.ttl, protocol, 0),
     )
     header += src.packed + dst.packed + options
     return ether + ETH_IPV4.to_bytes(2) + _with_checksum(header) + body

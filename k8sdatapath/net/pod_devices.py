@@ -15,9 +15,11 @@ from functools import cached_property
 from attrs import field, frozen
 
 from k8sdatapath.net.netns import NetNs, inhabited
-from k8sdatapath.net.rtnetlink import Address, LinkRow, NeighbourRow, RouteRow, Rtnetlink
+from k8sdatapath.net.rtnetlink import Address, LinkRow, NeighbourRow, Network, RouteRow, Rtnetlink
 
 __all__ = ["DevicePattern", "NotFound", "PodDevice", "PodDevices", "netns_behind", "pod_links"]
+
+_NOT = "!"
 
 
 @frozen
@@ -47,27 +49,51 @@ class NotFound:
 class DevicePattern:
     """Which devices may be those of pods.
 
-    :ivar patterns: of their names, as in a shell; ``veth+`` stands for ``veth*``. None: every veth.
+    :ivar patterns: of their names, as in a shell; ``veth+`` stands for ``veth*``, and after ``!`` stands what
+        is no pod's. Without one that says which are: every veth.
     :ivar uplinks: devices that never are, and neither are those which default routes lead to.
     """
 
     patterns: tuple[str, ...] = ()
     uplinks: tuple[str, ...] = ()
 
+    @property
+    def names_pods(self) -> bool:
+        """Whether it says what the devices of pods are called."""
+        return any(not each.startswith(_NOT) for each in self.patterns)
+
     def fits(self, link: LinkRow) -> bool:
         """Whether a device may be that of a pod."""
         if link.name in self.uplinks or link.kind == "bridge":
             return False
-        if not self.patterns:
+        if any(each.startswith(_NOT) and _named(link, each[len(_NOT) :]) for each in self.patterns):
+            return False
+        if not self.names_pods:
             return link.kind == "veth"
-        return any(fnmatchcase(link.name, _glob(pattern)) for pattern in self.patterns)
+        return any(_named(link, each) for each in self.patterns)
 
 
 def pod_links(pattern: DevicePattern) -> set[str]:
-    """Names of the devices that may be pods', whatever is behind them, in the namespace of the thread."""
+    """Names of the devices held to be pods', whatever is behind them, in the namespace of the thread.
+
+    They are those that fit, if the pattern says what they are called. If not, any veth may be a pod's later,
+    but some are already seen to be something else, and left out: whose other end is in this namespace too,
+    ports of bridges, and those that a route to a network leads to, rather than to single addresses.
+    """
     with Rtnetlink() as kernel:
-        ways_out = {route.device for route in kernel.routes() if route.network.prefixlen == 0}
-        return {each.name for each in kernel.links() if pattern.fits(each) and each.index not in ways_out}
+        wide = {
+            route.device
+            for route in kernel.routes()
+            if route.network.prefixlen == 0
+            or not (pattern.names_pods or route.network.is_link_local or _is_single(route.network))
+        }
+        return {
+            each.name
+            for each in kernel.links()
+            if pattern.fits(each)
+            and each.index not in wide
+            and (pattern.names_pods or (each.peer_netns is not None and not each.master))
+        }
 
 
 def netns_behind(device: str) -> NetNs | None:
@@ -85,8 +111,12 @@ def netns_behind(device: str) -> NetNs | None:
             )
 
 
-def _glob(pattern: str) -> str:
-    return f"{pattern[:-1]}*" if pattern.endswith("+") else pattern
+def _named(link: LinkRow, pattern: str) -> bool:
+    return fnmatchcase(link.name, f"{pattern[:-1]}*" if pattern.endswith("+") else pattern)
+
+
+def _is_single(network: Network) -> bool:
+    return network.prefixlen == network.max_prefixlen
 
 
 @frozen(eq=False)
@@ -163,7 +193,7 @@ class PodDevices:
         return {
             route.network.network_address: route.device
             for route in reversed(self._routes)  # the kernel tells the preferred one first
-            if route.on_link and route.network.prefixlen == route.network.max_prefixlen
+            if route.on_link and _is_single(route.network)
         }
 
     @cached_property

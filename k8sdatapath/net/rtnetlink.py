@@ -14,7 +14,7 @@ import socket
 import struct
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
 from attrs import frozen
 
@@ -219,15 +219,17 @@ class LinkChanges(Resource):
         self._socket.bind((0, _GROUPS))
         self._socket.setblocking(False)
         self._wake = os.eventfd(0)
+        self._ready = select.poll()  # select() cannot wait for descriptors above 1023
+        for each in self._socket.fileno(), self._wake:
+            self._ready.register(each, select.POLLIN)
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait for a change, :meth:`wake` or the timeout; whether it was a change."""
-        sources: list[Any] = [self._socket, self._wake]
-        ready, _, _ = select.select(sources, [], [], timeout)
+        ready = {each for each, _ in self._ready.poll(None if timeout is None else 1000 * timeout)}
         if self._wake in ready:
             os.eventfd_read(self._wake)
         changed = False
-        while self._socket in ready:
+        while self._socket.fileno() in ready:
             try:
                 self._socket.recv(1 << 16)
                 changed = True

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
+from typing import TYPE_CHECKING
 
 from k8sdatapath import maps
-from k8sdatapath.datapath.socket_accelerator import SocketAccelerator
 from k8sdatapath.errors import DeviceGoneError
 from k8sdatapath.links import KernelLink
 from k8sdatapath.node.config import NodeConfig
 from k8sdatapath.objects import Object
 from k8sdatapath.pins import PinDir
 from k8sdatapath.pybpf.memory import wait_for_programs
+
+if TYPE_CHECKING:
+    from k8sdatapath.datapath.socket_accelerator import SocketAccelerator
 
 __all__ = ["CONNECT", "accelerator_of", "let_go", "stop_pinned"]
 
@@ -30,6 +33,8 @@ def accelerator_of(
     """That of a node, if it has one; with pins its pairs outlive it."""
     if not config.accelerate:
         return None
+    from k8sdatapath.datapath.socket_accelerator import SocketAccelerator
+
     accelerator = own.enter_context(SocketAccelerator.bind(objects["accelerator"]))
     if config.pins is None:
         own.callback(accelerator.release)

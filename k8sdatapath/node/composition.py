@@ -34,9 +34,11 @@ def put_hooks(hooks: Hooks, objects: Mapping[str, Object], config: NodeConfig) -
         for hook in CgroupHook.all(objects["accelerator"], config.cgroup, ["accel_connect"]):
             hooks.put(hook, objects)
     if config.l7 and config.cgroup is not None:
-        for entry in ("l7_received", "l7_sent"):  # likewise
-            hooks.put(MapHook.of(objects["stream"], entry, "kd_l7_sockets"), objects)
-        for hook in CgroupHook.all(objects["stream"], config.cgroup, ["l7_guard", "l7_sockets"]):
+        stream = objects["stream"]
+        for sockets in ("kd_l7_sockets", "kd_l7_clients"):  # likewise
+            hooks.put(MapHook.of(stream, "l7_received", sockets), objects)
+        hooks.put(MapHook.of(stream, "l7_sent", "kd_l7_clients"), objects)
+        for hook in CgroupHook.all(stream, config.cgroup, ["l7_guard", "l7_guard_out", "l7_sockets"]):
             hooks.put(hook, objects)
     for device in masquerading(config).devices if config.masquerade is not None else ():
         for entry, direction in _UPLINK.items():

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from attrs import Attribute, field, frozen
+from attrs.converters import optional
 
 from k8sdatapath.datapath.flow import Timeouts
-from k8sdatapath.datapath.identity_policy import CONTRACT as POLICIES
+from k8sdatapath.datapath.policy_tables import CONTRACT as POLICIES
 from k8sdatapath.errors import ModelError
 from k8sdatapath.model import IPNetwork, Masquerade, network
 from k8sdatapath.model.address import shown
@@ -19,9 +20,9 @@ from k8sdatapath.net.netns import NetNs
 from k8sdatapath.node.tunnel import Tunnel, to_tunnel
 from k8sdatapath.objects import ConfigValue
 from k8sdatapath.pins import PinDir
-from k8sdatapath.tables.events import Level, to_level
+from k8sdatapath.tables.level import Level, to_level
 
-__all__ = ["POLICY_MAPS", "Capacity", "NodeConfig"]
+__all__ = ["POLICY_MAPS", "Capacity", "NodeConfig", "one_of_each_family"]
 
 POLICY_MAPS = frozenset({*POLICIES, "kd_talks"})
 """What is there for policies alone."""
@@ -43,11 +44,11 @@ def _entries(most: int = (1 << 32) - 1) -> Any:
     return check
 
 
-def _networks(given: Iterable[Any]) -> tuple[IPNetwork, ...]:
+def one_of_each_family(given: Iterable[Any]) -> tuple[IPNetwork, ...]:
     """At most one of each family."""
     found = tuple(network(each) for each in ([given] if isinstance(given, str) else given))
     if len({each.version for each in found}) < len(found):
-        raise ModelError(f"one service network of each family, not {', '.join(map(str, found))}")
+        raise ModelError(f"one network of each family, not {', '.join(map(str, found))}")
     return found
 
 
@@ -144,6 +145,7 @@ class Capacity:
             "kd_policies": 2 * self.policies,
             "kd_rules": self.rules,
             "kd_ipcache": self.parties,
+            "kd_identities": self.parties,
             "kd_networks": self.networks,
             "kd_talks": self.talks,
         }
@@ -162,6 +164,10 @@ class NodeConfig:
     :ivar service_networks: whose addresses are cluster IPs, all of them (Kubernetes: ServiceCIDR); at most
         one of each family. Who dials there what no service has is refused. Cluster IPs elsewhere are known
         one by one.
+    :ivar pod_networks: which addresses pods of this node get (Kubernetes: ``podCIDRs`` of its Node); at most
+        one of each family. With ``policy``, who has one of them and was not attached is cut off, whatever its
+        device: new pods from before their first packet. The node's own addresses may be among them. None:
+        those that are pinned; see :attr:`Node.pod_networks`.
     :ivar tc_lb: balance packets at pod devices and uplinks.
     :ivar socket_lb: balance sockets of ``cgroup``.
     :ivar pod_sockets: those in other network namespaces than the node's own too. False: what pods send is
@@ -189,8 +195,11 @@ class NodeConfig:
     :ivar flows_kept: how many flows the observer keeps, 168 bytes each.
     :ivar policy: pods send and receive what policies allow, and send under their own addresses only. A pod
         that is attached without its labels can do neither; see :attr:`Node.policy`.
-    :ivar dns: learn from what name servers answer pods over UDP, port 53: policies by name (``toFQDNs``) are
-        in force for the addresses, and flows have the names. See :attr:`Node.dns`. Needs ``policy``.
+    :ivar dns: learn from what name servers answer pods from port 53: policies by name (``toFQDNs``) are
+        in force for the addresses, and flows have the names; and hold questions to the names that policies
+        allow (``rules.dns``). See :attr:`Node.dns`. Needs ``policy``.
+    :ivar dns_visibility: questions to name servers and their answers are flows of their own, also where no
+        policy holds them to names. Needs ``dns`` and ``flows``.
     :ivar accelerate: sockets of ``cgroup`` that are connected within the node hand each other what they send,
         if they are chosen: see :attr:`Node.accelerator`. Needs ``cgroup``.
     :ivar l7: hold requests of HTTP to policies that ask for it, at the sockets of ``cgroup``; see
@@ -205,7 +214,8 @@ class NodeConfig:
     uplinks: tuple[str, ...] = field(default=(), converter=_names)
     cgroup: Path | None = field(default=None, converter=_path)
     pins: PinDir | None = field(default=None, converter=_pins)
-    service_networks: tuple[IPNetwork, ...] = field(default=(), converter=_networks)
+    service_networks: tuple[IPNetwork, ...] = field(default=(), converter=one_of_each_family)
+    pod_networks: tuple[IPNetwork, ...] | None = field(default=None, converter=optional(one_of_each_family))
     tc_lb: bool = True
     socket_lb: bool = True
     pod_sockets: bool = True
@@ -216,9 +226,13 @@ class NodeConfig:
     timeouts: Timeouts = field(factory=Timeouts, validator=_a(Timeouts))
     tunnel: Tunnel | None = field(default=None, converter=to_tunnel)
     direct_routes: bool = False
-    masquerade: Masquerade | None = None
+    masquerade: Masquerade | None = field(
+        default=None,
+        validator=_a(Masquerade, or_none=": Masquerade(exclude=[...]) says who is not the world"),
+    )
     policy: bool = False
     dns: bool = field(default=False, validator=_needs_policy)
+    dns_visibility: bool = field(default=False)
     host_firewall: HostFirewall | None = field(default=None, converter=to_host_firewall)
     flows: Level | None = field(default=None, converter=_to_level)
     flows_kept: int = field(default=65536, validator=_entries(most=1 << 24))
@@ -231,6 +245,12 @@ class NodeConfig:
         _a(HostFirewall, or_none=", nor True")(self, attribute, value)
         if value is not None and not (self.policy and self.tc_lb):
             raise ModelError("host_firewall needs policy=True and tc_lb=True: it is policies at uplinks")
+
+    @dns_visibility.validator
+    def _check_dns_visibility(self, attribute: Attribute[Any], value: object) -> None:
+        _a(bool)(self, attribute, value)
+        if value and not (self.dns and self.flows):
+            raise ModelError("dns_visibility needs dns=True and flows: it is flows of name servers' messages")
 
     @property
     def sizes(self) -> dict[str, int]:

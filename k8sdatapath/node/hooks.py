@@ -175,12 +175,12 @@ class Hooks(Resource):
         return len(self._links)
 
     def __iter__(self) -> Iterator[Hook]:
-        return iter(self._links)
+        return iter(tuple(self._links))  # pods come and go meanwhile
 
     @property
     def names(self) -> set[str]:
         """Of all that is ours, of the process before us as well."""
-        return {hook.name for hook in self._links} | set(self._pins.links if self._pins is not None else ())
+        return {hook.name for hook in self} | set(self._pins.links if self._pins is not None else ())
 
     def __contains__(self, hook: Hook) -> bool:
         """Whether something of ours is there, or of the process before us."""
@@ -240,16 +240,16 @@ class Hooks(Resource):
 
     def drop(self, hook: Hook) -> None:
         """Take what is ours off a hook; if nothing is there, nothing is done."""
+        link = self._links.pop(hook, None)  # first: nobody is to miss its pin
         if self._pins is not None:
             self._pins.link_path(hook.name).unlink(missing_ok=True)
-        link = self._links.pop(hook, None)
         if link is not None:
             link.close()
 
     def drop_strange(self, known: Callable[[str], bool]) -> None:
         """Remove pinned links that are not among these, unless their name is known."""
         if self._pins is not None:
-            ours = {hook.name for hook in self._links}
+            ours = {hook.name for hook in self}
             for name in self._pins.links:
                 if name not in ours and not known(name):
                     path = self._pins.link_path(name)

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from threading import RLock
 from typing import TYPE_CHECKING
 
-from attrs import define
+from attrs import define, evolve
 
 from k8sdatapath.errors import DatapathError
 from k8sdatapath.model import IPAddress
@@ -19,7 +19,8 @@ from k8sdatapath.node.config import NodeConfig
 from k8sdatapath.programs.base import in_netns
 
 if TYPE_CHECKING:
-    from k8sdatapath.node.node import AttachedPod, Node
+    from k8sdatapath.node.attached_pods import AttachedPod
+    from k8sdatapath.node.node import Node
 
 __all__ = ["IdentifiedPods"]
 
@@ -72,7 +73,7 @@ class IdentifiedPods:
                 self._attach(device, each, pod_mac, party)
 
     def detach_pod(self, device: str, addresses: Iterable[IPAddress]) -> None:
-        """Let a pod go."""
+        """Let a pod go; without addresses, its device."""
         with self._lock:
             addresses = list(addresses)
             self._node.detach_pod(device, addresses)
@@ -89,7 +90,7 @@ class IdentifiedPods:
         """
         with self._lock:
             self._known = {each: party for party in pods.values() for each in party[0].addresses}
-            error: DatapathError | None = None
+            error = self._recall(pods.values())
             changed: dict[tuple[str, str, Party], list[IPAddress]] = {}
             for each, attached in self._attached.items():
                 party = self._known.get(each)
@@ -102,6 +103,20 @@ class IdentifiedPods:
                     error = failed
             if error is not None:
                 raise error
+
+    def _recall(self, parties: Iterable[Party]) -> DatapathError | None:
+        """Who is attached already is known before the first of them gets a policy of this process.
+
+        That one would otherwise shut out those who are attached after it.
+        """
+        there = {each for _, each in self._inherited}
+        again = {workload: identity for workload, identity in parties if there.issuperset(workload.addresses)}
+        try:
+            if again and self._node.policy is not None:
+                self._node.policy.learn(again)
+        except DatapathError as error:
+            return error
+        return None
 
     def know_host(self, workload: Workload) -> None:
         """From now on this is the node itself; raises as :meth:`Node.attach_host`."""
@@ -135,6 +150,13 @@ class IdentifiedPods:
             found.setdefault(self._known.get(each), []).append(each)
         return found
 
+    def _show(self, device: str, workload: Workload) -> None:
+        """Nobody is cut off for what is to be seen of him."""
+        try:
+            self._node.show(workload)
+        except DatapathError as error:
+            _log.error("not all of %s is visible: %s", workload.name, error, extra={"device": device})
+
     def _attach(self, device: str, addresses: list[IPAddress], pod_mac: str, party: Party | None) -> None:
         keep = party is None and all((device, each) in self._inherited for each in addresses)
         if not keep:
@@ -148,6 +170,8 @@ class IdentifiedPods:
                     workload=workload,
                     netns=self._netns_behind(device, own),
                 )
+            if workload is not None:
+                self._show(device, evolve(workload, addresses=addresses))
             self._inherited -= {(device, each) for each in addresses}
             if workload is None:
                 _log.info("a pod is cut off until it is known who it is", extra={"device": device})

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import errno
 import logging
-import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import partial
 from threading import RLock
+from typing import TYPE_CHECKING
 
-from attrs import evolve, frozen
+from attrs import evolve
 
 from k8sdatapath import maps
 from k8sdatapath.component import Pressure
@@ -18,20 +18,17 @@ from k8sdatapath.datapath.conntrack_table import ConntrackTable, Sweep
 from k8sdatapath.datapath.direct_routes import DirectRoutes
 from k8sdatapath.datapath.flow_move import MOVED, FlowMove
 from k8sdatapath.datapath.flow_reaper import FlowReaper
-from k8sdatapath.datapath.identity_policy import IdentityPolicy
-from k8sdatapath.datapath.masquerader import Masquerader
 from k8sdatapath.datapath.overlay import Overlay
-from k8sdatapath.datapath.policy_dns import live_ends
 from k8sdatapath.datapath.service_table import CONTRACT, ServiceTable
-from k8sdatapath.datapath.socket_reaper import DestroyedSocket, SocketReaper
-from k8sdatapath.errors import AddressInUseError, BpffsError, CapacityError, MapFullError, ModelError
-from k8sdatapath.layout import addr, layout_of
-from k8sdatapath.model import IPAddress, address
+from k8sdatapath.datapath.talks import live_ends
+from k8sdatapath.errors import BpffsError, CapacityError, ModelError
+from k8sdatapath.layout import addr
 from k8sdatapath.model.address import shown
 from k8sdatapath.model.identity import Reserved
 from k8sdatapath.model.workload import Workload
 from k8sdatapath.net.netns import NetNs
 from k8sdatapath.node.accelerating import accelerator_of, let_go, stop_pinned
+from k8sdatapath.node.attached_pods import AttachedPods
 from k8sdatapath.node.composition import (
     is_of_pod,
     masquerading,
@@ -42,12 +39,12 @@ from k8sdatapath.node.composition import (
 )
 from k8sdatapath.node.config import POLICY_MAPS, Capacity, NodeConfig
 from k8sdatapath.node.device_keeper import DeviceKeeper
-from k8sdatapath.node.devices import mac_of, own_addresses
+from k8sdatapath.node.devices import own_addresses
 from k8sdatapath.node.explained import Explained
 from k8sdatapath.node.hooks import Hooks, XdpHook
 from k8sdatapath.node.loading import load, specs
 from k8sdatapath.node.observing import NodeNames, observe
-from k8sdatapath.node.requests import end_pinned_requests, l7_of
+from k8sdatapath.node.requests import end_pinned_requests, l7_of, policy_of
 from k8sdatapath.node.resizing import Move
 from k8sdatapath.node.resolving import watch_names
 from k8sdatapath.node.tunnel import Tunnel
@@ -55,29 +52,23 @@ from k8sdatapath.node.upgrade import upgrade
 from k8sdatapath.node.upkeep import Upkeep
 from k8sdatapath.objects import Object
 from k8sdatapath.pins import PinDir, PinLock
-from k8sdatapath.programs.base import device_index, in_netns
+from k8sdatapath.programs.base import in_netns
 from k8sdatapath.tables.conntrack import Tuple
 from k8sdatapath.tables.counters import Counter, CounterRow, outcomes, read_counters
 from k8sdatapath.tables.endpoints import EndpointRow
+from k8sdatapath.tables.pod_networks import PodNetworkRow
 from k8sdatapath.tables.policy import TalkRow
 
-__all__ = ["AttachedPod", "Node"]
+if TYPE_CHECKING:
+    from k8sdatapath.datapath.masquerader import Masquerader
+    from k8sdatapath.datapath.socket_reaper import DestroyedSocket
+
+__all__ = ["Node"]
 
 _log = logging.getLogger(__name__)
 
 
-@frozen
-class AttachedPod:
-    """A device that has programs for a pod, and the addresses that are delivered there.
-
-    :ivar device: empty for addresses whose device has gone.
-    """
-
-    device: str
-    addresses: frozenset[IPAddress]
-
-
-class Node(Explained):
+class Node(Explained, AttachedPods):
     """The datapath of one node, running. Make one with :meth:`open`.
 
     :ivar services: the node's services.
@@ -115,11 +106,10 @@ class Node(Explained):
         self.routes = DirectRoutes(netns=config.netns) if config.direct_routes else None
         self.masquerade: Masquerader | None = None
         self._pod_netns: dict[str, NetNs] = {}  # by device
+        self._asking = {}
         own.callback(self._leave_all_netns)
         self.l7 = l7_of(config, objects, own)
-        self.policy = (
-            own.enter_context(IdentityPolicy.bind(objects["pod"], l7=self.l7)) if config.policy else None
-        )
+        self.policy = policy_of(config, objects, self.l7, own)
         self._host: Workload | None = None
         self.names = NodeNames(self)
         self.observer = own.enter_context(observe(self, objects["pod"])) if config.flows is not None else None
@@ -139,6 +129,7 @@ class Node(Explained):
         self._objects = objects
         pod = objects["pod"]
         self._endpoints = pod.map("kd_endpoints", maps.Hash[addr, EndpointRow])
+        self._pod_networks = pod.map("kd_pod_networks", maps.Array[PodNetworkRow])
         self._talks = pod.map("kd_talks", maps.LRUHash[Tuple, TalkRow])
         self._counters = pod.map("kd_counters", maps.PerCpuArray[CounterRow])
         self._outcomes = outcomes(pod.spec.btf)
@@ -149,7 +140,7 @@ class Node(Explained):
             )
 
         if self.config.masquerade is not None:
-            self.masquerade = Masquerader.bind(objects["host"], netns=self.config.netns)
+            self.masquerade = _masquerader(self.config, objects)
 
     @classmethod
     def open(cls, config: NodeConfig, *, prune: bool = True) -> Node:
@@ -184,7 +175,7 @@ class Node(Explained):
             services.set_node_addresses(own_addresses(config.netns))  # before one is taken for a service's
             hooks = own.enter_context(Hooks(config.netns, config.pins))
             if config.masquerade is not None:
-                with Masquerader.bind(objects["host"], netns=config.netns) as masquerader:
+                with _masquerader(config, objects) as masquerader:
                     plan = masquerader.plan(masquerading(config))
                     (plan if prune else evolve(plan, dropped_rules=())).apply()  # before a program looks
             put_hooks(hooks, objects, config)
@@ -196,6 +187,8 @@ class Node(Explained):
             if node.routes is not None and config.pins is None:
                 own.callback(node.routes.remove)
             node.update_addresses()
+            if config.pod_networks is not None:  # the node's own addresses in them are known by now
+                node.pod_networks = config.pod_networks
             try:
                 node.resize(config.capacity)
             except CapacityError as error:
@@ -207,7 +200,8 @@ class Node(Explained):
 
     def prune(self) -> None:
         """Take pinned programs off uplinks and cgroups that the configuration does not name; pods stay."""
-        self._hooks.drop_strange(known=is_of_pod)
+        with self._maps_stay:  # so that no pod is attached meanwhile, whose links would be strange too
+            self._hooks.drop_strange(known=is_of_pod)
 
     def check_pins(self) -> None:
         """See that what was pinned still is, so that it outlives the process and others find it.
@@ -219,77 +213,12 @@ class Node(Explained):
         if pins is None or self._lock is None:
             return
         here = {pins.map_path(name) for loaded in self._objects.values() for name in loaded.map_fds}
-        here |= {pins.link_path(hook.name) for hook in self._hooks}
-        gone = sorted(path for path in here if not path.exists())
+        links = {pins.link_path(hook.name) for hook in self._hooks}
+        gone = {path for path in here | links if not path.exists()}
+        gone -= links - {pins.link_path(hook.name) for hook in self._hooks}  # of pods that have just gone
         if gone or not self._lock.valid:
-            what = f"{gone[0].name} and {len(gone) - 1} more were" if len(gone) > 1 else "a pin was"
+            what = f"{min(gone).name} and {len(gone) - 1} more were" if len(gone) > 1 else "a pin was"
             raise BpffsError("keep pins", str(pins), errno.ENOENT, f"{what} removed: start again to pin anew")
-
-    def attach_pod(
-        self,
-        device: str,
-        addresses: Iterable[IPAddress],
-        *,
-        pod_mac: str,
-        identity: int = 0,
-        workload: Workload | None = None,
-        audit: bool = False,
-        netns: NetNs | None = None,
-    ) -> None:
-        """Take a pod into the datapath. Its policy is in force before it can be reached.
-
-        :param device: the node's end of the pod's veth.
-        :param addresses: the pod's addresses.
-        :param pod_mac: the MAC of the pod's end.
-        :param identity: the number of the pod's labels, of 24 bits, which other nodes learn through a tunnel.
-        :param workload: what policies know of it; without it, where policies are enforced, it is cut off.
-        :param audit: its policies only look on, see :attr:`IdentityPolicy.audit`.
-        :param netns: the pod's, in which requests that are denied are answered; without it they are cut off,
-            and connections that are older than a policy of requests go on. It may be closed afterwards.
-        :raises ModelError: an address that is none.
-        :raises LayoutError: a MAC that is none.
-        :raises DeviceGoneError: no such device.
-        :raises AddressInUseError: another pod, whose device is still there, has one of the addresses.
-        :raises MapFullError: there is room for no more pods; nothing was changed.
-        """
-        index, host_mac = in_netns(self.config.netns, lambda: (device_index(device), mac_of(device)))
-        row = EndpointRow(index, identity, pod_mac, host_mac)
-        addresses = [address(each) for each in addresses]
-        for each in addresses:
-            holder = self._holder(each)
-            if holder not in (None, device):
-                raise AddressInUseError(each, str(holder))
-        layout_of(EndpointRow).pack(row)  # a MAC that is none is told before anything is attached
-        with self._maps_stay, ExitStack() as undo:
-            at_end = pod_end_hooks(device, netns) if self.l7 is not None and netns is not None else ()
-            for hook in (*(pod_hooks(device) if self.config.tc_lb else ()), *at_end):
-                if hook not in self._hooks:
-                    undo.callback(self._hooks.drop, hook)
-                self._hooks.put(hook, self._objects)
-            if self.l7 is not None and netns is not None:
-                known = self._pod_netns.get(device)
-                if known is None or known.cookie != netns.cookie:
-                    undo.callback(self._leave_netns, device)
-                    self._leave_netns(device)
-                    self._pod_netns[device] = netns.dup()
-                    self.l7.tend_pod(self._pod_netns[device])
-            if self.policy is not None and workload is not None:
-                number = self.policy.attach(workload, identity, audit=audit)
-                row = EndpointRow(index, identity, pod_mac, host_mac, number)
-            before = self._endpoints.lookup_many(addresses)
-            undo.callback(self._endpoints.delete_many, [each for each in addresses if each not in before])
-            try:
-                self._endpoints.update_many(dict.fromkeys(addresses, row))
-                if workload is not None:
-                    self.names.learn(workload, identity)
-            except MapFullError as error:
-                hint = "Node.resize gives room for more pods, in an agent `capacity`"
-                raise MapFullError(error.op, error.subject, error.capacity, error.written, hint) from None
-            undo.pop_all()
-            if self.accelerator is not None and any(each.policy != row.policy for each in before.values()):
-                self.accelerator.release(*before)  # by its former policy
-            if self.policy is not None and workload is not None:
-                self.policy.release()
 
     def update_addresses(self) -> None:
         """Look again which addresses the node has, as its upkeep does every few seconds.
@@ -338,55 +267,6 @@ class Node(Explained):
         if renewed:
             _log.info("uplinks were made anew and are attached: %s", ", ".join(sorted(renewed)))
         return renewed
-
-    def detach_pod(self, device: str, addresses: Iterable[IPAddress]) -> None:
-        """Take a pod out of the datapath; its device may be gone already.
-
-        Addresses that another pod has meanwhile stay with that one, and the programs stay on the device while
-        other addresses are behind it.
-        """
-        with self._maps_stay:
-            gone = [each for each in addresses if self._holder(each) in (None, device)]
-            self._endpoints.delete_many(gone)
-            self.names.vacate(gone)
-            if self.accelerator is not None and gone:
-                self.accelerator.release(*gone)
-            if self.policy is not None:
-                self.policy.detach(gone)
-        if device not in {pod.device for pod in self.pods if pod.addresses}:
-            for hook in (*pod_hooks(device), *pod_end_hooks(device)):
-                self._hooks.drop(hook)
-            self._leave_netns(device)
-
-    def _leave_all_netns(self) -> None:
-        for device in list(self._pod_netns):
-            self._pod_netns.pop(device).close()
-
-    def _leave_netns(self, device: str) -> None:
-        netns = self._pod_netns.pop(device, None)
-        if netns is not None:
-            if self.l7 is not None:
-                self.l7.detach_pod(netns)
-            netns.close()
-
-    @property
-    def pods(self) -> tuple[AttachedPod, ...]:
-        """What is attached, by this process or one before it; each device once."""
-        names = in_netns(self.config.netns, lambda: dict(socket.if_nameindex()))
-        found: dict[str, set[IPAddress]] = {device: set() for device in pods_of(self._hooks)}
-        for each, row in self._endpoints.items():
-            found.setdefault(names.get(row.ifindex, ""), set()).add(each)
-        return tuple(AttachedPod(device, frozenset(addresses)) for device, addresses in found.items())
-
-    def _holder(self, pod_address: IPAddress) -> str | None:
-        """The device that leads to the pod with an address, if both are there."""
-        row = self._endpoints.get(pod_address)
-        if row is None:
-            return None
-        try:
-            return in_netns(self.config.netns, lambda: socket.if_indextoname(row.ifindex))
-        except OSError:
-            return None
 
     @property
     def xdp_uplinks(self) -> tuple[str, ...]:
@@ -485,6 +365,8 @@ class Node(Explained):
 
         :param tcp: TCP connections as well, which may be finishing what they began.
         """
+        from k8sdatapath.datapath.socket_reaper import SocketReaper
+
         with SocketReaper.bind(self._objects["socket"]) as reaper:
             return reaper.reap_everywhere(tcp=tcp)
 
@@ -500,8 +382,11 @@ class Node(Explained):
             return self._flow_reaper.reap()
 
     def _unload(self) -> None:
-        """What was loaded to be run over flows, and not by packets."""
+        """What was loaded to be run over flows or for questions, and not by packets."""
+        self._stop_explaining()
         self.flows.close()
+        if self.masquerade is not None:
+            self.masquerade.close()
         if self._flow_reaper is not None:
             self._flow_reaper.close()
             self._flow_reaper = None
@@ -512,6 +397,12 @@ class Node(Explained):
 
     def __repr__(self) -> str:
         return f"<Node {self.config.name or '(unnamed)'} {self.services!r} links={len(self._hooks)}>"
+
+
+def _masquerader(config: NodeConfig, objects: Mapping[str, Object]) -> Masquerader:
+    from k8sdatapath.datapath.masquerader import Masquerader  # others do without
+
+    return Masquerader.bind(objects["host"], netns=config.netns)
 
 
 def _maps_of(objects: Mapping[str, Object]) -> dict[str, maps.Map]:

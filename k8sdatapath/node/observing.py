@@ -8,13 +8,13 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from k8sdatapath.datapath.flow_names import KnownNames, Ruling
-from k8sdatapath.datapath.flow_observer import FlowObserver
 from k8sdatapath.model import Frontend, IPAddress, Service
 from k8sdatapath.model.workload import Workload
 from k8sdatapath.objects import Object
 from k8sdatapath.programs.base import in_netns
 
 if TYPE_CHECKING:
+    from k8sdatapath.datapath.flow_observer import FlowObserver
     from k8sdatapath.node.node import Node
 
 __all__ = ["NodeNames", "observe"]
@@ -37,8 +37,11 @@ class NodeNames(KnownNames):
         policy = self._node.policy
         return None if policy is None else policy.whose(address)
 
-    def _served(self, frontend: Frontend) -> Service | None:
+    def _served(self, frontend: Frontend, at: int | None) -> Service | None:
         services = self._node.services
+        former = services.formerly(frontend, at) if at is not None else None
+        if former is not None:
+            return former
         if frontend in services:
             return services.get(frontend)
         now = time.monotonic()
@@ -46,9 +49,9 @@ class NodeNames(KnownNames):
             self._backed, self._backed_at = _backed(services.dump()), now
         return self._backed.get(frontend)
 
-    def _ruled(self, counter: int) -> Ruling | None:
+    def _ruled(self, counter: int, at: int | None) -> Ruling | None:
         policy = self._node.policy
-        return None if policy is None else policy.ruling(counter)
+        return None if policy is None else policy.ruling(counter, at)
 
     def _called(self, index: int) -> str:
         if index not in self._devices:
@@ -69,6 +72,8 @@ def _backed(services: Iterable[Service]) -> dict[Frontend, Service | None]:
 
 def observe(node: Node, pod: Object) -> FlowObserver:
     """The observer of a node whose programs tell events."""
+    from k8sdatapath.datapath.flow_observer import FlowObserver  # large, and others have none
+
     name = f"default/{node.config.name}"
     observer = FlowObserver.bind(pod, names=node.names, node=name, capacity=node.config.flows_kept)
     try:

@@ -60,8 +60,9 @@ class PodTracker(Resource):
     :param node: it must outlive the tracker; or what tells policies who its pods are.
     :param complete: whether nobody will tell of pods by :meth:`update`. If False, what an earlier process has
         attached stays until an update is complete.
-    :param isolate: devices that fit the pattern are cut off as soon as they are there, before it is known
-        which addresses are behind them. For a node that enforces policies.
+    :param isolate: devices that are held to be pods' (:func:`~k8sdatapath.net.pod_devices.pod_links`) are cut
+        off as soon as they are there, before it is known which addresses are behind them, and so is what is
+        left behind the device of a pod that has gone. For a node that enforces policies.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class PodTracker(Resource):
         self._complete = complete
         self._isolates = isolate
         self._isolated: frozenset[str] = frozenset()
+        self._left: set[str] = set()  # devices whose pods have gone
         self._pods: dict[IPAddress, str] = {}
         self._attached: dict[IPAddress, PodDevice] = {}
         self._statuses: tuple[PodStatus, ...] = ()
@@ -169,11 +171,15 @@ class PodTracker(Resource):
                     break
 
     def _isolate(self) -> None:
-        """Cut off what is new."""
+        """Cut off what is new, and let go what is seen to be no pod's after all."""
         if not self._isolates:
             return
         there = in_netns(self._node.config.netns, lambda: pod_links(self._pattern))
-        known = self._isolated | {device.name for device in self._attached.values()}
+        found = {device.name for device in self._attached.values()}
+        for device in sorted(self._isolated - there - found - self._left):
+            self._node.detach_pod(device, ())
+            _log.info("a device is not cut off any more", extra={"device": device})
+        known = self._isolated | found
         done = set(known & there)
         for device in sorted(there - known):
             try:
@@ -222,17 +228,21 @@ class PodTracker(Resource):
                 problems.update(dict.fromkeys(addresses, str(error)))
             else:
                 self._attached.update(dict.fromkeys(addresses, device))
+                self._left.discard(device.name)
         return problems
 
     def _detach(self, seen: PodDevices, wanted: Mapping[IPAddress, PodDevice], *, complete: bool) -> None:
         """Detach what is wanted elsewhere or not at all; until all pods are told, only what is certain."""
-        used = {device.name for device in wanted.values()} | self._isolated
+        self._left = {device for device in self._left if seen.has(device)}
+        used = {device.name for device in wanted.values()} | self._isolated | self._left
         for pod in self._node.pods:
             over = complete or not seen.has(pod.device)
             moved = {each for each in pod.addresses if each in wanted and wanted[each].name != pod.device}
             gone = moved | {each for each in pod.addresses if over and each not in wanted}
             if gone or (over and pod.device and pod.device not in used):
                 self._node.detach_pod(pod.device, gone)
+                if gone and self._isolates:
+                    self._left.add(pod.device)
                 for address in gone:
                     self._attached.pop(address, None)
                 _log.info("pod detached", extra={"device": pod.device, "addresses": _shown(gone)})

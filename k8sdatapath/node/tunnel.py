@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from ipaddress import ip_interface
 from typing import Any, Literal
 
-from attrs import field, frozen, validators
+from attrs import Attribute, field, frozen
 
 from k8sdatapath.errors import KernelError, ModelError
 from k8sdatapath.model import IPAddress, address
@@ -23,7 +23,19 @@ _DEVICE_GONE = (errno.ENODEV, errno.ENXIO)
 
 
 def _to_addresses(values: Iterable[Any]) -> tuple[IPAddress, ...]:
+    if isinstance(values, str):
+        raise ModelError(f"addresses is an iterable of addresses; {shown(values)} is a single one")
     return tuple(map(address, values))
+
+
+def _is_kind(_: object, attribute: Attribute[str], value: str) -> None:
+    if value not in _PORTS:
+        raise ModelError(f"{shown(value)} is no kind of tunnel: there are {' and '.join(_PORTS)}")
+
+
+def _is_number(_: object, attribute: Attribute[int], value: int) -> None:
+    if type(value) is not int or not 0 <= value <= 65535:
+        raise ModelError(f"{shown(value)} is no {attribute.name} of a tunnel (0 to 65535)")
 
 
 @frozen(kw_only=True)
@@ -39,12 +51,12 @@ class Tunnel:
     :ivar mtu: of the device, and so of what pods may send; 0: what is left of the uplinks' least.
     """
 
-    kind: Literal["vxlan", "geneve"] = field(default="vxlan", validator=validators.in_(tuple(_PORTS)))
+    kind: Literal["vxlan", "geneve"] = field(default="vxlan", validator=_is_kind)
     device: str = "kdtunnel"
     addresses: tuple[IPAddress, ...] = field(default=(), converter=_to_addresses)
-    port: int = 0
+    port: int = field(default=0, validator=_is_number)
     ipv6: bool = False
-    mtu: int = 0
+    mtu: int = field(default=0, validator=_is_number)
 
     @property
     def udp_port(self) -> int:
@@ -104,8 +116,6 @@ def to_tunnel(value: Tunnel | str | None) -> Tunnel | None:
 
     :raises ModelError: it is no kind.
     """
-    if not isinstance(value, str):
+    if value is None or isinstance(value, Tunnel):
         return value
-    if value not in _PORTS:
-        raise ModelError(f"{shown(value)} is no kind of tunnel: there are {' and '.join(_PORTS)}")
     return Tunnel(kind=value)  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ __all__ = ["Upkeep"]
 
 _SHORTEST, _LONGEST = 1.0, 10.0
 _FULL_ENOUGH = 0.75
-_SHARE = 0.1  # of a processor, at most
+_SHARE = 0.1  # of a processor, at most: waiting for one, or for programs to end, is no work
 _LINGER = 3.5  # seconds until nothing is kept for answers to flows that have ended: above KD_CT_LINGER
 
 
@@ -73,13 +73,14 @@ class Upkeep(Resource):
             if started < sweep_at and not self._hurry:
                 continue
             self._hurry = False
+            worked = time.thread_time()
             try:
                 sweep = self._sweep()
             except DatapathError as error:
                 self.error, sweep_at = error, started + _LONGEST
                 continue
             now = time.monotonic()
-            sweep_at = now + pause(sweep, left, now - began)
+            sweep_at = now + pause(sweep, left, now - began, time.thread_time() - worked)
             left, began = sweep.left, now
             if not self.sweeps:
                 self._asked = True  # a process before this one may have ended in between
@@ -90,6 +91,7 @@ class Upkeep(Resource):
         """Forget what changes have ended until now; returns after how many seconds it may be done again."""
         # What was not asked for takes away what the walk before it has left to answers on their way.
         self._again_at, self._asked = started + _LINGER if self._asked else inf, False
+        worked = time.thread_time()
         try:
             reaped = self._reap()
         except DatapathError as error:
@@ -97,7 +99,7 @@ class Upkeep(Resource):
             return _LONGEST
         if reaped:
             self.reaped, self._again_at = self.reaped + reaped, started + _LINGER
-        return (time.monotonic() - started) / _SHARE
+        return (time.thread_time() - worked) / _SHARE
 
     def close(self) -> None:
         """Stop, when what has been asked for is done."""
@@ -106,13 +108,14 @@ class Upkeep(Resource):
         self._thread.join()
 
 
-def pause(sweep: Sweep, left: int, elapsed: float) -> float:
+def pause(sweep: Sweep, left: int, elapsed: float, worked: float) -> float:
     """Seconds until the next sweep: so that the table will not be full, if it goes on filling as it did.
 
     :param left: entries that the sweep before had left.
     :param elapsed: seconds since then.
+    :param worked: seconds that a processor has spent on this sweep.
     """
     grown = sweep.entries - left
     room = max(_FULL_ENOUGH * sweep.capacity - sweep.left, 0)
     wait = room * elapsed / grown if grown > 0 else _LONGEST
-    return max(min(wait, _LONGEST), _SHORTEST, sweep.seconds / _SHARE)
+    return max(min(wait, _LONGEST), _SHORTEST, worked / _SHARE)

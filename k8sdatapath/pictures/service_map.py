@@ -201,7 +201,8 @@ def _curve(one: Box, other: Box, shift: float) -> str:
     x1, y1 = one.x + _WIDTH, one.y + _HEIGHT / 2 + shift
     x2, y2 = other.x, other.y + _HEIGHT / 2 + shift
     if one is other:
-        return f"M{x1:g} {y1 - 8:g}C{x1 + 40:g} {y1 - 20:g} {x1 + 40:g} {y1 + 20:g} {x1:g} {y1 + 8:g}"
+        reach = x1 + _MARGIN + 4  # of which a curve goes three quarters: it stays within the picture
+        return f"M{x1:g} {y1 - 8:g}C{reach:g} {y1 - 20:g} {reach:g} {y1 + 20:g} {x1:g} {y1 + 8:g}"
     bend = max(abs(x2 - x1) / 2, 50) if x2 > x1 else 80
     return f"M{x1:g} {y1:g}C{x1 + bend:g} {y1:g} {x2 - bend:g} {y2:g} {x2:g} {y2:g}"
 

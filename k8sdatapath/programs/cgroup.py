@@ -37,7 +37,7 @@ class CgroupProgram(Program):
         except KernelError as error:
             if error.errno != errno.EBADF:
                 raise
-            hint = "it is not a directory of a cgroup2 hierarchy"
+            hint = "it is not a directory of a cgroup2 hierarchy; k8sdatapath doctor says where one is"
             raise KernelError(op, str(path), error.errno, hint) from error
         return KernelLink(fd, f"{self.name} at {path}")
 

@@ -19,11 +19,11 @@ __all__ = ["Dfa", "NodeKind", "build"]
 class NodeKind(IntEnum):
     """What a node of the nondeterministic automaton does; ``enum kd_nfa_kind``."""
 
-    SET = 0
-    SPLIT = 1
-    FIRST = 2
-    LAST = 3
-    ACCEPT = 4
+    SET = lib.KD_NFA_SET
+    SPLIT = lib.KD_NFA_SPLIT
+    FIRST = lib.KD_NFA_FIRST
+    LAST = lib.KD_NFA_LAST
+    ACCEPT = lib.KD_NFA_ACCEPT
 
 
 @frozen
@@ -48,7 +48,7 @@ def build(
 ) -> Dfa | None:
     """The smallest automaton that tells which rules hold; None if it takes more than it may.
 
-    :param nodes: kind, argument, next: see ``enum kd_nfa_kind`` in ``csrc/kd.h``.
+    :param nodes: kind, argument, next: see ``enum kd_nfa_kind`` in ``csrc/cdef/dfa.h``.
     :param sets: for each set of bytes, one byte per class of bytes: whether the set has it.
     :param max_work: how many nodes may be looked at, all in all.
     """

@@ -7,12 +7,12 @@ import mmap
 from collections.abc import Iterator
 from contextlib import suppress
 from enum import IntEnum
-from functools import cache, lru_cache
-from pathlib import Path
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from attrs import frozen
 
+from k8sdatapath.pybpf import cpus
 from k8sdatapath.pybpf.btf import Btf
 from k8sdatapath.pybpf.calls import check, kernel_error
 from k8sdatapath.pybpf.fd import Fd
@@ -122,12 +122,9 @@ def padded(size: int) -> int:
     return (size + 7) & ~7
 
 
-@cache
 def possible_cpus() -> int:
     """How many CPUs this machine can ever have: the length of a per-CPU value."""
-    ranges = Path("/sys/devices/system/cpu/possible").read_text().strip().split(",")
-    bounds = [[int(bound) for bound in each.split("-")] for each in ranges]
-    return sum(each[-1] - each[0] + 1 for each in bounds)
+    return len(cpus.possible())
 
 
 def create(

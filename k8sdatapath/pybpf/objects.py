@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Collection
 from typing import Any
 
 from attrs import frozen
@@ -19,6 +20,7 @@ from k8sdatapath.errors import (
     ObjectError,
     PermissionDeniedError,
     VerifierError,
+    near_misses,
 )
 from k8sdatapath.pybpf import logs
 from k8sdatapath.pybpf.calls import check, kernel_error
@@ -157,17 +159,29 @@ class OpenObject(Resource):
         """Use an existing map instead of creating one."""
         check(lib.bpf_map__reuse_fd(self._maps[name], fd), "reuse map", name)
 
-    def load(self) -> None:
+    def load(self, programs: Collection[str] | None = None) -> None:
         """Create the maps and load the programs.
 
+        :param programs: these alone.
+        :raises ObjectError: there is none of such a name.
         :raises VerifierError: a program was rejected; carries the whole log.
         :raises PermissionDeniedError: the process may not use BPF.
         """
+        if programs is not None:
+            self._load_only(programs)
         logs.start()
         result = lib.bpf_object__load(self._open)
         said = logs.take()
         if result < 0:
             raise _load_error(self.name, -result, said)
+
+    def _load_only(self, wanted: Collection[str]) -> None:
+        for name in wanted:
+            if name not in self._programs:
+                raise ObjectError(f"{self.name} has no program {name!r}: {near_misses(name, self._programs)}")
+        for name in self._programs.keys() - wanted:
+            handle = self._programs.pop(name)
+            check(lib.bpf_program__set_autoload(handle, False), "leave out program", name)
 
     def map_fd(self, name: str) -> Fd:
         """A descriptor of a loaded map, owned by the caller."""

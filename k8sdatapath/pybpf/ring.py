@@ -6,14 +6,34 @@ import errno
 import mmap
 import threading
 
+from attrs import frozen
+
 from k8sdatapath.errors import ClosedError
 from k8sdatapath.pybpf.calls import kernel_error
 from k8sdatapath.pybpf.fd import Fd
 from k8sdatapath.pybpf.lib import ffi, lib
 
-__all__ = ["Ring"]
+__all__ = ["Queues", "Ring"]
 
 _HEADER = 8  # bytes before each record
+
+
+@frozen
+class Queues:
+    """Queues of records in memory that programs share: ``struct kd_queue`` in turn, and their rows.
+
+    :ivar ends: as many as there are queues.
+    :ivar rows: for each queue after the other, as many records as it has room for.
+    :ivar count: how many queues.
+    :ivar size: of a record, a multiple of 8.
+    :ivar time_at: where in a record its time is, by which they are merged.
+    """
+
+    ends: memoryview
+    rows: memoryview
+    count: int
+    size: int
+    time_at: int
 
 
 class Ring:
@@ -40,21 +60,23 @@ class Ring:
             lengths = ffi.unpack(sizes, count)
             return bytes(ffi.buffer(out, sum(lengths))), lengths
 
-    def drain_records(self, into: bytearray, size: int, written: int) -> int:
-        """Move all records that are ready, and have this size, into a ring; the oldest are forgotten.
+    def drain_merged(self, queues: Queues, into: bytearray, written: int) -> int:
+        """Move all records that are ready, here and in queues, into a ring, by their time.
 
-        :param into: room for a number of records. Record n, counted from the first ever, is at n modulo it.
+        :param queues: those beside it. What is here and has another size is passed over.
+        :param into: room for a number of records, of which the oldest are forgotten. Record n, counted from
+            the first ever, is at n modulo it.
         :param written: how many records have been moved there before.
         :returns: the same afterwards.
         """
         with self._lock:
             consumer, producer = map(ffi.from_buffer, self._mapped())
-            count = ffi.new("uint64_t *", written)
-            data, room = producer + mmap.PAGESIZE, ffi.from_buffer(into)
-            lib.kd_ring_drain_records(
-                consumer, producer, data, self._size, room, size, len(into) // size, count
-            )
-            return int(count[0])
+            cursors = ffi.new("struct kd_cursor[]", queues.count)
+            ends, rows = ffi.from_buffer("struct kd_queue[]", queues.ends), ffi.from_buffer(queues.rows)
+            data = producer + mmap.PAGESIZE
+            sizes = (self._size, queues.size, queues.time_at, queues.count)
+            of = ffi.new("struct kd_merged *", (consumer, producer, data, *sizes, ends, rows, cursors))
+            return int(lib.kd_merged_drain(of, ffi.from_buffer(into), len(into) // queues.size, written))
 
     def close(self) -> None:
         """Unmap; idempotent."""

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterable
 
 from k8sdatapath.errors import ClosedError, DatapathError, KeyNotFoundError, StoreError
-from k8sdatapath.identity import StoreAllocator
+from k8sdatapath.identity import IdentityChange, StoreAllocator
 from k8sdatapath.model.identity import Identity
 from k8sdatapath.model.labels import Labels
 from k8sdatapath.resource import Resource
@@ -60,7 +60,8 @@ class Numbers(Resource):
 
     def moved(self) -> bool:
         """Whether labels have got another number than they had, since this was asked last."""
-        moved, self._moved = self._moved, False
+        with self._changed:
+            moved, self._moved = self._moved, False
         return moved
 
     def renumber(self, old: Identity, new: Identity) -> None:
@@ -69,7 +70,7 @@ class Numbers(Resource):
         with self._changed:
             if key in self._held:
                 self._held[key] = new
-        self._moved = True
+            self._moved = True
         self._news()
 
     def close(self) -> None:
@@ -133,17 +134,21 @@ class Numbers(Resource):
     def _look(self) -> None:
         try:
             for change in self._identities.watch():
-                for each in change.added:
-                    key = tuple(map(str, each.labels))
-                    self._moved = self._moved or self._others.get(key, each.number) != each.number
-                    self._others[key] = each.number
-                for each in change.removed:
-                    key = tuple(map(str, each.labels))
-                    if self._others.get(key) == each.number:
-                        del self._others[key]
-                        self._moved = True  # it may come back under another
+                with self._changed:
+                    self._take(change)
                 self.ready = True
                 self._news()
         except (ClosedError, StoreError) as error:
             if not self._closed:
                 _log.error("identities of other nodes are not followed any more: %s", error)
+
+    def _take(self, change: IdentityChange) -> None:
+        for each in change.added:
+            key = tuple(map(str, each.labels))
+            self._moved = self._moved or self._others.get(key, each.number) != each.number
+            self._others[key] = each.number
+        for each in change.removed:
+            key = tuple(map(str, each.labels))
+            if self._others.get(key) == each.number:
+                del self._others[key]
+                self._moved = True  # it may come back under another

@@ -12,7 +12,7 @@ from typing import Any, Protocol, Self, TypeAlias
 from attrs import evolve
 
 from k8sdatapath.component import ObjectKey
-from k8sdatapath.errors import ClosedError, DatapathError, ManifestError, NotProgrammedError
+from k8sdatapath.errors import ClosedError, DatapathError, ManifestError
 from k8sdatapath.identity import StoreAllocator
 from k8sdatapath.kube.events import ObjectSource
 from k8sdatapath.kube.policy.translator import Origin, PolicyDelta, PolicyTranslator
@@ -20,9 +20,9 @@ from k8sdatapath.model.identity import Identity, Reserved
 from k8sdatapath.model.policy import Policy
 from k8sdatapath.model.workload import Workload
 from k8sdatapath.reconcile.numbers import Numbers
+from k8sdatapath.reconcile.policy_status import InForce, PolicyStatus
 from k8sdatapath.reconcile.reconciler import Retry
-from k8sdatapath.reconcile.status import State, Status
-from k8sdatapath.resource import Resource
+from k8sdatapath.reconcile.status import Status
 
 __all__ = ["KnownPods", "Policies", "PolicyReconciler"]
 
@@ -37,13 +37,8 @@ KnownPods: TypeAlias = Mapping[str, tuple[Workload, int]]
 """Pods of this node by name: what policies know of them, and the number of their labels."""
 
 
-class Policies(Protocol):
+class Policies(InForce, Protocol):
     """Where policies go, such as ``node.policy``."""
-
-    @property
-    def policies(self) -> Mapping[str, Policy]:
-        """Those in force."""
-        ...
 
     def apply(self, policies: Iterable[Policy]) -> Any:
         """These and no others."""
@@ -66,7 +61,7 @@ class Policies(Protocol):
         ...
 
 
-class PolicyReconciler(Resource):
+class PolicyReconciler(PolicyStatus):
     """Keeps policies in the kernel as objects want them::
 
         PolicyReconciler(watch, "n1", node.policy, identities, on_pods=pods.know).start()
@@ -85,11 +80,16 @@ class PolicyReconciler(Resource):
     :param alone: nobody else gives numbers: those for pods of other nodes are given here too.
     :param prewarm: labels of what makes pods, such as Deployments, get numbers before there are pods. Of the
         nodes that the source tells of, one sees to each; with ``alone``, this one to all.
+    :param audit_pods: policies only look on at pods whose annotation says so; else it counts for nothing.
+    :param visible_pods: pods of this node have what their annotations say told of them; else these count for
+        nothing.
     :param names: somebody tells ``policies`` which addresses DNS names have (``learn_name``); otherwise
         policies by name are refused.
     :param requests: ``policies`` can hold requests to them; otherwise policies that ask for that are refused.
     :param on_status: told of an object that has an error or names what is not there, and when that is over.
     """
+
+    _policies: Policies
 
     def __init__(
         self,
@@ -102,6 +102,8 @@ class PolicyReconciler(Resource):
         on_node: Callable[[Workload], object] | None = None,
         alone: bool = False,
         prewarm: bool = False,
+        audit_pods: bool = False,
+        visible_pods: bool = False,
         names: bool = False,
         requests: bool = False,
         retry: Retry | None = None,
@@ -111,7 +113,7 @@ class PolicyReconciler(Resource):
         """Why it has ended by itself, if it has."""
         self._source, self._policies, self._on_pods, self._on_node = source, policies, on_pods, on_node
         self._node, self._alone, self._retry = node, alone, retry or Retry()
-        self._prewarm = prewarm
+        self._prewarm, self._audit_pods, self._visible_pods = prewarm, audit_pods, visible_pods
         self._templates: dict[str, Workload] = {}
         self._translator = PolicyTranslator(node, names=names, requests=requests, nodes=on_node is not None)
         self._on_status = on_status
@@ -172,94 +174,8 @@ class PolicyReconciler(Resource):
         return self._synced
 
     @property
-    def errors(self) -> Mapping[ObjectKey, ManifestError]:
-        """Objects that say what cannot be, or cannot be enforced. What they last said right holds."""
-        return dict(self._errors)
-
-    @property
-    def failures(self) -> Mapping[str, Exception]:
-        """What could not be put in force, by name of the policy, ``peers`` or ``pods``; it is tried again."""
-        return dict(self._failures)
-
-    @property
-    def waiting(self) -> tuple[str, ...]:
-        """Pods that are known, and have no number yet."""
-        here = (name for name in self._local if name not in (self._pods or {}))
-        return tuple(sorted({*here, *self._due}))
-
-    @property
-    def problem(self) -> str:
-        """What is not in force as it is wanted, in a sentence; empty if all is."""
-        if not self._synced:
-            return "not all policies are in force yet"
-        for name, error in self._failures.items():
-            return f"{len(self._failures)} not in force as wanted, such as {name}: {error}"
-        waiting = self.waiting
-        if waiting and self._numbers.problem:
-            return f"{len(waiting)} pods wait for a number, such as {waiting[0]}: {self._numbers.problem}"
-        return ""
-
-    def status(self, key: ObjectKey) -> Status:
-        """How far a policy is on this node: ``status(("NetworkPolicy", "shop", "web"))``.
-
-        It is programmed if it is in force for all pods of this node that it selects. What it names that is
-        not there is told as the reason, and is nobody.
-        """
-        with self._changed:
-            return self._status(key)
-
-    def wait_enforced(self, key: ObjectKey, timeout: float | None = None, *, generation: int = 0) -> None:
-        """Wait until a policy is in force for all pods of this node that it selects.
-
-        :param key: kind, namespace and name of the object.
-        :param generation: the ``metadata.generation`` that is to be in force, or a later one. An API server
-            tells it to whoever writes the object.
-        :raises NotProgrammedError: not in time; it says why.
-        :raises ClosedError: the reconciler has ended.
-        """
-
-        def enforced() -> bool:
-            origin = self._origins.get(key)
-            told = origin is not None and origin.generation >= generation
-            return told and self._status(key).state is State.PROGRAMMED
-
-        with self._changed:
-            self._changed.wait_for(lambda: enforced() or self._over, timeout)
-            if enforced():
-                return
-            if self._over:
-                raise ClosedError("the reconciler has ended")
-            raise NotProgrammedError(key, self._status(key), timeout)
-
-    @property
     def _over(self) -> bool:
         return self._closed or self.error is not None
-
-    def _status(self, key: ObjectKey) -> Status:
-        if (wrong := self._errors.get(key)) is not None:
-            return Status(State.ERROR, str(wrong))
-        origin = self._origins.get(key)
-        if origin is None:
-            return Status(State.UNKNOWN)
-        for name in origin.policies:
-            if (failed := self._failures.get(name)) is not None:
-                return Status(State.ERROR, str(failed))
-            if self._policies.policies.get(name) != self._wanted[name]:
-                return Status(State.PENDING)
-        selectors = [self._wanted[name].subject for name in origin.policies]
-        waiting = [
-            name
-            for name in self._local
-            if (self._pods or {}).get(name, (None,))[0] != self._workloads[name]
-            and any(each.matches(self._workloads[name].labels) for each in selectors)
-        ]
-        if waiting:
-            return Status(State.PENDING, f"{len(waiting)} pods wait for it, such as {min(waiting)}")
-        if self._host_waits and self._host and any(each.matches(self._host.labels) for each in selectors):
-            return Status(State.PENDING, "the node itself waits for it")
-        missing = self._missing.get(key, ())
-        reason = f"it names what is not there: {', '.join(missing)}" if missing else ""
-        return Status(State.PROGRAMMED, reason)
 
     def renumber(self, old: Identity, new: Identity) -> None:
         """For ``renumbered`` of the allocator."""
@@ -325,9 +241,16 @@ class PolicyReconciler(Resource):
             if each.name == self._node:  # it knows its addresses itself
                 self._host = each
                 continue
+            local = each.name in delta.local
+            if each.audit and not self._audit_pods:
+                each = evolve(each, audit=False)
+                if local:
+                    _log.warning("policies are enforced for %s: its annotation counts for nothing", each.name)
+            if each.visible and not (local and self._visible_pods):
+                each = evolve(each, visible=())
             self._workloads[each.name] = each
             self._gone.discard(each.name)
-            if each.name in delta.local:
+            if local:
                 self._local.add(each.name)
                 self._due.pop(each.name, None)
             else:
@@ -351,29 +274,6 @@ class PolicyReconciler(Resource):
             if names:
                 self._missing[key] = names
                 _log.warning("%s %s/%s names what is not there: %s", *key, ", ".join(names))
-
-    def _tell(self, key: ObjectKey, error: ManifestError | None) -> None:
-        about = dict(zip(("object_kind", "object_namespace", "object_name"), key, strict=True))
-        if error is not None:
-            self._errors[key] = error
-            _log.error("not enforced as it is: %s", error, extra=about)
-        elif self._errors.pop(key, None) is not None:
-            _log.info("enforced again", extra=about)
-
-    def _tell_status(self) -> None:
-        """Tell of what is wrong with objects, and what is not any more."""
-        with self._changed:
-            self._changed.notify_all()
-            troubled = {name for name in self._failures if name in self._wanted}
-            keys = {*self._errors, *self._missing}
-            if troubled:
-                keys |= {key for key, each in self._origins.items() if troubled.intersection(each.policies)}
-            found = {key: self._status(key) for key in keys | self._reasons.keys()}
-            told = {key: each for key, each in found.items() if each.reason != self._reasons.get(key, "")}
-            self._reasons = {key: each.reason for key, each in found.items() if each.reason}
-        for key, status in told.items():
-            if status.state is not State.UNKNOWN:  # who is told of it no more
-                self._on_status(key, status)
 
     def _step(self) -> None:
         """Bring the kernel closer to what is wanted: peers, policies, then pods, so that none is open."""

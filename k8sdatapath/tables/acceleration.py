@@ -17,7 +17,7 @@ _PORT_BITS = 32
 
 
 class AccelWay(IntEnum):
-    """``enum kd_accel_way``: what becomes of messages and, the last two, of connections."""
+    """``enum kd_accel_way``: what becomes of messages and, if paired or refused, of connections."""
 
     HANDED = 0
     ALONE = 1
@@ -27,6 +27,7 @@ class AccelWay(IntEnum):
     SHUT = 5
     PAIRED = 6
     REFUSED = 7
+    SPECIAL = 8
 
 
 @struct
@@ -74,7 +75,7 @@ class EndRow:
     others: u64
     held: HeldRow
     asked: u32
-    pad: ClassVar = zeros(4)
+    read: u32
 
 
 @struct
@@ -87,6 +88,5 @@ class PairRow:
     dialled_port: be16
     translated: u8
     within: u8
-    last_seen: u32
     second: u8
-    pad: ClassVar = zeros(7)
+    pad: ClassVar = zeros(3)

@@ -21,6 +21,7 @@ class FlowFlags(IntFlag):
     GONE = 32
     BURIED = 64
     ENDED = 128
+    ALONE = 256
 
 
 @struct
@@ -37,14 +38,18 @@ class Tuple:
 
 @struct
 class ConntrackRow:
-    """``struct kd_ct``: the tuple that this one becomes. ``last_seen`` is in seconds of CLOCK_MONOTONIC."""
+    """``struct kd_ct``: the tuple that this one becomes. Its times are in seconds of CLOCK_MONOTONIC."""
 
     to: Tuple
     packets: u64
+    bytes: u64
     backend: u32
     last_seen: u32
     flags: u32
     service: u32 = 0
+    told: u32 = 0
+    tcp_flags: u8 = 0
+    pad: ClassVar = zeros(3)
 
 
 class Loss(IntEnum):

@@ -8,12 +8,12 @@ from typing import Annotated, ClassVar
 
 from attrs import frozen
 
-from k8sdatapath.errors import ModelError
 from k8sdatapath.layout import addr, array, be16, i32, layout_of, raw, struct, u8, u16, u32, u64, zeros
-from k8sdatapath.model.address import shown
+from k8sdatapath.tables.level import Level, to_level
 
 __all__ = [
     "EVENT_SIZE",
+    "EVENT_TIME",
     "ConnectionRow",
     "EventFlags",
     "EventRow",
@@ -22,6 +22,7 @@ __all__ = [
     "Level",
     "PackedEvent",
     "Point",
+    "QueueRow",
     "SetupRow",
     "SourceLine",
     "TellingRow",
@@ -50,6 +51,7 @@ class Point(IntEnum):
     SENDMSG = 8
     RECVMSG = 9
     BIND = 10
+    PAIRED = 11
 
 
 class EventState(IntEnum):
@@ -74,35 +76,6 @@ class EventFlags(IntFlag):
     DENIED_BY_SOURCE = 64
     DENIED_BY_DESTINATION = 128
     AUDITED = 256
-
-
-class Level(IntEnum):
-    """``enum kd_event_level``: how much is told.
-
-    * ``OFF``: nothing.
-    * ``DROPS``: what was dropped.
-    * ``AGGREGATED``: and of each connection its first packet at each point, those with a new SYN, FIN or RST,
-      and one packet every few seconds.
-    * ``ALL``: and every packet.
-    """
-
-    OFF = 0
-    DROPS = 1
-    AGGREGATED = 2
-    ALL = 3
-
-
-def to_level(value: Level | str) -> Level:
-    """Make a level of its name in lower case.
-
-    :raises ModelError: there is none of this name.
-    """
-    if isinstance(value, Level):
-        return value
-    known = {each.name.lower(): each for each in Level}
-    if not isinstance(value, str) or value not in known:
-        raise ModelError(f"a level is one of {', '.join(known)}, not {shown(value)}")
-    return known[value]
 
 
 @struct
@@ -184,6 +157,7 @@ class PackedEvent:
 
 
 EVENT_SIZE = layout_of(PackedEvent).size
+EVENT_TIME = next(each.offset for each in layout_of(PackedEvent).fields if each.name == "time")
 
 
 @struct
@@ -224,6 +198,18 @@ class ConnectionRow:
     tcp_flags: Annotated[tuple[int, ...], array(u8, 2)]
     began: u8
     pad: ClassVar = zeros(1)
+
+
+@struct
+class QueueRow:
+    """``struct kd_event_queue``: how far a CPU has written, and its reader read."""
+
+    written: u64 = 0
+    pad: ClassVar = zeros(56)
+    taken: u64 = 0
+    share: u64 = 0
+    wanted: u64 = 0
+    more: ClassVar = zeros(40)
 
 
 @struct

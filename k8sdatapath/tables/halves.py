@@ -16,14 +16,14 @@ from k8sdatapath.tables.conntrack import ConntrackRow, FlowFlags, Tuple
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["Columns", "Pair", "gather", "gone", "joined", "opposites", "pair"]
+__all__ = ["Columns", "Pair", "alone", "gather", "gone", "joined", "opposites", "pair", "says_answered"]
 
 _KEY, _ROW = layout_of(Tuple), layout_of(ConntrackRow)
 _PROTOCOL = next(field.offset for field in _KEY.fields if field.name == "protocol")
 _AT = {field.name: field.offset for field in _ROW.fields}
 _FLAGS, _LAST_SEEN = _AT["flags"] // 4, _AT["last_seen"] // 4  # in words
 _REPLY, _SEEN_REPLY = int(FlowFlags.REPLY), int(FlowFlags.SEEN_REPLY)  # as bare numbers many times as fast
-_ENDED = int(FlowFlags.ENDED)
+_ENDED, _ALONE = int(FlowFlags.ENDED), int(FlowFlags.ALONE)
 _SEEN = slice(_AT["last_seen"], _AT["last_seen"] + 4)
 _TO = slice(_AT["to"], _AT["to"] + _KEY.size)
 
@@ -72,7 +72,7 @@ class Pair:
     @property
     def answered(self) -> bool:
         """Whether the backend has sent anything."""
-        return bool(self.flags[0] & _SEEN_REPLY or _last_seen(self.reply))
+        return bool(self.flags[0] & _SEEN_REPLY or (_last_seen(self.reply) and says_answered(self.flags[1])))
 
     @property
     def ended(self) -> bool:
@@ -111,9 +111,28 @@ class Pair:
         original = _ROW.unpack(self.original)
         flags = FlowFlags.REPLY | original.flags & FlowFlags.SOURCE
         row = ConntrackRow(
-            _KEY.unpack(_reversed(self.original_key)), 0, original.backend, 0, flags, original.service
+            _KEY.unpack(_reversed(self.original_key)), 0, 0, original.backend, 0, flags, original.service
         )
         return _KEY.unpack(_reversed(self.original[_TO])), row
+
+    def question(self) -> tuple[Tuple, ConntrackRow]:
+        """The original that belongs to a reply that was made alone (``kd_ct_complete()``)."""
+        reply = _ROW.unpack(self.reply)
+        to = _KEY.unpack(_reversed(self.reply_key))
+        row = ConntrackRow(to, 0, 0, reply.backend, reply.last_seen, FlowFlags.SOURCE, reply.service)
+        return _KEY.unpack(_reversed(self.reply[_TO])), row
+
+
+def alone(rows: bytearray) -> list[int]:
+    """Which rows are of replies that nobody has completed yet, as far as they say themselves."""
+    flags = memoryview(rows).cast("I")[_FLAGS :: _ROW.size // 4].tolist()
+    mask = _ALONE | _SEEN_REPLY | int(FlowFlags.GONE)
+    return [index for index, each in enumerate(flags) if each & mask == _ALONE]
+
+
+def says_answered(flags: int) -> bool:
+    """Whether a half that has been seen is a reply that was given: one made alone was seen when asked."""
+    return bool(flags & _REPLY) and flags & (_ALONE | _SEEN_REPLY) != _ALONE
 
 
 def pair(key: bytes, row: bytes, other_key: bytes, other: bytes | None) -> Pair:

@@ -9,7 +9,11 @@ from k8sdatapath.layout import addr, array, be16, raw, struct, u8, u16, u32, u64
 from k8sdatapath.tables.conntrack import Tuple
 
 __all__ = [
+    "AHEAD",
     "COMMON",
+    "GROUPS",
+    "NAME",
+    "RUN",
     "TEXT",
     "WORDS",
     "Action",
@@ -24,15 +28,22 @@ __all__ = [
     "PortFlags",
     "PortKey",
     "PortRow",
+    "RuleNameKey",
     "Section",
     "StreamRow",
 ]
 
-CELLS = 16
+CELLS = 16384
+RUN = 1
+"""Of a cell that leads to where any byte but a control character changes nothing."""
 WORDS = 4
 TEXT = 256
+AHEAD = 256
+NAME = 32
 COMMON = 1
 """The automaton that reads what is the same for all rules."""
+GROUPS = 4
+"""How many automata may share the rules of a set."""
 
 
 class Action(IntEnum):
@@ -59,6 +70,8 @@ class Section(IntEnum):
     CHUNKS = 2
     LAST = 3
     RESPONSE = 4
+    ANSWER = 5
+    VALUE = 6
 
 
 class Framing(IntEnum):
@@ -88,6 +101,9 @@ class ConnFlags(IntFlag):
     ENDED = 4
     AUDITED = 8
     ANY = 16
+    CLOSES = 32
+    BEGUN = 64
+    HTTP2 = 128
 
 
 class EventKind(IntEnum):
@@ -112,9 +128,11 @@ class AutomatonRow:
     rows: u32 = 0
     generation: u32 = 0
     headers: u32 = 0
+    more: u32 = 0
     cells_size: u32 = 0
     rows_size: u32 = 0
     start: Annotated[tuple[int, ...], array(u32, len(Section))] = (0,) * len(Section)
+    initials: Annotated[tuple[int, ...], array(u32, NAME)] = (0,) * NAME
     classes: Annotated[bytes, raw(256)] = bytes(256)
 
 
@@ -132,12 +150,21 @@ class FactRow:
 
 
 @struct
+class RuleNameKey:
+    """``struct kd_l7_name_key``."""
+
+    rules: u32
+    rule: u32
+
+
+@struct
 class PortKey:
     """``struct kd_l7_port_key``."""
 
     addr: addr
     port: be16
-    pad: ClassVar = zeros(2)
+    toward: u8 = 0
+    pad: ClassVar = zeros(1)
 
 
 @struct
@@ -189,7 +216,10 @@ class ConnRow:
     epoch: u32
     sent: u32
     size: u32
-    text: Annotated[bytes, raw(TEXT + 64)]
+    ahead_at: u32
+    ahead_size: u32
+    text: Annotated[bytes, raw(TEXT + AHEAD)]
+    ahead: Annotated[bytes, raw(AHEAD + 8)]
 
 
 @struct

@@ -8,6 +8,9 @@ from typing import Annotated
 from k8sdatapath.layout import array, be16, cstr, struct, u8, u32
 
 __all__ = [
+    "LENGTHS_TABLE",
+    "NAMES",
+    "IdentityKey",
     "NameKey",
     "NameRow",
     "Named",
@@ -19,6 +22,11 @@ __all__ = [
     "TalkRow",
 ]
 
+LENGTHS_TABLE = 17
+"""Of the lengths in a policy's row: the bit from which on they say of which table they are."""
+NAMES = 0x80000000
+"""Of a rule's ``l7``: the rest is the number of a set of names, ``KD_NAMES``."""
+
 
 @struct
 class PartyRow:
@@ -28,17 +36,29 @@ class PartyRow:
     identity: u32
 
 
+@struct
+class IdentityKey:
+    """``struct kd_identity_key``: whom a tunnel speaks of; network 0 is none that policies tell apart."""
+
+    identity: u32
+    network: u32
+
+
 class PolicyFlags(IntFlag):
     """``enum kd_policy_flags``."""
 
     AUDIT = 1
     OPEN = 2
     ANSWER = 4
+    NAMES = 8
 
 
 @struct
 class PolicyRow:
-    """``struct kd_policy``: one direction of a policy, under twice its number and the direction."""
+    """``struct kd_policy``: one direction of a policy, under twice its number and the direction.
+
+    It is not written in one piece: ``lengths`` and ``named`` tell in their upper bits of which table.
+    """
 
     table: u32 = 0
     revision: u32 = 0
@@ -73,6 +93,7 @@ class Named(IntEnum):
 
     PARTY = 0
     COUNTER = 1
+    ANSWER = 2
 
 
 @struct

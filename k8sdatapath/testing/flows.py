@@ -8,12 +8,15 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
+from urllib.parse import urlsplit
 
 from attrs import frozen
 
 from k8sdatapath.datapath.policy_set import PolicySet
 from k8sdatapath.errors import ModelError, SourceError
 from k8sdatapath.model import IPAddress, address
+from k8sdatapath.model.host_firewall import HostFirewall
+from k8sdatapath.model.http import written
 from k8sdatapath.model.policy import Policy, PortMatch
 from k8sdatapath.model.workload import Workload
 
@@ -32,12 +35,15 @@ class RecordedFlow:
     :ivar source: a workload by its labels, or an address outside of the cluster; likewise ``destination``.
     :ivar protocol: of IP, by number.
     :ivar port: of the destination; of ICMP the type.
+    :ivar request: of HTTP over it, as for :meth:`PolicySet.verdict`, or the name that was asked for; empty:
+        the connection itself was recorded.
     """
 
     source: Side
     destination: Side
     protocol: int
     port: int
+    request: str = ""
 
 
 @frozen
@@ -47,6 +53,7 @@ class Changed:
     :ivar flows: how many were recorded.
     :ivar allowed: whether they are allowed after the change.
     :ivar why: what decides then.
+    :ivar request: it is about these requests; empty: about connections.
     """
 
     source: str
@@ -56,6 +63,7 @@ class Changed:
     flows: int
     allowed: bool
     why: str
+    request: str = ""
 
     @property
     def ports(self) -> str:
@@ -64,7 +72,8 @@ class Changed:
 
     def __str__(self) -> str:
         word = "allowed" if self.allowed else "denied"
-        return f"{self.flows} x {self.source} -> {self.destination} at {self.ports}: {word}: {self.why}"
+        what = f" {', '.join(self.request.splitlines())}" if self.request else ""
+        return f"{self.flows} x {self.source} -> {self.destination} at {self.ports}{what}: {word}: {self.why}"
 
 
 def recorded_flows(path: str | os.PathLike[str]) -> Iterator[RecordedFlow]:
@@ -93,19 +102,21 @@ def what_if(
     flows: Iterable[RecordedFlow],
     *,
     names: Mapping[str, Iterable[Any]] = {},
+    host_firewall: HostFirewall | bool | None = None,
 ) -> tuple[Changed, ...]:
     """The flows that some policies, instead of others, judge otherwise; the most frequent first.
 
     :param names: the addresses of DNS names, for policies by name.
+    :param host_firewall: policies are for nodes as well, as for :class:`PolicySet`.
     """
-    old, new = PolicySet(before, names=names), PolicySet(after, names=names)
+    old, new = (PolicySet(each, names=names, host_firewall=host_firewall) for each in (before, after))
     found = []
     for flow, count in Counter(flows).most_common():
         asked = flow.source, flow.destination, flow.port, flow.protocol
-        was, now = old.verdict(*asked), new.verdict(*asked)
+        was, now = (each.verdict(*asked, request=flow.request) for each in (old, new))
         if was.allowed is not now.allowed:
             ends = _called(flow.source), _called(flow.destination)
-            found.append(Changed(*ends, flow.protocol, flow.port, count, now.allowed, str(now)))
+            found.append(Changed(*ends, flow.protocol, flow.port, count, now.allowed, str(now), flow.request))
     return tuple(found)
 
 
@@ -121,7 +132,22 @@ def _flow(value: dict[str, Any]) -> RecordedFlow | None:
     else:
         return None
     source = _side(value.get("source") or {}, ends["source"])
-    return RecordedFlow(source, _side(value.get("destination") or {}, ends["destination"]), protocol, port)
+    destination = _side(value.get("destination") or {}, ends["destination"])
+    return RecordedFlow(source, destination, protocol, port, _request(value.get("l7") or {}))
+
+
+def _request(value: dict[str, Any]) -> str:
+    """What was asked for; of HTTP with its headers, as far as they were recorded."""
+    http, names = value.get("http") or {}, value.get("dns") or {}
+    if not http.get("method"):
+        return str(names.get("query", "")).removesuffix(".")
+    url = urlsplit(str(http.get("url", "")))
+    target = f"{url.path or '/'}{url.query and f'?{url.query}'}"
+    headers = [f"{each['key']}: {each['value']}" for each in http.get("headers") or ()]
+    host = [] if any(each.lower().startswith("host:") for each in headers) else [f"Host: {url.netloc}"]
+    text = "\n".join([f"{http['method']} {target}", *host, *headers])
+    written(text)  # refuses what is none
+    return text
 
 
 def _side(end: dict[str, Any], ip: str) -> Side:

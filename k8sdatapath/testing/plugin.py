@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 def policies_of(request: pytest.FixtureRequest) -> Callable[..., PolicyWorld]:
     """``policies_of("policies/", "pods.yaml")``: the policies and pods of manifests, to ask who reaches whom.
 
-    Paths are relative to the directory of the test.
+    Paths are relative to the directory of the test; options are those of :meth:`PolicyWorld.read`.
     """
 
-    def read(*paths: str | os.PathLike[str], names: Mapping[str, Iterable[Any]] = {}) -> PolicyWorld:
+    def read(*paths: str | os.PathLike[str], **options: Any) -> PolicyWorld:
         from k8sdatapath.testing.policies import PolicyWorld
 
-        return PolicyWorld.read(*(request.path.parent / each for each in paths), names=names)
+        return PolicyWorld.read(*(request.path.parent / each for each in paths), **options)
 
     return read

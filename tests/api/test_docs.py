@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import builtins
+import importlib
+import inspect
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,9 +17,15 @@ from typer.main import get_command
 from k8sdatapath import errors
 from k8sdatapath.cli import flows, observe, top
 from k8sdatapath.cli.app import app
-from tests.api.graph import ROOT
+from k8sdatapath.datapath.flow_decoder import REASONS
+from k8sdatapath.objects import ObjectSpec
+from k8sdatapath.tables.counters import outcomes
+from tests.api.graph import LAYERS, ROOT
 
 DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "benchmarks" / "README.md"]
+CODE = re.compile(r"^```python\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL)
+SHELL = re.compile(r"^```sh\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL)
+COMMAND = re.compile(r"^(?:[^#\n]*\| )?(k8sdatapath [^|#\n]*)", flags=re.MULTILINE)
 LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(?:#[^)]*)?\)")
 
 
@@ -33,6 +42,21 @@ def test_paths_that_contributing_names_exist() -> None:
     assert [path for path in paths if not (ROOT / path).exists()] == []
 
 
+def test_the_design_has_every_room_at_its_layer() -> None:
+    rows = re.findall(
+        r"^\| L(\d) \| ([^|]+) \|", (ROOT / "docs" / "design.md").read_text(), flags=re.MULTILINE
+    )
+    told = {room: int(layer) for layer, rooms in rows for room in re.findall(r"`(\w+)`", rooms)}
+    assert told == {name.removeprefix("k8sdatapath."): layer for name, layer in LAYERS.items() if "." in name}
+
+
+def test_every_page_is_in_the_index_once() -> None:
+    index = ROOT / "docs" / "index.md"
+    listed = [(index.parent / target).resolve() for target in LINK.findall(index.read_text())]
+    assert len(listed) == len(set(listed))
+    assert {path.resolve() for path in index.parent.rglob("*.md")} - {index.resolve()} <= set(listed)
+
+
 def test_every_error_is_in_the_reference_with_its_builtin_base() -> None:
     text = (ROOT / "docs" / "reference" / "errors.md").read_text()
     told = dict(re.findall(r"^\| `(\w+)` \| (?:`(\w+)`)? ?\|", text, flags=re.MULTILINE))
@@ -44,10 +68,20 @@ def test_every_error_is_in_the_reference_with_its_builtin_base() -> None:
         assert f"{name}" in (errors.__doc__ or "")
 
 
+def test_every_outcome_is_in_the_reference_as_c_and_flows_have_it() -> None:
+    text = (ROOT / "docs" / "reference" / "outcomes.md").read_text()
+    told = re.findall(r"^\| `(\w+)` \| ([^|]+) \| (?:`(\w+)` )?\|$", text, flags=re.MULTILINE)
+    known = outcomes(ObjectSpec.from_file("pod").btf)
+    reasons = {name: reason.name for name, reason in REASONS.items()}
+    assert sorted(told) == sorted((each.name, each.meaning, reasons.get(each.name, "")) for each in known)
+
+
 #: Commands that parse their flags themselves.
 PARSERS = {
     "k8sdatapath observe": observe.observe_parser,
+    "k8sdatapath l7 events": observe.observe_parser,
     "k8sdatapath top": top.top_parser,
+    "k8sdatapath flows agent-events": flows.events_parser,
     "k8sdatapath flows report": flows.report_parser,
     "k8sdatapath flows namespaces": flows.asking_parser,
     "k8sdatapath flows nodes": flows.asking_parser,
@@ -56,7 +90,7 @@ PARSERS = {
 
 
 def flags_of(name: str) -> set[str]:
-    return {flag for flag in PARSERS[name]()._option_string_actions if flag.startswith("--")}
+    return set(PARSERS[name]()._option_string_actions)
 
 
 def commands(command: Any, path: str) -> Iterator[tuple[str, Any]]:
@@ -75,7 +109,63 @@ def test_the_reference_names_every_command_and_option() -> None:
         options = {option for each in command.params for option in each.opts if option.startswith("--")}
         told = set(re.findall(r"--[a-z][a-z0-9-]*", section))
         if name in PARSERS:
-            options = flags_of(name)
+            options = {flag for flag in flags_of(name) if flag.startswith("--")}
             if name != "k8sdatapath observe":  # whose flags need not be told again
                 options, told = (each - flags_of("k8sdatapath observe") for each in (options, told))
         assert told == options - {"--help", "--output"}, name
+
+
+def test_the_readme_lists_every_command() -> None:
+    (row,) = re.findall(r"^\| Command line \| (.*) \|$", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
+    assert set(re.findall(r"`(\w+)`", row)) == {
+        name.split()[1] for name, _ in commands(get_command(app), "k8sdatapath")
+    }
+
+
+def imported(tree: ast.AST) -> dict[str, Any]:
+    """What a snippet takes of the library, by the names that it has there."""
+    return {
+        each.asname or each.name: getattr(importlib.import_module(node.module), each.name)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("k8sdatapath")
+        for each in node.names
+    }
+
+
+def called(call: ast.Call, names: dict[str, Any]) -> Any:
+    """``f`` of ``f()``, and ``A.f`` of ``A.f()``."""
+    match call.func:
+        case ast.Name(name):
+            return names.get(name)
+        case ast.Attribute(ast.Name(name), method):
+            return getattr(names.get(name), method, None)
+    return None
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_code_of_documents_uses_names_and_options_that_there_are(document: Path) -> None:
+    names: dict[str, Any] = {}
+    for code in CODE.findall(document.read_text()):
+        tree = ast.parse(code)
+        names |= imported(tree)
+        for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+            if (what := called(call, names)) is None:
+                continue
+            known = inspect.signature(what).parameters
+            if any(each.kind is each.VAR_KEYWORD for each in known.values()):
+                continue
+            assert {each.arg for each in call.keywords} - {None} <= known.keys(), ast.unparse(call)
+
+
+def test_commands_in_documents_are_there_with_their_options() -> None:
+    known = dict(commands(get_command(app), "k8sdatapath"))
+    longest_first = sorted(known, key=len, reverse=True)
+    blocks = [block for document in DOCUMENTS for block in SHELL.findall(document.read_text())]
+    lines = [line for block in blocks for line in COMMAND.findall(block.replace("\\\n", " "))]
+    assert len(lines) > 20
+    for line in lines:
+        name = next(name for name in longest_first if f"{line} ".startswith(f"{name} "))
+        options = {option for each in known[name].params for option in each.opts}
+        options |= flags_of(name) if name in PARSERS else set()
+        used = set(re.findall(r"(?<= )--?[a-z][a-z-]*", line))
+        assert used <= options, line

@@ -44,6 +44,7 @@ def fresh(code: str, *, prefix: Sequence[str] = ()) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT, timeout=60).stdout
 
 
+@pytest.mark.alone
 def test_import_is_fast_and_pulls_in_nothing_heavy() -> None:
     runs = [json.loads(fresh(PROBE)) for _ in range(3)]
     loaded = set(runs[0]["modules"])

@@ -15,7 +15,7 @@ CONFINED = {
     "prometheus_client": {"k8sdatapath.agent"},
     "grpc": {"k8sdatapath.hubble"},
     "google": {"k8sdatapath.hubble"},
-    "re2": {"k8sdatapath.model.flow_match"},
+    "re2": {"k8sdatapath.model.flow_patterns"},
     "typer": {"k8sdatapath.cli"},
     "rich": {"k8sdatapath.cli"},
     "ctypes": set(),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 from k8sdatapath.kube import NodeView, Translation, translate
 from k8sdatapath.kube.decode import decode
 from k8sdatapath.model import Service
 
 Object = dict[str, object]
+N1 = NodeView("n1", "z1", ["192.0.2.11", "2001:db8::11"], loopback=False)
 
 
 def service(name: str = "web", namespace: str = "default", **spec: object) -> Object:
@@ -52,6 +54,28 @@ def endpoint(
     } | more
 
 
+def balanced(*ingress: object, ports: object = ({"port": 80},), **more: Any) -> Object:
+    """A LoadBalancer; ingress: addresses, or mappings."""
+    status = {"ingress": [{"ip": each} if isinstance(each, str) else each for each in ingress]}
+    found = service(more.pop("name", "web"), **{"type": "LoadBalancer", "ports": list(ports)} | more)  # type: ignore[call-overload]
+    return found | {"status": {"loadBalancer": status}}
+
+
+def pod(name: str = "edge", host_port: int = 80, node: str = "n1", **more: Any) -> Object:
+    ports = [
+        {"containerPort": 8080, "hostPort": host_port} | more.pop("port", {}),
+        {"containerPort": 9090},
+    ]
+    spec = {"nodeName": node, "containers": [{"name": "edge", "ports": ports}]} | more.pop("spec", {})
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name} | more.pop("metadata", {}),
+        "spec": spec,
+        "status": {"phase": "Running", "podIPs": [{"ip": "10.244.1.9"}, {"ip": "fd00:10:244:1::9"}]} | more,
+    }
+
+
 def translated(*objects: Object, node: NodeView | None = None) -> Translation:
     decoded = [
         each for number, one in enumerate(objects, 1) for each in decode(one, f"document {number}", Counter())
@@ -66,6 +90,10 @@ def read(*objects: Object, node: NodeView | None = None) -> dict[str, Service]:
 
 def places(service: Service) -> list[str]:
     return [str(backend) for backend in service.backends]
+
+
+def exposed(found: Service) -> list[str]:
+    return [str(each) for each in found.exposed]
 
 
 def web(*objects: Object, node: NodeView | None = None) -> Service:

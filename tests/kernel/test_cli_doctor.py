@@ -26,7 +26,11 @@ def test_doctor_finds_root_well() -> None:
     assert ended.returncode == 0, ended.stdout
     assert {"host", "pod", "reaper", "socket"} <= set(checks["objects"]["detail"].split(", "))
     assert set(known()) <= checks.keys()
-    assert checks["lru_hash"]["state"] == "ok"
+    assert (
+        checks["lru_hash"]["state"] == checks["acceleration"]["state"] == checks["requests"]["state"] == "ok"
+    )
+    assert "splice()" in checks["requests"]["detail"]
+    assert "UNREADABLE" in checks["requests"]["advice"]
 
 
 def test_doctor_tells_a_powerless_process_what_it_lacks() -> None:

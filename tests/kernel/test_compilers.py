@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from k8sdatapath import compile
+from k8sdatapath import ObjectSpec, compile
 from tests.api.graph import ROOT
 
 pytestmark = pytest.mark.kernel
@@ -20,10 +20,27 @@ def newest_clang() -> str:
     return str(max(found, key=lambda path: int(path.name.removeprefix("clang-"))))
 
 
+FEATURES = {"masquerade", "enforce", "host_firewall", "events", "dns"}
+
+
+def load_in_all_ways(spec: ObjectSpec) -> None:
+    """With nothing, with everything, and with everything while tables move: then stacks are deepest."""
+    features = FEATURES & spec.config.keys()
+    ways = [dict.fromkeys(features, False)]
+    if features:
+        ways.append(dict.fromkeys(features, True))
+    if "moving" in spec.config:
+        ways.append(dict.fromkeys([*features, "moving"], True))
+    for settings in ways:
+        with spec.with_config(**settings).load() as loaded:
+            assert loaded.programs.keys() == spec.programs.keys()
+
+
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.name)
 def test_the_newest_clang_makes_programs_that_load(source: Path) -> None:
-    spec = compile(source, flags=["-Wextra", "-Werror"], clang=newest_clang())
-    features = {"masquerade", "enforce", "host_firewall", "events", "dns"} & spec.config.keys()
-    for on in (False, True) if features else (False,):
-        with spec.with_config(**dict.fromkeys(features, on)).load() as loaded:
-            assert loaded.programs.keys() == spec.programs.keys()
+    load_in_all_ways(compile(source, flags=["-Wextra", "-Werror"], clang=newest_clang()))
+
+
+@pytest.mark.parametrize("name", [path.name.removesuffix(".bpf.c") for path in SOURCES])
+def test_so_does_the_clang_of_the_build(name: str) -> None:
+    load_in_all_ways(ObjectSpec.from_file(name))

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -107,8 +108,10 @@ def test_waiting_ends_with_an_event_or_with_the_time(loaded: Object) -> None:
         begin = time.monotonic()
         assert list(events.events(timeout=0.05)) == []
         assert 0.04 < time.monotonic() - begin < 2
-        threading.Timer(0.05, produce, (loaded, 2, 1, 8)).start()
-        assert list(events.events(timeout=0.5)) == [Event(0, 1), Event(1, 1)]
+        later = threading.Timer(0.05, produce, (loaded, 2, 1, 8))
+        later.start()
+        assert list(islice(events.events(timeout=30), 2)) == [Event(0, 1), Event(1, 1)]
+        later.join()
         produce(loaded, 1, 1, 8)
         assert next(iter(events)) == Event(0, 1)
 

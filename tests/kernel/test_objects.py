@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from k8sdatapath import maps, programs
+from k8sdatapath.compiler import compile
 from k8sdatapath.errors import BpffsError, ClosedError, LayoutError, ObjectError
 from k8sdatapath.layout import layout_of, struct, u32, u64
 from k8sdatapath.objects import Object, ObjectSpec, shipped_objects
@@ -132,6 +133,33 @@ def test_maps_are_shared_between_objects_by_reuse(kinds_spec: ObjectSpec, kinds:
     with kinds_spec.load(reuse=kinds.maps) as second:
         second.program("first", programs.TC).run(FRAME)
     assert kinds.map("counts", maps.Array[u64])[0] == 1
+
+
+def test_maps_may_come_first_and_programs_one_by_one(kinds_spec: ObjectSpec) -> None:
+    with kinds_spec.load(programs=()) as loaded:
+        assert not loaded.program_fds
+        with pytest.raises(ObjectError, match=r"no program 'frist'.*first"):
+            loaded.load_programs("frist")
+        loaded.load_programs("first")
+        loaded.program("first", programs.TC).run(FRAME)
+        assert loaded.map("counts", maps.Array[u64])[0] == 1
+        assert set(loaded.program_fds) == {"first"}
+    with pytest.raises(ClosedError):
+        loaded.load_programs("first")
+    with pytest.raises(ObjectError, match=r"no program 'frist'.*first"):
+        kinds_spec.load(programs=["frist"])
+
+
+def test_programs_that_share_variables_are_loaded_at_once() -> None:
+    source = """
+        #include <linux/bpf.h>
+        #include <bpf/bpf_helpers.h>
+        int seen;
+        SEC("tc") int count(struct __sk_buff *skb) { return seen++; }
+    """
+    refused = pytest.raises(ObjectError, match=r"counting are to be loaded at once: they share counting\.bss")
+    with compile(source, name="counting").load(programs=()) as loaded, refused:
+        loaded.load_programs("count")
 
 
 def test_reuse_refuses_a_map_of_another_shape(kinds_spec: ObjectSpec) -> None:

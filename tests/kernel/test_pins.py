@@ -180,6 +180,29 @@ def test_a_pin_that_is_something_else(kinds_spec: ObjectSpec, pins: PinDir, cgro
         pins.open_map("pairs")
 
 
+MANY_AT_ONCE = """
+import subprocess, time
+from concurrent.futures import ThreadPoolExecutor
+from k8sdatapath.pins import BPFFS, ensure_bpffs
+from k8sdatapath.pybpf import links
+
+while links.is_bpffs(BPFFS):
+    subprocess.run(["umount", "-l", BPFFS], check=True)
+mount = links.mount_bpffs
+links.mount_bpffs = lambda path: (time.sleep(0.1), mount(path))  # the others have found that it lacks
+with ThreadPoolExecutor(4) as pool:
+    list(pool.map(ensure_bpffs, [BPFFS] * 4))
+with open("/proc/self/mountinfo") as mounts:
+    print(sum(f" {BPFFS} " in line for line in mounts))
+"""
+
+
+def test_the_filesystem_is_mounted_once_however_many_find_that_it_lacks() -> None:
+    """What was pinned in one below another could not be found."""
+    command = ["unshare", "--mount", sys.executable, "-c", MANY_AT_ONCE]
+    assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == "1\n"
+
+
 VERSION = """
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
@@ -14,10 +13,11 @@ from k8sdatapath.errors import LayoutError
 from k8sdatapath.layout import struct, u16, u32, u64
 from k8sdatapath.net.netns import NetNs
 from k8sdatapath.node import Node, NodeConfig
-from k8sdatapath.node.loading import specs
+from k8sdatapath.node.loading import event_rows, specs
 from k8sdatapath.node.upgrade import upgrade
 from k8sdatapath.objects import ObjectSpec
 from k8sdatapath.pins import PinDir
+from k8sdatapath.pybpf import cpus
 from k8sdatapath.pybpf import maps as kernel_maps
 from k8sdatapath.pybpf.maps import MapType
 
@@ -74,13 +74,6 @@ def version(members: str, kind: str = "HASH", key: str = "struct key", size: int
     if "ARRAY" in kind:
         key = "__u32"
     return compile(SOURCE.format(members=members, kind=kind, key=key, size=size), name="version")
-
-
-@pytest.fixture
-def pins() -> Iterator[PinDir]:
-    directory = PinDir("/sys/fs/bpf/kdtest-upgrade")
-    yield directory
-    directory.remove()
 
 
 @pytest.mark.parametrize("kind", ["HASH", "LRU_HASH", "ARRAY"])
@@ -195,9 +188,15 @@ def test_where_nothing_is_pinned_nothing_is_made(pins: PinDir) -> None:
 
 def test_a_node_that_tells_of_packets_finds_what_one_that_did_not_has_pinned(pins: PinDir) -> None:
     with NetNs.create(f"kdup-{os.getpid()}") as netns:
-        for level, size in ((None, mmap.PAGESIZE), ("all", 1 << 22), (None, 1 << 22)):
+        rows = event_rows(len(cpus.online()))
+        for level, size, room in (
+            (None, mmap.PAGESIZE, 1),
+            ("all", 1 << 20, rows),
+            (None, 1 << 20, rows),
+        ):
             config = NodeConfig(netns=netns, pins=pins, socket_lb=False, flows=level)
             with Node.open(config) as node:
                 assert (node.observer is None) == (level is None)
-                with pins.open_map("kd_events") as ring:
+                with pins.open_map("kd_events") as ring, pins.open_map("kd_event_rows") as queues:
                     assert kernel_maps.info(ring).max_entries == size
+                    assert kernel_maps.info(queues).max_entries == room

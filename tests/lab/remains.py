@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 CGROUPS = next(
@@ -11,6 +15,16 @@ CGROUPS = next(
     for line in Path("/proc/self/mounts").read_text().splitlines()
     if line.split()[2] == "cgroup2"
 )
+
+_LOCK = Path(tempfile.gettempdir()) / f"k8sdatapath-sweeps-{os.geteuid()}.lock"
+
+
+@contextmanager
+def nobody_else_sweeps() -> Iterator[None]:
+    """Labs whose owners die, and sweeping them, are one test's at a time: a sweep is of the whole machine."""
+    with _LOCK.open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def remains(lab: str) -> list[str]:
@@ -20,8 +34,13 @@ def remains(lab: str) -> list[str]:
         *(line for line in Path("/proc/self/mounts").read_text().splitlines() if f"kdlab.{lab}." in line),
         *(str(path) for path in CGROUPS.glob(f"kdlab.{lab}")),
         *(str(path) for path in Path("/run/k8sdatapath/lab").glob(lab)),
-        *(f"process {pid}: {command}" for pid, command in commands() if lab in command),
+        *(f"process {pid}: {command}" for pid, command in commands() if _belongs(command, lab)),
     ]
+
+
+def _belongs(command: str, lab: str) -> bool:
+    """Whether it is an agent's or the keeper's: a name of a few digits is in many a command by chance."""
+    return f"kdlab.{lab}/" in command or f"keeper.py {lab} " in command
 
 
 def wait_until_gone(lab: str, seconds: float) -> float:

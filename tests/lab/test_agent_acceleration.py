@@ -45,8 +45,10 @@ def inside(node: NodeUnderTest, netns: NetNs, code: str) -> Iterator[subprocess.
     shell = ["/bin/sh", "-c", 'echo 0 > "$0" && exec "$@"', f"{node.cgroup.path}/cgroup.procs"]
     command, pipe = [*shell, sys.executable, "-c", code], subprocess.PIPE
     with netns.call(lambda: subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)) as process:
-        yield process
-        process.kill()
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def said(process: subprocess.Popen[str], text: str = "") -> str:
@@ -71,6 +73,7 @@ def test_services_are_accelerated_by_name_through_changes_and_kills(tmp_path: Pa
         node.start()
         with inside(node, pods[1], ECHO) as server, SocketAccelerator.bind(node.pins) as accelerator:
             assert said(server) == "ready"
+            node.until(lambda: Accelerated(VIP, 80) in accelerator.accelerated)  # which follows the service
             with inside(node, pods[0], SAY) as client:
                 assert said(client, "hello") == "hello"
                 (pair,) = accelerator.pairs()

@@ -5,108 +5,26 @@ from __future__ import annotations
 import json
 import signal
 import socket
+import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
-from ipaddress import ip_interface, ip_network
+from collections import Counter
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from kubernetes.client import ApiClient, Configuration
 
-from k8sdatapath.identity import StoreAllocator
-from k8sdatapath.kube.store import KubeStore
-from k8sdatapath.model.labels import Labels
-from k8sdatapath.net.netlink import Netlink
+from k8sdatapath.hubble.client import Observed
+from k8sdatapath.kube.policy import AUDIT
+from k8sdatapath.model.agent_event import AgentEventType, EndpointUpdate, IpcacheUpdate, PolicyUpdate
 from k8sdatapath.net.netns import NetNs
 from tests.api.graph import ROOT
-from tests.lab.test_agent import kube_node
-from tests.support.agents import NodeUnderTest, Server, ask, plugin, write, write_kubeconfig
-from tests.support.api_double import ApiDouble, Refusal
+from tests.support.agents import NodeUnderTest, Server, ask, kube_node, write
+from tests.support.api_double import ApiDouble
 from tests.support.etcd import Etcd
 from tests.support.name_server import NameServer, question
-
-WEB, SIX = "10.1.1.3", "fd00:1:1::3"
-
-
-@contextmanager
-def served(tmp_path: Path, **options: Any) -> Iterator[tuple[NodeUnderTest, ApiDouble]]:
-    with (
-        NodeUnderTest([f"--kubeconfig={tmp_path / 'config'}"], policy=True, **options) as node,
-        node.wires.node.call(ApiDouble) as api,
-    ):
-        write_kubeconfig(tmp_path / "config", api.url)
-        api.put("namespaces", {"metadata": {"name": "shop"}})
-        yield node, api
-
-
-@pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[tuple[NodeUnderTest, ApiDouble]]:
-    with served(tmp_path) as found:
-        yield found
-
-
-def a_pod(
-    name: str, last: int, number: int = 1, *, addresses: Sequence[str] = (), **labels: str
-) -> dict[str, Any]:
-    addresses = addresses or (f"10.1.{number}.{last}", f"fd00:1:{number}::{last}")
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"namespace": "shop", "name": name, "labels": {"app": name} | labels},
-        "spec": {"nodeName": f"node-{number}", "containers": []},
-        "status": {
-            "phase": "Running",
-            "podIPs": [{"ip": each} for each in addresses],
-        },
-    }
-
-
-def put_pod(api: ApiDouble, *where: Any, **labels: Any) -> None:
-    api.put("pods", a_pod(*where, **labels))
-
-
-def only(**labels: str) -> dict[str, Any]:
-    """Only who has these labels may reach ``web``."""
-    return {
-        "apiVersion": "networking.k8s.io/v1",
-        "kind": "NetworkPolicy",
-        "metadata": {"namespace": "shop", "name": "web"},
-        "spec": {
-            "podSelector": {"matchLabels": {"app": "web"}},
-            "ingress": [{"from": [{"podSelector": {"matchLabels": labels}}], "ports": [{"port": 8080}]}],
-        },
-    }
-
-
-def allow(api: ApiDouble, **labels: str) -> None:
-    api.put("networkpolicies", only(**labels))
-
-
-def reaches(client: NetNs, address: str = WEB, port: int = 8080, who: str = "web") -> bool:
-    try:
-        return ask(client, address, port, timeout=0.4) == who
-    except OSError:
-        return False
-
-
-def both(client: NetNs) -> set[bool]:
-    return {reaches(client), reaches(client, SIX)}
-
-
-def start(node: NodeUnderTest, api: ApiDouble) -> tuple[NetNs, NetNs]:
-    """Two clients of a pod that serves."""
-    put_pod(api, "client", 2)
-    put_pod(api, "web", 3)
-    put_pod(api, "other", 4)
-    client = node.pod("client", 2)
-    node.pod("web", 3)
-    other = node.pod("other", 4)
-    node.start()
-    node.until(lambda: both(client) == {True})
-    return client, other
+from tests.support.policed import SIX, WEB, a_pod, allow, both, only, put_pod, reaches, served, start
 
 
 @pytest.mark.parametrize("mode", ["crd", "etcd", "memory"])
@@ -115,8 +33,8 @@ def test_policies_of_the_cluster_are_enforced(tmp_path: Path, mode: str) -> None
     files = {"certFile": str(store.certificate), "keyFile": str(store.key), "caFile": str(store.certificate)}
     told: dict[str, Any] = {"etcd": {"endpoints": [store.url], **files}} if mode == "etcd" else {}
     with served(tmp_path, identityAllocationMode=mode, **told) as (node, api), ExitStack() as own:
+        own.callback(store.close)
         if mode == "etcd":
-            own.callback(store.down)
             node.wires.node.call(store.up)
         client, other = start(node, api)
         assert both(other) == {True}
@@ -132,15 +50,16 @@ def test_policies_of_the_cluster_are_enforced(tmp_path: Path, mode: str) -> None
 
         api.delete("networkpolicies", "shop", "web")
         node.until(lambda: both(other) == {True})
-        metrics = node.probe("metrics")[1]
-        assert "k8sdatapath_policy_pods 3.0" in metrics
-        assert "k8sdatapath_policies 0.0" in metrics
+        node.until(lambda: "k8sdatapath_policies 0.0" in node.probe("metrics")[1])  # after all is in force
+        assert "k8sdatapath_policy_pods 3.0" in node.probe("metrics")[1]
 
 
 def test_policies_of_files_are_enforced_and_followed(tmp_path: Path) -> None:
     pods = [a_pod("client", 2), a_pod("web", 3), a_pod("other", 4)]
     write(tmp_path, "pods", [{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}}, *pods])
-    options = {"policy": True, "identityAllocationMode": "memory"}
+    where = tmp_path / "hubble.sock"
+    options: dict[str, Any] = {"policy": True, "identityAllocationMode": "memory"}
+    options["hubble"] = {"enabled": True, "socketPath": str(where)}
     with NodeUnderTest([f"--source={tmp_path}"], **options) as node:
         client, web, other = (node.pod(each["metadata"]["name"], at) for at, each in enumerate(pods, 2))
         write(tmp_path, "web", [only(app="client")])
@@ -154,6 +73,31 @@ def test_policies_of_files_are_enforced_and_followed(tmp_path: Path) -> None:
         (tmp_path / "web.yaml").unlink()
         node.until(lambda: both(client) == {True})
         assert both(web) == {True}
+        node.until(lambda: done(where)[-1] == "POLICY_DELETED shop/web")
+        told = done(where)
+        assert told[0] == "AGENT_STARTED "
+        assert told.count("POLICY_UPDATED shop/web") == 2
+        assert {"ENDPOINT_CREATED shop/web", f"IPCACHE_UPSERTED shop/web {WEB}/32"} <= set(told)
+
+
+def done(where: Path) -> list[str]:
+    """What an agent says it has done."""
+    with Observed(f"unix://{where}") as server:
+        events = [each.agent_event for each in server.agent_events()]
+    assert all(events)
+    return [f"{AgentEventType(each.type).name} {subject(each.notification)}" for each in events if each]
+
+
+def subject(told: Any) -> str:
+    match told:
+        case PolicyUpdate(labels=labels):
+            parts = dict(label.rpartition(".")[2].split("=", 1) for label in labels)
+            return f"{parts['namespace']}/{parts['name']}"
+        case EndpointUpdate(namespace=namespace, pod_name=name):
+            return f"{namespace}/{name}"
+        case IpcacheUpdate(cidr=network, namespace=namespace, pod_name=name):
+            return f"{namespace}/{name} {network}"
+    return ""
 
 
 def test_policies_for_the_node_itself_follow_its_labels(tmp_path: Path) -> None:
@@ -214,52 +158,35 @@ def test_what_was_recorded_is_enforced_when_it_is_played_back(
     node.until(lambda: (both(client), both(other)) == ({True}, {False}))
 
 
-def test_a_pod_nobody_knows_is_cut_off_until_it_is_known(
+def test_no_connection_that_is_allowed_meets_the_start_of_another_process(
     cluster: tuple[NodeUnderTest, ApiDouble],
 ) -> None:
+    """Pods are taken over one after the other; policies of the first are about those that follow."""
     node, api = cluster
-    start(node, api)
-    late = node.pod("late", 5)
-    node.until(lambda: any("cut off" in line["message"] and line["device"] == "vlate" for line in node.log))
-    assert both(late) == {False}
-    put_pod(api, "late", 5)
-    node.until(lambda: both(late) == {True})
+    client, other = start(node, api)
+    allow(api, app="client")
+    node.until(lambda: both(other) == {False})
+    over, made, sent_again = threading.Event(), Counter[str](), Counter[str]()
 
+    def dial() -> None:
+        while not over.is_set():
+            for address in (WEB, SIX):
+                with socket.create_connection((address, 8080), timeout=30) as connection:
+                    made[connection.recv(100).decode()] += 1
+                    about = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
+                    sent_again[address] += memoryview(about).cast("I")[25]  # tcpi_total_retrans
 
-def test_a_device_is_cut_off_as_soon_as_it_is_there(
-    cluster: tuple[NodeUnderTest, ApiDouble],
-) -> None:
-    """Its routes come later, and who it is later still."""
-    node, api = cluster
-    start(node, api)
-    wires = node.wires
-    early = wires.namespace("early")
-
-    def plug_in() -> None:
-        with Netlink() as net:
-            net.create_veth("vearly", "eth0", peer_netns=early)
-            net.add_address("vearly", ip_interface("10.1.9.1/30"))
-
-    def set_up() -> None:
-        with Netlink() as net:
-            net.set_up("eth0")
-            net.add_address("eth0", ip_interface("10.1.9.2/30"))
-            net.add_route(ip_network("0.0.0.0/0"), device="eth0", via=ip_interface("10.1.9.1/30").ip)
-
-    wires.node.call(plug_in)
-    early.call(set_up)
-    node.until(
-        lambda: any("cut off" in each["message"] and each["device"] == "vearly" for each in told(node))
-    )
-    for address in WEB, "10.1.9.1":
-        with pytest.raises(TimeoutError):
-            ask(early, address, 8080, timeout=0.4)
-    assert "from_pod-vearly" in node.pins.links
-
-
-def told(node: NodeUnderTest) -> list[dict[str, Any]]:
-    """What was logged of devices."""
-    return [each for each in node.log if "device" in each]
+    dialling = threading.Thread(target=client.call, args=(dial,))
+    dialling.start()
+    try:
+        for _ in range(3):
+            node.stop(signal.SIGKILL)
+            node.start()
+    finally:
+        over.set()
+        dialling.join()
+    assert made.keys() == {"web"}
+    assert sent_again == {WEB: 0, SIX: 0}
 
 
 def test_killed_and_started_again_it_keeps_enforcing(cluster: tuple[NodeUnderTest, ApiDouble]) -> None:
@@ -281,48 +208,6 @@ def test_killed_and_started_again_it_keeps_enforcing(cluster: tuple[NodeUnderTes
     node.until(lambda: (both(client), both(other)) == ({False}, {True}))
 
 
-def test_without_a_store_who_is_known_goes_on_and_who_is_new_waits(
-    cluster: tuple[NodeUnderTest, ApiDouble],
-) -> None:
-    node, api = cluster
-    client, other = start(node, api)
-    allow(api, app="client")
-    node.until(lambda: both(other) == {False})
-
-    def refuse(method: str, path: str) -> None:
-        raise Refusal(503, "ServiceUnavailable")
-
-    api.refuse_write = refuse
-    put_pod(api, "late", 5, tier="new")
-    late = node.pod("late", 5)
-    node.until(lambda: "wait for a number, such as shop/late" in node.probe("readyz")[1])
-    assert (both(client), both(other), both(late)) == ({True}, {False}, {False})
-    allow(api, tier="new")  # policies go on being followed
-    node.until(lambda: both(client) == {False})
-    assert both(late) == {False}
-    api.refuse_write = lambda method, path: None
-    node.until(lambda: both(late) == {True})
-
-
-def test_pods_of_other_nodes_are_who_their_nodes_say(cluster: tuple[NodeUnderTest, ApiDouble]) -> None:
-    """The world outside has the address of a pod elsewhere."""
-    node, api = cluster
-    start(node, api)
-    assert reaches(node.outside)
-    allow(api, app="far")
-    node.until(lambda: not reaches(node.outside))
-    put_pod(api, "far", 9, 2, addresses=("192.0.2.101", "2001:db8:2::101"))
-    known = [each["spec"]["labels"] for each in api.objects("identities").values()]
-    labels = Labels.parse(next(each for each in known if "app=web" in each).replace("app=web", "app=far"))
-    assert not reaches(node.outside)  # nobody has told its number
-    with (
-        KubeStore(ApiClient(Configuration(host=api.url))) as store,
-        StoreAllocator(store, "node-2", beats=False) as shared,
-    ):
-        node.wires.node.call(shared.acquire, labels)
-    node.until(lambda: both(node.outside) == {True})
-
-
 def test_policies_look_on_and_denials_are_told_as_its_file_says(
     cluster: tuple[NodeUnderTest, ApiDouble],
 ) -> None:
@@ -332,11 +217,35 @@ def test_policies_look_on_and_denials_are_told_as_its_file_says(
     allow(api, app="client")
     node.until(lambda: "k8sdatapath_policies 1.0" in node.probe("metrics")[1])
     assert both(other) == both(client) == {True}
+    metrics = node.probe("metrics")[1]
+    assert 'policy_endpoint_enforcement_status{enforcement="audit-ingress"} 1.0' in metrics
     node.tell_again(policyAuditMode=False, policyDenyResponse="icmp")
     node.until(lambda: both(other) == {False})
+    metrics = node.probe("metrics")[1]
+    for word, pods in (("ingress", 1), ("none", 2), ("audit-ingress", 0)):
+        assert f'policy_endpoint_enforcement_status{{enforcement="{word}"}} {pods}.0' in metrics
+    packets = 'k8sdatapath_policy_packets_total{action="deny",direction="ingress"} '
+    assert float(metrics.partition(packets)[2].split()[0]) > 0
     assert both(client) == {True}
     with pytest.raises(ConnectionRefusedError):
         ask(other, WEB, 8080, timeout=10)
+
+
+def test_policies_only_look_on_at_a_pod_that_is_annotated_so(tmp_path: Path) -> None:
+    with served(tmp_path, policyAuditPods=True) as (node, api):
+        client, other = start(node, api)
+        web = a_pod("web", 3)
+        staged = {**web, "metadata": {**web["metadata"], "annotations": {AUDIT: "true"}}}
+        allow(api, app="client")
+        node.until(lambda: both(other) == {False})
+        api.put("pods", staged)
+        node.until(lambda: both(other) == {True})
+        node.stop(signal.SIGKILL)
+        node.start()
+        assert both(other) == both(client) == {True}
+        api.put("pods", web)
+        node.until(lambda: both(other) == {False})
+        assert both(client) == {True}
 
 
 CILIUM = {
@@ -387,6 +296,7 @@ NAMED = {
 
 
 def test_what_a_name_server_answers_may_be_dialled(cluster: tuple[NodeUnderTest, ApiDouble]) -> None:
+    """Also while another agent begins, and after that: nobody has to ask it again."""
     node, api = cluster
     group, plural = "cilium.io/v2", "ciliumnetworkpolicies"
     api.kinds[group, plural] = "CiliumNetworkPolicy"
@@ -406,109 +316,37 @@ def test_what_a_name_server_answers_may_be_dialled(cluster: tuple[NodeUnderTest,
                 asking.sendto(question("www.bank.example", kind), (bank, 53))
                 asking.recv(4096)
             assert ask(client, bank, 8080) == "bank"
+        with ExitStack() as own:
+            held = [own.enter_context(closing(Held(node, client, bank))) for bank in banks.values()]
+            node.stop(signal.SIGKILL)
+            node.launch()
+            deadline = time.monotonic() + 60
+            while "ready" not in node.messages():
+                assert time.monotonic() < deadline, node.messages()
+                assert all(each.goes_on() for each in held)
+                assert [ask(client, bank, 8080) for bank in banks.values()] == ["bank"] * 2
+            node.until(lambda: node.probe("readyz")[0] == 200)
+            assert all(each.goes_on() for each in held)
+            assert [ask(client, bank, 8080) for bank in banks.values()] == ["bank"] * 2
 
 
-def test_nodes_tell_each_other_through_a_tunnel_who_sends(tmp_path: Path) -> None:
-    with ExitStack() as stack:
-        nodes: list[NodeUnderTest] = []
-        for number in (1, 2):
-            told = {"routingMode": "tunnel", "tunnelAddresses": [f"10.1.{number}.1", f"fd00:1:{number}::1"]}
-            outside = nodes[0].outside if nodes else None
-            source = [f"--kubeconfig={tmp_path / 'config'}"]
-            made = NodeUnderTest(source, number=number, outside=outside, policy=True, **told)
-            nodes.append(stack.enter_context(made))
-        one, two = nodes
-        api = one.wires.node.call(lambda: ApiDouble(address=one.addresses[0]))
-        stack.enter_context(api)
-        write_kubeconfig(tmp_path / "config", api.url)
-        api.put("namespaces", {"metadata": {"name": "shop"}})
-        for node in nodes:
-            api.put("nodes", kube_node(node))
-        put_pod(api, "client", 2)
-        put_pod(api, "other", 4)
-        put_pod(api, "web", 3, 2)
-        client, other = one.pod("client", 2), one.pod("other", 4)
-        two.pod("web", 3)
-        allow(api, app="client")
-        for node in nodes:
-            node.start()
+class Held:
+    """A connection of a pod to the outside."""
 
-        def reached(pod: NetNs) -> set[bool]:
-            return {reaches(pod, "10.1.2.3"), reaches(pod, "fd00:1:2::3")}
+    def __init__(self, node: NodeUnderTest, client: NetNs, address: str) -> None:
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        with node.outside.call(socket.create_server, (address, 0), family=family) as listener:
+            self._ends = [client.call(socket.create_connection, listener.getsockname()[:2], timeout=5)]
+            self._ends.append(listener.accept()[0])
 
-        two.until(lambda: (reached(client), reached(other)) == ({True}, {False}))
-        assert not reaches(one.wires.node, "10.1.2.3")  # a node is not let in for its pods
-        put_pod(api, "other", 4, app="client")
-        two.until(lambda: reached(other) == {True})
-        allow(api, app="other")
-        two.until(lambda: (reached(client), reached(other)) == ({False}, {False}))
-        one.stop(signal.SIGKILL)
-        allow(api, app="client")  # the other node follows; what the first one's pods are stays known
-        two.until(lambda: (reached(client), reached(other)) == ({True}, {True}))
+    def goes_on(self) -> bool:
+        self._ends[0].send(b"?")
+        self._ends[1].settimeout(5)
+        return self._ends[1].recv(1) == b"?"
 
-
-def test_a_pod_that_the_plugin_tells_of_sends_nothing_before_its_policy_is_in_force(
-    cluster: tuple[NodeUnderTest, ApiDouble],
-) -> None:
-    node, api = cluster
-    allow(api, app="client")
-    put_pod(api, "client", 2)
-    client = node.pod("client", 2)
-    node.pod("web", 3)
-    socket_path = node.config.with_name("cni.sock")
-    node.arguments = [each for each in node.arguments if not each.startswith("--pod-device-pattern")]
-    node.start(f"--cni-socket={socket_path}")
-    plugin(node, socket_path, "client", 2)
-    plugin(node, socket_path, "web", 3)
-    assert both(client) == {False}  # the runtime has told where web is, and nobody yet who it is
-    put_pod(api, "web", 3)
-    node.until(lambda: both(client) == {True})
-    node.stop(signal.SIGKILL)
-    node.start(f"--cni-socket={socket_path}")
-    assert both(client) == {True}
-
-
-def known(api: ApiDouble, app: str) -> bool:
-    """Whether there is a number for the pods of an application."""
-    return any(f"k8s:app={app};" in each["spec"]["labels"] for each in api.objects("identities").values())
-
-
-def test_numbers_are_there_before_the_pods_of_a_deployment(tmp_path: Path) -> None:
-    with served(tmp_path, identityPrewarming=True) as (node, api):
-        makers = [("apps/v1", kind) for kind in ("Deployment", "StatefulSet", "DaemonSet")]
-        api.kinds |= {(group, f"{kind.lower()}s"): kind for group, kind in (*makers, ("batch/v1", "Job"))}
-        client, _ = start(node, api)
-        allow(api, app="late")
-        node.until(lambda: not reaches(client))
-        pod = a_pod("late", 5)
-        template = {
-            "metadata": {"labels": {**pod["metadata"]["labels"], "pod-template-hash": "1"}},
-            "spec": {},
-        }
-        deployment = {"kind": "Deployment", "metadata": {"namespace": "shop", "name": "late"}}
-        api.put("deployments", {"apiVersion": "apps/v1", **deployment, "spec": {"template": template}})
-        node.until(lambda: known(api, "late"))
-
-        def refuse(method: str, path: str) -> None:
-            raise Refusal(503, "ServiceUnavailable")
-
-        api.refuse_write = refuse
-        api.put("pods", pod)
-        late = node.pod("late", 5)
-        node.until(lambda: both(late) == {True})
-
-
-def test_numbers_that_nobody_uses_are_taken_back(tmp_path: Path) -> None:
-    collecting = {"interval": 0.1, "heartbeatTimeout": 30, "grace": 0.2, "quarantine": 0.2}
-    with served(tmp_path, identityGC=collecting) as (node, api):
-        start(node, api)
-        put_pod(api, "passing", 9)
-        node.until(lambda: known(api, "passing"))
-        numbers = len(api.objects("identitynumbers"))
-        api.delete("pods", "shop", "passing")
-        node.until(lambda: not known(api, "passing"))
-        node.until(lambda: len(api.objects("identitynumbers")) == numbers - 1)
-        assert all(known(api, app) for app in ("client", "web", "other"))
+    def close(self) -> None:
+        for each in self._ends:
+            each.close()
 
 
 def test_events_tell_of_policies_that_cannot_be_enforced(tmp_path: Path) -> None:

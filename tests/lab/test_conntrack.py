@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import re
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -40,7 +41,7 @@ def test_the_page_is_true() -> None:
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
-    with Lab.start(name="kdct", capacity=SMALL) as lab:
+    with Lab.start(capacity=SMALL) as lab:
         for name in ("client", "other", "one", "two"):
             pod = lab.pod(name)
             pod.serve_http(8080, name)
@@ -51,6 +52,13 @@ def lab() -> Iterator[Lab]:
 @pytest.fixture
 def client(lab: Lab) -> Host:
     return lab.node.pods[0]
+
+
+@pytest.fixture
+def pins() -> Iterator[PinDir]:
+    made = PinDir(BPFFS / f"kdct-{os.getpid()}")
+    yield made
+    made.remove()
 
 
 def serve(lab: Lab, *names: str, leaving: str = "") -> None:
@@ -205,7 +213,7 @@ class Talk:
 
 
 def test_collecting_under_traffic_harms_nothing() -> None:
-    with Lab.start(name="kdct-gc", capacity=SMALL, socket_lb=False) as lab, ExitStack() as opened:
+    with Lab.start(capacity=SMALL, socket_lb=False) as lab, ExitStack() as opened:
         client, web = lab.pod("client"), lab.pod("web")
         web.serve_http(8080, "web")
         web.serve_udp(5353, "web")
@@ -262,117 +270,116 @@ endpoints: [{{addresses: [{backend}]}}]
 """
 
 
-def test_apply_ends_sockets_of_backends_that_the_manifests_no_longer_name(tmp_path: Path) -> None:
-    pins = PinDir(BPFFS / "kdct-apply")
+def test_apply_ends_sockets_of_backends_that_the_manifests_no_longer_name(
+    tmp_path: Path, pins: PinDir
+) -> None:
     manifest = tmp_path / "dns.yaml"
-    try:
-        with Lab.start(name="kdct-apply", datapath=False) as lab:
-            client, one, two = (lab.pod(name) for name in ("client", "one", "two"))
+    with Lab.start(datapath=False) as lab:
+        client, one, two = (lab.pod(name) for name in ("client", "one", "two"))
 
-            def apply(backend: Host) -> None:
-                backend.serve_udp(5353, backend.name)
-                manifest.write_text(MANIFEST.format(backend=backend.address))
-                options = [
-                    "--filename",
-                    str(manifest),
-                    "--pins",
-                    str(pins),
-                    "--cgroup",
-                    str(client.cgroup.path),
-                ]
-                result = CliRunner().invoke(app, ["apply", *options])
-                assert result.exit_code == 0, result.output
+        def apply(backend: Host) -> None:
+            backend.serve_udp(5353, backend.name)
+            manifest.write_text(MANIFEST.format(backend=backend.address))
+            options = [
+                "--filename",
+                str(manifest),
+                "--pins",
+                str(pins),
+                "--cgroup",
+                str(client.cgroup.path),
+            ]
+            result = CliRunner().invoke(app, ["apply", *options])
+            assert result.exit_code == 0, result.output
 
-            apply(one)
-            with udp(client, socket.AF_INET) as connected, udp(client, socket.AF_INET) as loose:
-                connected.connect((VIP[4], 53))
-                assert asked(connected) == "one"
-                apply(two)
-                with pytest.raises(ConnectionAbortedError):
-                    connected.recv(100)
-                loose.sendto(b"who", (VIP[4], 53))
-                assert loose.recvfrom(100) == (b"two", (VIP[4], 53))
-    finally:
-        pins.remove()
+        apply(one)
+        with udp(client, socket.AF_INET) as connected, udp(client, socket.AF_INET) as loose:
+            connected.connect((VIP[4], 53))
+            assert asked(connected) == "one"
+            apply(two)
+            with pytest.raises(ConnectionAbortedError):
+                connected.recv(100)
+            loose.sendto(b"who", (VIP[4], 53))
+            assert loose.recvfrom(100) == (b"two", (VIP[4], 53))
 
 
-def test_the_command_line_lists_counts_and_flushes() -> None:
-    pins = PinDir(BPFFS / "kdct")
-    try:
-        with Lab.start(name="kdct-cli", capacity=SMALL, socket_lb=False, pins=pins) as lab:
-            client, web = lab.pod("client"), lab.pod("web")
-            web.serve_udp(5353)
-            web.serve_http(8080, "web")
-            lab.node.services.upsert(
-                Service(VIP[6], 53, "UDP", backends=[web.at(5353, 6)]),
-                Service(VIP[6], 80, backends=[web.at(8080, 6)]),
-            )
-            client.udp(VIP[6], 53, b"x")
-            with client.tcp(VIP[6], 80):
-                flows = run("list", "--protocol", "udp")
-                assert [(f["backend"], f["state"]) for f in flows] == [(f"[{web.address6}]:5353", "answered")]
-                assert [f["protocol"] for f in run("list", "--frontend", f"[{VIP[6]}]:80")] == ["TCP"]
-                (stats,) = run("stats")
-                assert (stats["entries"], stats["established"], stats["answered"]) == (4, 1, 1)
-                assert stats["capacity"] == SMALL.flows
-                assert (stats["lost_halves"], stats["lost_flows"]) == (0, 0)
-            assert run("flush", "--client", str(web.address6)) == [{"flushed": 0}]
-            assert run("flush", "--backend", str(web.address6), "--state", "answered") == [{"flushed": 1}]
-            assert run("flush", "--all") == [{"flushed": 1}]
-            assert run("list") == []
-    finally:
-        pins.remove()
+def test_the_command_line_lists_counts_and_flushes(pins: PinDir) -> None:
+    with Lab.start(capacity=SMALL, socket_lb=False, pins=pins) as lab:
+        client, web = lab.pod("client"), lab.pod("web")
+        web.serve_udp(5353)
+        web.serve_http(8080, "web")
+        lab.node.services.upsert(
+            Service(VIP[6], 53, "UDP", backends=[web.at(5353, 6)]),
+            Service(VIP[6], 80, backends=[web.at(8080, 6)]),
+        )
+        client.udp(VIP[6], 53, b"x")
+        with client.tcp(VIP[6], 80):
+            flows = run(pins, "list", "--protocol", "udp")
+            assert [(f["backend"], f["state"]) for f in flows] == [(f"[{web.address6}]:5353", "answered")]
+            assert [f["protocol"] for f in run(pins, "list", "--frontend", f"[{VIP[6]}]:80")] == ["TCP"]
+            (stats,) = run(pins, "stats")
+            assert (stats["entries"], stats["established"], stats["answered"]) == (4, 1, 1)
+            assert stats["capacity"] == SMALL.flows
+            assert (stats["lost_halves"], stats["lost_flows"]) == (0, 0)
+        assert run(pins, "flush", "--client", str(web.address6)) == [{"flushed": 0}]
+        assert run(pins, "flush", "--backend", str(web.address6), "--state", "answered") == [{"flushed": 1}]
+        assert run(pins, "flush", "--all") == [{"flushed": 1}]
+        assert run(pins, "list") == []
+
+
+def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
+    """What a node does by itself, it does soon."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def listed_until(pins: PinDir, *expected: str) -> None:
     """``ct list`` shows flows to these backends and to no others, soon."""
     deadline = time.monotonic() + 10
     while True:
-        found = sorted(str(flow["backend"]) for flow in run("list", "--protocol", "UDP", pins=pins))
+        found = sorted(str(flow["backend"]) for flow in run(pins, "list", "--protocol", "UDP"))
         if found == sorted(expected):
             return
         assert time.monotonic() < deadline, found
         time.sleep(0.02)
 
 
-def test_flows_of_silent_clients_are_gone_when_their_backend_is() -> None:
+def test_flows_of_silent_clients_are_gone_when_their_backend_is(pins: PinDir) -> None:
     """For a backend that is exchanged, for the last one, and for the whole service; no client sends again."""
-    pins = PinDir(BPFFS / "kdct-silent")
-    try:
-        with Lab.start(name="kdct-silent", capacity=SMALL, socket_lb=False, pins=pins) as lab:
-            client, one, two = (lab.pod(name) for name in ("client", "one", "two"))
-            table = lab.node.services
+    with Lab.start(capacity=SMALL, socket_lb=False, pins=pins) as lab:
+        client, one, two = (lab.pod(name) for name in ("client", "one", "two"))
+        table = lab.node.services
 
-            def served(*backends: Host) -> None:
-                for port in (53, 123):
-                    there = [pod.at(5353) for pod in backends]
-                    table.upsert(Service(VIP[4], port, "UDP", backends=there))
+        def served(*backends: Host) -> None:
+            for port in (53, 123):
+                there = [pod.at(5353) for pod in backends]
+                table.upsert(Service(VIP[4], port, "UDP", backends=there))
 
-            def begun() -> None:
-                for port in (53, 123):
-                    client.udp(VIP[4], port, b"x")
+        def begun() -> None:
+            for port in (53, 123):
+                client.udp(VIP[4], port, b"x")
 
-            one.serve_udp(5353)
-            two.serve_udp(5353)
-            one.serve_http(8080, "one")
-            table.upsert(Service(VIP[4], 80, backends=[one.at(8080)]))
-            served(one)
+        one.serve_udp(5353)
+        two.serve_udp(5353)
+        one.serve_http(8080, "one")
+        table.upsert(Service(VIP[4], 80, backends=[one.at(8080)]))
+        served(one)
+        begun()
+        with client.tcp(VIP[4], 80):
+            listed_until(pins, f"{one.address}:5353", f"{one.address}:5353")
+            served(two)
+            listed_until(pins)
             begun()
-            with client.tcp(VIP[4], 80):
-                listed_until(pins, f"{one.address}:5353", f"{one.address}:5353")
-                served(two)
-                listed_until(pins)
-                begun()
-                table.upsert(Service(VIP[4], 53, "UDP"))
-                listed_until(pins, f"{two.address}:5353")
-                table.remove(Service(VIP[4], 123, "UDP").frontend)
-                listed_until(pins)
-                assert len(run("list", "--protocol", "TCP", pins=pins)) == 1
-            upkeep = lab.node.datapath.upkeep
-            assert upkeep is not None
-            assert upkeep.reaped == 4
-    finally:
-        pins.remove()
+            table.upsert(Service(VIP[4], 53, "UDP"))
+            listed_until(pins, f"{two.address}:5353")
+            table.remove(Service(VIP[4], 123, "UDP").frontend)
+            listed_until(pins)
+            assert len(run(pins, "list", "--protocol", "TCP")) == 1
+        upkeep = lab.node.datapath.upkeep
+        assert upkeep is not None
+        until(lambda: upkeep.reaped >= 4)  # counted after they are gone
+        assert upkeep.reaped == 4
 
 
 CHANGES = {"another": ["two"], "nobody": [], "deleted": None}
@@ -382,7 +389,7 @@ CHANGES = {"another": ["two"], "nobody": [], "deleted": None}
 def test_answers_of_a_backend_that_has_left_still_come_from_the_service(family: int) -> None:
     """A client that asked before the change takes an answer from nobody else, even if it asks again."""
     kind = socket.AF_INET if family == 4 else socket.AF_INET6
-    with Lab.start(name="kdct-slow", capacity=SMALL, socket_lb=False) as lab, ExitStack() as stack:
+    with Lab.start(capacity=SMALL, socket_lb=False) as lab, ExitStack() as stack:
         client, slow, two = (lab.pod(name) for name in ("client", "slow", "two"))
         two.serve_udp(53, "two")
         server = stack.enter_context(slow.socket(kind, socket.SOCK_DGRAM))
@@ -401,7 +408,7 @@ def test_answers_of_a_backend_that_has_left_still_come_from_the_service(family: 
             else:
                 there = [two.at(53, family) for _ in change]
                 lab.node.services.upsert(Service(VIP[family], 53, "UDP", backends=there))
-            forgotten(lab)
+            until(lambda: not any(lab.node.datapath.flows.flows()))  # what the change asks for
             if change:
                 asker.send(b"?")
                 assert asker.recv(100) == b"two"
@@ -409,34 +416,21 @@ def test_answers_of_a_backend_that_has_left_still_come_from_the_service(family: 
             assert asker.recv(100) == b"slow"
 
 
-def forgotten(lab: Lab) -> None:
-    """The node has done by itself what the change asks for."""
-    deadline = time.monotonic() + 10
-    while any(lab.node.datapath.flows.flows()):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-def test_a_change_just_before_a_node_is_closed_leaves_nothing_behind() -> None:
+def test_a_change_just_before_a_node_is_closed_leaves_nothing_behind(pins: PinDir) -> None:
     """As ``apply`` does: open, change, close."""
-    pins = PinDir(BPFFS / "kdct-last")
-    try:
-        with Lab.start(name="kdct-last", capacity=SMALL, socket_lb=False, pins=pins) as lab:
-            client, one = lab.pod("client"), lab.pod("one")
-            one.serve_udp(5353)
-            lab.node.services.upsert(Service(VIP[4], 53, "UDP", backends=[one.at(5353)]))
-            client.udp(VIP[4], 53, b"x")
-            node = lab.node.datapath
-            node.services.plan([]).apply()
-            node.close()
-            assert run("list", pins=pins) == []
-    finally:
-        pins.remove()
+    with Lab.start(capacity=SMALL, socket_lb=False, pins=pins) as lab:
+        client, one = lab.pod("client"), lab.pod("one")
+        one.serve_udp(5353)
+        lab.node.services.upsert(Service(VIP[4], 53, "UDP", backends=[one.at(5353)]))
+        client.udp(VIP[4], 53, b"x")
+        node = lab.node.datapath
+        node.services.plan([]).apply()
+        node.close()
+        assert run(pins, "list") == []
 
 
-def run(*arguments: str, pins: PinDir | None = None) -> list[dict[str, object]]:
-    where = str(pins.path if pins is not None else BPFFS / "kdct")
-    result = CliRunner().invoke(app, ["ct", *arguments, "--pins", where, "-o", "json"])
+def run(pins: PinDir, *arguments: str) -> list[dict[str, object]]:
+    result = CliRunner().invoke(app, ["ct", *arguments, "--pins", str(pins), "-o", "json"])
     assert result.exit_code == 0, result.output
     told: list[dict[str, object]] = json.loads(result.stdout)
     return told
@@ -456,20 +450,18 @@ def test_a_node_collects_its_flows_by_itself_and_tells_how_full_it_is() -> None:
         client, web = lab.pod("client"), lab.pod("web")
         web.serve_http(8080, "web")
         lab.node.services.upsert(Service(VIP[4], 80, backends=[web.at(8080)], affinity_timeout=60))
-        held = client.tcp(VIP[4], 80)
-        for _ in range(20):
-            client.get(f"http://{VIP[4]}/")
+        held, *passing = [client.tcp(VIP[4], 80) for _ in range(21)]
         node = lab.node.datapath
         pressure = node.pressure()
         assert str(pressure["kd_conntrack"]) == "42/65536"
         assert pressure["kd_frontends"].used == len(node.services) == pressure["kd_backends"].used
         assert (pressure["kd_affinity"].used, pressure["kd_endpoints"].used) == (1, 4)
         assert pressure["kd_sets"].capacity == SMALL.services
-        assert node.upkeep is not None
-        deadline = time.monotonic() + 30
-        while node.upkeep.collected < 20:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        upkeep = node.upkeep
+        assert upkeep is not None
+        for sock in passing:
+            sock.close()
+        until(lambda: upkeep.collected >= 20, seconds=30)
         assert [flow.state for flow in node.flows.flows()] == [FlowState.ESTABLISHED]
         assert node.pressure()["kd_conntrack"].used == 2
         held.close()

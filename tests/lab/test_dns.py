@@ -9,7 +9,7 @@ from ipaddress import ip_address
 import pytest
 from dnslib import RCODE
 
-from k8sdatapath import Lab, Service
+from k8sdatapath import Accelerated, Lab, Service
 from k8sdatapath.errors import ModelError
 from k8sdatapath.lab.host import Host
 from k8sdatapath.model import Protocol
@@ -18,7 +18,9 @@ from k8sdatapath.node import NodeConfig
 from tests.api.graph import ROOT
 from tests.lab.test_docs import blocks, run
 from tests.lab.test_policy import denied, reaches
-from tests.support.name_server import NameServer, question, reply, resolve
+from tests.support.acceleration import choose
+from tests.support.connections import dial, listen
+from tests.support.name_server import NameServer, framed, messages, question, reply, resolve
 
 pytestmark = pytest.mark.lab
 
@@ -65,7 +67,10 @@ class Shop:
 
 @pytest.fixture(scope="module", params=[True, False], ids=["sockets", "packets"])
 def shop(request: pytest.FixtureRequest) -> Iterator[Shop]:
-    with Lab.start(policy=True, dns=True, flows="all", pod_sockets=request.param) as lab:
+    """One whose sockets hand over all that nobody reads."""
+    visible = {"flows": "all", "dns_visibility": True}
+    with Lab.start(policy=True, dns=True, pod_sockets=request.param, accelerate=True, **visible) as lab:
+        choose(lab.node, Accelerated("0.0.0.0/0"), Accelerated("::/0"))
         yield Shop(lab)
 
 
@@ -145,6 +150,40 @@ def test_a_name_that_is_not_there(shop: Shop) -> None:
     with NameServer(shop.names.netns, {}):
         answer = resolve(shop.web, shop.server("pod", 4), "bank.example")
     assert answer.header.rcode == RCODE.NXDOMAIN
+
+
+@pytest.mark.parametrize("over", ["udp", "tcp"])
+def test_questions_are_flows_where_nothing_holds_them_to_names(shop: Shop, over: str) -> None:
+    name, server = f"{over}.seen.example", shop.server("pod", 4)
+    with NameServer(shop.names.netns, {name: ["192.0.2.7"]}):
+        if over == "udp":
+            resolve(shop.other, server, name)
+        else:
+            with shop.other.tcp(server, 53) as client:
+                client.send(framed(question(name)))
+                next(messages(client))
+
+    def flows() -> list[str]:
+        found = (each for each in shop.lab.node.flows.last(200) if isinstance(each, Flow))
+        return [each.summary for each in found if each.l7 is not None and name in each.summary]
+
+    eventually(lambda: len(flows()) == 2)
+    assert flows() == [f"DNS Query {name}. A", f'DNS Answer "192.0.2.7" TTL: 60 ({name}. A)']
+
+
+def test_what_is_asked_over_tcp_is_never_handed_over(shop: Shop) -> None:
+    """Or nobody would read it, here where no policy holds it to names."""
+    accelerator = shop.lab.node.accelerator
+    for port, pairs in ((5300, 1), (53, 0)):
+        with listen(shop.names, port) as listener, dial(shop.other, listener, shop.server("pod", 4)) as made:
+            made.say(framed(question("tcp.example")))
+            assert len(list(accelerator.pairs())) == pairs
+        eventually(lambda: not list(accelerator.pairs()))  # the farewells of both ends have arrived
+
+
+def test_dns_visibility_needs_flows() -> None:
+    with pytest.raises(ModelError, match="dns_visibility needs dns=True and flows"):
+        NodeConfig(policy=True, dns=True, dns_visibility=True)
 
 
 def test_without_policies_nothing_is_learned() -> None:

@@ -52,6 +52,12 @@ PROMISES = {
         r"two in one packet: 2\n",
         r"GET /charge denied: NO_RULE\nPOST /charge/\.\./refund denied: PATH$",
     ],
+    "dns_policy": [
+        r"^bank\.example: NOERROR, 192\.0\.2\.7\ncart\.SHOP\.example: NOERROR, 192\.0\.2\.7\n",
+        r"evil\.example: REFUSED, no address\nweb -> dns: DNS Query bank\.example\. A, FORWARDED",
+        r'dns -> web: DNS Answer "192\.0\.2\.7" TTL: 0 \(bank\.example\. A\), FORWARDED',
+        r"web -> dns: DNS Query evil\.example\. A, DROPPED$",
+    ],
     "explain": [
         r"10\.96\.0\.10:80/TCP is a cluster IP of service number 0, selection maglev\.",
         r"TO_POD: put into a pod of this node\.",

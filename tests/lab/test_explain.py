@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from k8sdatapath.cli.app import app
 from k8sdatapath.datapath.explanation import Place
+from k8sdatapath.errors import ModelError
 from k8sdatapath.lab import Lab, Pod
 from k8sdatapath.model import Backend, Exposure, Frontend, Service
 from k8sdatapath.node import Capacity
@@ -149,3 +150,8 @@ def test_the_command_explains_beside_a_running_datapath(tmp_path: Path) -> None:
             assert not list(node.flows.flows())
     finally:
         pins.remove()
+
+
+def test_what_is_dialled_is_a_frontend(lab: Lab) -> None:
+    with pytest.raises(ModelError, match=r"'10\.96\.0\.10:80' is not a Frontend"):
+        lab.node.datapath.explain("10.96.0.10:80", pods(lab)["client"].address)

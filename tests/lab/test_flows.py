@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -77,13 +78,17 @@ def pod(lab: Lab, name: str) -> Pod:
     return next(each for each in lab.node.pods if each.name == name)
 
 
+def told(lab: Lab) -> list[Flow]:
+    """All flows: what is told late of connections before, as their ends, is among them."""
+    return [each for each in lab.node.flows.last() if isinstance(each, Flow)]
+
+
 def of(lab: Lab, source: str, destination: str) -> list[Flow]:
     """The flows from one pod to another."""
     return [
         each
-        for each in lab.node.flows.last()
-        if isinstance(each, Flow)
-        and each.source is not None
+        for each in told(lab)
+        if each.source is not None
         and each.destination is not None
         and (each.source.pod_name, each.destination.pod_name) == (source, destination)
     ]
@@ -152,12 +157,11 @@ def test_a_port_that_nobody_serves_is_refused_and_told(lab: Lab) -> None:
     checkout = pod(lab, "checkout")
     with pytest.raises(OSError, match="refused"):
         checkout.get(f"http://{VIP}:81")
-    (flow,) = (each for each in lab.node.flows.last(1) if isinstance(each, Flow))
+    (flow,) = (each for each in told(lab) if each.l4 == TCP(0, 81))
     assert (flow.verdict, flow.type) == (Verdict.DROPPED, FlowType.SOCK)
     assert flow.drop_reason is DropReason.SERVICE_BACKEND_NOT_FOUND
     assert flow.source is not None
     assert flow.source.pod_name == "checkout"
-    assert flow.l4 == TCP(0, 81)
 
 
 def test_a_socket_is_translated(lab: Lab) -> None:
@@ -180,8 +184,8 @@ def test_a_process_that_wants_a_node_port(lab: Lab) -> None:
     lab.node.services.upsert(service)
     with lab.node.socket() as sock, pytest.raises(OSError, match="in use"):
         sock.bind((str(lab.node.address), 30080))
-    (flow,) = (each for each in lab.node.flows.last(1) if isinstance(each, Flow))
-    assert (flow.verdict, flow.drop_reason) == (Verdict.DROPPED, DropReason.SOCKET_ASSIGN_FAILED)
+    (flow,) = (each for each in told(lab) if each.drop_reason is DropReason.SOCKET_ASSIGN_FAILED)
+    assert flow.verdict is Verdict.DROPPED
     assert flow.file is not None
     assert flow.file.name == "socket.h"
 
@@ -217,7 +221,7 @@ def test_how_to(lab: Lab) -> None:
 
 
 def test_a_request_that_is_denied() -> None:
-    with Lab.start(policy=True, l7=True, flows="drops") as guarded:
+    with Lab.start(policy=True, l7=True, flows="all") as guarded:
         client = guarded.pod("client", namespace="my-app", labels={"app": "client"})
         server = guarded.pod("server", namespace="my-app", labels={"app": "server"})
         server.serve_http(8080, "hello")
@@ -235,3 +239,31 @@ def test_a_request_that_is_denied() -> None:
     assert flow.source is not None
     assert flow.source.pod_name == "client"
     assert flow.l7 is not None
+
+
+def test_requests_are_told_between_the_packets_of_their_connections() -> None:
+    with Lab.start(policy=True, l7=True, flows="all") as guarded:
+        client = guarded.pod("client", namespace="my-app", labels={"app": "client"})
+        server = guarded.pod("server", namespace="my-app", labels={"app": "server"})
+        server.serve_http(8080, "hello")
+        guarded.apply(ONLY_GET)
+        url = f"http://{server.address}:8080/a"
+        asked = client.exec(["curl", "-s", "-w", "%{http_code} ", "-X", "POST", *[url] * 20])
+        assert asked.stdout.count("403 ") == 20
+        cursor = guarded.node.flows.follow(last=5000)
+        flows: list[Flow] = []
+        deadline = time.monotonic() + 10
+        while sum(each.type is FlowType.L7 for each in flows) < 20 and time.monotonic() < deadline:
+            flows += [each for each in cursor.take() if isinstance(each, Flow)]
+    ports = [each.l4.source_port for each in flows if each.type is FlowType.L7 and isinstance(each.l4, TCP)]
+    assert len(ports) == 20
+    for port in ports:
+        told = [
+            each
+            for each in flows
+            if isinstance(each.l4, TCP) and port in (each.l4.source_port, each.l4.destination_port)
+        ]
+        (place,) = (number for number, each in enumerate(told) if each.type is FlowType.L7)
+        assert any("SYN" in each.summary for each in told[:place])
+        assert not any("SYN" in each.summary for each in told[place:])
+        assert not any("FIN" in each.summary for each in told[:place])

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from k8sdatapath import Lab, Service
+from k8sdatapath import Frontend, Lab, Service
 from k8sdatapath.cli.app import app
 from k8sdatapath.hubble import HubbleServer, ServerOptions
+from k8sdatapath.model.workload import Workload
 from tests.support.agents import NodeUnderTest, ask, service, slices, write
 from tests.support.hubble_client import HubbleClient
 
@@ -49,7 +50,19 @@ def test_a_frontend_that_policy_denies_is_seen_as_hubble_shows_it() -> None:
         options = ServerOptions(listen=("127.0.0.1:0",))
         with HubbleServer(lab.node.flows, options) as server:
             lines = observed(f"{SEED} --server {server.addresses[0]}")
+            # who was there, which service and which policy it was, is told of the time of the flow
+            lab.node.datapath.detach_pod(frontend.device, frontend.addresses)
+            other = Workload.pod("other/next", {"app": "next"}, addresses=frontend.addresses)
+            lab.node.datapath.names.learn(other, 999)
+            lab.apply(POLICY.replace("only-billing", "only-others"))
+            lab.node.datapath.policy.remove("NetworkPolicy my-app/only-billing")
+            lab.node.services.remove(Frontend("10.96.0.10", 80))
+            lab.node.services.upsert(Service("10.96.0.10", 80, name="other/next"))
+            assert observed(f"{SEED} --server {server.addresses[0]}")[: len(lines)] == lines
     flow = lines[0]["flow"]
+    assert flow["ingress_denied_by"] == [
+        {"name": "only-billing", "namespace": "my-app", "kind": "NetworkPolicy"}
+    ]
     assert flow["verdict"] == "DROPPED"
     assert flow["drop_reason_desc"] == "POLICY_DENIED"
     assert flow["Type"] == "L3_L4"
@@ -83,7 +96,8 @@ def test_an_agent_serves_flows_and_counts_them(tmp_path: Path) -> None:
         flows: list[dict[str, Any]] = []
 
         def seen() -> bool:
-            flows[:] = observed(f"observe --last 100 -s --port 8080 -o json --server unix://{socket}")
+            told = observed(f"observe --last 100 --port 8080 -o json --server unix://{socket}")
+            flows[:] = [each for each in told if "flow" in each]
             return bool(flows)
 
         node.until(seen)

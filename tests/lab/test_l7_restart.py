@@ -116,7 +116,8 @@ class Requests(threading.Thread):
     def wait(self, answers: int) -> None:
         """Until there were so many more."""
         wanted = self.answers + answers
-        until(lambda: self.answers >= wanted)
+        until(lambda: self.answers >= wanted or bool(self.wrong))
+        assert self.wrong == []
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -190,6 +191,11 @@ def test_policy_stays_in_force_while_its_process_is_killed(place: tuple[Pod, Pod
             assert requests.wrong == []
             assert running.node.l7.stats()["NO_RULE"] >= requests.answers
             assert {each["what"]: each["count"] for each in shown(pins, "stats")} == running.node.l7.stats()
+            until(lambda: [each["rule"] for each in shown(pins, "rules")] == ["POST /charge"])
+            assert "CiliumNetworkPolicy payments/payments" in shown(pins, "rules")[0]["for"]
+            asked = ["explain", "--from", str(client.address), "--to", f"{server.address}:{PORT}"]
+            ran = CliRunner().invoke(app, [*asked, "--request", "GET /charge", "--pins", str(pins)])
+            assert f"GET /charge is denied at the server {server.address}: no rule allows it." in ran.output
             (held,) = (each for each in shown(pins, "connections") if each["state"] == "read")
             assert (held["at"], held["server"]) == ("server", f"{server.address}:{PORT}")
             assert held["requests"] == held["responses"] > 0
@@ -206,19 +212,31 @@ def test_policy_stays_in_force_while_its_process_is_killed(place: tuple[Pod, Pod
     until(lambda: status(client, "GET", server.address) == "200")
 
 
+#: A path, and further rules, which are too many for one automaton.
+MANY = '"}, {path: "'.join(["/charge", *(f".*word{n}/.*" for n in range(8))])
+
+
 @pytest.mark.timeout(120)
-def test_the_same_rules_keep_their_number(place: tuple[Pod, Pod, dict[str, Any]]) -> None:
+@pytest.mark.parametrize(("path", "automata"), [("/charge", 1), (MANY, 2)], ids=["one automaton", "two"])
+def test_the_same_rules_keep_their_numbers(
+    place: tuple[Pod, Pod, dict[str, Any]], path: str, automata: int
+) -> None:
     client, server, about = place
     pins = PinDir(about["pins"])
     with opened(about) as running:
-        running.settle()
+        running.settle(path)
         before = numbers(pins)
+        assert len(before) == 1 + automata  # and the common one
     with client.tcp(server.address, PORT, timeout=5) as kept:
         kept.sendall(b"POST /cha")
         with opened(about) as running:
-            running.settle()
+            running.settle(path)
             assert numbers(pins) == before
             assert say(kept, "rge").startswith(b"HTTP/1.1 200")
+            running.settle("/pay")
+            assert say(kept, "POST /pay").startswith(b"HTTP/1.1 200")
+            until(lambda: len(numbers(pins)) == 2)
+    assert status(client, "POST", server.address, "/word3/") == "403"
 
 
 @pytest.mark.timeout(120)

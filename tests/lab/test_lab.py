@@ -284,6 +284,19 @@ def test_names_are_checked(lab: Lab) -> None:
             lab.external(taken)
 
 
+def test_a_pod_that_cannot_be_is_not_begun(lab: Lab) -> None:
+    cases: list[dict[str, Any]] = [
+        {"labels": ["a"]},
+        {"node": "node1"},
+        {"namespace": "a/b"},
+        {"ports": [80]},
+    ]
+    for wrong in cases:
+        with pytest.raises(ModelError):
+            lab.pod("late", **wrong)
+    assert str(lab.pod("late")).startswith("<Pod late 10.244.1.")
+
+
 def test_the_caller_and_the_machine_stay_as_they_are() -> None:
     def state() -> tuple[object, ...]:
         settings = ("ipv4/ip_forward", "ipv4/conf/all/rp_filter", "ipv6/conf/all/forwarding")
@@ -291,13 +304,13 @@ def test_the_caller_and_the_machine_stay_as_they_are() -> None:
         return where_am_i(), socket.if_nameindex(), values, Path("/proc/self/cgroup").read_text()
 
     before = state()
-    threads = threading.active_count()
+    threads = set(threading.enumerate())
     with Lab.start(datapath=False) as lab:
         pod = lab.pod("one")
         pod.serve_http(80)
         lab.node.get(url(pod, 4, 80))
         assert state() == before
-        assert threading.active_count() == threads
+        assert set(threading.enumerate()) <= threads
 
 
 def test_a_lab_starts_inside_an_event_loop() -> None:

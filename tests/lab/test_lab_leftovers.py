@@ -18,7 +18,7 @@ from k8sdatapath.lab import Lab, clean, wiring
 from k8sdatapath.lab.process import Agent
 from k8sdatapath.net.netns import NetNs
 from k8sdatapath.pybpf.fd import Fd
-from tests.lab.remains import commands, remains, wait_until_gone
+from tests.lab.remains import commands, nobody_else_sweeps, remains, wait_until_gone
 from tests.support.nobody import as_nobody
 
 pytestmark = pytest.mark.lab
@@ -38,6 +38,12 @@ with Lab.start(nodes=2) as lab:
     print(lab.name, flush=True)
     time.sleep(1000)
 """
+
+
+@pytest.fixture(autouse=True)
+def the_only_sweeper() -> Iterator[None]:
+    with nobody_else_sweeps():
+        yield
 
 
 def python(script: str) -> subprocess.Popen[str]:
@@ -62,6 +68,7 @@ def lab_of_another_process() -> Iterator[tuple[subprocess.Popen[str], str, int]]
             yield owner, name, keeper
         finally:
             owner.kill()
+    wait_until_gone(name, SOON)
 
 
 def press_ctrl_c(owner: subprocess.Popen[str]) -> str:
@@ -251,6 +258,7 @@ def test_a_lab_that_is_dropped_warns_and_ends() -> None:
     assert remains(name) == []
 
 
+@pytest.mark.alone
 def test_one_node_and_three_pods_are_up_within_a_second() -> None:
     """In a new process, imports and datapath included, until all pods serve; a busy machine may try again."""
     script = (

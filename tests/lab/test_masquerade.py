@@ -20,6 +20,7 @@ from k8sdatapath.lab.host import Host
 from k8sdatapath.model import Backend, Exposure, FrontendKind, Masquerade, Service
 from k8sdatapath.node import Capacity
 from k8sdatapath.pins import BPFFS, PinDir
+from tests.support.connections import sent_again
 
 SMALL = Capacity(services=64, backends=256, slots=1024, flows=16384, pods=16)
 EXCLUDED = [str(each) for number in (1, 2) for each in pod_networks(number)]
@@ -125,9 +126,10 @@ def test_two_pods_with_one_port_and_the_node_with_it_too(site: Site, family: int
         socks = []
         for host in (site.pod, site.other, site.node):
             sock = held.enter_context(host.socket(socket.AF_INET if family == 4 else socket.AF_INET6, kind))
-            sock.settimeout(0.9)  # nobody waits for a segment that is sent again
+            sock.settimeout(5)
             sock.bind((own(host, family), 41999))
             sock.connect(target)
+            assert kind == socket.SOCK_DGRAM or not sent_again(sock)
             socks.append(sock)
         for number, sock in enumerate(socks):
             sock.send(b"GET / HTTP/1.0\r\n\r\n" if kind == socket.SOCK_STREAM else b"%d" % number)
@@ -204,6 +206,23 @@ def test_a_port_where_nobody_is_refuses_at_once(site: Site, family: int) -> None
         sock.send(b"?")
         with pytest.raises(ConnectionRefusedError):  # told by an ICMP error, translated back
             sock.recv(1)
+
+
+@FAMILIES
+def test_who_answers_a_socket_that_is_gone_is_told_so(site: Site, family: int) -> None:
+    """By an ICMP error of the pod, seen as the node's; there was but one packet of the flow before."""
+    kind = socket.AF_INET if family == 4 else socket.AF_INET6
+    with site.world.socket(kind, socket.SOCK_DGRAM) as far:
+        far.settimeout(5)
+        far.bind((own(site.world, family), 0))
+        with site.pod.socket(kind, socket.SOCK_DGRAM) as sock:
+            sock.sendto(b"?", far.getsockname()[:2])
+        seen = far.recvfrom(1)[1]
+        assert seen[0] == own(site.node, family)
+        far.connect(seen)
+        far.send(b"!")
+        with pytest.raises(ConnectionRefusedError):
+            far.recv(1)
 
 
 @FAMILIES
@@ -297,6 +316,7 @@ def test_mappings_on_the_command_line() -> None:
                 assert str(row["leaves_as"]).startswith(f"{lab.node.address}:")
                 (told,) = run("stats")
                 assert (told["remote"], told["mappings"], told["no_port"]) == (remote, 1, 0)
+                assert told["protocol"] == "TCP"
                 assert run("flush", "--pod", "10.244.1.99") == [{"flushed": 0}]
                 assert run("flush", "--all") == [{"flushed": 1}]
                 assert run("list") == []

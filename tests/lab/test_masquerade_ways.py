@@ -1,12 +1,13 @@
 """Long ways and long transfers of pods that leave under the node's address.
 
-``KD_TRANSFER_BYTES`` says how much is transferred; the default is for every day.
+``KD_TRANSFER_BYTES`` says how much is transferred at least; the default is for every day.
 """
 
 from __future__ import annotations
 
 import errno
 import hashlib
+import itertools
 import json
 import os
 import random
@@ -125,7 +126,8 @@ def test_the_mtu_of_the_way_is_found(way: Way, family: int) -> None:
         assert known_mtu(sock, family) == NARROW
         assert refusal(sock, bytes(1400)) == errno.EMSGSIZE
         fits = bytes(NARROW - (28 if family == 4 else 48))
-        assert refusal(sock, fits) is None
+        while refusal(sock, fits) is not None:  # a packet of before is told of late
+            assert time.monotonic() < deadline
         assert far.recvfrom(2000)[0] == fits
 
 
@@ -259,7 +261,7 @@ def test_a_long_transfer_while_mappings_come_and_go(way: Way, family: int) -> No
     """There and back, of what no cache repeats; the other pod's mappings are made, flushed and collected."""
     masquerade = way.node.datapath.masquerade
     assert masquerade is not None
-    stop, made = Event(), []
+    stop, made, rounds = Event(), [], []
 
     def churn() -> None:
         address = own(way.world, family)
@@ -268,13 +270,10 @@ def test_a_long_transfer_while_mappings_come_and_go(way: Way, family: int) -> No
             with suppress(ConnectionError, TimeoutError):  # whose mapping was flushed
                 made.append(way.other.get(url, timeout=1).text)
 
-    def collect() -> int:
-        rounds = 0
+    def collect() -> None:
         while not stop.wait(0.05):
             way.node.datapath.flows.collect()
-            masquerade.flush(way.other.addresses[family == 6])
-            rounds += 1
-        return rounds
+            rounds.append(masquerade.flush(way.other.addresses[family == 6]))
 
     def echo(listener: socket.socket) -> str:
         connection, peer = listener.accept()
@@ -291,21 +290,20 @@ def test_a_long_transfer_while_mappings_come_and_go(way: Way, family: int) -> No
             churning = running.submit(churn)
             collecting = running.submit(collect)
             with way.pod.tcp(FAR[family], far.getsockname()[1], timeout=30) as sock:
-                sent = running.submit(send, sock)
+                sent = running.submit(send, sock, lambda: len(made) >= 10 and sum(map(bool, rounds)) >= 5)
                 assert receive(sock) == sent.result()
         finally:
             stop.set()
         assert echoing.result() == own(way.node, family)
-        assert collecting.result()
+        collecting.result()
         churning.result()
-    assert made
 
 
-def send(sock: socket.socket) -> str:
-    """Send, and end with it; returns the digest of what was sent."""
+def send(sock: socket.socket, enough: Callable[[], bool]) -> str:
+    """Send so much, and on until it is enough, and end with it; returns the digest of what was sent."""
     chance, digest = random.Random(BYTES), hashlib.sha256()
     base = bytearray(chance.randbytes(CHUNK))
-    for number in range(BYTES // CHUNK):
+    for number in itertools.takewhile(lambda sent: sent < BYTES // CHUNK or not enough(), itertools.count()):
         struct.pack_into("=Q", base, 8 * (number % (CHUNK // 8)), chance.getrandbits(64))
         digest.update(base)
         sock.sendall(base)

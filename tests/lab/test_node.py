@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -142,6 +143,22 @@ def test_pins_that_somebody_removed_are_missed(config: NodeConfig) -> None:
         config.pins.remove()
         with pytest.raises(BpffsError, match=r"and [0-9]+ more were removed"):
             node.check_pins()
+
+
+def test_pods_that_come_and_go_are_not_missed(config: NodeConfig, lab: Lab) -> None:
+    pod = lab.pod("pod")
+    with Node.open(config) as node, ThreadPoolExecutor(1) as other:
+
+        def come_and_go() -> None:
+            for _ in range(20):
+                node.attach_pod(pod.device, pod.addresses, pod_mac=pod.mac)
+                node.detach_pod(pod.device, pod.addresses)
+
+        going = other.submit(come_and_go)
+        while not going.done():
+            node.check_pins()
+            node.prune()
+        going.result()
 
 
 def test_what_is_not_asked_for_any_more_stays_until_all_else_is_done(config: NodeConfig) -> None:

@@ -7,8 +7,9 @@ from ipaddress import ip_address
 
 import pytest
 
+from k8sdatapath.net.netlink import Netlink
 from k8sdatapath.net.netns import NetNs
-from k8sdatapath.net.pod_devices import DevicePattern, NotFound, PodDevice, PodDevices
+from k8sdatapath.net.pod_devices import DevicePattern, NotFound, PodDevice, PodDevices, pod_links
 from tests.support.wires import Wires
 
 ONE, TWO = "02:00:00:00:00:01", "02:00:00:00:00:02"
@@ -135,3 +136,26 @@ def test_a_namespace_that_ends_is_no_trouble(wires: Wires) -> None:
         assert found(look(wires), "10.1.0.2") == ("v1", ONE)
     for _ in range(20):  # while the kernel takes it apart
         look(wires).find(ip_address("10.1.0.2"))
+
+
+def test_who_is_held_for_a_pod_before_anything_is_known_of_it(wires: Wires) -> None:
+    def held(*patterns: str) -> set[str]:
+        return wires.node.call(pod_links, DevicePattern(patterns, ("eth0",)))
+
+    wires.uplink("eth0", wires.namespace("out"), "192.0.2.1/24", out=("192.0.2.2/24",))
+    wires.uplink("eth1", wires.namespace("peer"), "192.0.3.1/24", "fd00:3::1/64", out=(), end="eth1")
+    wires.bridge("docker0", "172.17.0.1/16")
+    wires.bridged("veth1", "docker0", wires.namespace("container"), "172.17.0.2/16", mac=ONE)
+    wires.routed("lxc1", wires.namespace("new"), mac=TWO)
+    wires.routed("vpn1", wires.namespace("vpn"), mac=ONE)
+    wires.node.call(pair)
+    assert held() == {"lxc1", "vpn1"}
+    assert held("!vpn*") == {"lxc1"}
+    assert held("veth*", "lxc+") == {"veth1", "lxc1"}
+    wires.address("vpn1", "10.8.0.1/24")
+    assert held() == {"lxc1"}
+
+
+def pair() -> None:
+    with Netlink() as net:
+        net.create_veth("both", "ends")

@@ -8,6 +8,7 @@ from contextlib import ExitStack, closing
 from ipaddress import ip_address
 
 import pytest
+from attrs import evolve
 
 from k8sdatapath.model import Backend, Service
 from k8sdatapath.net.netns import NetNs
@@ -158,6 +159,32 @@ def test_a_device_keeps_its_programs_while_an_address_is_behind_it(wires: Wires,
         assert [(pod.device, pod.addresses) for pod in node.pods] == [("v0", {other})]
         node.detach_pod("v0", [other])
         assert node.pods == ()
+
+
+def test_what_is_left_behind_a_device_is_cut_off(wires: Wires, config: NodeConfig) -> None:
+    """Also at a port of a bridge, which nobody takes for a pod's; for as long as the device is there."""
+    bridged, routed = ip_address("10.2.0.3"), ip_address("10.1.0.2")
+    wires.bridge("br0", "10.2.0.1/24")
+    wires.bridged("p1", "br0", wires.namespace("one"), f"{bridged}/24", mac=ONE)
+    with (
+        Node.open(evolve(config, policy=True)) as node,
+        PodTracker(node, DevicePattern(), isolate=True) as tracker,
+    ):
+        tracker.update({"a/one": [bridged]}, complete=True)
+        assert tracker.wait(10)
+        assert {pod.device: bridged in pod.addresses for pod in node.pods} == {"v0": False, "p1": True}
+        tracker.update({}, complete=True)
+        assert tracker.wait(10)
+        wires.unroute("v0", str(routed), "fd00:1::2")
+        until(lambda: [pod.addresses for pod in node.pods] == [frozenset()] * 2)
+        wires.bridged("p2", "br0", wires.namespace("two"), "10.2.0.4/24", mac=TWO)  # a reason to look again
+        tracker.update({"a/two": [ip_address("10.2.0.4")]}, complete=True)
+        assert tracker.wait(10)
+        assert config.pins is not None
+        assert {"from_pod-v0", "to_pod-v0", "from_pod-p1", "to_pod-p1"} < set(config.pins.links)
+        for device in ("v0", "p1"):
+            wires.delete(device)
+        until(lambda: {pod.device for pod in node.pods} == {"p2"})
 
 
 def test_no_room_for_a_pod_is_told(wires: Wires, config: NodeConfig) -> None:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
-from k8sdatapath import Frontend, Lab, Service
+from k8sdatapath import Exposure, Frontend, FrontendKind, Lab, Service
 from k8sdatapath.datapath.identity_policy import IdentityPolicy
 from k8sdatapath.errors import LabError, ModelError
 from k8sdatapath.kube.policy import parse_policies
 from k8sdatapath.lab.addressing import POD_GATEWAY_MAC
 from k8sdatapath.lab.host import Host
 from k8sdatapath.lab.lab import Pod
+from k8sdatapath.model.policy import Action
 from k8sdatapath.net.packet import udp
 from tests.api.graph import ROOT
 from tests.lab.test_docs import blocks, run
@@ -37,6 +39,14 @@ apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {name: payments, namespace: payments}
 spec: {podSelector: {matchLabels: {app: payments-api}}}
+"""
+NODES = """
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: nodes, namespace: payments}
+spec:
+  endpointSelector: {matchLabels: {app: payments-api}}
+  ingress: [{fromEntities: [remote-node]}]
 """
 VIPS = {4: "10.96.0.20", 6: "fd00:10:96::20"}
 
@@ -133,6 +143,60 @@ def test_who_lets_nobody_in_meets_itself_behind_its_own_service(socket_lb: bool)
             assert not reaches(other, vip, 80)
 
 
+def test_node_ports_are_judged_as_their_backends_unless_another_node_dials_them(lab: Lab) -> None:
+    """The node that was dialled speaks for clients of backends elsewhere: to policies it is the client."""
+    cart, api, first = pod(lab, "cart"), pod(lab, "api"), lab.nodes[0]
+    beside = api
+    if len(lab.nodes) > 1:
+        beside = lab.pod("beside", api.node, labels={"app": "checkout-service"}, namespace="frontend")
+    for family, vip in VIPS.items():
+        backends = [api.at(8080, family)]
+        for node in lab.nodes:
+            where = Exposure(FrontendKind.NODE_PORT, node.addresses[family == 6], 30080)
+            node.services.upsert(Service(vip, 80, backends=backends, exposed=[where]))
+        for node in lab.nodes:
+            address = node.addresses[family == 6]
+            assert pod(lab, "checkout").get(url(address, 30080)).text == "paid"
+            assert denied(cart, address, 30080)
+        if beside is not api:
+            there, back = (node.addresses[family == 6] for node in (api.node, first))
+            assert beside.get(url(there, 30080)).text == "paid"
+            assert denied(beside, back, 30080)  # the first node has dialled
+            lab.apply(NODES)
+            assert beside.get(url(back, 30080)).text == "paid"
+            api.node.policy.remove("CiliumNetworkPolicy payments/nodes")
+
+
+def test_a_plan_tells_what_a_change_would_cut(lab: Lab) -> None:
+    policy = pod(lab, "api").node.policy
+    plan = policy.plan(parse_policies(NOBODY))
+    cut = [each for each in plan.cut if "frontend/checkout" in each.source]
+    assert [(each.destination, each.ports, each.allowed) for each in cut] == [
+        (("payments/api",), "8080 of TCP", False)
+    ]
+    assert "NetworkPolicy payments/payments isolates" in cut[0].why
+    assert not plan.opened
+    assert plan.entries[1] < plan.entries[0]
+    assert not policy.plan(policy.policies.values()).flips
+
+
+def test_a_part_that_a_policy_has_no_more_goes_with_it(lab: Lab) -> None:
+    api, cart = pod(lab, "api"), pod(lab, "cart")
+    head = "apiVersion: cilium.io/v2\nkind: CiliumClusterwideNetworkPolicy\nmetadata: {name: parts}\n"
+    part = "{endpointSelector: {matchLabels: {app: payments-api}}, ingress: [%s]}"
+    parts = [
+        part % "{fromEndpoints: [{matchLabels: {app: %s}}]}" % name for name in ("checkout-service", "cart")
+    ]
+    lab.apply(f"{head}specs: [{', '.join(parts)}]")
+    assert reaches(cart, api.address, 9090)
+    lab.apply(f"{head}spec: {parts[0]}")
+    assert denied(cart, api.address, 9090)
+    assert reaches(pod(lab, "checkout"), api.address, 9090)
+    for node in lab.nodes:
+        node.policy.remove("CiliumClusterwideNetworkPolicy parts")
+        assert not [name for name in node.policy.policies if "parts" in name]
+
+
 def test_the_dump_has_the_pair(lab: Lab) -> None:
     policy = pod(lab, "api").node.policy
     checkout = policy.identity_of(pod(lab, "checkout").address)
@@ -170,7 +234,8 @@ def test_a_packet_is_counted_once_wherever_it_is_judged(lab: Lab) -> None:
 
 
 def _allowed(policy: IdentityPolicy, name: str) -> int:
-    return sum(each.packets for each in policy.counts() if any(cause.policy == name for cause in each.causes))
+    counts = (each for each in policy.counts() if each.action is Action.ALLOW)
+    return sum(each.packets for each in counts if any(cause.policy == name for cause in each.causes))
 
 
 def asks(connection: socket.socket, timeout: float = 10.0) -> bool:
@@ -178,7 +243,10 @@ def asks(connection: socket.socket, timeout: float = 10.0) -> bool:
     connection.settimeout(timeout)
     try:
         connection.send(b"GET / HTTP/1.1\r\nHost: api\r\n\r\n")
-        return b"paid" in connection.recv(4096)
+        found = b""
+        while not found.endswith(b"paid") and (more := connection.recv(4096)):
+            found += more
+        return found.endswith(b"paid")
     except TimeoutError:
         return False
 
@@ -190,6 +258,13 @@ def test_live_connections_are_kept_or_cut_as_the_change_says(lab: Lab, family: i
     with checkout.tcp(address, 8080, timeout=10) as one, checkout.tcp(VIPS[family], 80, timeout=10) as two:
         assert asks(one)
         assert asks(two)
+        cut = api.node.policy.plan(parse_policies(NOBODY)).connections
+        ports = {connection.getsockname()[1] for connection in (one, two)}
+        assert {each.source_port for each in cut if each.source_address in checkout.addresses} >= ports
+        assert {(each.source, each.destination, each.port) for each in cut} == {
+            ("frontend/checkout", "payments/api", 8080)
+        }
+        assert not api.node.policy.plan(parse_policies(PAYMENTS)).connections
         try:
             lab.apply(NOBODY, existing="keep")
             assert asks(one)
@@ -261,6 +336,58 @@ def test_a_pod_sends_under_its_own_address_only(lab: Lab) -> None:
     assert cart.node.datapath.counters()["DROP_INVALID_SOURCE_IP"].packets >= 1
 
 
+def test_who_comes_to_an_address_has_begun_nothing(lab: Lab) -> None:
+    """What the pod before it had sent is answered no more, for as long as datagrams have answers."""
+    lab.apply(PAYMENTS)
+    cart, api = pod(lab, "cart"), pod(lab, "api")
+    for family, kind in enumerate((socket.AF_INET, socket.AF_INET6)):
+        with api.socket(kind, socket.SOCK_DGRAM) as begins, cart.socket(kind, socket.SOCK_DGRAM) as answers:
+            for pod_socket, owner in ((begins, api), (answers, cart)):
+                pod_socket.bind((str(owner.addresses[family]), 0))
+                pod_socket.settimeout(10)
+            begins.sendto(b"?", answers.getsockname()[:2])
+            _, sender = answers.recvfrom(100)
+            answers.sendto(b"!", sender)
+            assert begins.recv(100) == b"!"
+            with gone(api):
+                pass  # and another comes, which is like this one
+            answers.sendto(b"!", sender)
+            begins.settimeout(0.3)
+            with pytest.raises(TimeoutError):
+                begins.recv(100)
+
+
+@contextmanager
+def gone(there: Pod) -> Iterator[None]:
+    """Its node holds a pod for gone."""
+    whose = there.node.policy.whose(there.address)
+    assert whose is not None
+    workload, identity = whose
+    there.node.datapath.detach_pod(there.device, there.addresses)
+    try:
+        yield
+    finally:
+        there.node.datapath.attach_pod(
+            there.device, there.addresses, pod_mac=there.mac, identity=identity, workload=workload
+        )
+
+
+def test_what_is_left_behind_a_device_is_cut_off(lab: Lab) -> None:
+    """The API server may have forgotten a pod that still runs."""
+    cart, open_to_all = pod(lab, "cart"), pod(lab, "impostor")
+    for each in (cart, open_to_all):
+        each.serve_http(7070, "left")
+    (outside,) = lab.externals
+    with gone(cart):
+        for mine, other in zip(cart.addresses, open_to_all.addresses, strict=True):
+            assert denied(cart, other, 7070)
+            assert denied(open_to_all, mine, 7070)
+        assert denied(cart, outside.address, 7070)
+    for mine, other in zip(cart.addresses, open_to_all.addresses, strict=True):
+        assert reaches(cart, other, 7070)
+        assert reaches(open_to_all, mine, 7070)
+
+
 def test_fragments_reach_who_may_be_reached(lab: Lab) -> None:
     """A datagram that no service translates, and that is longer than a packet."""
     checkout, cart, server = pod(lab, "checkout"), pod(lab, "cart"), pod(lab, "api")
@@ -295,6 +422,19 @@ def test_tags_hide_nothing(lab: Lab, tags: int) -> None:
 def test_what_cannot_be_asked_for_is_refused(lab: Lab) -> None:
     with pytest.raises(ModelError, match="existing is"):
         lab.apply(PAYMENTS, existing="drop")  # type: ignore[arg-type]
+    policy = lab.node.policy
+    for change in (policy.upsert, policy.apply):
+        with pytest.raises(ModelError, match="is no Policy: parse_policies makes some"):
+            change(PAYMENTS)  # type: ignore[arg-type]
+    with pytest.raises(ModelError, match="is no name of a policy"):
+        policy.remove(parse_policies(PAYMENTS)[0])  # type: ignore[arg-type]
+    with pytest.raises(ModelError, match="'off' is neither True nor False"):
+        policy.audit = "off"  # type: ignore[assignment]
+    assert not policy.audit
+    with pytest.raises(ModelError, match="'here' is not an IP address"):
+        policy.identity_of("here")
+    with pytest.raises(LabError, match="no policy is in"):
+        lab.apply(NOBODY.replace("kind: NetworkPolicy", "kind: Pod"))
     with Lab.start() as plain, pytest.raises(LabError, match="policy=True"):
         plain.apply(PAYMENTS)
 

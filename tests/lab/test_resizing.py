@@ -18,7 +18,7 @@ from k8sdatapath.datapath.flow import FlowState, Timeouts
 from k8sdatapath.errors import CapacityError, MapFullError
 from k8sdatapath.kube.policy import parse_policies
 from k8sdatapath.lab import Host, Lab, Pod
-from k8sdatapath.model import Exposure, Service
+from k8sdatapath.model import Exposure, Frontend, Service
 from k8sdatapath.model.policy import Action
 from k8sdatapath.model.workload import Workload
 from k8sdatapath.node import Capacity, Node, NodeConfig
@@ -159,6 +159,7 @@ def test_policies_hold_while_tables_get_other_sizes(config: NodeConfig, lab: Lab
         client = attach(node, lab)
         assert node.policy is not None
         node.policy.upsert(allow)
+        explained = node.explain(Frontend(VIP, 80), client.address)
         clients = Clients(client, VIP, 80)
         stack.callback(clients.end)
         for flows in (131072, 32768):
@@ -169,6 +170,7 @@ def test_policies_hold_while_tables_get_other_sizes(config: NodeConfig, lab: Lab
             node.resize(sizes)
             assert node.capacity == sizes
             clients.go_on()
+            assert node.explain(Frontend(VIP, 80), client.address).judgements == explained.judgements != ()
             with pytest.raises(TimeoutError):
                 visitor.tcp(lab.node.address, 30080, timeout=0.3)
         with pytest.raises(CapacityError, match="elements of kd_ipcache"):

@@ -36,10 +36,10 @@ def pod(lab: Lab, name: str) -> Host:
     return next(each for each in lab.node.pods if each.name == name)
 
 
-def gets(client: Host, frontend: Frontend) -> bool:
+def gets(client: Host, frontend: Frontend, *, timeout: float = 10.0) -> bool:
     where = f"[{frontend.address}]" if frontend.address.version == 6 else frontend.address
     try:
-        return client.get(f"http://{where}:{frontend.port}/", timeout=1).status == 200
+        return client.get(f"http://{where}:{frontend.port}/", timeout=timeout).status == 200
     except OSError:
         return False
 
@@ -63,7 +63,7 @@ def test_through_service_policy_and_masquerade(lab: Lab, family: int) -> None:
     assert advice.startswith(f"Have a policy that selects the pod {db.addresses[of]} allow ingress from ")
     assert advice.endswith("default deny: NetworkPolicy default/only-shop.")
     assert "Nearest: NetworkPolicy default/only-shop" in str(denied)
-    assert not gets(cart, service.frontend)
+    assert not gets(cart, service.frontend, timeout=0.5)
 
     world = Frontend(lab.externals[0].addresses[of], 8080)
     left = node.walk(world, cart.addresses[of])

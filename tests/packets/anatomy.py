@@ -6,7 +6,7 @@ That is all there is to check of it: :func:`residues` are these sums.
 
 from __future__ import annotations
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 ETHERNET = 14
 IPV4, IPV6 = 0x0800, 0x86DD
@@ -32,7 +32,7 @@ class Anatomy:
     fragment: bool
     later: bool
     sides: bytes
-    ports: bytes
+    ports: bytes = b""
 
     @property
     def src(self) -> bytes:
@@ -61,7 +61,9 @@ def _ipv4(frame: bytes) -> Anatomy | None:
     offset = frame[20] << 8 | frame[21]
     l4, end = ETHERNET + (frame[14] & 15) * 4, ETHERNET + (frame[16] << 8 | frame[17])
     sides = frame[26:34]
-    return _transport(frame, False, frame[23], l4, end, bool(offset & 0x3FFF), bool(offset & 0x1FFF), sides)
+    return _with_ports(
+        frame, Anatomy(False, frame[23], l4, end, bool(offset & 0x3FFF), bool(offset & 0x1FFF), sides)
+    )
 
 
 def _ipv6(frame: bytes) -> Anatomy | None:
@@ -77,20 +79,17 @@ def _ipv6(frame: bytes) -> Anatomy | None:
             offset = frame[at + 2] << 8 | frame[at + 3]
             fragment, later = bool(offset & 0xFFF9), bool(offset & 0xFFF8)
         following, at = frame[at], at + size
-    return _transport(frame, True, following, at, end, fragment, later, frame[22:54])
+    return _with_ports(frame, Anatomy(True, following, at, end, fragment, later, frame[22:54]))
 
 
-def _transport(
-    frame: bytes, v6: bool, protocol: int, l4: int, end: int, fragment: bool, later: bool, sides: bytes
-) -> Anatomy | None:
-    if end > len(frame) or l4 > end:
+def _with_ports(frame: bytes, at: Anatomy) -> Anatomy | None:
+    if at.end > len(frame) or at.l4 > at.end:
         return None
-    ports = b""
-    if not later and protocol in CHECKSUM_AT:
-        if l4 + 8 > end:
-            return None
-        ports = frame[l4 : l4 + 4] if protocol in (TCP, UDP) else b""
-    return Anatomy(v6, protocol, l4, end, fragment, later, sides, ports)
+    if at.later or at.protocol not in CHECKSUM_AT:
+        return at
+    if at.l4 + 8 > at.end:
+        return None
+    return evolve(at, ports=frame[at.l4 : at.l4 + 4]) if at.protocol in (TCP, UDP) else at
 
 
 def total(data: bytes) -> int:

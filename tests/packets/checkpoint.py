@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from ipaddress import ip_address
 
 from k8sdatapath import maps
+from k8sdatapath.datapath.dns_rules import NameSets
 from k8sdatapath.datapath.identity_policy import IdentityPolicy
 from k8sdatapath.layout import addr
 from k8sdatapath.model import IPAddress
 from k8sdatapath.model.workload import Workload
+from k8sdatapath.objects import ConfigValue
 from k8sdatapath.tables.conntrack import Tuple
 from k8sdatapath.tables.endpoints import EndpointRow
 from k8sdatapath.tables.policy import PolicyRow, TalkRow
@@ -28,19 +30,21 @@ class Checkpoint:
     :ivar talks: what was allowed.
     """
 
-    def __init__(self, datapath: Rig) -> None:
+    def __init__(
+        self, datapath: Rig, names: NameSets | None = None, identities: Mapping[tuple[str, ...], int] = {}
+    ) -> None:
         self.rig = datapath
-        self.policy = IdentityPolicy.bind(datapath.loaded)
+        self.policy = IdentityPolicy.bind(datapath.loaded, names=names)
         self.talks = datapath.loaded.map("kd_talks", maps.LRUHash[Tuple, TalkRow])
         self._pods = datapath.loaded.map("kd_endpoints", maps.Hash[addr, EndpointRow])
-        self._numbers: dict[tuple[str, ...], int] = {}
+        self.identities = dict(identities)
 
     def identity(self, workload: Workload) -> int:
-        return self._numbers.setdefault(workload.labels, 300 + len(self._numbers))
+        return self.identities.setdefault(workload.labels, 300 + len(self.identities))
 
-    def attach(self, *pods: Workload, audit: bool = False) -> None:
+    def attach(self, *pods: Workload) -> None:
         for pod in pods:
-            number = self.policy.attach(pod, self.identity(pod), audit=audit)
+            number = self.policy.attach(pod, self.identity(pod))
             row = EndpointRow(ELSEWHERE, self.identity(pod), POD_MAC, HOST_MAC, number)
             self._pods.update_many(dict.fromkeys(pod.addresses, row))
 
@@ -89,9 +93,13 @@ def context(came_through: int) -> bytes:
 
 
 @contextmanager
-def checkpoint(*pods: Workload, others: Mapping[Workload, int] = {}) -> Iterator[Checkpoint]:
-    with rig("from_pod", enforce=True, redirect=False) as datapath:
-        made = Checkpoint(datapath)
+def checkpoint(
+    *pods: Workload, others: Mapping[Workload, int] = {}, **config: ConfigValue
+) -> Iterator[Checkpoint]:
+    with ExitStack() as own:
+        datapath = own.enter_context(rig("from_pod", enforce=True, redirect=False, **config))
+        names = own.enter_context(NameSets(datapath.loaded)) if config.get("dns") else None
+        made = Checkpoint(datapath, names)
         with made.policy:
             made.policy.learn(others)
             made.attach(*pods)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import ip_address
@@ -29,6 +30,7 @@ SIZES = {
     "kd_conntrack": 65536,
     "kd_talks": 4096,
     "kd_connections": 4096,
+    "kd_names": 4096,
 }
 
 #: What a tc program answers for each outcome that is not a drop.
@@ -39,6 +41,8 @@ ACTIONS = {
     "TO_DEVICE": 7,
     "REJECT_NO_BACKEND": 7,
     "REJECT_NO_SERVICE": 7,
+    "REJECT_DENIED": 7,
+    "REJECT_NAME": 7,
     "ECHO": 7,
 }
 SHOT = 2
@@ -99,6 +103,17 @@ def let_clients_wait(loaded: Object, seconds: int) -> None:
     """Time passes for all clients with affinity."""
     pins = loaded.map("kd_affinity", maps.LRUHash[AffinityKey, AffinityRow])
     pins.update_many({key: evolve(pin, last_seen=pin.last_seen - seconds) for key, pin in pins.items()})
+
+
+@contextmanager
+def one_cpu() -> Iterator[None]:
+    """Each has room for events, and a rate, of its own."""
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from k8sdatapath.net.netlink import Netlink
 from k8sdatapath.net.netns import NetNs
 from k8sdatapath.objects import ConfigValue, Object, ObjectSpec
 from k8sdatapath.programs import TC
+from k8sdatapath.tables.begun import BEGUN_PAIRS
 from k8sdatapath.tables.endpoints import EndpointRow
 from tests.packets.listener import Listener
 from tests.packets.rig import HOST_MAC, POD_MAC, SIZES
@@ -37,7 +38,8 @@ class Site:
         """Pods, and a service that leads to one of them."""
         spec = ObjectSpec.from_file(name)
         told = {"redirect": False, "events": True} | config
-        spec = spec.with_maps(**{m: n for m, n in SIZES.items() if m in spec.maps})
+        sizes = SIZES | {"kd_begun": BEGUN_PAIRS if config.get("masquerade") else 1}
+        spec = spec.with_maps(**{m: n for m, n in sizes.items() if m in spec.maps})
         spec = spec.with_config(**{key: value for key, value in told.items() if key in spec.config})
         with patch.object(ObjectSpec, "check_map"):
             self.loaded = self._own.enter_context(spec.load(reuse=given or {}))

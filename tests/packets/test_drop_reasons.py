@@ -10,17 +10,24 @@ import pytest
 from attrs import evolve
 
 from k8sdatapath import maps
+from k8sdatapath.datapath.dns_rules import NameSets
+from k8sdatapath.datapath.identity_policy import IdentityPolicy
 from k8sdatapath.layout import addr, u8
 from k8sdatapath.model import Backend, Protocol, Service
+from k8sdatapath.model.names import NamePattern
+from k8sdatapath.model.policy import EVERYBODY, Policy, PortMatch, Rule, Selector, Toward
+from k8sdatapath.model.workload import Workload
 from k8sdatapath.net.netns import NetNs
 from k8sdatapath.net.packet import fragment, sctp, tcp, udp
 from k8sdatapath.objects import ObjectSpec
 from k8sdatapath.tables.backends import BackendRow
 from k8sdatapath.tables.conntrack import ConntrackRow, Tuple
 from k8sdatapath.tables.counters import outcomes
+from k8sdatapath.tables.endpoints import EndpointRow
 from k8sdatapath.tables.events import source_line
 from k8sdatapath.tables.sets import SlotsBlock
-from tests.packets.site import POD, Site
+from tests.packets.rig import HOST_MAC, POD_MAC, one_cpu
+from tests.packets.site import DEVICE, POD, Site
 from tests.packets.world import TCP, UDP, V4, V6
 
 pytestmark = pytest.mark.packets
@@ -103,7 +110,8 @@ def another_port_of_a_balancer(site: Site) -> None:
 def one_answer_too_many(site: Site) -> None:
     site.load("pod", reject_rate=1)
     site.services.upsert(V4.service("service", TCP, []))
-    site.send("from_pod", *[V4.frame("client", "service", TCP)] * 150)
+    with one_cpu():
+        site.send("from_pod", *[V4.frame("client", "service", TCP)] * 150)
 
 
 def other_port_of_sctp(site: Site) -> None:
@@ -143,6 +151,20 @@ def under_another_address(site: Site) -> None:
     site.send("from_pod", tcp("198.51.100.7", "198.51.100.8", 1, 80, "S"))
 
 
+def no_question_for_a_name(site: Site) -> None:
+    pod = Workload.pod("shop/web", {"app": "web"}, addresses=[POD])
+    loaded = site.load("pod", enforce=True, dns=True)
+    rule = Rule(
+        "names", Toward.EGRESS, [EVERYBODY], [PortMatch(17, 53, 53)], l7=[NamePattern("bank.example")]
+    )
+    with NameSets(loaded) as names, IdentityPolicy.bind(loaded, names=names) as policy:
+        policy.upsert(Policy("names", Selector(), [rule], [Toward.EGRESS]))
+        number = policy.attach(pod, 300)
+        pods = loaded.map("kd_endpoints", maps.Hash[addr, EndpointRow])
+        pods[ip_address(POD)] = EndpointRow(DEVICE, 300, POD_MAC, HOST_MAC, number)
+        site.send("from_pod", udp(POD, "198.51.100.7", 40000, 53, b"anything"))
+
+
 PROVOKED: dict[str, Callable[[Site], None]] = {
     "DROP_MALFORMED": malformed,
     "DROP_FRAGMENT": later_fragment,
@@ -163,6 +185,7 @@ PROVOKED: dict[str, Callable[[Site], None]] = {
     "DROP_MEDDLING": to_the_end_of_a_tunnel,
     "DROP_POLICY_DENIED": denied,
     "DROP_INVALID_SOURCE_IP": under_another_address,
+    "DROP_NAME": no_question_for_a_name,
 }
 
 

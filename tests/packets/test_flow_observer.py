@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -18,14 +20,14 @@ from attrs import evolve
 
 from k8sdatapath import programs
 from k8sdatapath.datapath.flow_decoder import Decoder
-from k8sdatapath.datapath.flow_export import FlowExporter, redacted
+from k8sdatapath.datapath.flow_export import FlowExporter
 from k8sdatapath.datapath.flow_filters import EventFilter
 from k8sdatapath.datapath.flow_names import KnownNames, Ruling
 from k8sdatapath.datapath.flow_observer import FlowObserver
 from k8sdatapath.datapath.flow_requests import request_flow
 from k8sdatapath.datapath.http_event import HTTPEvent
 from k8sdatapath.errors import CapacityError, ClosedError, ModelError
-from k8sdatapath.flow_source import Seen
+from k8sdatapath.flow_source import FlowRing, Seen
 from k8sdatapath.layout import layout_of
 from k8sdatapath.model.flow import (
     HTTP,
@@ -50,6 +52,7 @@ from k8sdatapath.model.flow import (
 from k8sdatapath.model.workload import Workload
 from k8sdatapath.net.packet import tcp, udp
 from k8sdatapath.tables.events import EventFlags, EventRow, EventState, Level, Point
+from tests.packets.listener import Listener
 from tests.packets.rig import Rig, rig
 from tests.packets.world import TCP, V4, V6, WORLDS, World
 
@@ -90,7 +93,7 @@ def test_names(world: World) -> None:
     service = world.service("service", TCP, ["one"])
     known = {(service.address, service.port): "shop/web:http"}
 
-    def serve(frontend: object) -> object:
+    def serve(frontend: object, at: int | None) -> object:
         name = known.get((frontend.address, frontend.port))  # type: ignore[attr-defined]
         return None if name is None else type(service)(service.address, service.port, name=name)
 
@@ -118,46 +121,6 @@ def test_names(world: World) -> None:
     assert request.node_name == "default/me"
     assert abs(request.time - time.time_ns()) < 60e9
     assert request.uuid != answer.uuid
-
-
-def test_what_a_pod_belongs_to_is_told_before_or_after_the_pod_itself() -> None:
-    web, one = WorkloadRef("web", "Deployment"), WorkloadRef("one", "StatefulSet")
-    here, there = Workload.pod("shop/web-1", addresses=["10.0.0.1"]), Workload.pod("shop/far")
-    names = KnownNames(workload=lambda where: (there, 301))
-    address, far = here.addresses[0], CLIENT.addresses[0]
-    names.belongs("shop/web-1", web)
-    names.belongs("shop/far", one)
-    names.learn(here, 300, netns=5)
-    assert [names.endpoint(each, 0).workloads for each in (address, far)] == [(web,), (one,)]
-    names.belongs("shop/web-1", one)
-    end = names.namespace(5)
-    assert end is not None
-    assert (names.endpoint(address, 0), end.workloads) == (end, (one,))
-    names.learn(here, 300, owners=[web])
-    assert names.endpoint(address, 0).workloads == (web,)
-    names.belongs("shop/web-1")
-    assert names.endpoint(address, 0).workloads == ()
-
-
-def test_who_is_not_known_is_the_world_and_who_left_is_not_known() -> None:
-    names = KnownNames()
-    names.learn(CLIENT, 300)
-    assert names.endpoint(CLIENT.addresses[0], 0).pod_name == "client"
-    names.learn(Workload.pod("shop/next", addresses=[CLIENT.addresses[0]]), 302)
-    names.forget("shop/client")  # later than its address was given to another
-    assert names.endpoint(CLIENT.addresses[0], 0).pod_name == "next"
-    assert names.endpoint(CLIENT.addresses[1], 0).labels == ("reserved:world",)
-    assert names.endpoint(CLIENT.addresses[1], 1).labels == ("reserved:host",)
-    names.vacate([CLIENT.addresses[0]])
-    assert names.endpoint(CLIENT.addresses[0], 0).identity == 2
-
-
-def test_domains_are_not_kept_for_ever() -> None:
-    names, asker = KnownNames(), ip_address("10.0.0.1")
-    for number in range(100_001):
-        names.resolved(asker, f"n{number}", [ip_address(number)])
-    assert names.domains(ip_address(0), asker) == ()
-    assert names.domains(ip_address(100_000), asker) == ("n100000",)
 
 
 def test_a_drop_has_its_reason_and_place() -> None:
@@ -248,7 +211,8 @@ def test_what_the_kernel_had_no_room_for_is_told() -> None:
     with observed(capacity=100_000) as (datapath, observer):
         frame = V4.frame("client", "service", TCP, "A")
         program = datapath.loaded.program("from_pod", programs.TC)
-        program.run_many([frame] * 2000)  # faster than anybody reads, and there is room for some 390
+        with observer._taking:  # while nobody reads
+            program.run_many([frame] * 2000)
         sent = 2000
         for _ in range(3):
             datapath.send(frame)
@@ -260,6 +224,47 @@ def test_what_the_kernel_had_no_room_for_is_told() -> None:
         assert {each.source for each in lost} == {LostEventSource.PERF_EVENT_RING_BUFFER}
         assert all(each.cpu is not None and each.first <= each.last for each in lost)
         assert len(flows(seen)) == observer.telling.told
+
+
+def test_the_last_after_many_is_taken_though_it_wakes_nobody() -> None:
+    with observed(capacity=100_000) as (datapath, observer):
+        frame = V4.frame("client", "service", TCP, "A")
+        program = datapath.loaded.program("from_pod", programs.TC)
+        for number in range(20):
+            program.run_many([frame] * 150)  # so it looks again sooner
+            time.sleep(0.003 + number * 0.0005)
+            datapath.send(frame)
+            told = observer.telling.told
+            observer.wait(told - 1, 10)
+            assert observer.packed(told - 1, told)[1]
+
+
+def test_what_a_reader_takes_itself_does_not_hide_what_follows() -> None:
+    """It takes what was to wake the observer's thread, and the next wakes nobody."""
+    with observed() as (datapath, observer):
+        frame = V4.frame("client", "service", TCP, "A")
+        for _ in range(10):
+            time.sleep(0.03)  # until the thread looks no more
+            end = observer.span()[1]
+            datapath.send(frame)
+            while observer.span()[1] == end:
+                pass
+            datapath.send(frame)
+            observer.wait(end + 1, 10)
+            assert observer.packed(end + 1, end + 2)[1]
+
+
+def test_what_was_told_before_wakes_nobody_and_is_taken() -> None:
+    with observed() as (datapath, observer):
+        frame = V4.frame("client", "service", TCP, "A")
+        observer.close()
+        listener = Listener(datapath.loaded)
+        datapath.send(frame)
+        assert listener.heard()
+        datapath.send(frame)
+        with FlowObserver.bind(datapath.loaded) as after:
+            after.wait(0, 10)
+            assert after.packed(0, 1)[1]
 
 
 def test_the_kernel_holds_back_what_nobody_wants() -> None:
@@ -296,7 +301,7 @@ def test_filters_that_cannot_be(wrong: Callable[[], EventFilter]) -> None:
 
 def test_who_was_denied_by_a_rule_is_told_which() -> None:
     ruling = Ruling((PolicyRef("deny", "shop", kind="NetworkPolicy"),), True)
-    names = KnownNames(ruling=lambda counter: ruling if counter else None)
+    names = KnownNames(ruling=lambda counter, at: ruling if counter else None)
     assert names.ruling(3) == ruling
     assert names.ruling(0) is None
 
@@ -311,6 +316,8 @@ def test_columns_and_tables() -> None:
         columns = observer.columns()
         tables = [observer.to_pandas(), observer.to_polars().to_pandas(), observer.to_arrow().to_pandas()]
         newest = observer.to_pandas(last=1)
+        with pytest.raises(ModelError, match="-1 events"):
+            observer.columns(last=-1)
     assert columns["destination_port"].tolist() == [8080, 8080, 0]
     assert columns["time"].tolist() == sorted(columns["time"].tolist())
     for table in tables:
@@ -323,6 +330,19 @@ def test_columns_and_tables() -> None:
         assert table["state"].tolist()[:2] == ["NEW", "NEW"]
         assert abs(int(table["time"].astype("int64").iloc[0]) - time.time_ns()) < 60e9
     assert newest["outcome"].tolist() == ["DROP_MALFORMED"]
+
+
+def test_tables_have_the_names_of_their_time() -> None:
+    names = KnownNames()
+    pods = [Workload.pod(f"shop/{name}", addresses=[V4.address("client")]) for name in ("a", "b")]
+    with observed(names=names) as (datapath, observer):
+        for number, pod in enumerate(pods, 300):
+            names.learn(pod, number)
+            datapath.send(V4.frame("client", "one", TCP, "A"))
+        table = observer.to_pandas()
+        told = [flow.source.pod_name for flow in observer.last()]
+    assert told == table["source_pod"].tolist() == ["a", "b"]
+    assert table["source_identity"].tolist() == [300, 301]
 
 
 def test_files_of_json_lines(tmp_path: Path) -> None:
@@ -344,49 +364,85 @@ def test_files_of_json_lines(tmp_path: Path) -> None:
     assert isinstance(FlowEvent.from_dict(lines[0]).response, Flow)
 
 
-def test_secrets_of_requests_are_not_written() -> None:
-    headers = [{"key": "Cookie", "value": "id=1"}, {"key": "Accept", "value": "*/*"}]
-    http = {"method": "GET", "url": "http://me:secret@web/a?token=1", "headers": headers}
-    said = redacted({"flow": {"l7": {"http": http}}})["flow"]["l7"]["http"]
-    assert said["url"] == "http://web/a?HUBBLE_REDACTED"
-    assert [each["value"] for each in said["headers"]] == ["HUBBLE_REDACTED", "*/*"]
-    assert redacted({"flow": {}}) == {"flow": {}}
+def test_what_has_come_before_it_ends_is_written(tmp_path: Path) -> None:
+    with observed(capacity=4096) as (datapath, observer):
+        with FlowExporter(observer, tmp_path / "flows.json"):
+            for _ in range(300):
+                datapath.send(V4.frame("client", "service", TCP, "A"))
+        lines = (tmp_path / "flows.json").read_text().splitlines()
+        assert len(lines) == observer.span()[1] == 300
+    ring = FlowRing(4096)
+    with FlowExporter(ring, tmp_path / "ring.json"):
+        ring.add(*(Flow(time=number) for number in range(4000)))
+    assert len((tmp_path / "ring.json").read_text().splitlines()) == 4000
 
 
 class Requests:
     """What stands for the programs that read requests."""
 
     def __init__(self) -> None:
-        self._read, self._write = os.pipe()
-        self._events: list[HTTPEvent] = []
+        self._read, self._write = os.pipe2(os.O_NONBLOCK)
+        self._events: deque[HTTPEvent] = deque()
 
     def fileno(self) -> int:
         return self._read
 
     def see(self, verdict: str, status: int = 0, latency: float | None = None) -> None:
         client, server = (ip_address(V4.address(each)) for each in ("client", "one"))
-        said = {"time": time.monotonic(), "identity": 300, "reason": "", "rule": None, "connection": 7}
+        said = {
+            "time": time.monotonic(),
+            "at": "server",
+            "identity": 300,
+            "reason": "",
+            "rule": None,
+            "connection": 7,
+        }
         asked = {"method": "GET", "path": "/a", "host": "web", "status": status, "latency": latency}
         event = HTTPEvent(client=(client, 40000), server=(server, 8080), verdict=verdict, **said, **asked)  # type: ignore[arg-type]
         self._events.append(event)
         os.write(self._write, b"1")
 
     def events(self) -> list[HTTPEvent]:
-        found, self._events = self._events, []
-        if found:
-            os.read(self._read, 100)
-        return found
+        with suppress(BlockingIOError):
+            os.read(self._read, 4096)
+        return [self._events.popleft() for _ in range(len(self._events))]
 
     def close(self) -> None:
         os.close(self._read)
         os.close(self._write)
 
 
+def test_requests_are_told_once_however_many_look() -> None:
+    with closing(Requests()) as requests, observed(capacity=5000) as (_, observer):
+        ended = threading.Event()
+
+        def look() -> None:
+            while not ended.is_set():
+                observer.span()
+
+        readers = [threading.Thread(target=look) for _ in range(4)]
+        before = sys.getswitchinterval()
+        sys.setswitchinterval(1e-6)
+        try:
+            for each in readers:
+                each.start()
+            for _ in range(2000):
+                requests.see("denied")
+            observer.listen(requests)
+            observer.wait(1999, 10)
+        finally:
+            ended.set()
+            for each in readers:
+                each.join()
+            sys.setswitchinterval(before)
+        assert len({flow.uuid for flow in observer.last(5000)}) == observer.span()[1] == 2000
+
+
 def test_requests_are_flows() -> None:
     names = KnownNames()
     names.learn(CLIENT, 300)
     with closing(Requests()) as requests, observed(names=names) as (datapath, observer):
-        observer.listen(requests)  # type: ignore[arg-type]
+        observer.listen(requests)
         cursor = observer.follow()
         requests.see("denied")
         requests.see("audited")
@@ -394,7 +450,7 @@ def test_requests_are_flows() -> None:
         found: list[Flow] = []
         eventually(lambda: found.extend(flows(cursor.take(1))) or len(found) == 3)
         datapath.send(V4.frame("client", "service", TCP))
-        assert len(flows(observer.last())) == 4
+        assert len({each.uuid for each in flows(observer.last())} - {""}) == 4
         assert observer.to_pandas()["outcome"].tolist() == ["TO_POD"]
     denied, audited, answer = found
     assert (denied.verdict, denied.drop_reason) == (Verdict.DROPPED, DropReason.POLICY_DENIED)
@@ -411,8 +467,8 @@ def test_requests_are_flows() -> None:
 def test_where_a_request_names_no_host_the_address_is_in_the_url(world: World, url: str) -> None:
     client, server = (ip_address(world.address(each)) for each in ("client", "one"))
     event = HTTPEvent(
-        time=1.0, client=(client, 40000), server=(server, 8080), identity=0, verdict="denied", reason="",
-        rule=None, method="GET", path="/a", host="", status=0, latency=None, connection=0,
+        time=1.0, client=(client, 40000), server=(server, 8080), at="server", identity=0, verdict="denied",
+        reason="", rule=None, method="GET", path="/a", host="", status=0, latency=None, connection=0,
     )  # fmt: skip
     flow = request_flow(event, KnownNames(), clock=0, node="default/me", emitter=Emitter("", ""))
     assert flow.l7 is not None
@@ -472,7 +528,12 @@ def test_a_verdict_is_told_as_the_pod_sees_it_whose_rule_decides(
         2: Ruling((), True, PolicyMatch.L4_ONLY),
         3: Ruling((), False),
     }
-    decoder = Decoder(KnownNames(ruling=rulings.get), {1: "PASS", 11: "REJECT_DENIED"}, "default/me", "1")
+    decoder = Decoder(
+        KnownNames(ruling=lambda counter, at: rulings.get(counter)),
+        {1: "PASS", 11: "REJECT_DENIED"},
+        "default/me",
+        "1",
+    )
     pack = layout_of(EventRow)
     asked = {"result": 1, "flags": EventFlags.SOURCE_ASKED | EventFlags.DESTINATION_ASKED, "protocol": 6}
     row = evolve(pack.unpack(bytes(pack.size)), **(asked | said))

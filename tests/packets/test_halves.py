@@ -5,9 +5,7 @@ A flow table makes room by itself, so there is one in its place here that does n
 
 from __future__ import annotations
 
-import os
 import struct
-from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
 from ipaddress import ip_address
@@ -18,7 +16,6 @@ import pytest
 from k8sdatapath import maps
 from k8sdatapath.datapath.service_table import ServiceTable
 from k8sdatapath.layout import addr, u32
-from k8sdatapath.net.netlink import Netlink
 from k8sdatapath.net.netns import NetNs
 from k8sdatapath.net.packet import tcp
 from k8sdatapath.objects import ObjectSpec
@@ -33,21 +30,10 @@ from tests.packets.world import TCP, WORLDS, World
 
 LOOPBACK = 1  # the device at which all happens
 FLOWS = {
-    "a pod to the world": ("to_uplink", "client", "stranger", ("TO_STACK", "DROP_NO_MEMORY")),
-    "the world to a pod": ("from_uplink", "stranger", "client", ("PASS", "PASS")),
-    "a pod to a service": ("from_pod", "client", "service", ("TO_STACK", "DROP_NO_MEMORY")),
+    "a pod to the world": ("to_uplink", "client", "stranger", "A", ("TO_STACK", "DROP_NO_MEMORY")),
+    "the world to a pod": ("from_uplink", "stranger", "client", "S", ("PASS", "PASS")),
+    "a pod to a service": ("from_pod", "client", "service", "S", ("TO_STACK", "DROP_NO_MEMORY")),
 }
-
-
-@pytest.fixture(scope="module")
-def netns() -> Iterator[NetNs]:
-    def wire() -> None:
-        with Netlink() as net:
-            net.set_up("lo")
-
-    with NetNs.create(f"kddp-halves-{os.getpid()}") as made:
-        made.call(wire)
-        yield made
 
 
 class Narrow:
@@ -101,12 +87,14 @@ class Narrow:
 @pytest.mark.parametrize("flow", FLOWS)
 @pytest.mark.parametrize("world", WORLDS, ids=lambda world: world.name)
 def test_a_flow_whose_second_half_finds_no_room_leaves_none(
-    netns: NetNs, world: World, flow: str, step: Step | None
+    empty_netns: NetNs, world: World, flow: str, step: Step | None
 ) -> None:
-    entry, src, dst, (made, refused) = FLOWS[flow]
-    frames = [tcp(world.address(src), world.address(dst), port, world[dst][1]) for port in (40000, 40001)]
+    entry, src, dst, flags, (made, refused) = FLOWS[flow]
+    frames = [
+        tcp(world.address(src), world.address(dst), port, world[dst][1], flags) for port in (40000, 40001)
+    ]
     with ExitStack() as own:
-        narrow = Narrow(3, entry, step, netns, own)
+        narrow = Narrow(3, entry, step, empty_netns, own)
         assert narrow.send(frames[0]) == made
         first = narrow.flows
         (one, its), (other, answers) = first.items()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from k8sdatapath.errors import KernelError, ModelError
@@ -20,9 +20,7 @@ ON_ITS_WAY = bytes((0, 1)) + bytes(20)
 
 ETHERNET = IP = 14  # how long the one header is, and where the other begins
 
-PROPERTY = settings(
-    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+PROPERTY = settings(max_examples=200)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from ipaddress import ip_address, ip_interface, ip_network
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from k8sdatapath.errors import KernelError, ModelError
@@ -159,7 +159,7 @@ def test_an_address_of_services_answers_echo_requests(datapath: Rig, world: Worl
     assert datapath.send(request).outcome == "PASS"
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300)
 @given(
     world=st.sampled_from(WORLDS),
     protocol=st.sampled_from(PROTOCOLS),

@@ -8,7 +8,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 from attrs import evolve
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from k8sdatapath import maps
@@ -151,7 +151,7 @@ def test_the_oracles_hash_is_the_published_one(text: bytes, hash: int) -> None:
     assert murmur3(text) == hash
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300)
 @given(
     world=st.sampled_from(WORLDS),
     protocol=st.sampled_from(PROTOCOLS),

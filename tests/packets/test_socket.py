@@ -435,7 +435,7 @@ def test_with_affinity_all_processes_of_a_namespace_share_a_backend(host: Host) 
     host.services.upsert(evolve(world.service("service", TCP, ["one", "two"]), affinity_timeout=100))
     with host.process("""
         import os
-        for again in range(31):
+        for again in range(36):
             for n in range(2):
                 if not os.fork():
                     with client(SOCK_STREAM) as s:
@@ -443,11 +443,11 @@ def test_with_affinity_all_processes_of_a_namespace_share_a_backend(host: Host) 
                         show(s.recv(100).decode())
                     os._exit(0)
                 os.wait()
-            if again < 30:
+            if again < 35:
                 pause()
     """) as process:
         told = [process.shown()]
-        for _ in range(30):
+        for _ in range(35):
             let_clients_wait(host.loaded, 110)
             process.go_on()
             told.append(process.shown())

@@ -13,7 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -23,6 +23,7 @@ import yaml
 from k8sdatapath.net.cgroup import Cgroup
 from k8sdatapath.net.netns import NetNs
 from k8sdatapath.pins import PinDir
+from tests.support.api_double import ApiDouble
 from tests.support.cni import config, environment
 from tests.support.wires import Wires
 
@@ -114,7 +115,9 @@ class NodeUnderTest:
         assert self.process is not None
         process, self.process = self.process, None
         process.send_signal(number)
-        return process.wait(60)
+        code = process.wait(60)
+        self._reader.join(10)  # what it said as it ended counts
+        return code
 
     def tell_again(self, **options: object) -> None:
         """Have it read its file again, with other words in it."""
@@ -183,6 +186,35 @@ class NodeUnderTest:
         self.close()
 
 
+@contextmanager
+def following(tmp_path: Path, **options: Any) -> Iterator[tuple[NodeUnderTest, ApiDouble]]:
+    """A node whose agent follows an API server."""
+    with (
+        NodeUnderTest([f"--kubeconfig={tmp_path / 'config'}"], **options) as node,
+        node.wires.node.call(ApiDouble) as api,
+    ):
+        write_kubeconfig(tmp_path / "config", api.url)
+        yield node, api
+
+
+@contextmanager
+def two_nodes(
+    *source: str, tunnel: bool = False, **options: Any
+) -> Iterator[tuple[NodeUnderTest, NodeUnderTest]]:
+    """Two nodes with one host outside, and with a tunnel for their pods if there shall be one."""
+    with ExitStack() as stack:
+        nodes: list[NodeUnderTest] = []
+        for number in (1, 2):
+            if tunnel:
+                ends = [f"10.1.{number}.1", f"fd00:1:{number}::1"]
+                options.update(routingMode="tunnel", tunnelAddresses=ends)
+            outside = nodes[0].outside if nodes else None
+            made = NodeUnderTest(source, number=number, outside=outside, **options)
+            nodes.append(stack.enter_context(made))
+        one, two = nodes
+        yield one, two
+
+
 def _line(text: str) -> dict[str, Any]:
     return json.loads(text) if text.startswith("{") else {"message": text}
 
@@ -204,7 +236,7 @@ class Server:
                 client, _ = self._socket.accept()
             except OSError:
                 return
-            with client:
+            with client, suppress(OSError):  # who has gone is not told
                 client.sendall(self._name)
 
     def close(self) -> None:
@@ -221,6 +253,14 @@ def ask(client: NetNs, address: str, port: int = 80, *, timeout: float = 5) -> s
             return connection.recv(100).decode()
 
     return client.call(connect)
+
+
+def answers(client: NetNs, address: str, port: int) -> bool:
+    """Whether somebody answers a client that dials an address, to the first packet."""
+    try:
+        return bool(ask(client, address, port, timeout=0.9))
+    except OSError:
+        return False
 
 
 def seen_by(server: NetNs, client: NetNs, address: str) -> str:
@@ -331,6 +371,21 @@ def slices(name: str, endpoints: Sequence[tuple[int, int]], *, node: str = "node
             }
         )
     return made
+
+
+WEB = service("web", "10.96.0.10", "fd00:96::10", node_port=30080)
+
+
+def kube_node(node: NodeUnderTest, addresses: Sequence[str] = ()) -> dict[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {"name": node.name},
+        "spec": {"podCIDRs": [f"10.1.{node.number}.0/24", f"fd00:1:{node.number}::/64"]},
+        "status": {
+            "addresses": [{"type": "InternalIP", "address": each} for each in addresses or node.addresses]
+        },
+    }
 
 
 def write(directory: Path, name: str, objects: Sequence[dict[str, Any]]) -> None:

@@ -22,9 +22,11 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import parse_qs, urlsplit
 
-from attrs import define, field, frozen
+from attrs import frozen
 
-Object = dict[str, Any]
+from tests.support.api_requests import Object, Query, Refusal, expired
+from tests.support.ports import ReservedPort
+
 Key = tuple[str, str]
 
 PLURALS = {
@@ -50,62 +52,6 @@ class Change:
     before: Object | None
     after: Object | None
     """None: it was deleted; ``before`` then has the version of that."""
-
-
-@define
-class Query:
-    """What a request asks for."""
-
-    plural: str
-    api: str
-    options: dict[str, str]
-    started: float = field(factory=time.monotonic)
-
-    @property
-    def watch(self) -> bool:
-        return self.options.get("watch") in ("1", "true")
-
-    def selects(self, value: Object | None) -> bool:
-        if value is None:
-            return False
-        labels = value["metadata"].get("labels") or {}
-        for term in filter(None, self.options.get("labelSelector", "").split(",")):
-            name, equal, wanted = term.partition("=")
-            fits = (
-                labels.get(name) == wanted if equal else (term.lstrip("!") in labels) != term.startswith("!")
-            )
-            if not fits:
-                return False
-        for term in filter(None, self.options.get("fieldSelector", "").split(",")):
-            way, _, wanted = term.partition("=")
-            found: Any = value
-            for name in way.split("."):
-                found = found.get(name) if isinstance(found, dict) else None
-            if found != wanted:
-                return False
-        return True
-
-
-class Refusal(Exception):
-    """An answer that is not 200."""
-
-    def __init__(self, code: int, reason: str, message: str = "", retry_after: int | None = None) -> None:
-        super().__init__(code, reason, message)
-        self.code = code
-        self.retry_after = retry_after
-        self.status = {
-            "kind": "Status",
-            "apiVersion": "v1",
-            "metadata": {},
-            "status": "Failure",
-            "message": message or reason,
-            "reason": reason,
-            "code": code,
-        }
-
-
-def _gone(version: int, oldest: int) -> Refusal:
-    return Refusal(410, "Expired", f"too old resource version: {version} ({oldest})")
 
 
 class ApiDouble:
@@ -147,7 +93,8 @@ class ApiDouble:
         self._numbers = itertools.count()
         self._connections: set[socket.socket] = set()
         self._server: _Server | None = None
-        self.port = 0
+        self._reserved = ReservedPort()
+        self.port = self._reserved.number
         self.up()
 
     @property
@@ -269,7 +216,6 @@ class ApiDouble:
     def up(self) -> None:
         """Listen, on the same port as before."""
         self._server = _Server(self)
-        self.port = self._server.server_address[1]
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
         self._thread.start()
 
@@ -313,7 +259,7 @@ class ApiDouble:
                 raise Refusal(504, "Timeout", message, 1)
             oldest = self._oldest
         if version < oldest:
-            gone = _gone(version, oldest)
+            gone = expired(version, oldest)
             if not self.gone_as_event:
                 raise gone
             self._send(send, "ERROR", gone.status)
@@ -326,7 +272,7 @@ class ApiDouble:
             if stopped() or (changes and changes[0].version <= version):  # or history has begun anew
                 return
             if version < oldest:  # what was to be told next is forgotten
-                self._send(send, "ERROR", _gone(version, oldest).status)
+                self._send(send, "ERROR", expired(version, oldest).status)
                 return
             for change in changes:
                 if change.plural == query.plural:
@@ -369,6 +315,7 @@ class ApiDouble:
 
     def close(self) -> None:
         self.down()
+        self._reserved.close()
 
     def __enter__(self) -> Self:
         return self

@@ -9,7 +9,8 @@ import time
 
 from attrs import evolve
 
-from tests.support.api_double import ApiDouble, Query, Refusal
+from tests.support.api_double import ApiDouble
+from tests.support.api_requests import Query, Refusal
 from tests.support.watching import HASTY, part, service
 
 _NAMES = re.compile(r"s\d")

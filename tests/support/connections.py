@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import IPv4Address, IPv6Address
@@ -42,6 +43,13 @@ def read(sock: socket.socket, size: int) -> bytes:
     while len(got) < size and (piece := sock.recv(min(size - len(got), 1 << 20))):
         got += piece
     return bytes(got)
+
+
+def sent_again(sock: socket.socket) -> int:
+    """Segments of a TCP socket that were sent more than once."""
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
+    (total,) = struct.unpack_from("I", info, 100)  # tcpi_total_retrans
+    return int(total)
 
 
 def listen(host: Host, port: int | None = None, *, address: str | None = None) -> socket.socket:

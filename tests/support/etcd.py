@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
-import socket
 import ssl
 import subprocess
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from k8sdatapath.errors import StoreError
 from k8sdatapath.identity.etcd import EtcdStore
+from tests.support.ports import ReservedPort
 from tests.support.watching import wait
 
 
@@ -44,9 +44,8 @@ class Etcd:
             self._secure = [f"--cert-file={self.certificate}", f"--key-file={self.key}"]
             self._secure += [f"--trusted-ca-file={self.certificate}", "--client-cert-auth"]
         scheme = "https" if tls else "http"
-        with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
-            ports = [each.getsockname()[1] for each in (one, two)]
-        self.url, self._peer = f"{scheme}://127.0.0.1:{ports[0]}", f"http://127.0.0.1:{ports[1]}"
+        self._ports = one, two = ReservedPort(), ReservedPort()
+        self.url, self._peer = f"{scheme}://127.0.0.1:{one.number}", f"http://127.0.0.1:{two.number}"
         self._process: subprocess.Popen[bytes] | None = None
 
     def up(self) -> None:
@@ -55,6 +54,7 @@ class Etcd:
         data = [f"--data-dir={self._directory}/data", f"--initial-cluster=default={self._peer}"]
         with Path(self._directory, "log").open("ab") as log:
             command = [binary(), *client, *peer, *data, *self._secure, "--log-level=error"]
+            command.append("--unsafe-no-fsync")  # what a process has written survives it
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
         wait(self._answers, 30)
 
@@ -80,6 +80,11 @@ class Etcd:
             self._process.wait()
             self._process = None
 
+    def close(self) -> None:
+        self.down()
+        for each in self._ports:
+            each.close()
+
 
 @contextmanager
 def etcd(directory: Path) -> Iterator[Etcd]:
@@ -88,4 +93,4 @@ def etcd(directory: Path) -> Iterator[Etcd]:
         server.up()
         yield server
     finally:
-        server.down()
+        server.close()

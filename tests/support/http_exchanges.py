@@ -219,7 +219,6 @@ _LINES = {
     "Redis": (b"*1\r\n$4\r\nPING\r\n", R.METHOD),
     "PostgreSQL": (bytes.fromhex("0000000804d2162f"), R.METHOD),
     "a WebSocket's frame": (bytes.fromhex("818537fa213d7f9f4d5158"), R.METHOD),
-    "HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes.fromhex("000000040000000000"), R.HTTP2),
     "a method alone": (b"GET\r\n\r\n", R.METHOD),
     "a method and LF": (b"GET\n", R.METHOD),
     "a comma in the method": (b"GE,T /public HTTP/1.1\r\n\r\n", R.METHOD),
@@ -334,6 +333,7 @@ def _malformed() -> Iterator[tuple[str, bytes, int, HTTPReason]]:
         yield f"chunk: {name}", chunked(chunks) + ADMIN, 1, reason
     for name, (data, reason) in _SIZES.items():
         yield f"size: {name}", data + ADMIN, 0, reason
+    yield "line: HTTP/2 in between", OK + b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 1, R.HTTP2
     yield (
         "header: an encoding of HTTP/1.0",
         (head("POST /charge HTTP/1.0", "Transfer-Encoding: chunked") + LAST + ADMIN),

@@ -57,7 +57,10 @@ class Server:
         self._requests = requests
 
     def seen(self) -> dict[int, list[tuple[str, str]]]:
-        """Methods and targets of all requests, by the port of the client, in order."""
+        """Methods and targets of all requests, by the port of the client, in order.
+
+        Some note a request behind their answer: all is known when the server has ended.
+        """
         found = defaultdict(list)
         for line in self._requests.read_bytes().decode("latin-1").splitlines():
             port, method, target = line.split(" ", 2)

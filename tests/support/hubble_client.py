@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import pytest
 from google.protobuf import (
     any_pb2,
     descriptor_pb2,
@@ -22,6 +23,7 @@ from google.protobuf import (
     wrappers_pb2,
 )
 
+ANY = "127.0.0.1:0"
 SCHEMA = Path(__file__).parents[1] / "data" / "hubble_schema.txt"
 KNOWN = (any_pb2, field_mask_pb2, timestamp_pb2, wrappers_pb2)
 SCALARS = {
@@ -154,3 +156,10 @@ class HubbleClient:
         name = service.encode()
         answer: bytes = call(bytes([0x0A, len(name)]) + name if name else b"", timeout=30)
         return answer
+
+
+def status(call: Any) -> tuple[str, str]:
+    """The code and the words of a call that is refused."""
+    with pytest.raises(grpc.RpcError) as caught:
+        list(call) if hasattr(call, "__iter__") else call()
+    return caught.value.code().name, caught.value.details()

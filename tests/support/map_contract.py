@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from k8sdatapath.errors import (
@@ -258,7 +258,7 @@ OPERATIONS = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60)
 @given(operations=OPERATIONS)
 def test_a_hash_does_what_a_dict_does(make: Make, operations: list[tuple[str, Any, int]]) -> None:
     table, model = make(Hash[u32, u32], "kdmap_model", 6), {}
@@ -448,7 +448,7 @@ NETWORKS = st.builds(
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40)
 @given(wanted=st.dictionaries(NETWORKS, NUMBERS, max_size=12), asked=st.lists(NETWORKS, max_size=6))
 def test_a_trie_agrees_with_a_plain_search(make: Make, wanted: dict[Any, int], asked: list[Any]) -> None:
     with make(LPMTrie[network, u32], "kdmap_model", 16) as zones:

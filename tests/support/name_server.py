@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from ipaddress import ip_address
 
 from dnslib import AAAA, CNAME, QTYPE, RCODE, RR, A, DNSRecord
@@ -44,36 +45,87 @@ def reply(asked: bytes, zone: Zone, *, ttl: int = 60) -> bytes:
     return bytes(made.pack())
 
 
+def framed(message: bytes) -> bytes:
+    """A message as it stands in a TCP connection."""
+    return len(message).to_bytes(2) + message
+
+
+def messages(stream: socket.socket) -> Iterator[bytes]:
+    """Those of a TCP connection, until it ends."""
+    with stream.makefile("rb") as source:
+        while len(size := source.read(2)) == 2:
+            message = source.read(int.from_bytes(size))
+            if len(message) < int.from_bytes(size):
+                return
+            yield message
+
+
 class NameServer(Resource):
-    """Answers over UDP at all addresses of a namespace.
+    """Answers over UDP and TCP at all addresses of a namespace.
 
     :ivar zone: what it says; may be changed.
-    :ivar answer: makes the datagrams that answer one.
+    :ivar answer: makes the messages that answer one.
+    :ivar truncates: over UDP nothing is said but that there is more.
+    :ivar asked: messages that have come over TCP.
     """
 
     def __init__(self, netns: NetNs, zone: Zone, *, port: int = 53, ttl: int = 60) -> None:
         self.zone, self.ttl = zone, ttl
         self.answer: Callable[[bytes], list[bytes]] = lambda asked: [reply(asked, self.zone, ttl=self.ttl)]
+        self.truncates = False
+        self.asked: list[bytes] = []
         self._socket = netns.call(socket.socket, socket.AF_INET6, socket.SOCK_DGRAM)
         self._socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         self._socket.bind(("::", port))
-        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._listener = netns.call(
+            socket.create_server, ("::", port), family=socket.AF_INET6, dualstack_ipv6=True
+        )
+        self._streams: list[socket.socket] = []
+        self._threads = [threading.Thread(target=each, daemon=True) for each in (self._serve, self._accept)]
         self._closing = False
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     def _serve(self) -> None:
         while True:
             asked, client = self._socket.recvfrom(4096)
             if self._closing:
                 return
-            for each in self.answer(asked):
+            for each in [truncated(asked)] if self.truncates else self.answer(asked):
                 self._socket.sendto(each, client)
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                stream, _ = self._listener.accept()
+                self._streams.append(stream)
+                thread = threading.Thread(target=self._talk, args=[stream], daemon=True)
+                self._threads.append(thread)
+                thread.start()
+
+    def _talk(self, stream: socket.socket) -> None:
+        with contextlib.suppress(OSError):  # the client has reset it
+            for asked in messages(stream):
+                self.asked.append(asked)
+                stream.sendall(b"".join(framed(each) for each in self.answer(asked)))
 
     def close(self) -> None:
         self._closing = True
         self._socket.sendto(b"", ("::1", self._socket.getsockname()[1]))
-        self._thread.join()
-        self._socket.close()
+        for each in (self._listener, *self._streams):
+            with contextlib.suppress(OSError):  # it has ended
+                each.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join()
+        for each in (self._socket, self._listener, *self._streams):
+            each.close()
+
+
+def truncated(asked: bytes) -> bytes:
+    """The answer that there is more, elsewhere."""
+    made = DNSRecord.parse(asked).reply()
+    made.header.tc = 1
+    return bytes(made.pack())
 
 
 def resolve(client: Host, server: object, name: str, kind: str = "A", *, timeout: float = 10.0) -> DNSRecord:

@@ -13,7 +13,8 @@ from k8sdatapath.kube.events import Batch, ObjectEvent, ObjectSource
 from k8sdatapath.kube.objects import EndpointSlice, KubeObject, KubeService
 from k8sdatapath.kube.patience import Patience
 from k8sdatapath.kube.watch import KubeWatch
-from tests.support.api_double import ApiDouble, Object
+from tests.support.api_double import ApiDouble
+from tests.support.api_requests import Object
 
 #: Makes watches of the double: of some resources, with options of ``KubeWatch``.
 Watch = Callable[..., KubeWatch]
@@ -54,7 +55,7 @@ def part(of: str, *addresses: str, name: str = "", namespace: str = "default") -
     }
 
 
-def wait(condition: Callable[[], object], seconds: float = 10.0) -> None:
+def wait(condition: Callable[[], object], seconds: float = 30.0) -> None:
     """Until something is so, without listening."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -89,7 +90,7 @@ class Listener:
         self.synced = batch.synced
         return batch
 
-    def until(self, condition: Callable[[], object], seconds: float = 10.0) -> None:
+    def until(self, condition: Callable[[], object], seconds: float = 30.0) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < deadline, f"it did not come about; told: {self.told()}"

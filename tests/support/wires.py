@@ -84,6 +84,9 @@ class Wires:
     def reroute(self, address: str, device: str) -> None:
         self.node.call(_reroute, address, device)
 
+    def unroute(self, device: str, *addresses: str) -> None:
+        self.node.call(_remove_routes, device, addresses)
+
     def _namespace(self, name: str) -> NetNs:
         return self._stack.enter_context(NetNs.create(f"{self.name}-{name}"))
 
@@ -118,6 +121,12 @@ def _routes(device: str, addresses: tuple[str, ...]) -> None:
     with Netlink() as net:
         for address in addresses:
             net.add_route(ip_network(address), device=device)
+
+
+def _remove_routes(device: str, addresses: tuple[str, ...]) -> None:
+    with Netlink() as net:
+        for address in addresses:
+            net.remove_route(ip_network(address), device=device)
 
 
 def _bridge(name: str, addresses: tuple[str, ...]) -> None:

@@ -130,7 +130,7 @@ def test_what_is_no_btf_is_refused(raw: bytes, broken: object, why: str) -> None
         Btf(broken(raw))  # type: ignore[operator]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(data=st.data())
 def test_damage_is_an_object_error_or_harmless(raw: bytes, data: st.DataObject) -> None:
     damaged = bytearray(raw)

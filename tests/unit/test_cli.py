@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,12 +17,14 @@ import yaml
 from typer.testing import CliRunner
 
 from k8sdatapath.cli import doctor, services
+from k8sdatapath.cli.agent import heeding
 from k8sdatapath.cli.app import app
 from k8sdatapath.cli.output import Output, show
+from k8sdatapath.datapath.l7_view import L7View
 from k8sdatapath.datapath.service_table import ServiceTable
-from k8sdatapath.errors import KernelError
+from k8sdatapath.errors import ContractError, KernelError
 from k8sdatapath.model import Backend, Exposure, Service
-from tests.unit.test_service_table import memory
+from tests.support.service_maps import memory
 
 ROWS = [{"frontend": "10.96.0.10:80/TCP", "backends": ["10.244.1.2:8080", "10.244.1.3:8080"], "state": "ok"}]
 
@@ -62,6 +68,11 @@ def test_doctor_says_what_to_do_about_what_is_missing(tmp_path: Path) -> None:
     assert doctor.jit(off).advice == "sysctl -w net.core.bpf_jit_enable=1"
     assert doctor.btf(tmp_path / "vmlinux").state == "absent"
     assert doctor.objects(tmp_path).advice == "in a checkout: make build"
+    older = doctor.acceleration({"sock_redirect": "6.12.75", "netfilter": "6.4"})
+    assert (older.state, older.advice) == ("absent", "Linux 6.12.75 or newer")
+    assert older.detail == "not here: no sock_redirect"
+    older = doctor.requests({"sock_destroy": "6.5", "netfilter": "6.4"})
+    assert (older.state, older.detail) == ("absent", "not here: no sock_destroy")
 
 
 def test_an_error_is_one_line_and_a_traceback_only_with_debug(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,6 +84,27 @@ def test_an_error_is_one_line_and_a_traceback_only_with_debug(monkeypatch: pytes
     assert result.exit_code == 1
     assert result.stderr == "error: attach to tcx ingress: eth0: No such device [ENODEV] (is it there?)\n"
     assert isinstance(CliRunner().invoke(app, ["--debug", "doctor"]).exception, KernelError)
+
+
+def test_what_the_machine_refuses_is_told_as_the_rest_is(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["policy", "check", str(tmp_path / "nothing")])
+    assert (result.exit_code, result.stderr) == (1, f"error: {tmp_path}/nothing: No such file or directory\n")
+
+
+def test_who_may_not_look_is_told_what_it_takes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def refuse(path: Path) -> list[str]:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    result = CliRunner().invoke(app, ["services", "list", "--pins", str(tmp_path)])
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"error: read pin directory: {tmp_path}: Permission denied [EACCES] (")
+
+
+def test_what_a_datapath_was_not_told_to_do_is_named() -> None:
+    others = dict.fromkeys(map(str, range(9)), memory()["kd_slots"])
+    with pytest.raises(ContractError, match=r"kd_l7_conns.*has 9 others \(a node has them with l7=True"):
+        L7View.bind(others)
 
 
 def test_a_wrong_command_line_ends_with_2() -> None:
@@ -114,3 +146,25 @@ def test_services_are_listed_with_what_rules_each_frontend(monkeypatch: pytest.M
         ("node_port", ["local", "affinity 60 s"]),
         ("load_balancer", ["local", "affinity 60 s", "from 198.51.100.0/24"]),
     ]
+
+
+def test_a_signal_does_not_wait_for_whom_it_interrupts() -> None:
+    former = signal.getsignal(signal.SIGHUP)
+    busy, heard = threading.Lock(), threading.Semaphore(0)
+
+    def hear() -> None:
+        if busy.acquire(timeout=10):
+            busy.release()
+            heard.release()
+
+    try:
+        with heeding({signal.SIGHUP: hear}):
+            with busy:
+                signal.raise_signal(signal.SIGHUP)
+                signal.raise_signal(signal.SIGHUP)
+            assert heard.acquire(timeout=10)
+            assert heard.acquire(timeout=10)
+        signal.raise_signal(signal.SIGHUP)
+        assert not heard.acquire(blocking=False)
+    finally:
+        signal.signal(signal.SIGHUP, former)

@@ -19,7 +19,7 @@ from k8sdatapath.kube import StaticYaml
 from k8sdatapath.model import network
 from k8sdatapath.node import Node, NodeConfig
 from tests.api.graph import ROOT
-from tests.unit.test_service_table import memory
+from tests.support.service_maps import memory
 
 Edit = Callable[[], object]
 

@@ -76,6 +76,12 @@ def test_what_is_not_there_is_said(names: Names, text: str, message: str) -> Non
         names.dialled(text, None, 4)
 
 
+def test_a_sender_is_an_address_or_a_pod(names: Names) -> None:
+    assert names.sender("10.244.1.2:41000", 4) == (address("10.244.1.2"), 41000)
+    with pytest.raises(ModelError, match=r"'web' is no sender: write 10\.244\.1\.2, "):
+        names.sender("web", 4)
+
+
 def test_a_source_that_does_not_tell_everything_is_refused(tmp_path: Path) -> None:
     from k8sdatapath.kube.directory import Directory
     from k8sdatapath.kube.static_source import StaticSource

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import shlex
-import threading
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,9 +17,17 @@ from attrs import evolve
 from google.protobuf import json_format
 from typer.testing import CliRunner
 
+from k8sdatapath.cli import observe
 from k8sdatapath.cli.app import app
 from k8sdatapath.flow_source import FlowRing
-from k8sdatapath.hubble import HubbleServer, ServerOptions
+from k8sdatapath.hubble import AgentEvents, HubbleServer, ServerOptions
+from k8sdatapath.model.agent_event import (
+    AgentEvent,
+    AgentEventType,
+    EndpointUpdate,
+    IpcacheUpdate,
+    TimeNotification,
+)
 from k8sdatapath.model.flow import (
     DropReason,
     Endpoint,
@@ -94,6 +104,10 @@ def test_lines_are_answers_of_the_protocol(file: str) -> None:
 #: Flags -> the filters they stand for, as JSON: allowed, denied.
 FLAGS: dict[str, tuple[list[dict[str, object]], list[dict[str, object]]]] = {
     "": ([], []),
+    "--ip-translation --use-default-field-masks=false --pod a --not --from-pod b": (
+        [{"source_pod": ["a"]}, {"destination_pod": ["a"]}],
+        [{"source_pod": ["b"]}],
+    ),
     "--verdict DROPPED --verdict AUDIT": ([{"verdict": ["DROPPED", "AUDIT"]}], []),
     "--pod a/b": ([{"source_pod": ["a/b"]}, {"destination_pod": ["a/b"]}], []),
     "--from-pod a/b --to-port 80": ([{"source_pod": ["a/b"], "destination_port": ["80"]}], []),
@@ -205,6 +219,12 @@ def test_flags_stand_for_the_filters_that_hubble_makes_of_them(flags: str) -> No
         ("--last 99999999999999999999", "that cannot be asked for: "),
         ("--identity 99999999999", "that cannot be asked for: "),
         ("--ip-translation=no", "'no' is neither true nor false"),
+        ("--not --not --verdict DROPPED", "the next flag, which is another --not"),
+        ("--pod a --from-pod b", "--pod is about either end, and does not go with --from-pod"),
+        ("--to-namespace a -n b", "--namespace is about either end, and does not go with --to-namespace"),
+        ("-A --from-namespace b", "-A is about either end, and does not go with --from-namespace"),
+        ("--not --ip 1.1.1.1 --not --to-ip 1.1.1.1", "--ip is about either end, and does not go with"),
+        ("--http-path (", "'(' is not a regular expression: 'missing ): ('"),
         ("--verdict DROPPED --not", "--not is about the next flag, and there is none"),
         ("--tls-client-cert-file /dev/null", "a client's certificate and its key go together"),
         ("--nonsense", "unrecognized arguments: --nonsense"),
@@ -217,19 +237,27 @@ def test_what_makes_no_sense_is_said(flags: str, wrong: str, capfd: pytest.Captu
     assert wrong in " ".join((output + capfd.readouterr().err).replace("│", "").split())
 
 
+def test_where_nobody_tells_flows_it_is_said_who_would(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(observe, "DEFAULT_SOCKET", "/nowhere")
+    monkeypatch.setattr(observe, "DEFAULT_SERVER", "127.0.0.1:1")
+    monkeypatch.delenv("HUBBLE_SERVER", raising=False)
+    assert "(an agent tells flows with hubble.enabled; --server names another server)" in fails("observe")
+
+
 def test_lines_are_short_and_say_it_all(server: str) -> None:
     lines = run("observe --server", server, "--all").splitlines()
     assert lines == [
         "Nov 14 22:13:20.123: shop/backend-0:8080 (ID:301) <- my-app/frontend-v1-abcde:40000 (ID:300) "
-        "http-response DROPPED (HTTP/1.1 503 12ms (GET http://backend/v1/items?x=1))",
+        "http-response DROPPED (IP Trace ID: 77; HTTP/1.1 503 12ms (GET http://backend/v1/items?x=1); SPIRE)",
         "Nov 14 22:13:20.123: my-app/frontend-v1-abcde:40000 (ID:300) <> shop/backend-0:8080 (ID:301) "
-        "Policy denied DROPPED (TCP Flags: SYN, ACK)",
+        "Policy denied DROPPED (IP Trace ID: 77; TCP Flags: SYN, ACK; SPIRE)",
         "Nov 14 22:13:21.000: fd00::1 (host) <> fd00::53 (world) dns-request FORWARDED "
         "(DNS Query db.shop.svc.cluster.local. AAAA)",
         "Nov 14 22:13:20.000: EVENTS LOST: PERF_EVENT_RING_BUFFER CPU(1) 2 "
         "(first: Nov 14 22:13:20.000, last: Nov 14 22:13:20.000)",
     ]
-    assert run("observe --last 1 --silent-errors --server", server).splitlines() == lines[2:3]
+    assert run("observe --all --silent-errors --server", server).splitlines() == lines
+    assert run("observe --last 1 --server", server).splitlines() == lines[2:3]
 
 
 def test_a_verdict_of_policies_says_which_match_and_who(tmp_path: Path) -> None:
@@ -246,7 +274,7 @@ def test_a_verdict_of_policies_says_which_match_and_who(tmp_path: Path) -> None:
     path = tmp_path / "one"
     path.write_text(flow.to_json())
     assert run("observe --print-policy-names --input-file", str(path)) == (
-        "Nov 14 22:13:20.000:  (world) <>  policy-verdict:L3-L4 INGRESS DENIED BY shop/never DENIED ()\n"
+        "Nov 14 22:13:20.000:  (world) <>  (unknown) policy-verdict:L3-L4 INGRESS DENIED BY never ()\n"
     )
 
 
@@ -274,16 +302,6 @@ def test_people_choose_how_it_looks(file: str, flags: str, start: str) -> None:
     assert run(f"observe --uuid denied {flags} --input-file", file).startswith(start)
 
 
-def test_dict_and_table_have_hubbles_heads(file: str) -> None:
-    told = run("observe --uuid denied -o dict --input-file", file)
-    heads = ["TIMESTAMP", "SOURCE", "DESTINATION", "TYPE", "VERDICT", "SUMMARY"]
-    assert [line.split(":")[0].strip() for line in told.splitlines()] == heads
-    head, row = run("observe --uuid denied -o table --input-file", file).splitlines()
-    assert head.split() == heads
-    assert row.index("my-app/") == head.index("SOURCE")
-    assert row.index("DROPPED") == head.index("VERDICT")
-
-
 @pytest.mark.parametrize("flags", ["--last 0", "--first 0"])
 def test_a_server_is_not_asked_for_no_flows(flags: str) -> None:
     assert run(f"observe {flags} --server", "unix:///nowhere") == ""
@@ -308,15 +326,32 @@ def test_a_file_is_read_with_the_same_flags(file: str, flags: str, count: int) -
     assert len(run(f"observe {flags} --input-file", file).splitlines()) == count
 
 
-def test_a_line_that_is_no_flow_is_named(tmp_path: Path) -> None:
+def test_a_line_that_is_no_flow_is_named_and_passed_over(tmp_path: Path) -> None:
     path = tmp_path / "flows"
-    path.write_text(FlowEvent.of(FULL).to_json() + '\n{"flow": 5}\n')
-    assert "flows, line 2: " in fails("observe --input-file", str(path)).replace("\n", "")
+    event = {"agent_event": {"type": "AGENT_STARTED"}, "node_name": "a", "time": "2023-11-14T22:13:20Z"}
+    good = FlowEvent.of(FULL).to_json().encode()
+    lines = [good, b'{"flow": 5}', b"\xff\xfe", json.dumps(event).encode(), good, good[:99]]
+    path.write_bytes(b"\n".join(lines))
+    result = CliRunner().invoke(app, ["observe", "-o", "json", "--input-file", str(path)])
+    assert (result.stdout.encode().splitlines(), result.exit_code) == ([good, good], 0)
+    told = result.stderr.splitlines()
+    assert [line.split(" is passed over: ")[0] for line in told] == [f"{path}, line {n}" for n in (2, 3, 6)]
+    silent = CliRunner().invoke(app, ["observe", "-s", "--input-file", "-"], input=path.read_bytes())
+    assert (len(silent.stdout.splitlines()), silent.stderr, silent.exit_code) == (2, "", 0)
+
+
+def test_a_file_of_something_else_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "flows"
+    path.write_text("kind: Pod\n" + '{"a":' * 5000)
+    assert "flows, line 1: not JSON: " in fails("observe -s --input-file", str(path)).replace("\n", "")
 
 
 def test_masks_leave_what_they_name(server: str) -> None:
-    told = run("observe --uuid denied --field-mask verdict,source.pod_name -s -o json --server", server)
-    assert json.loads(told)["flow"] == {"verdict": "DROPPED", "source": {"pod_name": "frontend-v1-abcde"}}
+    told = run("observe --uuid denied --field-mask verdict,source.pod_name -o json --server", server)
+    assert json.loads(told.splitlines()[0])["flow"] == {
+        "verdict": "DROPPED",
+        "source": {"pod_name": "frontend-v1-abcde"},
+    }
 
 
 def test_the_status_of_a_server(server: str) -> None:
@@ -331,13 +366,57 @@ def test_the_nodes_and_namespaces_of_a_server(server: str) -> None:
     assert run("flows namespaces --server", server) == "none\n"  # these flows are of another year
 
 
+def test_requests_are_flows_of_type_l7(server: str) -> None:
+    told, lost = map(json.loads, run("l7 events -o jsonpb --server", server).splitlines())
+    assert (told["flow"]["uuid"], "lost_events" in lost) == (FULL.uuid, True)
+    assert "http-response" not in run("l7 events --http-method POST --verdict DROPPED --server", server)
+    assert run("l7 events --help") == run("observe --help") == run("observe flows --help")
+
+
+def test_what_agents_have_done() -> None:
+    events = AgentEvents()
+    events.add(AgentEvent(AgentEventType.AGENT_STARTED, TimeNotification(START)))
+    pod = {"labels": ["k8s:app=web", "k8s:tier=\x1b"], "pod_name": "web-0"}
+    events.add(AgentEvent(AgentEventType.ENDPOINT_CREATED, EndpointUpdate.from_dict(pod)))
+    moved_to = IpcacheUpdate("10.1.1.3/32", 300, old_identity=0, pod_name="web-0")
+    events.add(AgentEvent(AgentEventType.IPCACHE_UPSERTED, moved_to))
+    options = ServerOptions(listen=("127.0.0.1:0",))
+    with HubbleServer(FlowRing(), options, events=events) as served:
+        address = served.addresses[0]
+        created, moved = run("flows agent-events --last 2 --server", address).splitlines()
+        assert created.endswith(
+            "[default/localhost]: ENDPOINT_CREATED labels=k8s:app=web,k8s:tier=\\x1b pod_name=web-0"
+        )
+        assert moved.endswith("IPCACHE_UPSERTED cidr=10.1.1.3/32 identity=300 old_identity=0 pod_name=web-0")
+        lines = run("flows agent-events -o json --server", address).splitlines()
+        assert json.loads(lines[0])["agent_event"]["type"] == "AGENT_STARTED"
+        assert len(lines) == 3
+        assert run("flows agent-events --last 0 --server", address) == ""
+        assert run("observe agent-events --last 2 --server", address).splitlines() == [created, moved]
+
+
+@contextmanager
+def following(*arguments: str) -> Iterator[Iterator[str]]:
+    """What a process says until it ends by itself."""
+    command = [sys.executable, "-m", "k8sdatapath.cli", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield process.stdout
+            assert process.wait(30) in (0, 1)  # the stream has ended, or the server is not there any more
+        finally:
+            process.kill()
+
+
 def test_follows_until_the_server_ends() -> None:
     ring = FlowRing()
     ring.add(*(evolve(RESOLVED, time=START + each * SECOND) for each in range(5)))
     server = HubbleServer(ring, ServerOptions(listen=("127.0.0.1:0",)))
-    threading.Timer(1.5, server.close).start()
-    result = CliRunner().invoke(app, ["observe", "-f", "--last", "2", "--server", server.addresses[0]])
-    assert len([line for line in result.stdout.splitlines() if "dns-request" in line]) == 2
+    with server, following("observe", "-f", "--last", "2", "--server", server.addresses[0]) as lines:
+        told = [next(lines), next(lines)]
+        server.close()
+        told += lines
+    assert len([line for line in told if "dns-request" in line]) == 2
 
 
 @pytest.mark.parametrize(
@@ -359,9 +438,8 @@ def test_top_shows_what_comes_until_the_server_ends() -> None:
     ring = FlowRing()
     server = HubbleServer(ring, ServerOptions(listen=("127.0.0.1:0",)))
     ring.add(*(evolve(DENIED, time=time.time_ns()) for _ in range(7)))
-    threading.Timer(1.5, server.close).start()
     arguments = ["top", "--interval", "0.1", "--server", server.addresses[0], "--verdict", "DROPPED"]
-    result = CliRunner().invoke(app, arguments)
-    assert "7 flows" in result.stdout
-    assert "POLICY_DENIED" in result.stdout
-    assert result.exit_code in (0, 1)  # the stream has ended, or the server is not there any more
+    with server, following(*arguments) as lines:
+        assert next(line for line in lines if "7 flows" in line)
+        server.close()
+        assert [line for line in lines if "POLICY_DENIED" in line]

@@ -23,7 +23,7 @@ from tests.support.cni import RESULT, config, environment
 
 
 class Pods:
-    """Remembers what a node would have."""
+    """Remembers what a node that enforces policies would have: devices stay until they are let go."""
 
     def __init__(self) -> None:
         self.attached: dict[str, tuple[Any, ...]] = {}
@@ -35,7 +35,10 @@ class Pods:
         self.attached[device] = (pod_mac, *map(str, addresses))
 
     def detach_pod(self, device: str, addresses: Any) -> None:
-        self.attached.pop(device, None)
+        if addresses:
+            self.attached[device] = ()
+        else:
+            self.attached.pop(device, None)
 
 
 class Server(CniServer):

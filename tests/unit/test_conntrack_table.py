@@ -59,11 +59,11 @@ class Made:
         made = {}
         if self.original is not None:
             flags = self.flags[0] | (FlowFlags.SEEN_REPLY if self.answered else 0)
-            made[self.key] = ConntrackRow(self.to, 3, 7, NOW - self.original, flags)
+            made[self.key] = ConntrackRow(self.to, 3, 0, 7, NOW - self.original, flags)
         if self.reply is not None:
             seen = NOW - self.reply if self.answered else 0
             flags = self.flags[1] | FlowFlags.REPLY
-            made[reverse(self.to)] = ConntrackRow(reverse(self.key), 2, 7, seen, flags)
+            made[reverse(self.to)] = ConntrackRow(reverse(self.key), 2, 0, 7, seen, flags)
         return made
 
     @property
@@ -194,7 +194,7 @@ def test_a_flow_begun_anew_while_it_is_taken_away_keeps_both_halves(
     made = Made(0, TCP, 90_000, 90_000, True, (FlowFlags.RST, 0))
     table = fill(flows, [made])
     delete = flows.delete_packed
-    again = ConntrackRow(made.to, 1, 9, NOW, 0)
+    again = ConntrackRow(made.to, 1, 0, 9, NOW, 0)
 
     def delete_and_begin(keys: bytes) -> int:
         """A SYN comes right after the original half is gone, and makes both."""
@@ -206,7 +206,7 @@ def test_a_flow_begun_anew_while_it_is_taken_away_keeps_both_halves(
     monkeypatch.setattr(flows, "delete_packed", delete_and_begin)
     table.collect(NOW)
     assert flows[made.key] == again
-    assert flows[reverse(made.to)] == ConntrackRow(reverse(made.key), 0, 9, 0, FlowFlags.REPLY)
+    assert flows[reverse(made.to)] == ConntrackRow(reverse(made.key), 0, 0, 9, 0, FlowFlags.REPLY)
 
 
 def test_a_flow_that_speaks_up_after_it_was_suspected_stays(
@@ -268,3 +268,23 @@ def test_a_flow_reads_as_people_write_it(flows: Flows) -> None:
 def test_a_source_without_the_map_is_refused() -> None:
     with pytest.raises(ContractError, match="a conntrack table needs kd_conntrack"):
         ConntrackTable.bind({})
+
+
+@pytest.mark.parametrize("more", [0, FlowFlags.RST, FlowFlags.SEEN_REPLY, FlowFlags.GONE])
+@pytest.mark.parametrize("has_original", [False, True])
+@pytest.mark.parametrize("number", range(2))
+def test_only_what_was_made_alone_and_never_answered_is_completed(
+    number: int, has_original: bool, more: int
+) -> None:
+    key = Tuple(CLIENTS[number], BACKENDS[number], 40000, 80, UDP)
+    to = evolve(key, src=NODES[number])
+    flags = FlowFlags.REPLY | FlowFlags.SOURCE | FlowFlags.ALONE | more
+    made = {reverse(to): ConntrackRow(reverse(key), 1, 0, 0, NOW, flags)}
+    if has_original:
+        made[key] = ConntrackRow(to, 5, 0, 0, NOW + 1, FlowFlags.SOURCE)
+    with maps.in_memory(Flows, "kd_conntrack", 10) as flows:
+        flows.update_many(made)
+        ConntrackTable.bind({"kd_conntrack": flows}).complete()
+        if not has_original and more in (0, FlowFlags.RST):
+            made[key] = ConntrackRow(to, 0, 0, 0, NOW, FlowFlags.SOURCE)
+        assert dict(flows.items()) == made

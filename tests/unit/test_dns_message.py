@@ -132,6 +132,6 @@ def test_the_worst_one_takes_little_time() -> None:
     assert last is not None
     message += b"\xc0\x0c\0\x10\0\1\0\0\0\0" + len(chain).to_bytes(2, "big") + chain
     message += 255 * ((0xC000 | last).to_bytes(2, "big") + A_IN + b"\0\0\0\1\0\4abcd")
-    began = time.perf_counter()
+    began = time.thread_time()
     assert DnsMessage.parse(message).addresses == ()
-    assert time.perf_counter() - began < 0.5
+    assert time.thread_time() - began < 0.5

@@ -235,6 +235,55 @@ def test_the_number_of_series_is_bounded(monkeypatch: pytest.MonkeyPatch) -> Non
     assert family.left_out == 2
 
 
+@pytest.mark.parametrize(
+    ("options", "before", "after"),
+    [
+        ("sourceContext=pod", [("my-app/one",), ("my-app/two",), ("other/one",)], [1, 2]),
+        ("destinationContext=namespace|pod;sourceContext=pod-name", None, [1]),
+        ("labelsContext=source_namespace,source_pod", None, [1, 2]),
+        ("labelsContext=source_pod", [("one",), ("two",)], [1]),
+        ("labelsContext=source_namespace", [("my-app",), ("other",)], [0, 1]),
+        ("sourceContext=namespace", None, [0, 1]),
+    ],
+)
+def test_series_of_a_pod_end_a_minute_after_it(
+    options: str, before: list[tuple[str]] | None, after: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = FlowMetrics([f"httpV2:{options}"])
+    for namespace, name in (("my-app", "one"), ("my-app", "two"), ("other", "one")):
+        end = evolve(FULL.destination, namespace=namespace, pod_name=name)  # who has asked: it is an answer
+        found.see(evolve(FULL, destination=end))
+    counters = found.families()[1].counters
+    series = list(counters)
+    labels = len(series[0]) - 4
+    assert before is None or [each[-labels:] for each in series] == before
+    for pod in (("my-app", "one"), ("my-app", "two")):
+        found.forget(*pod)
+    found.keep("my-app", "two")
+    assert found.families()[1].counters == counters
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + 61)
+    requests, durations = found.families()[1:]
+    assert list(requests.counters) == [series[index] for index in after]
+    assert durations.buckets is not None
+    assert list(durations.buckets) == list(durations.counters)
+    assert len(durations.counters) == len(requests.counters)
+
+
+def test_pods_that_are_gone_leave_room_for_others_though_nobody_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "MAX_SERIES", 2)
+    found = FlowMetrics(["httpV2:sourceContext=pod"])
+    now = time.monotonic()
+    for number in range(10):
+        monkeypatch.setattr(time, "monotonic", lambda late=now + 130 * number: late)
+        end = evolve(FULL.destination, namespace="my-app", pod_name=f"job-{number}")
+        found.forget("my-app", f"job-{number - 1}")
+        found.see(evolve(FULL, destination=end))
+        found.forget("my-app", f"job-{number}")
+    requests, _ = found.families()[1:]
+    assert (len(requests.counters), requests.left_out) == (1, 0)
+
+
 def test_durations_are_put_into_buckets() -> None:
     found = FlowMetrics(["httpV2"])
     found.see(FULL)

@@ -52,6 +52,15 @@ class World:
         return str(self.collector.collect())
 
 
+def test_what_is_no_set_of_labels_or_identity_is_an_error(world: World) -> None:
+    with world.node("n1") as node:
+        with pytest.raises(ModelError, match=r"'k8s:app=web' is no Labels: pod_labels makes those of a pod"):
+            node.acquire("k8s:app=web")  # type: ignore[arg-type]
+        with pytest.raises(ModelError, match=r"300 is no Identity: acquire returns one"):
+            node.release(300)  # type: ignore[arg-type]
+        assert node.in_use() == ()
+
+
 @pytest.fixture
 def world() -> World:
     return World(MemoryStore())
@@ -394,10 +403,12 @@ def test_the_first_node_by_name_collects_most_often() -> None:
 
     store = MemoryStore()
     with ExitStack() as own:
+        pauses = []
         for name in "abc":
             own.enter_context(StoreAllocator(store, name, beats=False)).beat()
             collector = Counted(store)
             collector.name = name
-            own.enter_context(Collecting(collector, name, every=0.02))
-        wait(lambda: passes["a"] >= 12)
-    assert passes["a"] > passes["b"] > passes["c"] > 0
+            collecting = own.enter_context(Collecting(collector, name, every=0.02))
+            pauses.append(collecting._pause)
+        wait(lambda: min(passes[name] for name in "abc") > 1)
+        assert [pause() for pause in pauses] == [0.02, 0.04, 0.06]

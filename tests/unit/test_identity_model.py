@@ -101,6 +101,8 @@ def test_what_is_no_set_of_labels() -> None:
         Labels.parse("k8s:b=1;k8s:a=1;")
     with pytest.raises(ModelError, match="not a label"):
         Labels([1])  # type: ignore[list-item]
+    with pytest.raises(ModelError, match=r"labels of a pod are a mapping, not \['app=web'\]"):
+        pod_labels(["app=web"], namespace="shop")
 
 
 def test_reserved_numbers_are_those_of_cilium() -> None:

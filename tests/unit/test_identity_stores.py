@@ -22,7 +22,8 @@ from k8sdatapath.identity.records import IDENTITIES, NUMBERS
 from k8sdatapath.kube.patience import Patience
 from k8sdatapath.kube.store import KubeStore
 from tests.api.graph import ROOT
-from tests.support.api_double import ApiDouble, Refusal
+from tests.support.api_double import ApiDouble
+from tests.support.api_requests import Refusal
 from tests.support.etcd import Etcd, etcd
 from tests.support.identities import app
 from tests.support.watching import client

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from hypothesis import HealthCheck, given, note, settings
+from hypothesis import given, note, settings
 from hypothesis import strategies as st
 
 from k8sdatapath.kube.watch import KubeWatch
@@ -59,7 +59,7 @@ def test_chaos() -> None:
 steps = st.lists(st.sampled_from((*CHANGES, *FAULTS, "listen", "listen")), max_size=25)
 
 
-@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25)
 @given(steps=steps, seed=st.integers(0, 1 << 16))
 def test_any_sequence_ends_in_agreement(steps: list[str], seed: int) -> None:
     with (

@@ -14,8 +14,8 @@ from k8sdatapath.datapath.service_table import ServiceTable
 from tests.api.graph import ROOT
 from tests.lab.test_docs import blocks, run
 from tests.support.api_double import ApiDouble
+from tests.support.service_maps import memory
 from tests.support.watching import KUBECONFIG, part, service
-from tests.unit.test_service_table import memory
 
 
 def without_times(text: str) -> str:

@@ -10,7 +10,8 @@ import pytest
 from k8sdatapath.errors import ClosedError
 from k8sdatapath.kube import EventWriter
 from k8sdatapath.reconcile import State, Status
-from tests.support.api_double import ApiDouble, Refusal
+from tests.support.api_double import ApiDouble
+from tests.support.api_requests import Refusal
 from tests.support.watching import client, wait
 
 WEB = ("Service", "shop", "web")

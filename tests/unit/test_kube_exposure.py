@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from k8sdatapath.datapath.service_table import ServiceTable
 from k8sdatapath.kube import NodeView, Translation, translate
 from k8sdatapath.kube.decode import decode
 from k8sdatapath.model import FrontendKind, Scope, Service
-from tests.unit.test_service_table import memory
+from tests.support.service_maps import memory
 
 NODE = NodeView("n1", "z1", ["192.0.2.11", "192.0.2.12", "2001:db8::11"])
 
@@ -104,7 +104,6 @@ def translated(objects: list[dict[str, Any]]) -> Translation:
     return translate((each for one in objects for each in decode(one, "", Counter())), NODE)
 
 
-@settings(deadline=None)
 @given(objects(), st.randoms(use_true_random=False))
 def test_whatever_they_ask_for(given: list[dict[str, Any]], random: Any):
     found = translated(given)

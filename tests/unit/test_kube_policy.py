@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from time import process_time
 from typing import Any
 
 import pytest
 
 from k8sdatapath.errors import ManifestError
-from k8sdatapath.kube.documents import parse_json
 from k8sdatapath.kube.policy import decode_policies, parse_policies, read_policies
 from k8sdatapath.kube.policy.around import Around
+from tests.support.policy_documents import CNP, ingress, rule
 
 
 def refusal(version: str, kind: str, spec: Any, **more: Any) -> str:
@@ -21,10 +19,6 @@ def refusal(version: str, kind: str, spec: Any, **more: Any) -> str:
         parse_policies(json.dumps(document), "p.json")
     assert caught.value.where.startswith("p.json: document 1")
     return f"{caught.value.path}: {caught.value.reason}"
-
-
-def ingress(**rule: Any) -> dict[str, Any]:
-    return {"podSelector": {}, "ingress": [rule]}
 
 
 NETWORK_POLICY = [
@@ -62,6 +56,19 @@ NETWORK_POLICY = [
         "spec.ingress[0].ports[0].endPort: 79 is before the first port of the range, 80",
     ),
     (ingress(ports=[{"endPort": 79}]), "spec.ingress[0].ports[0].endPort: a range needs its first port"),
+    (ingress(ports=[{"port": "80"}]), "spec.ingress[0].ports[0].port: '80' is text: a port has no quotes"),
+    *(
+        (
+            ingress(ports=[{"port": name}]),
+            f"spec.ingress[0].ports[0].port: '{name}' is not a port name "
+            "(at most 15 of a-z, 0-9 and -, with a letter)",
+        )
+        for name in ("HTTP", "a--b", "-a", "8-0", "longer-than-they")
+    ),
+    (
+        {"podSelector": {}, "ingress": [{}, None]},
+        "spec.ingress[1]: an item that is empty: fill it in, or take it out",
+    ),
     (
         ingress(ports=[{"port": 80, "protocol": "ICMP"}]),
         "spec.ingress[0].ports[0].protocol: 'ICMP' is none of TCP, UDP, SCTP",
@@ -90,18 +97,19 @@ def test_network_policy_is_refused(spec, said):
     assert refusal("networking.k8s.io/v1", "NetworkPolicy", spec) == said
 
 
-def rule(section: str = "ingress", **fields: Any) -> dict[str, Any]:
-    return {"endpointSelector": {}, section: [fields]}
-
-
 HTTP = "spec.ingress[0].toPorts[0].rules.http[0]"
+DNS = "spec.egress[0].toPorts[0]"
+
+
+def dns(port: dict[str, Any] | None = None, **rules: Any) -> dict[str, Any]:
+    return rule("egress", toPorts=[{"ports": [port or {"port": "53"}], "rules": rules}])
 
 
 def http(**fields: Any) -> dict[str, Any]:
     return rule(toPorts=[{"ports": [{"port": "80", "protocol": "TCP"}], "rules": {"http": [fields]}}])
 
 
-FQDN = "nobody tells yet which addresses DNS names have, so this cannot be enforced"
+FQDN = "nobody tells which addresses DNS names have: a node needs dns=True, files --name NAME=ADDRESS"
 SERVICE = {"k8sService": {"serviceName": "web"}}
 CILIUM = [
     ({"ingress": [{}]}, "spec.endpointSelector: missing"),
@@ -279,6 +287,47 @@ def test_cilium_policy_is_refused(spec, said):
     assert refusal("cilium.io/v2", "CiliumNetworkPolicy", spec).startswith(said)
 
 
+NAMES = [
+    (dns(dns=[{}]), f"{DNS}.rules.dns[0]: exactly one of matchName, matchPattern is needed here"),
+    (dns(dns=[{"matchName": "*.a"}]), f"{DNS}.rules.dns[0].matchName: a name has no *"),
+    (dns(dns=[{"matchPattern": "a b"}]), f"{DNS}.rules.dns[0].matchPattern: 'a b' is not a DNS name"),
+    (dns(dns=[{"matchRegex": "a"}]), f"{DNS}.rules.dns[0].matchRegex: no such field"),
+    (dns(dns=[{"matchName": "a"}], http=[{}]), f"{DNS}.rules.dns: a port is read as HTTP or as DNS"),
+    (
+        dns({"port": "53", "protocol": "SCTP"}, dns=[{"matchName": "a"}]),
+        f"{DNS}.ports[0].protocol: names are asked for over UDP, not over SCTP",
+    ),
+    (
+        dns({"port": "53", "endPort": 54}, dns=[{"matchName": "a"}]),
+        f"{DNS}.ports[0].endPort: names are asked for at ports one by one",
+    ),
+    (
+        dns({"port": "0"}, dns=[{"matchName": "a"}]),
+        f"{DNS}.ports[0].port: requests are asked of ports by number or name",
+    ),
+    (
+        rule(toPorts=[{"ports": [{"port": "53"}], "rules": {"dns": [{"matchName": "a"}]}}]),
+        "spec.ingress[0].toPorts: names are held to rules where a pod asks for them: write it as egress",
+    ),
+]
+
+
+@pytest.mark.parametrize(("spec", "said"), NAMES, ids=[said for _, said in NAMES])
+def test_names_to_ask_for_are_refused(spec, said):
+    assert refusal("cilium.io/v2", "CiliumNetworkPolicy", spec).startswith(said)
+
+
+def test_names_to_ask_for():
+    spec = dns(dns=[{"matchName": "Bank.Example."}, {"matchPattern": "*.shop.example"}])
+    document = {"apiVersion": "cilium.io/v2", "kind": "CiliumNetworkPolicy", "metadata": {"name": "p"}}
+    (policy,) = parse_policies(json.dumps(document | {"spec": spec}), "p.json")
+    (found,) = policy.rules
+    assert [str(each) for each in found.l7] == ["bank.example", "*.shop.example"]
+    assert [str(each) for each in found.ports] == ["53 of TCP", "53 of UDP"]
+    with pytest.raises(ManifestError, match="nothing here reads what name servers are asked"):
+        list(decode_policies(document | {"spec": spec}, "p.json", Around(questions=False)))
+
+
 def tier(**fields: Any) -> dict[str, Any]:
     return {"tier": "Admin", "priority": 1, "subject": {"namespaces": {}}} | fields
 
@@ -354,6 +403,20 @@ def test_another_version_is_refused_rather_than_passed_over():
     assert said == "apiVersion: NetworkPolicy is read as networking.k8s.io/v1"
 
 
+@pytest.mark.parametrize(
+    ("version", "kind"),
+    [
+        ("projectcalico.org/v3", "GlobalNetworkPolicy"),
+        ("projectcalico.org/v3", "StagedNetworkPolicy"),
+        ("policy.networking.k8s.io/v1alpha1", "AdminNetworkPolicy"),
+        ("policy.networking.k8s.io/v1alpha1", "BaselineAdminNetworkPolicyList"),
+        ("networking.k8s.io/v1", "networkpolicy"),
+    ],
+)
+def test_other_kinds_of_network_policies_are_refused_rather_than_passed_over(version, kind):
+    assert refusal(version, kind, {}).startswith("kind: policies of this kind are not read: did you mean '")
+
+
 CLUSTER = {"tier": "Baseline", "priority": 1, "subject": {"namespaces": {}}}
 KINDS = [
     ("networking.k8s.io/v1", "NetworkPolicy", {"podSelector": {}}),
@@ -384,106 +447,6 @@ def test_a_policy_has_one_place(tmp_path):
     assert len(read_policies(tmp_path / "a.json")) == 1
     with pytest.raises(ManifestError, match=r"b\.json.*: it is in .*a\.json.* too"):
         read_policies(tmp_path / "a.json", tmp_path / "b.json")
-
-
-NP = {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "p"}}
-CNP = {"apiVersion": "cilium.io/v2", "kind": "CiliumNetworkPolicy", "metadata": {"name": "p"}}
-
-
-def nested(depth: int) -> Any:
-    found: Any = {}
-    for _ in range(depth):
-        found = {"a": [found]}
-    return found
-
-
-def expression(**fields: Any) -> dict[str, Any]:
-    return NP | {"spec": {"podSelector": {"matchExpressions": [{"key": "a", "operator": "In"} | fields]}}}
-
-
-BLOCKS = [f"10.{at >> 16}.{at >> 8 & 255}.{at & 255}/32" for at in range(100_000)]
-HOSTILE = {
-    "100k networks": (
-        NP | {"spec": ingress(**{"from": [{"ipBlock": {"cidr": each}} for each in BLOCKS]})},
-        "spec.ingress[0].from: 100000 values here: a policy has at most 50000 in all",
-    ),
-    "100k exceptions": (
-        NP | {"spec": ingress(**{"from": [{"ipBlock": {"cidr": "10.0.0.0/8", "except": BLOCKS}}]})},
-        "spec.ingress[0].from[0].ipBlock.except: 100000 values here: a policy has at most 50000 in all",
-    ),
-    "100k values": (
-        expression(values=[f"v{at}" for at in range(100_000)]),
-        "spec.podSelector.matchExpressions[0].values: 100000 values here: a policy has at most 50000 in all",
-    ),
-    "100k labels": (
-        NP | {"spec": {"podSelector": {"matchLabels": {f"k{at}": "v" for at in range(100_000)}}}},
-        "spec.podSelector.matchLabels: 100000 values here: a policy has at most 50000 in all",
-    ),
-    "30k rules": (
-        NP | {"spec": {"podSelector": {}, "ingress": [{"ports": [{}]}] * 30_000}},
-        "spec.ingress[",
-    ),
-    "a million characters": (expression(values=["x" * 1_000_000]), "spec.podSelector.matchExpressions[0].va"),
-    "a key that is hard to match": (
-        expression(key="a-" * 500_000, values=["b"]),
-        "spec.podSelector.matchExpressions[0].key: 'a-a-",
-    ),
-    "nesting": (NP | {"spec": nested(300)}, "spec.a[0].a[0]"),
-    "networks times ports": (
-        CNP
-        | {
-            "spec": rule(
-                fromCIDR=[each.removesuffix("/32") for each in BLOCKS[:5000]],
-                toPorts=[{"ports": [{"port": str(port), "protocol": "TCP"} for port in range(1, 41)]}],
-            )
-        },
-        "spec.ingress[0]: 5000 networks with 40 prefixes of ports are 200000 entries: at most 65536",
-    ),
-    "a pattern of stars": (
-        CNP | {"spec": rule("egress", toFQDNs=[{"matchPattern": "*a" * 100 + "!"}])},
-        "spec.egress[0].toFQDNs[0].matchPattern: ",
-    ),
-}
-
-
-@pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_policies_are_refused_in_not_much_more_time_than_parsing_takes(name):
-    document, said = HOSTILE[name]
-    text = json.dumps(document)
-
-    def seconds(call: Callable[[], object]) -> float:
-        began = process_time()
-        call()
-        return process_time() - began
-
-    def refused() -> None:
-        with pytest.raises(ManifestError) as caught:
-            parse_policies(text, "p.json", names=True)
-        told = f"{caught.value.path}: {caught.value.reason}"
-        assert told.startswith(said)
-        assert len(told) < 1000
-
-    parsing = min(seconds(lambda: parse_json(text, "p.json")) for _ in range(3))
-    assert min(seconds(refused) for _ in range(3)) < 10 * parsing + 0.5
-
-
-def test_a_bomb_of_aliases_is_refused():
-    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
-    lines += [f"a{at}: &a{at} [{', '.join([f'*a{at - 1}'] * 10)}]" for at in range(1, 9)]
-    bomb = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n" + "\n".join(lines)
-    with pytest.raises(ManifestError, match="4000000 values, what aliases stand for included"):
-        parse_policies(bomb)
-    smaller = "\n".join(bomb.splitlines()[:7]) + "\nmetadata: {name: p}\nspec: {podSelector: *a4}"
-    with pytest.raises(ManifestError, match="a policy has at most 50000 in all"):
-        parse_policies(smaller)
-
-
-def test_a_file_that_is_no_manifest_is_refused_by_its_size(tmp_path):
-    path = tmp_path / "huge.yaml"
-    with path.open("wb") as file:
-        file.truncate(17 << 20)
-    with pytest.raises(ManifestError, match="17825792 bytes, at most 16777216 are read of one file"):
-        read_policies(path)
 
 
 def test_a_group_that_nobody_has_is_nobody_while_it_may_still_come():

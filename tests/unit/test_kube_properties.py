@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from k8sdatapath.errors import ManifestError
@@ -148,7 +148,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("manifests")
 
 
-@settings(deadline=None)
 @given(objects=manifests(), cut=st.integers(0, 7))
 def test_valid_manifests_are_read_as_the_oracle_reads_them(
     folder: Path, objects: list[dict[str, Any]], cut: int
@@ -180,7 +179,6 @@ def paths(value: object, way: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return [way] * bool(way) + [each for key, inner in inside for each in paths(inner, (*way, key))]
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(objects=manifests(), data=st.data())
 def test_a_mutilated_field_is_read_or_refused(
     folder: Path, objects: list[dict[str, Any]], data: st.DataObject
@@ -202,7 +200,6 @@ def test_a_mutilated_field_is_read_or_refused(
     )
 
 
-@settings(deadline=None)
 @given(data=st.data())
 def test_mutilated_text_is_read_or_refused(folder: Path, data: st.DataObject):
     text = bytearray((EXAMPLES / "web.yaml").read_bytes())

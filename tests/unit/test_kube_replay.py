@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from attrs import evolve
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from k8sdatapath.errors import ClosedError, ManifestError, SourceError
@@ -124,7 +124,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("recordings")
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(told=st.lists(batches, max_size=3))
 def test_what_is_recorded_is_played_back(folder: Path, told: list[Batch]) -> None:
     path = folder / "any.jsonl"

@@ -190,7 +190,7 @@ class Watching:
             self._news.append((what, value))
             self._more.notify()
 
-    def next(self, timeout: float = 5) -> tuple[str, object]:
+    def next(self, timeout: float = 30) -> tuple[str, object]:
         with self._more:
             assert self._more.wait_for(lambda: self._news, timeout), "nothing was yielded"
             return self._news.pop(0)
@@ -201,7 +201,7 @@ class Watching:
 
     def close(self) -> None:
         self.stop.set()
-        self._thread.join(5)
+        self._thread.join(30)
         assert not self._thread.is_alive()
 
 

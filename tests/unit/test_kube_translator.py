@@ -374,7 +374,7 @@ class Histories(RuleBasedStateMachine):
 
 
 TestHistories = Histories.TestCase
-TestHistories.settings = settings(max_examples=100, stateful_step_count=15, deadline=None)
+TestHistories.settings = settings(max_examples=100, stateful_step_count=15)
 
 
 class HistoriesOfNoNode(Histories):
@@ -384,7 +384,7 @@ class HistoriesOfNoNode(Histories):
 
 
 TestHistoriesOfNoNode = HistoriesOfNoNode.TestCase
-TestHistoriesOfNoNode.settings = settings(max_examples=30, stateful_step_count=10, deadline=None)
+TestHistoriesOfNoNode.settings = settings(max_examples=30, stateful_step_count=10)
 
 
 PUBLIC = address("203.0.113.1")
@@ -437,4 +437,4 @@ class HistoriesOfEndpoints(Histories):
 
 
 TestHistoriesOfEndpoints = HistoriesOfEndpoints.TestCase
-TestHistoriesOfEndpoints.settings = settings(max_examples=100, stateful_step_count=20, deadline=None)
+TestHistoriesOfEndpoints.settings = settings(max_examples=100, stateful_step_count=20)

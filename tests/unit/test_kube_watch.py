@@ -15,7 +15,8 @@ from k8sdatapath.kube.events import in_asyncio
 from k8sdatapath.kube.objects import KubeNode, KubePod, KubeRaw, KubeService
 from k8sdatapath.kube.resources import Resource
 from k8sdatapath.kube.watch import KubeWatch
-from tests.support.api_double import ApiDouble, Query, Refusal
+from tests.support.api_double import ApiDouble
+from tests.support.api_requests import Query, Refusal
 from tests.support.watching import HASTY, Listener, Watch, client, follow, part, ports_of, service, wait
 
 
@@ -51,7 +52,7 @@ class TestCalm:
         double.refuse = refuse
         source = watch("services", "endpointslices")
         listener = Listener(source)
-        listener.until(lambda: source.status["endpointslices"].errors > 1)
+        listener.until(lambda: source.status["endpointslices"].errors > 1 and listener.ports())
         assert listener.ports() == {"web": 80}
         assert not listener.synced
         assert "500" in source.status["endpointslices"].error
@@ -78,11 +79,24 @@ class TestCalm:
     def test_bookmarks_move_the_watch_on(self, double: ApiDouble, watch: Watch) -> None:
         source = watch("services", "nodes")
         listener = follow(source)
+        bookmarks: list[bytes] = []
+
+        def look(line: bytes) -> list[bytes]:
+            if b'"BOOKMARK"' in line and b'"Service"' in line:
+                bookmarks.append(line)
+            return [line]
+
+        def hear() -> None:
+            before = source.status["services"].heard
+            listener.until(lambda: source.status["services"].heard > before)
+
+        double.spoil = look
         for number in range(20):  # of another resource
-            double.put("nodes", {"metadata": {"name": f"n{number}"}, "status": {}})
-        listener.until(lambda: len(listener.objects) == 20)
-        heard = source.status["services"].heard
-        listener.until(lambda: source.status["services"].heard > heard + 0.1)
+            last = double.put("nodes", {"metadata": {"name": f"n{number}"}, "status": {}})
+        version = last["metadata"]["resourceVersion"].encode()
+        listener.until(lambda: len(listener.objects) == 20 and any(version in each for each in bookmarks))
+        hear()
+        hear()  # the first may be of a line before
         double.compact()
         double.cut()
         double.put("services", service("web"))
@@ -319,7 +333,7 @@ class TestGaps:
     def test_a_watch_that_ends_as_meant_is_opened_at_once(self, double: ApiDouble, watch: Watch) -> None:
         source = watch(patience=evolve(HASTY, watch=0.5, steady=0.2, first=5.0, most=5.0))
         listener = follow(source)
-        listener.until(lambda: source.status["services"].watches == 3, 6)
+        listener.until(lambda: source.status["services"].watches >= 3, 6)
         assert source.status["services"].errors == 0
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from attrs import evolve
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from k8sdatapath.kube.fast import FastReader
@@ -168,7 +168,7 @@ junk = st.recursive(
 
 
 @pytest.mark.parametrize("name", ORDINARY)
-@settings(deadline=None, max_examples=500, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=500)
 @given(data=st.data())
 def test_both_readers_agree_on_what_is_not_ordinary(name: str, data: st.DataObject) -> None:
     mutant = json.loads(json.dumps(ORDINARY[name]))
@@ -192,7 +192,7 @@ def test_both_readers_agree_on_what_is_not_ordinary(name: str, data: st.DataObje
 
 
 @pytest.mark.parametrize("name", [*ORDINARY, "nodes"])
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(data=st.data())
 def test_any_bytes_are_read_or_garbled(name: str, data: st.DataObject) -> None:
     line = bytearray(json.dumps({"type": "MODIFIED", "object": ORDINARY.get(name, SERVICE)}).encode())

@@ -45,7 +45,7 @@ def oracle(members: list[tuple[int, int, int]], size: int) -> list[int]:
     return [value for value in table if value is not None]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     members=st.lists(
         st.tuples(st.integers(0, M64), st.integers(1, 1 << 32), st.integers(0, 5)), min_size=1, max_size=8

@@ -35,6 +35,8 @@ def test_families_are_said_once() -> None:
         ({"netfilter": ["/TCP"]}, "'/TCP' is no port"),
         ({"link_local": [5]}, "families of addresses are 4 and 6"),
         ({"exclude": "10.0.0.0/8"}, "a list of networks is wanted"),
+        ({"sources": ["192.0.2.1"]}, "sources is a mapping of devices to addresses, not ['192.0.2.1']"),
+        ({"egress": "10.1.1.1"}, "egress is a mapping of pods to addresses, not '10.1.1.1'"),
         ({"sources": {"eth0": ["192.0.2.1", "192.0.2.2"]}}, "one source address of each family"),
         ({"egress": {"10.1.1.1": "2001:db8::1"}}, "which is of the other family"),
         ({"egress": {"10.1.1.1": "192.0.2.1"}, "routable": ["10.1.1.1"]}, "cannot both keep its address"),

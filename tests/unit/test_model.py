@@ -8,6 +8,7 @@ import sys
 from enum import IntEnum
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
+from typing import Any
 
 import attrs
 import netaddr
@@ -30,7 +31,8 @@ from k8sdatapath.model import (
     network,
     port,
 )
-from k8sdatapath.node import Node, NodeConfig
+from k8sdatapath.model.workload import Workload
+from k8sdatapath.node import Node, NodeConfig, Tunnel
 
 V4 = IPv4Address("10.96.0.10")
 V6 = IPv6Address("fd00:10:96::a")
@@ -402,11 +404,49 @@ def test_a_node_says_what_its_configuration_cannot_be() -> None:
         ({"netns": "blue"}, r"netns is a NetNs, not 'blue': open it with NetNs\.open"),
         ({"capacity": 5}, "capacity is a Capacity, not 5"),
         ({"timeouts": None}, "timeouts is a Timeouts, not None"),
+        ({"masquerade": True}, r"masquerade is a Masquerade, not True: Masquerade\(exclude="),
+        ({"tunnel": True}, "True is no kind of tunnel: there are vxlan and geneve"),
     ):
         with pytest.raises(ModelError, match=said):
             NodeConfig(**wrong)
 
 
+def test_what_a_tunnel_cannot_be() -> None:
+    wanted: tuple[tuple[dict[str, Any], str], ...] = (
+        ({"kind": "gre"}, "'gre' is no kind of tunnel"),
+        ({"port": 65536}, r"65536 is no port of a tunnel \(0 to 65535\)"),
+        ({"mtu": "1450"}, "'1450' is no mtu of a tunnel"),
+        ({"addresses": "10.244.1.1"}, "'10.244.1.1' is a single one"),
+    )
+    for wrong, said in wanted:
+        with pytest.raises(ModelError, match=said):
+            Tunnel(**wrong)
+
+
 def test_a_node_is_opened_with_a_configuration() -> None:
     with pytest.raises(ModelError, match="a node is opened with a NodeConfig, not with 5"):
         Node.open(5)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("Ingress/80/TCP", "is no visibility"),
+        ("<Both/80/TCP/HTTP>", "is no visibility"),
+        ("<Ingress/http/TCP/HTTP>", "is no visibility"),
+        ("<Ingress/" + "8" * 5000 + "/TCP/HTTP>", "is no visibility"),
+        ("<Ingress/65536/TCP/HTTP>", "65536"),
+        ("<Ingress/0/TCP/HTTP>", "0"),
+        ("<Ingress/80/UDP/HTTP>", "over TCP only"),
+        ("<Ingress/80/ANY/HTTP>", "ANY"),
+        ("<Ingress/80/TCP/Kafka>", "'KAFKA' is not read"),
+        ("<Ingress/53/UDP/DNS>", "write Egress/53"),
+        ("<Egress/5353/UDP/DNS>", "write Egress/53"),
+        ("<Egress/53/SCTP/DNS>", "TCP or UDP"),
+        ("<Ingress/80/TCP/HTTP>,", "is no visibility"),
+        (",".join(f"<Ingress/{port}/TCP/HTTP>" for port in range(1, 66)), "at most 64"),
+    ],
+)
+def test_what_cannot_be_seen_is_refused(text, why):
+    with pytest.raises(ModelError, match=why):
+        Workload.pod("shop/web", visible=text)

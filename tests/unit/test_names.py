@@ -14,7 +14,7 @@ FITS = {
     "www-*.*.example": (["www-.bank.example", "www-1.a.example"], ["www.bank.example", "www-1.example"]),
     "a*b*c.example": (["abc.example", "axxbyyc.example"], ["acb.example", "ab.example", "abbc.example.c"]),
     "ab*ba.example": (["abba.example", "abxba.example"], ["aba.example"]),
-    "*": (["bank.example", "x", "."], []),
+    "*": (["bank.example", "x", "."], ["shop/web", "a b"]),
 }
 
 
@@ -24,7 +24,9 @@ def test_what_fits(pattern):
     assert [name for name in (*fitting, *others) if NamePattern(pattern).matches(name)] == fitting
 
 
-@pytest.mark.parametrize("text", ["", "a b", "ba%k.example", "x" * 256, "*" * 17, None, 7])
+@pytest.mark.parametrize(
+    "text", ["", "a b", "ba%k.example", "x" * 256, "*" * 17, "a..b", ".a", "a..", None, 7]
+)
 def test_what_is_none(text):
     with pytest.raises(ModelError):
         NamePattern(text)

@@ -11,7 +11,8 @@ from k8sdatapath.datapath.policy_compiler import EntryKey, PolicyCompiler
 from k8sdatapath.datapath.policy_index import PeerIndex
 from k8sdatapath.datapath.policy_oracle import allows, audits, requests_asked
 from k8sdatapath.datapath.policy_rows import covers, port_keys
-from k8sdatapath.datapath.policy_set import PolicySet, world
+from k8sdatapath.datapath.policy_set import PolicySet
+from k8sdatapath.datapath.policy_sides import world
 from k8sdatapath.errors import ModelError
 from k8sdatapath.model.policy import (
     EVERYBODY,
@@ -37,7 +38,7 @@ def app(name: str) -> Selector:
     return Selector([Requirement("k8s:app", Operator.IN, [name])])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(policy_lists, st.lists(sides, min_size=2, max_size=4), st.sampled_from((4, 6)))
 def test_entries_say_what_the_rules_say(found, around, version):
     asked = PolicySet(found)
@@ -78,7 +79,7 @@ def asking_for_requests(draw: st.DrawFn) -> list[Policy]:
     return found
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(asking_for_requests(), st.lists(sides, min_size=2, max_size=4), st.sampled_from((4, 6)))
 def test_entries_ask_for_the_requests_that_rules_do(found, around, version):
     asked = PolicySet(found)
@@ -140,7 +141,7 @@ def known_as(side) -> Party:
     return Party(world(side.version), Block(side).network)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(peers, max_size=4), st.lists(sides, max_size=6), st.booleans())
 def test_a_selection_is_what_matches(wanted, around, peers_first):
     index = PeerIndex()
@@ -165,7 +166,7 @@ def matches(peer, party: Party) -> bool:
     return peer.matches(party.labels)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(sides, min_size=2, max_size=4), changes)
 def test_changes_lead_where_a_fresh_start_does(around, steps):
     """The maps, as they are after all the changes that were told, are those of a new compiler."""
@@ -239,6 +240,11 @@ def test_no_entry_is_covered_by_one_that_is_as_strong():
     assert covers((6, 0, 0), (6, 80, 16))
 
 
+def test_what_is_no_policy_is_refused():
+    with pytest.raises(ModelError, match="'p' is no Policy: parse_policies makes some of a text"):
+        PolicySet("payments.yaml")
+
+
 def test_an_allow_with_two_owners_stays_while_one_is_left():
     def allow(name: str) -> Policy:
         return Policy(name, app("db"), [Rule("r", Toward.INGRESS, [app("web")])], [Toward.INGRESS])
@@ -279,6 +285,9 @@ def test_what_only_looks_on_neither_allows_nor_denies():
     assert ask(open_, refusal)
     assert not ask(open_, refusal).verdict.audited
     assert ask(refusal).verdict.audited
+    pods[1] = evolve(pods[1], audit=True)
+    assert ask(nobody).verdict.audited
+    pods[1] = evolve(pods[1], audit=False)
     tier = Policy(
         "tier", app("db"), [Rule("r", Toward.INGRESS, [app("cart")], action=Action.DENY)], tier=Tier.BASELINE
     )

@@ -17,7 +17,7 @@ REFERENCE = (ROOT / "docs/reference/policies.md").read_text()
 def test_how_to_policy(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(ROOT)
     told = blocks(ROOT / "docs/how-to/policy.md")
-    assert len(told) == 5
+    assert len(told) == 6
     names: dict[str, object] = {}
     for code, output in told:
         assert run(code, names) == output, code

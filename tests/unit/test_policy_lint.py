@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from attrs import evolve
@@ -200,6 +201,18 @@ def known_apart(workloads: list[Workload], one: object, other: object) -> bool:
     return len({(each.labels, each.ports) for each in ends}) == 2
 
 
+def test_what_keeps_another_policy_from_only_looking_on_does_something() -> None:
+    """The same would be denied by that one, but what is denied then passes."""
+
+    def denies(name: str, **more: Any) -> Policy:
+        return Policy(
+            name, EVERYBODY, [Rule("rule", Toward.INGRESS, [EVERYBODY], action=Action.DENY)], **more
+        )
+
+    policies = [denies("p0", tier=Tier.ADMIN, priority=1), denies("p1", tier=Tier.ADMIN, audit=True)]
+    assert [str(each.cause) for each in lint(policies, SHOP)] == ["p1 rule"]
+
+
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(workloads=WORLDS, policies=policy_lists)
 def test_without_what_does_nothing_the_same_is_reached(
@@ -262,6 +275,35 @@ def test_recorded_flows_are_asked_what_would_become_of_them(tmp_path: Path) -> N
     file.write_text("{}\nno flow")
     with pytest.raises(SourceError, match="line 2: this is no flow"):
         list(recorded_flows(file))
+
+
+def test_recorded_requests_are_judged_as_requests(tmp_path: Path) -> None:
+    def asked(method: str, url: str) -> str:
+        http = {"method": method, "url": url, "headers": [{"key": "X-Tenant", "value": "blue"}]}
+        return json.dumps({"flow": {**FLOW, "l7": {"type": "REQUEST", "http": http}}})
+
+    def policies(rule: str) -> tuple[Policy, ...]:
+        return parse_policies(f"""
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {{name: api, namespace: shop}}
+spec:
+  endpointSelector: {{matchLabels: {{app: api}}}}
+  ingress: [{{toPorts: [{{ports: [{{port: "8080"}}], rules: {{http: [{rule}]}}}}]}}]
+""")
+
+    file = tmp_path / "flows.jsonl"
+    urls = "http://api:8080/pay?now=1", "http://api:8080/refund"
+    file.write_text("\n".join([json.dumps(FLOW), *(asked("POST", url) for url in urls)]))
+    before, after = (
+        policies("{}"),
+        policies("{path: '/pay.*', headers: ['X-Tenant: blue'], host: 'api:8080'}"),
+    )
+    (changed,) = what_if(before, after, recorded_flows(file))
+    assert changed.request == "POST /refund\nHost: api:8080\nX-Tenant: blue"
+    assert str(changed).startswith(
+        "1 x shop/web-1 -> shop/api-1 at 8080 of TCP POST /refund, Host: api:8080, X-Tenant: blue: denied: "
+    )
 
 
 def test_the_commands(tmp_path: Path) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -106,8 +109,54 @@ def test_what_cannot_be_is_an_error(tmp_path):
     with pytest.raises(ModelError, match="no manifests are there"):
         PolicyWorld.read(tmp_path)
     (tmp_path / "all.yaml").write_text(MANIFESTS)
-    with pytest.raises(ManifestError, match="nobody tells yet which addresses"):
+    (tmp_path / "all.yaml").write_text(MANIFESTS.replace("port: sql", "port: 99999"))
+    with pytest.raises(ManifestError, match="99999 is not a port"):
         PolicyWorld.read(tmp_path)
+
+
+def test_names_are_asked_for_as_they_are_or_by_an_address_that_is_told(files, world):
+    untold = PolicyWorld.read(files)
+    assert (untold.unnamed, world.unnamed) == (("*.bank.example",), ())
+    for each in untold, world:
+        assert each.verdict("shop/web", "api.bank.example", 443)
+        assert each.verdict("shop/web", "api.bank.example", 443, version=6)
+        assert not each.verdict("shop/web", "world", 443)
+        assert each.why("shop/web", "world", 443).nearest
+    assert world.verdict("shop/web", "192.0.2.7", 443)
+    assert not untold.verdict("shop/web", "192.0.2.7", 443)
+    with pytest.raises(ModelError, match=r"'other\.example' is neither a workload nor an address"):
+        untold.verdict("shop/web", "other.example", 443)
+    asked = "why", "-f", str(files), "--from", "shop/web", "--port", "443", "--to"
+    assert CliRunner().invoke(app, ["policy", *asked, "a.bank.example"]).stderr == ""
+    denied = CliRunner().invoke(app, ["policy", *asked, "192.0.2.7"])
+    told = "no address, so rules by them match none (--name, or ask for the name itself): *.bank.example"
+    assert (denied.exit_code, denied.stderr) == (1, f"note: {told}\n")
+
+
+def test_what_is_an_address_or_misspelt_is_no_name_though_all_names_are_allowed(files):
+    (files / "all.yaml").write_text(MANIFESTS.replace("*.bank.example", "*"))
+    world = PolicyWorld.read(files)
+    assert world.verdict("shop/web", "any.example", 443)
+    assert not world.verdict("shop/web", "192.0.2.7", 443)
+    assert world.verdict("shop/web", "10.244.0.9", 5432)
+    with pytest.raises(ModelError, match=r"'shop/bd' is neither a workload nor an address"):
+        world.assert_denied("shop/web", "shop/bd", 443)
+
+
+def test_a_rule_for_a_name_or_the_api_server_is_not_dead(files):
+    (files / "all.yaml").write_text(
+        MANIFESTS.replace("- toEndpoints: [{}]", "- toEntities: [kube-apiserver]")
+    )
+    assert ask("lint", str(files), "-o", "json") == (0, "[]\n")
+
+
+def test_a_pod_in_the_network_of_its_node_is_that_node(files):
+    exporter = "apiVersion: apps/v1\nkind: DaemonSet\nmetadata: {name: exporter, namespace: shop}\n"
+    exporter += "spec: {template: {spec: {hostNetwork: true}}}\n---\n"
+    (files / "all.yaml").write_text(exporter + MANIFESTS)
+    asked = "why", "-f", str(files), "--from", "shop/exporter", "--to", "shop/db", "--port", "80"
+    said = "error: 'shop/exporter' is in the network of its node: ask for that, or for remote-node\n"
+    assert ask(*asked) == (1, said)
 
 
 def test_pytest_finds_the_fixture(files):
@@ -141,6 +190,116 @@ def test_verify_lists_policies_or_names_the_field(files):
     assert "spec.ingress[0].ports[0].port: 99999 is not a port (1 to 65535)" in said
 
 
+def test_pods_without_an_address_are_told_where_policies_go_by_networks(files, world):
+    assert world.unplaced == ()
+    by_network = "{podSelector: {}, ingress: [{from: [{ipBlock: {cidr: 0.0.0.0/0}}]}]}"
+    policy = (
+        f"apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: p}}\nspec: {by_network}\n"
+    )
+    (files / "all.yaml").write_text(MANIFESTS.split("apiVersion: networking")[0] + policy)
+    assert PolicyWorld.read(files).unplaced == ("shop/cart", "shop/web")
+    asked = "why", "-f", str(files), "--from", "shop/web", "--to", "shop/db", "--port", "80"
+    said = CliRunner().invoke(app, ["policy", *asked]).stderr
+    told = "note: no address, so in none of the networks that policies name (--pod-network): "
+    assert said == f"{told}shop/web\n"
+    said = CliRunner().invoke(app, ["policy", "matrix", "-f", str(files), "--port", "80"]).stderr
+    assert said == f"{told}shop/cart, shop/web\n"
+    placed = PolicyWorld.read(files, pod_networks=["10.244.0.0/16", "fd00:10:244::/48"])
+    assert placed.unplaced == ()
+    assert [each.version for each in placed.workloads["shop/web"].addresses] == [4, 6]
+    assert placed.verdict("shop/web", "shop/cart", 80)
+    result = CliRunner().invoke(app, ["policy", *asked, "--pod-network", "10.244.0.0/16"])
+    assert (result.exit_code, result.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("network", "said"),
+    [
+        ("10.0.0.0/8", "policies tell parts of 10.0.0.0/8 apart, such as 10.244.0.0/16: give pods addresses"),
+        ("192.0.2.0/31", "there is no room for shop/c in 192.0.2.0/31"),
+    ],
+)
+def test_where_pods_will_be_has_to_be_one_place(tmp_path, network, said):
+    policy = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p}\nspec: "
+    policy += "{podSelector: {}, ingress: [{from: [{ipBlock: {cidr: 10.244.0.0/16}}]}]}\n---\n"
+    pod = "apiVersion: v1\nkind: Pod\nmetadata: {{name: {}, namespace: shop}}\nspec: {{}}\n---\n"
+    (tmp_path / "all.yaml").write_text(policy + "".join(map(pod.format, "abc")))
+    with pytest.raises(ModelError, match=re.escape(said)):
+        PolicyWorld.read(tmp_path, pod_networks=[network])
+
+
+def test_directories_in_directories_are_read_if_that_is_wanted_and_else_told(tmp_path):
+    (tmp_path / "shop" / "policies").mkdir(parents=True)
+    (tmp_path / "shop" / ".hidden").mkdir()
+    pods, policies = MANIFESTS.split("apiVersion: networking", 1)
+    (tmp_path / "pods.yaml").write_text(pods)
+    (tmp_path / "shop" / "policies" / "db.yml").write_text(f"apiVersion: networking{policies}")
+    (tmp_path / "shop" / ".hidden" / "more.yaml").write_text("not: a manifest")
+    result = CliRunner().invoke(app, ["policy", "check", str(tmp_path), "-o", "json"])
+    assert json.loads(result.stdout) == []
+    assert result.stderr == f"note: not read without -R: {tmp_path}/shop/policies\n"
+    result = CliRunner().invoke(app, ["policy", "check", "-R", str(tmp_path), "-o", "json"])
+    assert [each["policy"] for each in json.loads(result.stdout)] == [
+        "NetworkPolicy shop/db",
+        "CiliumNetworkPolicy shop/web",
+    ]
+    assert result.stderr == ""
+    assert PolicyWorld.read(tmp_path, recursive=True, names={"a.bank.example": ["192.0.2.7"]}).policies
+    with pytest.raises(ModelError, match=r"no manifests are there but in directories there: read these too"):
+        PolicyWorld.read(tmp_path / "shop")
+
+
+def test_a_directory_that_cannot_be_read_is_an_error(files, monkeypatch):
+    closed, read = files / "closed", os.scandir
+    closed.mkdir()
+
+    def scandir(path):
+        if Path(path) == closed:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return read(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert PolicyWorld.read(files).policies
+    for given, options in ((files, {"recursive": True}), (closed, {})):
+        with pytest.raises(PermissionError, match="closed"):
+            PolicyWorld.read(given, **options)
+
+
+def test_all_that_is_wrong_is_told_at_once(files):
+    (files / "all.yaml").write_text(MANIFESTS.replace("port: sql", "port: 0").replace("bank.example", "a..b"))
+    result = CliRunner().invoke(app, ["policy", "check", str(files)])
+    assert (result.exit_code, result.stdout) == (1, "")
+    first, second = result.stderr.splitlines()
+    assert "spec.ingress[0].ports[0].port: 0 is not a port" in first
+    assert "toFQDNs[0].matchPattern" in second
+
+
+def test_rules_of_requests_that_no_node_has_room_for_are_told(tmp_path):
+    file = tmp_path / "policy.yaml"
+    rule = """toPorts: [{ports: [{port: "80"}], rules: {http: [{path: "/(.*a){20}.{30}"}]}}]"""
+    file.write_text(
+        "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {name: p}\n"
+        f"spec: {{endpointSelector: {{}}, ingress: [{{{rule}}}]}}\n"
+    )
+    result = CliRunner().invoke(app, ["policy", "check", str(file)])
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "(CiliumNetworkPolicy p): spec.ingress[0].toPorts[0]: 16385 states" in result.stderr
+
+
+def test_rules_of_manifests_are_listed(files):
+    code, said = ask("list", str(files), "-o", "json")
+    assert code == 0
+    assert json.loads(said)[0] == {
+        "direction": "ingress",
+        "verdict": "allow",
+        "rule": "NetworkPolicy shop/db spec.ingress[0]",
+        "for": "k8s:app=db, k8s:io.kubernetes.pod.namespace=shop",
+        "peers": ["k8s:app=web, k8s:io.kubernetes.pod.namespace=shop"],
+        "ports": ["port 'sql' of TCP"],
+    }
+    assert "port 'sql' of TCP" in ask("list", str(files))[1]
+
+
 def test_verdict(files):
     name = "--name", "a.bank.example=192.0.2.7"
     code, said = ask(
@@ -152,6 +311,36 @@ def test_verdict(files):
     code, said = ask("why", "-f", str(files), *name, *other, "--port", "5432", "-o", "json")
     assert code == 1
     assert [each["verdict"] for each in json.loads(said)] == ["allowed", "denied", "not by"]
+
+
+def test_a_pod_that_is_not_there_has_the_labels_of_its_namespace(files):
+    red = "apiVersion: v1\nkind: Namespace\nmetadata: {name: red, labels: {team: red}}\n---\n"
+    by_team = "{podSelector: {}, ingress: [{from: [{namespaceSelector: {matchLabels: {team: red}}}]}]}"
+    policy = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p}\n"
+    (files / "all.yaml").write_text(f"{red}{policy}spec: {by_team}\n")
+    world = PolicyWorld.read(files)
+    world.assert_allowed(world.pod("red/new"), world.pod("default/new", {"app": "web"}), 80)
+    world.assert_denied(world.pod("blue/new"), world.pod("default/new"), 80)
+    for source, expected in (("red/new:", 0), ("blue/new:app=web", 1)):
+        asked = "why", "-f", str(files), "--from", source, "--to", "default/new:", "-p", "80"
+        assert ask(*asked)[0] == expected
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        (
+            "shop/wbe",
+            "'shop/wbe' is in no manifest: to ask for a pod like it, write shop/wbe:app=web; "
+            "did you mean 'shop/web' or 'shop/db'?",
+        ),
+        ("shop/web:app=db", "'shop/web' is in the manifests, with its labels: leave out ':app=db'"),
+        ("web", "'web' is neither a workload nor an address: did you mean 'shop/web'?"),
+    ],
+)
+def test_a_pod_that_is_misspelt_is_an_error(files, source, said):
+    asked = "why", "-f", str(files), "--from", source, "--to", "shop/db", "--port", "80"
+    assert ask(*asked, "--name", "a.bank.example=192.0.2.7") == (1, f"error: {said}\n")
 
 
 def test_matrix(files):

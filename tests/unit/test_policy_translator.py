@@ -7,13 +7,18 @@ import random
 from typing import Any
 
 import pytest
+from attrs import evolve
 
+from k8sdatapath.datapath.policy_set import PolicySet
 from k8sdatapath.kube.events import ObjectEvent
 from k8sdatapath.kube.objects import KubeRaw
-from k8sdatapath.kube.policy import parse_policies
+from k8sdatapath.kube.policy import AUDIT, parse_policies
 from k8sdatapath.kube.policy.objects import flattened
+from k8sdatapath.kube.policy.reading import VISIBLE
 from k8sdatapath.kube.policy.translator import PolicyTranslator, manifest_events, policy_resources
 from k8sdatapath.model.named_port import NamedPort
+from k8sdatapath.model.policy import Block
+from k8sdatapath.model.workload import Workload
 
 
 def event(kind: str, name: str, space: str = "shop", **fields: Any) -> ObjectEvent:
@@ -86,6 +91,44 @@ def test_pods_are_known_by_their_labels_and_those_of_their_namespace(translator)
     assert {each.name for each in delta.workloads} == {"shop/web", "shop/db"}
     assert all("k8s:io.cilium.k8s.namespace.labels.team=two" in each.labels for each in delta.workloads)
     assert translator.update([event("Pod", "web")]).gone == ("shop/web",)
+
+
+def test_an_annotation_says_that_policies_only_look_on_at_a_pod(translator):
+    def annotated(word: str) -> ObjectEvent:
+        metadata = {"labels": {"app": "web"}, "annotations": {AUDIT: word}}
+        return event("Pod", "web", metadata=metadata, spec={"nodeName": "n1", "containers": []})
+
+    for word, audit in (("true", True), ("false", False), ("true", True)):
+        (web,) = translator.update([annotated(word)]).workloads
+        assert web.audit is audit
+    delta = translator.update([annotated("yes")])
+    assert (delta.workloads, delta.gone) == ((), ())
+    assert "metadata.annotations[k8sdatapath.io/audit]: 'yes'" in str(delta.errors["Pod", "shop", "web"])
+
+
+def test_an_annotation_says_what_is_seen_of_a_pod(translator):
+    """Ours goes before Cilium's. One that is wrong is told, and its pod is known all the same."""
+
+    def annotated(**annotations: str) -> ObjectEvent:
+        named = {VISIBLE[int(name[-1])]: text for name, text in annotations.items()}
+        metadata = {"labels": {"app": "web"}, "annotations": named}
+        return event("Pod", "web", metadata=metadata, spec={"nodeName": "n1", "containers": []})
+
+    for given, visible in (
+        (annotated(n0="<Ingress/80/TCP/HTTP>", n1="<Egress/53/UDP/DNS>"), "<Ingress/80/TCP/HTTP>"),
+        (annotated(n1="<Egress/53/UDP/DNS>", n2="nonsense"), "<Egress/53/UDP/DNS>"),
+        (annotated(n2="<Egress/53/TCP/dns>, <Egress/9/TCP/HTTP>"), "<Egress/9/TCP/HTTP>,<Egress/53/TCP/DNS>"),
+        (annotated(n1="<Egress/53/ANY/DNS>"), "<Egress/53/TCP/DNS>,<Egress/53/UDP/DNS>"),
+        (annotated(n0="", n1="<Egress/53/UDP/DNS>"), ""),
+    ):
+        (web,) = translator.update([given]).workloads
+        assert ",".join(map(str, web.visible)) == visible
+    (web,) = translator.update([annotated(n2="<Egress/9/TCP/HTTP>")]).workloads
+    delta = translator.update([annotated(n0="<Ingress/9092/TCP/Kafka>")])
+    assert delta.workloads == (evolve(web, visible=()),)
+    told = "metadata.annotations[k8sdatapath.io/visibility]: 'KAFKA' is not read, HTTP and DNS are"
+    assert told in str(delta.errors["Pod", "shop", "web"])
+    assert translator.update([annotated()]).errors == {("Pod", "shop", "web"): None}
 
 
 def test_a_pod_of_a_namespace_that_is_not_known_yet_waits(translator):
@@ -184,11 +227,73 @@ def test_a_service_without_selector_is_what_its_slices_say(translator):
         assert [str(peer) for peer in delta.policies[0].rules[0].peers] == [f"{ip}/32" for ip in addresses]
 
 
+@pytest.mark.parametrize("entity", ["kube-apiserver", "cluster"])
+def test_the_api_server_is_where_its_service_leads(translator, entity):
+    def peers() -> list[str]:
+        (policy,) = translator.policies.values()
+        return [str(peer) for peer in policy.rules[0].peers if isinstance(peer, Block)]
+
+    def slice(name: str, service: str, *addresses: str) -> ObjectEvent:
+        labels = {"kubernetes.io/service-name": service}
+        endpoints = [{"addresses": [each]} for each in addresses]
+        return event(
+            "EndpointSlice",
+            name,
+            "default",
+            metadata={"labels": labels},
+            addressType="IPv4",
+            endpoints=endpoints,
+        )
+
+    delta = translator.update([egress(toEntities=[entity])])
+    assert (peers(), delta.missing) == ([], {})
+    service = event("Service", "kubernetes", "default", spec={"ports": [{"port": 443}]})
+    translator.update([service, slice("kubernetes", "kubernetes", "192.0.2.1")])
+    assert peers() == ["192.0.2.1/32"]
+    moved = translator.update([slice("kubernetes", "kubernetes", "192.0.2.1", "192.0.2.2")])
+    assert len(moved.policies) == 1
+    assert peers() == ["192.0.2.1/32", "192.0.2.2/32"]
+    assert not translator.update([slice("other-1", "other", "192.0.2.9")]).policies, "no policy is read anew"
+    translator.update([event("EndpointSlice", "kubernetes", "default")])
+    assert peers() == []
+
+
+def test_an_api_server_on_a_node_or_outside_is_reached_by_its_entity():
+    text = """
+apiVersion: v1
+kind: Service
+metadata: {name: kubernetes, namespace: default}
+spec: {ports: [{port: 443, targetPort: 6443}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: kubernetes, namespace: default, labels: {kubernetes.io/service-name: kubernetes}}
+addressType: IPv4
+endpoints: [{addresses: [192.0.2.1]}, {addresses: [203.0.113.1]}]
+---
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: operator, namespace: shop}
+spec:
+  endpointSelector: {}
+  egress: [{toEntities: [kube-apiserver], toPorts: [{ports: [{port: "6443", protocol: TCP}]}]}]
+"""
+    operator = Workload.pod("shop/operator")
+    nodes = [Workload.node(f"n{at}", addresses=[f"192.0.2.{at}"]) for at in (1, 2)]
+    policies = PolicySet(parse_policies(text), [operator, *nodes])
+    reached = {
+        name: bool(policies.verdict("shop/operator", name, 6443))
+        for name in ("n1", "n2", "203.0.113.1", "203.0.113.2")
+    }
+    assert reached == {"n1": True, "n2": False, "203.0.113.1": True, "203.0.113.2": False}
+    assert not policies.verdict("shop/operator", "n1", 10250)
+
+
 def test_policies_by_name_are_refused_unless_somebody_tells_names():
     named = egress(toFQDNs=[{"matchName": "bank.example"}])
     delta = PolicyTranslator().update([named])
     assert delta.policies == ()
-    assert "nobody tells yet" in str(delta.errors["CiliumNetworkPolicy", "shop", "p"])
+    assert "nobody tells which addresses" in str(delta.errors["CiliumNetworkPolicy", "shop", "p"])
     assert len(PolicyTranslator(names=True).update([named]).policies) == 1
 
 

@@ -24,9 +24,9 @@ from k8sdatapath.errors import (
 from k8sdatapath.model import Backend, Exposure, Frontend, Service
 from k8sdatapath.pins import PinsBusyError
 from k8sdatapath.reconcile import Applied, Feed, Reconciler, Retry, State, Status
-from tests.unit.test_service_table import memory
+from tests.support.service_maps import memory
 
-SOON = 10.0
+SOON = 30.0
 AT_ONCE = Retry(first=0.01, most=0.05)
 
 

@@ -16,9 +16,9 @@ from k8sdatapath.kube import Batch, NodeView, ObjectEvent, node_local
 from k8sdatapath.kube.translator import NodeDelta
 from k8sdatapath.model import Frontend, Selection, Service
 from k8sdatapath.reconcile import Applied, Reconciler, State
+from tests.support.service_maps import memory
 from tests.unit.test_kube_translator import NODE, event, gone, service, slice_of, unreadable
 from tests.unit.test_reconcile import SOON, until
-from tests.unit.test_service_table import memory
 
 WEB = Frontend("10.96.0.10", 80)
 SLICE: ObjectKey = ("EndpointSlice", "default", "web-1")

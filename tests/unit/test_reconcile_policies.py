@@ -15,6 +15,7 @@ from k8sdatapath.component import ObjectKey, Record
 from k8sdatapath.errors import CapacityError, ClosedError, NotProgrammedError, StoreError
 from k8sdatapath.identity import MemoryStore, StoreAllocator
 from k8sdatapath.kube.events import Batch, ObjectEvent
+from k8sdatapath.kube.policy import AUDIT
 from k8sdatapath.model.identity import Reserved
 from k8sdatapath.model.labels import Labels
 from k8sdatapath.model.policy import Policy
@@ -149,6 +150,19 @@ def test_nothing_is_written_before_all_is_told_and_then_pods_come_last() -> None
             Labels(["reserved:init"]).text and ("reserved:init=",),
             Reserved.INIT,
         )
+
+
+@pytest.mark.parametrize("heeded", [True, False])
+def test_policies_look_on_at_pods_that_are_annotated_so_where_that_is_heeded(heeded: bool) -> None:
+    metadata = {"labels": {"app": "web"}, "annotations": {AUDIT: "true"}}
+    status = {"podIP": "10.0.0.1", "phase": "Running"}
+    with running(Store(), audit_pods=heeded) as (source, kernel, _):
+        source.tell(
+            namespace(),
+            event("Pod", "web", metadata=metadata, spec={"nodeName": "n1", "containers": []}, status=status),
+        )
+        until(lambda: kernel.pods)
+        assert kernel.pods["shop/web"][0].audit is heeded
 
 
 def test_a_pod_elsewhere_is_who_its_node_says() -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import re2
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from k8sdatapath.datapath.automaton import automata, automaton
+from k8sdatapath.datapath.automaton import automaton
 from k8sdatapath.errors import CapacityError, RegexError
 from k8sdatapath.model.regex import Regex
 
@@ -75,8 +75,10 @@ def of_re2(pattern: str) -> object:
         return None
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 @given(patterns, st.lists(texts, max_size=8))
+@example("[[:]", ["[", ":", "a"])
+@example("[^[:]]", ["a]", ":]"])
 def test_what_is_understood_is_what_re2_understands(pattern, subjects):
     theirs, reason = of_re2(pattern), ""
     try:
@@ -91,21 +93,19 @@ def test_what_is_understood_is_what_re2_understands(pattern, subjects):
         assert bool(ours.match(text.encode())) == bool(theirs.fullmatch(text)), (pattern, text)
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 @given(st.lists(regular, min_size=1, max_size=5), st.data())
 def test_merged_expressions_match_as_each_does_alone(found, data):
-    ours = automata(
-        [Regex(pattern) for pattern in found], max_states=data.draw(st.sampled_from((40, 1 << 16)))
-    )
+    ours = automaton([Regex(pattern) for pattern in found])
     theirs = [of_re2(pattern) for pattern in found]
     assume(None not in theirs)
-    likely = [
-        st.from_regex(pattern, fullmatch=True, alphabet=st.characters(max_codepoint=127)) for pattern in found
+    likely = [  # hypothesis may take two of one pattern for one, or not: as it remembers them
+        st.from_regex(pattern, fullmatch=True, alphabet=st.characters(max_codepoint=127))
+        for pattern in dict.fromkeys(found)
     ]
     for text in data.draw(st.lists(st.one_of(texts, *likely), max_size=6)):
         wanted = {number for number, each in enumerate(theirs) if each.fullmatch(text)}
-        matched = [number for each in ours for number in each.match(text.encode())]
-        assert (set(matched), len(matched)) == (wanted, len(wanted)), (found, text)
+        assert ours.match(text.encode()) == tuple(sorted(wanted)), (found, text)
 
 
 def test_bytes_beyond_ascii_match_nothing():
@@ -133,6 +133,9 @@ def test_a_literal_is_itself_and_nothing_else():
         ("a**", 2, "a repeat of a repeat"),
         ("a{3,2}", 1, "from 3 down to 2"),
         ("a{1001}", 1, "more than 1000 times"),
+        ("((a{50}){50}){50}", 8, "more than 1000 times, with the repeats inside"),
+        ("((a{10}|b){10,}){11}", 16, "more than 1000 times, with the repeats inside"),
+        ("(" * 11 + "a*" + "b*)*" * 11, 52, "more than 10 repeats without end inside one another"),
         ("(a)\\1", 3, r"\\1 is not supported"),
         ("a\\b", 1, r"\\b is not supported"),
         ("\\pL", 0, r"\\p is not supported"),
@@ -162,18 +165,10 @@ def test_a_thousand_rules_are_one_small_automaton():
     assert ours.states < 20_000
 
 
-def test_expressions_that_multiply_states_are_split():
-    rules = [Regex(f"GET /.*x{number}y.*z{number}") for number in range(40)]
-    ours = automata(rules, max_states=4096, max_work=1 << 20)
-    assert 1 < len(ours) < 40
-    assert all(each.states <= 4096 for each in ours)
-    assert sorted(number for each in ours for number in each.match(b"GET /x7y9x3y z7 z3")) == [3]
-
-
-@pytest.mark.parametrize("bomb", ["(a|b)*a(a|b){40}", "((a{50}){50}){50}", "(.*a){30}(.{20}b){9}"])
+@pytest.mark.parametrize("bomb", ["(a|b)*a(a|b){40}", "((a{50}){20}b)" * 125, "(.*a){30}(.{20}b){9}"])
 def test_a_regex_bomb_is_refused(bomb):
     with pytest.raises(CapacityError, match=r"states of an automaton.*smaller repeats"):
-        automata([Regex("/ok"), Regex(bomb)], max_work=1 << 20)
+        automaton([Regex("/ok"), Regex(bomb)], max_work=1 << 20)
 
 
 def test_no_expressions_match_nothing():

@@ -12,14 +12,16 @@
  *    revisions that they go by. Whatever else is the case, the next packet finds out.
  *  - The peer has read all that went through the stack before, so that nothing is overtaken. Hence the sequence
  *    numbers: what was written here has arrived there, and what has arrived there was read.
- *  - The peer's queue is not half full. The stack knows how to wait; here nothing would.
+ *  - The peer's queue is not half full, nor of very many messages. The stack knows how to wait; here nothing would.
  *  - Both are open in this direction: what else would be an error still is.
+ *  - Neither has asked for what only the stack does: to be woken up by so many bytes, to encrypt.
  * FIN and RST go through the stack, behind what was handed over, which is in the queue by then.
  *
- * What others would forget, because they see no packets of it, is told once a second that there are some: the talk,
- * and the flow.
+ * What others would forget, because they see no packets of it, is told some times a second that there are some: the
+ * talk, and the flow.
  *
- * Reads kd_accel_rules, kd_conntrack, kd_endpoints, kd_policies, kd_sock and kd_talks; writes the other kd_accel_*.
+ * Reads kd_accel_rules, kd_endpoints, kd_l7_ports, kd_policies and kd_sock; reads kd_conntrack and kd_talks, and writes
+ * there when they were last seen; writes the other kd_accel_*, and an event of each pair.
  */
 #ifndef KD_ACCELERATION_H
 #define KD_ACCELERATION_H
@@ -30,26 +32,31 @@
 #include <bpf/bpf_core_read.h>
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
+#include <kd/acceleration_event.h>
 #include <kd/addr.h>
 #include <kd/clock.h>
 #include <kd/config.h>
+#include <kd/dns_port.h>
 #include <kd/talk_ends.h>
+#include <kd/enforce.h>
+#include <kd/kernel.h>
 #include <kd/tuple.h>
 #include <kd/types.h>
 #include <kd/maps/acceleration.h>
 #include <kd/maps/conntrack.h>
 #include <kd/maps/endpoints.h>
+#include <kd/maps/l7_ports.h>
 #include <kd/maps/sockets.h>
 
-KD_CONFIG(bool, enforce, "pods send and receive what policies allow") = false;
-
-#define KD_AF_INET 2
 #define KD_RCV_SHUTDOWN 1
 #define KD_SEND_SHUTDOWN 2
 #define KD_STATE_CLOSE 7 /* the kernel's TCP_CLOSE */
 
-/* What is read of the kernel's own structs, found by name when the program is loaded. */
-#define KD_KERNEL __attribute__((preserve_access_index))
+/* The kernel counts the bytes of what is handed over, and not the kilobyte or the page that each message takes. */
+#define KD_ACCEL_MOST_UNREAD 256
+
+/* In ticks of the kernel: 64 ms to 640 ms, as it was built. */
+#define KD_ACCEL_MOMENT 64
 
 struct kd_atomic64 {
 	__s64 counter;
@@ -69,6 +76,7 @@ struct sock {
 		struct kd_atomic rmem_alloc;
 	} sk_backlog;
 	int sk_rcvbuf;
+	int sk_rcvlowat;
 	__u8 sk_shutdown;
 } KD_KERNEL;
 
@@ -78,6 +86,7 @@ struct inet_sock {
 
 struct inet_connection_sock {
 	struct inet_sock icsk_inet;
+	const void *icsk_ulp_ops; /* TLS in the kernel, which the other end may do by itself */
 } KD_KERNEL;
 
 struct tcp_sock {
@@ -158,12 +167,31 @@ static __always_inline bool kd_accel_is_chosen(const struct kd_addr *addr, __be1
 	return bpf_map_lookup_elem(&kd_accel_rules, &key);
 }
 
-/* Policies have more to say of the connection than that it may be. */
-static __always_inline bool kd_accel_is_for_others(const struct kd_tuple *way)
+/* Whether what comes to a server's port is read by others whoever its client is, or what this client says there. */
+static __always_inline bool kd_accel_is_read(const struct kd_addr *client, const struct kd_addr *server, __be16 port)
+{
+	struct kd_l7_port_key key = { .addr = *server, .port = port, .toward = KD_INGRESS };
+
+	if (bpf_map_lookup_elem(&kd_l7_ports, &key))
+		return true;
+	key.addr = *client;
+	key.toward = KD_EGRESS;
+	return bpf_map_lookup_elem(&kd_l7_ports, &key);
+}
+
+/* Policies have more to say of the connection than that it may be, or it is with a name server. */
+static __always_inline bool kd_accel_is_for_others(const struct kd_accel_caller *caller, const struct kd_tuple *way,
+						   bool within)
 {
 	struct kd_tuple key;
 	struct kd_talk *talk;
 
+	if (kd_accel_is_read(&way->src, &way->dst, way->dport))
+		return true;
+	if (!within && dns && (caller->dialled_port == KD_DNS_PORT || way->dport == KD_DNS_PORT))
+		return true;
+	if (!enforce || within)
+		return false;
 	kd_talk_key(way, &key);
 	talk = bpf_map_lookup_elem(&kd_talks, &key);
 	return talk && talk->flags & KD_TALK_REQUESTS;
@@ -240,7 +268,7 @@ static __always_inline void kd_accel_client(struct bpf_sock_ops *ops)
 	if (!kd_accel_is_chosen(&caller.dialled, caller.dialled_port) &&
 	    !kd_accel_is_chosen(&call.way.dst, call.way.dport))
 		return;
-	if (!kd_accel_describe(ops, &caller.end) || (enforce && !within && kd_accel_is_for_others(&call.way)))
+	if (!kd_accel_describe(ops, &caller.end) || kd_accel_is_for_others(&caller, &call.way, within))
 		return;
 	if (!kd_accel_enrol(ops, caller.end.cookie, caller.end.cookie, KD_ACCEL_CLIENT))
 		return;
@@ -277,9 +305,13 @@ static __always_inline void kd_accel_server(struct bpf_sock_ops *ops)
 	bpf_map_delete_elem(&kd_accel_calls, &call);
 	if (!kd_accel_enrol(ops, pair.end[KD_ACCEL_SERVER].cookie, key, KD_ACCEL_SERVER))
 		return;
-	kd_accel_count_way(bpf_map_update_elem(&kd_accel_pairs, &key, &pair, BPF_NOEXIST) ? KD_ACCEL_REFUSED :
-											      KD_ACCEL_PAIRED,
-			   0);
+	if (bpf_map_update_elem(&kd_accel_pairs, &key, &pair, BPF_NOEXIST)) {
+		kd_accel_count_way(KD_ACCEL_REFUSED, 0);
+		return;
+	}
+	kd_accel_count_way(KD_ACCEL_PAIRED, 0);
+	if (events)
+		kd_accel_tell(&call.way, &pair);
 }
 
 static __always_inline void kd_accel_closed(struct bpf_sock_ops *ops)
@@ -295,34 +327,14 @@ static __always_inline void kd_accel_closed(struct bpf_sock_ops *ops)
 
 /* ---- messages ---- */
 
-/*
- * Whether policies let the pair be. All of it is looked at once a second, and when a policy has changed; in between a
- * look at both policies tells. Who is given another policy has his pairs taken away by user space.
- */
-static __always_inline bool kd_accel_allowed(const struct kd_accel_pair *pair, struct kd_accel_end *end, __u32 now)
-{
-	struct kd_talk *talk;
-
-	if (!enforce || pair->within || (end->asked == now && kd_held_still(&end->held)))
-		return true;
-	end->asked = 0;
-	talk = bpf_map_lookup_elem(&kd_talks, &pair->talk);
-	if (!talk || !kd_talk_holds(&pair->talk, talk, &end->held))
-		return false;
-	talk->last_seen = now;
-	end->asked = now;
-	return true;
-}
-
 /* Those that translate the connection's packets learn that it is not idle. */
-static __always_inline void kd_accel_seen(struct kd_accel_pair *pair, __u32 now)
+static __always_inline void kd_accel_seen(const struct kd_accel_pair *pair, __u32 now)
 {
 	struct kd_tuple way, answer;
 	struct kd_ct *ct;
 
-	if (!pair->translated || pair->last_seen == now)
+	if (!pair->translated)
 		return;
-	pair->last_seen = now;
 	way = pair->second & 1 ? kd_reversed(&pair->talk) : pair->talk;
 	answer = kd_reversed(&way);
 	ct = kd_ct_find_untold(&answer);
@@ -335,15 +347,46 @@ static __always_inline void kd_accel_seen(struct kd_accel_pair *pair, __u32 now)
 		ct->last_seen = now;
 }
 
-/* What to do with a message from one end of a pair to the other. */
-static __always_inline enum kd_accel_way kd_accel_choose(struct tcp_sock *tcp, struct kd_accel_pair *pair,
-							 struct kd_accel_end *end, const struct kd_accel_end *peer)
+/*
+ * Whether policies let the pair be, and nobody wants to read what it says. All of it is looked at some times a second,
+ * and when a policy has changed; in between a look at both policies tells. Who is given another policy has his pairs
+ * taken away by user space.
+ */
+static __always_inline bool kd_accel_allowed(const struct kd_accel_pair *pair, struct kd_accel_end *end)
 {
-	struct tcp_sock *other;
-	__u32 now = kd_now();
+	const __u32 moment = bpf_jiffies64() / KD_ACCEL_MOMENT;
+	const bool judged = enforce && !pair->within;
+	struct kd_talk *talk;
+	__u32 now;
 
-	if (!kd_accel_allowed(pair, end, now))
+	if (end->asked == moment && (!judged || kd_held_still(&end->held)))
+		return true;
+	end->asked = 0;
+	if (pair->second ? kd_accel_is_read(&pair->talk.dst, &pair->talk.src, pair->talk.sport) :
+			   kd_accel_is_read(&pair->talk.src, &pair->talk.dst, pair->talk.dport))
+		return false;
+	now = kd_now();
+	if (judged) {
+		talk = bpf_map_lookup_elem(&kd_talks, &pair->talk);
+		if (!talk || !kd_talk_holds(&pair->talk, talk, &end->held))
+			return false;
+		talk->last_seen = now;
+	}
+	kd_accel_seen(pair, now);
+	end->asked = moment;
+	return true;
+}
+
+/* What to do with a message from one end of a pair to the other. */
+static __always_inline enum kd_accel_way kd_accel_choose(const struct kd_accel_pair *pair, struct kd_accel_end *end,
+							 const struct kd_accel_end *peer)
+{
+	struct tcp_sock *tcp, *other;
+	int unread;
+
+	if (!kd_accel_allowed(pair, end))
 		return KD_ACCEL_POLICY;
+	tcp = bpf_rdonly_cast((void *)end->sock, bpf_core_type_id_kernel(struct tcp_sock));
 	other = bpf_rdonly_cast((void *)peer->sock, bpf_core_type_id_kernel(struct tcp_sock));
 	if ((__u64)other->inet_conn.icsk_inet.sk.__sk_common.skc_cookie.counter != peer->cookie ||
 	    other->inet_conn.icsk_inet.sk.sk_shutdown & KD_RCV_SHUTDOWN ||
@@ -351,30 +394,34 @@ static __always_inline enum kd_accel_way kd_accel_choose(struct tcp_sock *tcp, s
 		return KD_ACCEL_SHUT;
 	if (other->rcv_nxt != tcp->write_seq || other->copied_seq != other->rcv_nxt)
 		return KD_ACCEL_BEHIND;
-	if (2 * other->inet_conn.icsk_inet.sk.sk_backlog.rmem_alloc.counter > other->inet_conn.icsk_inet.sk.sk_rcvbuf)
+	if (other->inet_conn.icsk_inet.sk.sk_rcvlowat > 1 || other->inet_conn.icsk_ulp_ops || tcp->inet_conn.icsk_ulp_ops)
+		return KD_ACCEL_SPECIAL;
+	unread = other->inet_conn.icsk_inet.sk.sk_backlog.rmem_alloc.counter;
+	if (!unread)
+		end->read = end->messages;
+	if (2 * unread > other->inet_conn.icsk_inet.sk.sk_rcvbuf ||
+	    (__u32)end->messages - end->read >= KD_ACCEL_MOST_UNREAD)
 		return KD_ACCEL_FULL;
-	kd_accel_seen(pair, now);
 	return KD_ACCEL_HANDED;
 }
 
 /* A socket sends. */
 static __always_inline int kd_accel_message(struct sk_msg_md *msg)
 {
-	struct tcp_sock *tcp = bpf_skc_to_tcp_sock(msg->sk);
 	struct kd_accel_own *own = bpf_sk_storage_get(&kd_accel_owns, msg->sk, NULL, 0);
 	enum kd_accel_way way = KD_ACCEL_ALONE;
 	struct kd_accel_end *end, *peer;
 	struct kd_accel_pair *pair;
 	__u64 key;
 
-	if (!tcp || !own)
+	if (!own)
 		return SK_PASS;
 	key = own->pair;
 	pair = bpf_map_lookup_elem(&kd_accel_pairs, &key);
 	if (pair) {
-		end = &pair->end[own->end == KD_ACCEL_SERVER];
-		peer = &pair->end[own->end != KD_ACCEL_SERVER];
-		way = kd_accel_choose(tcp, pair, end, peer);
+		end = &pair->end[own->end & KD_ACCEL_SERVER];
+		peer = &pair->end[~own->end & KD_ACCEL_SERVER];
+		way = kd_accel_choose(pair, end, peer);
 		key = peer->cookie;
 		if (way == KD_ACCEL_HANDED &&
 		    bpf_msg_redirect_hash(msg, &kd_accel_socks, &key, BPF_F_INGRESS) != SK_PASS)

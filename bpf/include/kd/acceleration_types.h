@@ -43,8 +43,8 @@ struct kd_accel_end {
 	__u64 bytes;
 	__u64 others; /* messages that it has sent through the stack */
 	struct kd_held held;
-	__u32 asked; /* seconds of CLOCK_MONOTONIC when that was found; 0: it is not allowed */
-	__u32 pad;
+	__u32 asked; /* the moment when that was found; 0: it is not allowed */
+	__u32 read; /* of `messages`, as many as the peer has read for certain */
 };
 KD_ASSERT_SIZE(struct kd_accel_end, 72);
 
@@ -67,11 +67,10 @@ struct kd_accel_pair {
 	__be16 dialled_port;
 	__u8 translated;
 	__u8 within; /* one namespace: policies have no say */
-	__u32 last_seen; /* seconds of CLOCK_MONOTONIC when it was last told to those that would forget it */
 	__u8 second; /* the client is the second end of the talk */
-	__u8 pad[7];
+	__u8 pad[3];
 };
-KD_ASSERT_SIZE(struct kd_accel_pair, 216);
+KD_ASSERT_SIZE(struct kd_accel_pair, 208);
 
 /* Value of kd_accel_owns. */
 struct kd_accel_own {
@@ -91,6 +90,7 @@ enum kd_accel_way {
 	KD_ACCEL_SHUT = 5, /* one of them has closed, in this direction at least */
 	KD_ACCEL_PAIRED = 6, /* connections */
 	KD_ACCEL_REFUSED = 7, /* connections: a socket is another program's, or there was no room */
+	KD_ACCEL_SPECIAL = 8, /* one of them has an option that only the stack knows: SO_RCVLOWAT, TLS */
 	KD_ACCEL_WAYS,
 };
 

@@ -13,6 +13,9 @@
 #include <bpf/bpf_helpers.h>
 #include <kd/types.h>
 
+#define KD_AF_INET 2
+#define KD_AF_INET6 10
+
 static __always_inline void kd_addr_set_v4(struct kd_addr *addr, __be32 v4)
 {
 	addr->w[0] = 0;

@@ -5,6 +5,10 @@
  * Reads and writes kd_conntrack. A flow is two entries, the original direction (client -> frontend) and the
  * reply (backend -> client), made together or not at all. A packet costs one lookup, by its own tuple.
  *
+ * Of a flow whose source alone is translated, and keeps its port, the reply is all that the first packet makes
+ * (KD_CT_ALONE). The answer to it makes the original, or the next packet does, or user space before the rules change.
+ * So what is never answered takes one entry, and a first packet waits for memory once.
+ *
  * Once a second a flow's packet also visits the entry of the other direction. This keeps both halves equally
  * young in the LRU, makes the other one again if it was evicted, and tells the original that it was answered.
  *
@@ -31,9 +35,11 @@
 #include <linux/in.h>
 #include <bpf/bpf_helpers.h>
 #include <kd/addr.h>
+#include <kd/begun.h>
 #include <kd/config.h>
 #include <kd/packet.h>
 #include <kd/service.h>
+#include <kd/told.h>
 #include <kd/tuple.h>
 #include <kd/types.h>
 #include <kd/verdict.h>
@@ -150,18 +156,33 @@ KD_SUBPROGRAM void kd_ct_forget(const struct kd_tuple *tuple, const struct kd_ct
 	kd_ct_remove(tuple);
 }
 
+/* Make a half that is lost. Its tuple may be that of a flow to the world which has just begun. */
+static __always_inline long kd_ct_put_half(const struct kd_tuple *tuple, const struct kd_ct *ct)
+{
+	if (ct->flags & KD_CT_REPLY)
+		return kd_begun_put_settled(tuple, ct, BPF_NOEXIST);
+	return kd_ct_put(tuple, ct, BPF_NOEXIST);
+}
+
 /* The once-a-second visit to the other direction. */
-KD_SUBPROGRAM void kd_ct_visit_opposite(const struct kd_tuple *tuple, const struct kd_ct *ct)
+KD_SUBPROGRAM void kd_ct_visit_opposite(const struct kd_tuple *tuple, struct kd_ct *ct)
 {
 	struct kd_tuple opposite = kd_reversed(&ct->to);
 	struct kd_ct answer = kd_ct_answer(tuple, ct);
 	struct kd_ct *other = kd_ct_find(&opposite);
+	bool alone = kd_ct_alone(ct);
 
-	if (!other && !kd_ct_put(&opposite, &answer, BPF_NOEXIST))
-		kd_lost(KD_LOSS_HALF);
-	else if (!other)
+	if (alone) { /* its first packet was told, as this one is */
+		answer.told = ct->told;
+		answer.tcp_flags = ct->tcp_flags;
+	}
+	if (!other && kd_ct_put_half(&opposite, &answer))
 		return;
-	else if (kd_ct_answers(other, tuple, ct) && answer.flags & ~other->flags)
+	if (alone)
+		kd_ct_add_flags(tuple, ct, KD_CT_SEEN_REPLY);
+	else if (!other)
+		kd_lost(KD_LOSS_HALF);
+	if (other && kd_ct_answers(other, tuple, ct) && answer.flags & ~other->flags)
 		kd_ct_add_flags(&opposite, other, answer.flags);
 }
 
@@ -173,6 +194,8 @@ KD_SUBPROGRAM void kd_ct_touch_twin(const struct kd_tuple *tuple, struct kd_ct *
 	if (!twin)
 		return;
 	__sync_fetch_and_add(&twin->packets, 1);
+	if (events)
+		kd_ct_note_twin(twin, ct);
 	if (closing & ~twin->flags)
 		__sync_fetch_and_or(&twin->flags, closing);
 	if (!(twin->flags & KD_CT_ENDED))
@@ -191,11 +214,13 @@ static __always_inline void kd_ct_touch(const struct kd_pkt *pkt, const struct k
 		closing |= KD_CT_RST;
 
 	__sync_fetch_and_add(&ct->packets, 1);
+	if (events)
+		kd_ct_note(ct, now);
 	if (closing & ~ct->flags)
 		__sync_fetch_and_or(&ct->flags, closing);
 	if (moving)
 		kd_ct_touch_twin(tuple, ct, closing, now);
-	if (ct->last_seen == now || ct->flags & KD_CT_ENDED)
+	if ((ct->last_seen == now && !kd_ct_alone(ct)) || ct->flags & KD_CT_ENDED)
 		return;
 	ct->last_seen = now;
 	kd_ct_visit_opposite(tuple, ct);
@@ -214,15 +239,18 @@ static __always_inline bool kd_idle(const struct kd_ct *ct, __u32 now)
 static __always_inline bool kd_ct_evict(const struct kd_tuple *tuple, const struct kd_ct *held, __u32 now)
 {
 	struct kd_tuple opposite = kd_reversed(&held->to);
-	struct kd_ct *other = kd_ct_find(&opposite);
-	bool over;
+	const struct kd_ct *other = kd_ct_find(&opposite);
+	bool alone, over;
 
-	if (!other || !kd_ct_answers(other, tuple, held))
+	alone = !other || !kd_ct_answers(other, tuple, held);
+	if (alone && !kd_ct_alone(held))
 		return true;
+	if (alone)
+		other = held;
 	over = (held->flags | other->flags) & KD_CT_CLOSED;
 	if (tuple->protocol != IPPROTO_TCP && tuple->protocol != IPPROTO_SCTP)
 		over = kd_idle(held, now) && kd_idle(other, now);
-	if (over)
+	if (over && !alone)
 		kd_ct_remove(&opposite);
 	return over;
 }

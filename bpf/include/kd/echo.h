@@ -63,7 +63,7 @@ KD_FUNCTION int kd_echo_become(struct __sk_buff *skb, struct kd_pkt *pkt, const 
 		    (pkt->ipv6 && bpf_l4_csum_replace(skb, check, 0, diff, BPF_F_PSEUDO_HDR)))
 			return KD_DROP_REWRITE;
 	}
-	if (pkt->ipv6) /* as in kd_rewrite_l4_csum() */
+	if (pkt->ipv6) /* as in kd_rewrite_l4() */
 		bpf_csum_update(skb, diff);
 	if (kd_rewrite_addrs(skb, pkt, to, diff))
 		return KD_DROP_REWRITE;

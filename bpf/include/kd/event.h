@@ -7,10 +7,16 @@
  * not there before, and one packet each interval; the filters; the rate of the CPU. Counters of packets and bytes know
  * nothing of all this, and are exact.
  *
- * Readers are woken at most every KD_EVENT_WAKE, by the first event: a reader looks again so long after it has found
- * some (k8sdatapath/datapath/flow_observer.py). Nobody waits for a reader: for what finds no room there is a counter.
+ * What was told of a connection is kept in kd_connections; at the point where its packets are translated in its flow's
+ * entries instead, which are there anyway: kd/told.h.
  *
- * Reads kd_endpoints and kd_ipcache, for identities; writes kd_connections, kd_telling and kd_events.
+ * Events of packets are put into a queue of their CPU, which no other program interrupts; calls of sockets are
+ * interrupted by packets, and told in kd_events, a ring buffer. Readers are woken by that, at most every KD_EVENT_WAKE
+ * and by the first event: a reader looks again so long after it has found some
+ * (k8sdatapath/datapath/flow_observer.py). Nobody waits for a reader: for what finds no room there is a counter.
+ *
+ * Reads kd_endpoints and kd_ipcache, for identities; writes kd_connections, kd_telling, kd_event_queues,
+ * kd_event_rows and kd_events.
  */
 #ifndef KD_EVENT_H
 #define KD_EVENT_H
@@ -35,12 +41,6 @@
 
 #define KD_EVENT_WAKE 10000000 /* nanoseconds */
 #define KD_EVENT_BURST 100 /* events that a CPU may tell at once, whatever the rate */
-#define KD_TOLD_FLAGS (KD_TCP_SYN | KD_TCP_FIN | KD_TCP_RST)
-
-static __always_inline struct kd_event_setup *kd_event_setup_now(void)
-{
-	return bpf_map_lookup_elem(&kd_event_setup, (const void *)&kd_scene_first);
-}
 
 /* Towards the node, so before it does anything; else the packet may have come in elsewhere. */
 static __always_inline bool kd_comes_in(__u32 point)
@@ -48,48 +48,71 @@ static __always_inline bool kd_comes_in(__u32 point)
 	return point == KD_FROM_POD || point == KD_FROM_UPLINK || point == KD_FROM_OVERLAY || point == KD_AT_DRIVER;
 }
 
-/* The ends of the connection: where the packet came from, and where it goes. */
-static __always_inline void kd_event_ends(struct kd_scene *scene)
+/* The ends of the connection: a packet that came from the source of `from` left as `after`. */
+static __always_inline void kd_event_ends(struct kd_scene *scene, const struct kd_tuple *from,
+					  const struct kd_tuple *after)
 {
-	if (scene->judged && kd_is_denied(scene->result)) {
-		scene->after = scene->way; /* as it would have gone on */
-		return;
+	struct kd_event *event = &scene->event;
+	const struct kd_tuple *before = &scene->before;
+
+	kd_addr_copy(&event->source, &from->src);
+	kd_addr_copy(&event->destination, &after->dst);
+	event->source_port = from->sport;
+	event->destination_port = after->dport;
+	if (!kd_addr_same(&after->src, &from->src) || after->sport != from->sport) {
+		kd_addr_copy(&event->seen_source, &after->src);
+		event->seen_source_port = after->sport;
+	} else {
+		__builtin_memset(&event->seen_source, 0, sizeof(event->seen_source));
+		event->seen_source_port = 0;
 	}
-	scene->way = scene->after;
-	scene->way.src = scene->before.src;
-	scene->way.sport = scene->before.sport;
+	if (!kd_addr_same(&before->dst, &after->dst) || before->dport != after->dport) {
+		kd_addr_copy(&event->dialled, &before->dst);
+		event->dialled_port = before->dport;
+	} else {
+		__builtin_memset(&event->dialled, 0, sizeof(event->dialled));
+		event->dialled_port = 0;
+	}
 }
 
 /* Who has begun, as far as one packet tells: 1 its source, 2 its destination, 0 nobody knows. */
-static __always_inline __u8 kd_event_began(const struct kd_scene *scene)
+static __always_inline __u8 kd_event_began(const struct kd_event *event)
 {
-	__u8 flags = scene->tcp_flags;
+	__u8 flags = event->tcp_flags;
 
-	if (scene->way.protocol != IPPROTO_TCP && scene->way.protocol != IPPROTO_SCTP)
-		return scene->state == KD_STATE_REPLY ? 2 : 1;
+	if (event->protocol != IPPROTO_TCP && event->protocol != IPPROTO_SCTP)
+		return event->state == KD_STATE_REPLY ? 2 : 1;
 	if (flags & KD_TCP_SYN)
 		return flags & KD_TCP_ACK ? 2 : 1;
-	return scene->state == KD_STATE_REPLY ? 2 : 0;
+	return event->state == KD_STATE_REPLY ? 2 : 0;
+}
+
+#define KD_CAME_IN 0x8000 /* in kd_connection.points */
+
+/* Where a packet is, as a bit; and that this is where it is counted, though it should be seen on its way out as well. */
+static __always_inline __u16 kd_connection_point(__u8 point)
+{
+	return 1 << (point & 15) | (kd_comes_in(point) ? KD_CAME_IN : 0);
 }
 
 static __always_inline bool kd_connection_begin(struct kd_scene *scene, __u8 second, __u32 now)
 {
 	struct kd_connection *fresh = &scene->connection;
-	__u8 began = kd_event_began(scene);
+	__u8 began = kd_event_began(&scene->event);
 
 	second &= 1;
 	__builtin_memset(fresh, 0, sizeof(*fresh));
-	fresh->packets[second] = scene->counts;
-	fresh->bytes[second] = scene->counts ? scene->length : 0;
+	fresh->packets[second] = 1;
+	fresh->bytes[second] = scene->event.length;
 	fresh->told[second] = now;
-	fresh->points[second] = 1 << (scene->point & 15);
-	fresh->tcp_flags[second] = scene->tcp_flags;
+	fresh->points[second] = kd_connection_point(scene->event.point);
+	fresh->tcp_flags[second] = scene->event.tcp_flags;
 	fresh->began = began && second ? 3 - began : began;
-	scene->packets = fresh->packets[second];
-	scene->bytes = fresh->bytes[second];
+	scene->event.packets = 1;
+	scene->event.bytes = scene->event.length;
 	bpf_map_update_elem(&kd_connections, &scene->key, fresh, BPF_ANY);
-	if (began && scene->state != KD_STATE_RELATED)
-		scene->state = began == 1 ? KD_STATE_NEW : KD_STATE_REPLY;
+	if (began && scene->event.state != KD_STATE_RELATED)
+		scene->event.state = began == 1 ? KD_STATE_NEW : KD_STATE_REPLY;
 	return true;
 }
 
@@ -97,45 +120,52 @@ static __always_inline bool kd_connection_begin(struct kd_scene *scene, __u8 sec
 static __always_inline bool kd_connection_goes_on(struct kd_scene *scene, struct kd_connection *seen, __u8 second,
 						  __u32 now, __u32 interval)
 {
-	__u16 point = 1 << (scene->point & 15);
+	__u16 point = kd_connection_point(scene->event.point);
 	__u8 flags;
 
 	second &= 1;
-	flags = scene->tcp_flags & ~seen->tcp_flags[second];
-	if (scene->counts) {
+	flags = scene->event.tcp_flags & ~seen->tcp_flags[second];
+	if (!((seen->points[second] & ~point) & KD_CAME_IN)) { /* else it was counted there */
 		__sync_fetch_and_add(&seen->packets[second], 1);
-		__sync_fetch_and_add(&seen->bytes[second], scene->length);
+		__sync_fetch_and_add(&seen->bytes[second], scene->event.length);
 	}
-	if (seen->began && scene->state != KD_STATE_RELATED)
-		scene->state = seen->began == second + 1 ? KD_STATE_ESTABLISHED : KD_STATE_REPLY;
+	if (seen->began && scene->event.state != KD_STATE_RELATED)
+		scene->event.state = seen->began == second + 1 ? KD_STATE_ESTABLISHED : KD_STATE_REPLY;
 	if (!(flags & KD_TOLD_FLAGS) && now - seen->told[second] < interval) {
-		if (seen->points[second] & point)
+		if ((seen->points[second] & point) == point)
 			return false;
 		seen->points[second] |= point;
 		return true;
 	}
 	seen->tcp_flags[second] |= flags;
 	seen->told[second] = now;
-	seen->points[second] = point;
+	seen->points[second] = point | (seen->points[second] & KD_CAME_IN);
 	return true;
 }
 
 /* Count the packet of a connection; false: it is as those before it. */
-static __always_inline bool kd_connection_note(struct kd_scene *scene, __u32 interval)
+KD_SUBPROGRAM bool kd_connection_note(struct kd_scene *scene, __u32 interval)
 {
-	bool second = kd_talk_key(&scene->way, &scene->key);
-	struct kd_connection *seen = bpf_map_lookup_elem(&kd_connections, &scene->key);
+	struct kd_event *event = &scene->event;
+	struct kd_connection *seen;
 	__u32 now = kd_now();
-	bool news;
+	bool second, news;
 
-	if (seen && (scene->tcp_flags & (KD_TCP_SYN | KD_TCP_ACK)) == KD_TCP_SYN &&
+	kd_addr_copy(&scene->way.src, &event->source);
+	kd_addr_copy(&scene->way.dst, &event->destination);
+	scene->way.sport = event->source_port;
+	scene->way.dport = event->destination_port;
+	scene->way.protocol = event->protocol;
+	second = kd_talk_key(&scene->way, &scene->key);
+	seen = bpf_map_lookup_elem(&kd_connections, &scene->key);
+	if (seen && (scene->event.tcp_flags & (KD_TCP_SYN | KD_TCP_ACK)) == KD_TCP_SYN &&
 	    (seen->tcp_flags[0] | seen->tcp_flags[1]) & (KD_TCP_FIN | KD_TCP_RST))
 		seen = NULL; /* another one between the same ports */
 	if (!seen)
 		return kd_connection_begin(scene, second, now);
 	news = kd_connection_goes_on(scene, seen, second, now, interval);
-	scene->packets = seen->packets[second & 1];
-	scene->bytes = seen->bytes[second & 1];
+	event->packets = seen->packets[second & 1];
+	event->bytes = seen->bytes[second & 1];
 	return news;
 }
 
@@ -168,12 +198,10 @@ static __always_inline bool kd_event_fits(const struct kd_event *event, const st
 }
 
 /* Whether somebody wants to hear of it. */
-static __always_inline bool kd_event_wanted(const struct kd_event *event, __u32 filters)
+KD_SUBPROGRAM bool kd_event_wanted(const struct kd_event *event, __u32 filters)
 {
 	struct kd_event_filter *filter;
 
-	if (!filters)
-		return true;
 	for (__u32 i = 0; i < KD_EVENT_FILTERS && i < filters; i++) {
 		__u32 index = i;
 
@@ -184,12 +212,10 @@ static __always_inline bool kd_event_wanted(const struct kd_event *event, __u32 
 	return false;
 }
 
-static __always_inline bool kd_event_allowed(struct kd_telling *telling, __u32 rate, __u64 now)
+KD_SUBPROGRAM bool kd_event_allowed(struct kd_telling *telling, __u32 rate, __u64 now)
 {
-	__u64 step = rate ? 1000000000 / rate : 0;
+	__u64 step = 1000000000 / rate;
 
-	if (!step)
-		return true;
 	if (telling->next > now) {
 		telling->limited++;
 		return false;
@@ -214,85 +240,118 @@ static __always_inline void kd_event_party(const struct kd_addr *addr, __u32 *id
 		*identity = party->identity;
 }
 
-static __always_inline void kd_event_fill(struct kd_event *event, const struct kd_scene *scene)
+/* What is not known before an event is due. */
+static __always_inline void kd_event_complete(struct kd_scene *scene)
 {
-	const struct kd_tuple *way = &scene->way;
+	struct kd_event *event = &scene->event;
 
-	__builtin_memset(event, 0, sizeof(*event));
-	event->source = way->src;
-	event->destination = way->dst;
-	event->source_port = way->sport;
-	event->destination_port = way->dport;
-	if (!kd_addr_equal(&scene->after.src, &way->src) || scene->after.sport != way->sport) {
-		event->seen_source = scene->after.src;
-		event->seen_source_port = scene->after.sport;
-	}
-	if (!kd_addr_equal(&scene->before.dst, &way->dst) || scene->before.dport != way->dport) {
-		event->dialled = scene->before.dst;
-		event->dialled_port = scene->before.dport;
-	}
-	kd_event_party(&way->src, &event->source_identity, &event->source_device);
-	kd_event_party(&way->dst, &event->destination_identity, &event->destination_device);
+	kd_event_party(&event->source, &event->source_identity, &event->source_device);
+	if (!scene->found)
+		kd_event_party(&event->destination, &event->destination_identity, &event->destination_device);
 	if (scene->told && !event->source_device)
 		event->source_identity = scene->told;
-	event->time = scene->time;
-	event->packets = scene->packets;
-	event->bytes = scene->bytes;
-	event->cookie = scene->cookie;
-	event->cgroup = scene->cgroup;
-	event->result = scene->result;
-	event->ifindex = scene->ifindex;
-	event->length = scene->length;
-	event->source_rule = scene->source_rule;
-	event->destination_rule = scene->destination_rule;
+	if (!kd_is_v4(&event->source))
+		event->flags |= KD_EVENT_IPV6;
+	if (event->protocol != IPPROTO_TCP)
+		event->tcp_flags = 0;
 	event->cpu = bpf_get_smp_processor_id();
-	event->flags = scene->flags | (kd_is_v4(&way->src) ? 0 : KD_EVENT_IPV6);
-	event->point = scene->point;
-	event->protocol = way->protocol;
-	event->tcp_flags = way->protocol == IPPROTO_TCP ? scene->tcp_flags : 0;
-	event->icmp_type = scene->icmp_type;
-	event->icmp_code = scene->icmp_code;
-	event->state = scene->state;
-	event->ttl = scene->ttl;
+	if (!event->time)
+		event->time = bpf_ktime_get_ns();
 }
 
-/* An event is written: tell it, if it is wanted and may be. */
+static __always_inline bool kd_event_asked(const struct kd_event *event, const struct kd_event_setup *setup,
+					   struct kd_telling *telling)
+{
+	return (!setup->filters || kd_event_wanted(event, setup->filters)) &&
+	       (!setup->rate || kd_event_allowed(telling, setup->rate, event->time));
+}
+
+/* Is it time that readers hear of an event? */
+static __always_inline bool kd_event_wakes(const struct kd_event *event, struct kd_telling *telling)
+{
+	if ((__s64)(event->time - telling->woken) < KD_EVENT_WAKE) /* it may be earlier: see kd/finish.h */
+		return false;
+	telling->woken = event->time;
+	return true;
+}
+
+/* An event is written, in kd_events itself: it is told if it is wanted and may be. */
 static __always_inline void kd_event_end(struct kd_event *event, const struct kd_event_setup *setup,
 					 struct kd_telling *telling)
 {
-	__u64 flags = BPF_RB_NO_WAKEUP;
-	__u64 now = event->time;
-
-	if (!kd_event_wanted(event, setup->filters) || !kd_event_allowed(telling, setup->rate, now)) {
+	if (!kd_event_asked(event, setup, telling)) {
 		bpf_ringbuf_discard(event, BPF_RB_NO_WAKEUP);
 		return;
 	}
 	telling->told++;
-	if (now - telling->woken >= KD_EVENT_WAKE) {
-		telling->woken = now;
-		flags = BPF_RB_FORCE_WAKEUP;
-	}
-	bpf_ringbuf_submit(event, flags);
+	bpf_ringbuf_submit(event, kd_event_wakes(event, telling) ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP);
 }
 
-/* Write the event of a scene. */
-KD_FUNCTION int kd_event_tell(struct kd_scene *scene)
+/* Wake readers, with nothing that they would read. */
+KD_SUBPROGRAM void kd_event_wake(void)
+{
+	void *nothing = bpf_ringbuf_reserve(&kd_events, sizeof(__u64), 0);
+
+	if (nothing) /* else they have not read for long, and have something to wake for */
+		bpf_ringbuf_discard(nothing, BPF_RB_FORCE_WAKEUP);
+}
+
+/* Who sees the new number sees what was written before: x86 writes in order, and would wait here for all of it. */
+static __always_inline void kd_event_publish(struct kd_event_queue *queue, __u64 written)
+{
+#ifdef __TARGET_ARCH_x86
+	barrier();
+	*(volatile __u64 *)&queue->written = written;
+#else
+	__sync_lock_test_and_set(&queue->written, written);
+#endif
+}
+
+/* Copy an event to the end of its CPU's queue, in one go. False: there is no room. */
+static __always_inline bool kd_event_put(const struct kd_event *event)
+{
+	struct kd_event_queue *queue;
+	struct kd_event *to;
+	__u32 at = event->cpu, room;
+	__u64 written, share;
+
+	queue = bpf_map_lookup_elem(&kd_event_queues, &at);
+	if (!queue)
+		return false;
+	written = queue->written;
+	share = *(volatile __u64 *)&queue->share;
+	room = share;
+	if (written - *(volatile __u64 *)&queue->taken >= room) {
+		if (!room && !queue->wanted)
+			queue->wanted = 1;
+		return false;
+	}
+	at = (share >> 32) + (written & (room - 1));
+	to = bpf_map_lookup_elem(&kd_event_rows, &at);
+	if (!to)
+		return false;
+	__builtin_memcpy(to, event, sizeof(*to));
+	kd_event_publish(queue, written + 1);
+	return true;
+}
+
+/* Tell the event of a scene, if it is wanted and may be. */
+static __always_inline void kd_event_tell(struct kd_scene *scene)
 {
 	struct kd_telling *telling = bpf_map_lookup_elem(&kd_telling, (const void *)&kd_scene_first);
 	struct kd_event_setup *setup = kd_event_setup_now();
-	struct kd_event *event;
 
-	if (!scene || !telling || !setup)
-		return 0;
-	scene->time = bpf_ktime_get_ns();
-	event = bpf_ringbuf_reserve(&kd_events, sizeof(*event), 0);
-	if (!event) {
-		telling->full++;
-		return 0;
-	}
-	kd_event_fill(event, scene);
-	kd_event_end(event, setup, telling);
-	return 0;
+	if (!telling || !setup)
+		return;
+	kd_event_complete(scene);
+	if (!kd_event_asked(&scene->event, setup, telling))
+		return;
+	if (kd_event_put(&scene->event))
+		telling->told++;
+	else
+		telling->full++; /* and the reader has something to do, too */
+	if (kd_event_wakes(&scene->event, telling))
+		kd_event_wake();
 }
 
 /* Whether what became of a packet is news. */
@@ -301,15 +360,20 @@ static __always_inline bool kd_event_due(struct kd_scene *scene)
 	struct kd_event_setup *setup = kd_event_setup_now();
 	bool news;
 
-	scene->packets = 0;
-	scene->bytes = 0;
 	if (!setup || setup->level == KD_EVENTS_OFF)
 		return false;
-	kd_event_ends(scene);
-	if (scene->result < 0 || kd_is_denied(scene->result))
+	if (scene->event.result < 0 || kd_is_denied(scene->event.result)) {
+		scene->event.packets = 0;
+		scene->event.bytes = 0;
 		return true;
+	}
 	if (setup->level < KD_EVENTS_AGGREGATED)
-		return scene->flags & KD_EVENT_AUDITED;
+		return scene->event.flags & KD_EVENT_AUDITED;
+	if (scene->noted) {
+		if (scene->event.state != KD_STATE_RELATED)
+			scene->event.state = scene->noted;
+		return scene->news || setup->level >= KD_EVENTS_ALL;
+	}
 	news = kd_connection_note(scene, setup->interval);
 	return news || setup->level >= KD_EVENTS_ALL;
 }

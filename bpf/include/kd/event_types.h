@@ -19,6 +19,7 @@ enum kd_point {
 	KD_SENDMSG = 8,
 	KD_RECVMSG = 9,
 	KD_BIND = 10,
+	KD_PAIRED = 11, /* a connection's two sockets hand each other what they send, from now on */
 };
 
 /* What a packet is to its connection. */
@@ -52,7 +53,7 @@ struct kd_event {
 	struct kd_addr destination;
 	struct kd_addr seen_source; /* all zero: it is the source, and so are the ports */
 	struct kd_addr dialled; /* all zero: it is the destination */
-	__u64 time; /* nanoseconds of CLOCK_MONOTONIC */
+	__u64 time; /* nanoseconds of CLOCK_MONOTONIC; of TCP from a pod as that says, if within a tick: 4 ms */
 	__u64 packets; /* of its connection, in this direction; 0: not counted */
 	__u64 bytes;
 	__u64 cookie; /* of a socket */
@@ -125,10 +126,24 @@ struct kd_connection {
 };
 KD_ASSERT_SIZE(struct kd_connection, 48);
 
+/*
+ * The queue of a CPU in kd_event_rows. Its events are told by one program after the other, and taken by one reader; each
+ * of the two writes a cache line of its own. Value of kd_event_queues.
+ */
+struct kd_event_queue {
+	__u64 written; /* events, ever: the next is at this modulo the size of the CPU's share of the rows */
+	__u64 pad[7];
+	__u64 taken;
+	__u64 share; /* its first row, and in the low half how many these are, a power of two; 0: it has none */
+	__u64 wanted; /* it has none, and had something to tell */
+	__u64 pad2[5];
+};
+KD_ASSERT_SIZE(struct kd_event_queue, 128);
+
 /* What a CPU has told. Value of kd_telling. */
 struct kd_telling {
 	__u64 told;
-	__u64 full; /* events for which there was no room in kd_events */
+	__u64 full; /* events for which there was no room */
 	__u64 limited; /* those above the rate */
 	__u64 next; /* nanoseconds of CLOCK_MONOTONIC from which on one more is allowed */
 	__u64 woken; /* when the reader was last woken */

@@ -22,6 +22,7 @@
 #include <kd/addr.h>
 #include <kd/config.h>
 #include <kd/packet.h>
+#include <kd/scene.h>
 #include <kd/types.h>
 #include <kd/verdict.h>
 #include <kd/maps/endpoints.h>
@@ -30,8 +31,17 @@
 KD_CONFIG(bool, redirect, "hand translated packets to their device directly, past the node's stack") = true;
 KD_CONFIG(__u32, tunnel_device, "number of the device that leads to pods of other nodes; 0: there is none") = 0;
 
-#define KD_AF_INET 2
-#define KD_AF_INET6 10
+/*
+ * In tc_index: policies were asked about both ends, and the receiver is behind this device, or is no pod of this node.
+ * It is wiped before anybody else sees it.
+ */
+#define KD_JUDGED 0x8000
+#define KD_JUDGED_FOR_NOBODY 2 /* kd_known_pod() is 1 */
+
+static __always_inline __u16 kd_judged_for(__u32 ifindex)
+{
+	return KD_JUDGED | (ifindex & ~KD_JUDGED);
+}
 
 struct kd_macs {
 	__u8 dst[ETH_ALEN];
@@ -75,11 +85,22 @@ static __always_inline int kd_hop(struct __sk_buff *skb, const struct kd_pkt *pk
 	return 0;
 }
 
+/*
+ * Policies were asked about another receiver, or none: a pod has come to the address since. The stack leads there as
+ * well, and to_pod asks; but it knows nothing of a tunnel.
+ */
+static __always_inline bool kd_is_not_for(const struct __sk_buff *skb, const struct kd_endpoint *pod)
+{
+	return skb->tc_index >= KD_JUDGED_FOR_NOBODY && skb->tc_index != kd_judged_for(pod->ifindex);
+}
+
 static __always_inline int kd_forward_to_pod(struct __sk_buff *skb, const struct kd_pkt *pkt,
 					     const struct kd_endpoint *pod)
 {
 	struct kd_macs macs;
 
+	if (kd_is_not_for(skb, pod))
+		return pkt->tunnelled ? KD_DROP_POLICY_DENIED : KD_TO_STACK;
 	__builtin_memcpy(macs.dst, pod->pod_mac, ETH_ALEN);
 	__builtin_memcpy(macs.src, pod->host_mac, ETH_ALEN);
 	if (kd_hop(skb, pkt, &macs))
@@ -87,6 +108,7 @@ static __always_inline int kd_forward_to_pod(struct __sk_buff *skb, const struct
 	if (skb->pkt_type != PACKET_HOST) /* heard on a bridge port: the pod would take it for somebody else's */
 		bpf_skb_change_type(skb, PACKET_HOST);
 	skb->tc_index = 0;
+	kd_scene_to(pod);
 	KD_TRACE(KD_STEP_POD, 0, pod->ifindex, NULL);
 	bpf_redirect_peer(pod->ifindex, 0);
 	return KD_TO_POD;

@@ -35,12 +35,56 @@ struct kd_http_window {
 	__u32 cell; /* of the last byte; none of its bits: there was nothing to do */
 };
 
+#define KD_HTTP_EACH(byte) (0x0101010101010101ull * (byte))
+
+/* Bits of a word that say which of its bytes are below a space. Of those behind the first one they say nothing. */
+static __always_inline __u64 kd_http_control(__u64 bytes)
+{
+	return (bytes - KD_HTTP_EACH(0x20)) & ~bytes & KD_HTTP_EACH(0x80);
+}
+
+/* Likewise, of control characters, which DEL is as well. */
+static __always_inline __u64 kd_http_any_control(__u64 bytes)
+{
+	__u64 del = bytes ^ KD_HTTP_EACH(0x7f);
+
+	return kd_http_control(bytes) | ((del - KD_HTTP_EACH(1)) & ~del & KD_HTTP_EACH(0x80));
+}
+
+#define KD_HTTP_BETWEEN(bytes, first, last) \
+	(((bytes) + KD_HTTP_EACH(0x80 - (first))) & ~((bytes) + KD_HTTP_EACH(0x7f - (last))))
+
+/* Bits that say which bytes are no letters, digits or hyphens. */
+static __always_inline __u64 kd_http_no_word(__u64 bytes)
+{
+	__u64 low = bytes & KD_HTTP_EACH(0x7f), lower = low | KD_HTTP_EACH(0x20);
+	__u64 word = KD_HTTP_BETWEEN(lower, 'a', 'z') | KD_HTTP_BETWEEN(low, '0', '9') | KD_HTTP_BETWEEN(low, '-', '-');
+
+	return ~(word & ~bytes) & KD_HTTP_EACH(0x80);
+}
+
+/* How many bytes come before the first one that has a bit, up to 7. */
+static __always_inline __u32 kd_http_before(__u64 found)
+{
+	return (((found - 1) & ~found & KD_HTTP_EACH(1)) * KD_HTTP_EACH(1) >> 56) - 1;
+}
+
+/*
+ * How many of a window's next bytes, up to 7, are no control characters. There are eight at least: behind its bytes its
+ * other members are.
+ */
+static __always_inline __u32 kd_http_run(const struct kd_http_window *window, __u32 at)
+{
+	return kd_http_before(
+		kd_http_any_control(*(const __u64 *)((const __u8 *)window + (at & (KD_HTTP_WINDOW - 1)))));
+}
+
 /* Read until there is something to do. It is a function of its own so that the verifier goes through it once. */
 KD_FUNCTION int kd_http_scan(struct kd_http_window *window)
 {
 	const struct kd_l7_automaton *automaton;
 	const struct kd_l7_block *block;
-	__u32 first, state, place, at, cell, key, i;
+	__u32 first, length, number, place, at, cell, key, i;
 
 	if (!window)
 		return -1;
@@ -48,28 +92,62 @@ KD_FUNCTION int kd_http_scan(struct kd_http_window *window)
 	automaton = bpf_map_lookup_elem(&kd_l7_automata, &key);
 	if (!automaton)
 		return -1;
-	first = automaton->cells;
-	state = window->state;
+	first = automaton->cells * sizeof(cell);
 	at = window->at;
-	cell = 0;
+	length = window->length;
+	cell = window->state << 8;
+	number = (first + (cell >> 6)) / sizeof(*block);
+	key = number;
+	block = bpf_map_lookup_elem(&kd_l7_table, &key);
+	if (!block)
+		return -1;
 	for (i = 0; i < KD_HTTP_WINDOW; i++) {
-		if (at >= window->length)
+		if (at >= length)
 			break;
-		key = first + state + automaton->classes[window->bytes[at++ & (KD_HTTP_WINDOW - 1)]];
-		place = key % KD_L7_CELLS;
-		key /= KD_L7_CELLS;
-		block = bpf_map_lookup_elem(&kd_l7_table, &key);
-		if (!block)
-			return -1;
-		cell = block->cell[place];
-		state = cell >> 8;
-		if (cell & 0xff)
+		/* without an action, bits 6 and 7 of a cell are not set: that is where the next one is, in bytes */
+		place = (cell >> 6) +
+			(first + sizeof(cell) * automaton->classes[window->bytes[at++ & (KD_HTTP_WINDOW - 1)]]);
+		if (place / sizeof(*block) != number) {
+			number = place / sizeof(*block);
+			key = number;
+			block = bpf_map_lookup_elem(&kd_l7_table, &key);
+			if (!block)
+				return -1;
+		}
+		cell = *(const __u32 *)((const __u8 *)block + (place & (sizeof(*block) - sizeof(cell))));
+		if (!(cell & 0xff))
+			continue;
+		if ((cell & 0xff) != KD_L7_RUN)
 			break;
+		at += kd_http_run(window, at);
+		if (at > length)
+			at = length;
 	}
-	window->state = state;
+	window->state = cell >> 8;
 	window->at = at;
-	window->cell = cell & 0xff ? cell : 0;
+	window->cell = cell & 0xf0 ? cell : 0;
 	return 0;
+}
+
+/* What most messages have at the same place needs no automaton: `HTTP/1.1`, as a number. */
+#define KD_HTTP_VERSION_11 0x312e312f50545448ull
+#define KD_HTTP_LINE_END 10 /* bytes of that and the line's end */
+
+/* Whether a request's first line ends now, as most do: then it is read. */
+KD_FUNCTION int kd_http_line_ends(struct kd_http_window *window)
+{
+	__u32 at;
+
+	if (!window)
+		return false;
+	at = window->at & (KD_HTTP_WINDOW - 1);
+	if (at + KD_HTTP_LINE_END > window->length ||
+	    *(const __u64 *)((const __u8 *)window + at) != KD_HTTP_VERSION_11 ||
+	    window->bytes[(at + 8) & (KD_HTTP_WINDOW - 1)] != '\r' ||
+	    window->bytes[(at + 9) & (KD_HTTP_WINDOW - 1)] != '\n')
+		return false;
+	window->at += KD_HTTP_LINE_END;
+	return true;
 }
 
 /* Where an automaton begins; false: there is none, or no longer the same one. */

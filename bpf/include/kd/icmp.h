@@ -24,6 +24,7 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 #include <kd/addr.h>
+#include <kd/begun.h>
 #include <kd/config.h>
 #include <kd/conntrack.h>
 #include <kd/packet.h>
@@ -112,7 +113,7 @@ static __always_inline long kd_icmp_write_addrs(struct __sk_buff *skb, bool ipv6
 
 KD_FUNCTION int kd_icmp_error(struct __sk_buff *skb, struct kd_pkt *pkt)
 {
-	struct kd_tuple quoted = {}, to;
+	struct kd_tuple quoted = {}, to, back;
 	__u32 check_off, quote_off, ports_off, diff, outer;
 	struct kd_ct *answer;
 	__be16 sequence = 0;
@@ -127,9 +128,11 @@ KD_FUNCTION int kd_icmp_error(struct __sk_buff *skb, struct kd_pkt *pkt)
 		return KD_PASS;
 	to = kd_reversed(&quoted);
 	answer = kd_ct_find(&to);
-	if (!answer)
+	if (answer)
+		back = answer->to;
+	else if (!masquerade || !kd_begun_look(&to, &back))
 		return KD_PASS;
-	to = kd_reversed(&answer->to);
+	to = kd_reversed(&back);
 	KD_TRACE(KD_STEP_ICMP, 0, 0, &to);
 	diff = kd_addrs_diff(&quoted, &to);
 	quoted.dport |= sequence;
@@ -140,8 +143,8 @@ KD_FUNCTION int kd_icmp_error(struct __sk_buff *skb, struct kd_pkt *pkt)
 	    bpf_l4_csum_replace(skb, check_off, kd_ports(&quoted), ports, sizeof(ports)))
 		return KD_DROP_REWRITE;
 
-	to.src = kd_addr_equal(&pkt->tuple.src, &quoted.dst) ? answer->to.src : pkt->tuple.src;
-	to.dst = answer->to.dst;
+	to.src = kd_addr_equal(&pkt->tuple.src, &quoted.dst) ? back.src : pkt->tuple.src;
+	to.dst = back.dst;
 	outer = kd_addrs_diff(&pkt->tuple, &to);
 	/* In IPv6 all addresses count, in IPv4 none: outside not at all, and inside their checksum makes up. */
 	if (kd_icmp_write_addrs(skb, pkt->ipv6, ETH_HLEN, &to, outer) ||

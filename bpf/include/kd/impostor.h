@@ -13,17 +13,13 @@
 #include <stdbool.h>
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
-#include <kd/config.h>
+#include <kd/enforce.h>
 #include <kd/overlay.h>
 #include <kd/packet.h>
-#include <kd/policy.h>
+#include <kd/rules.h>
 #include <kd/types.h>
 #include <kd/maps/endpoints.h>
 #include <kd/maps/policy.h>
-
-/* Of the labels of a pod, not of a reserved one nor of a network: all nodes know them. */
-#define KD_FIRST_POD_IDENTITY 256
-#define KD_FIRST_LOCAL_IDENTITY (1 << 24)
 
 static __always_inline bool kd_is_impostor(const struct kd_pkt *pkt)
 {
@@ -36,7 +32,7 @@ static __always_inline bool kd_is_impostor(const struct kd_pkt *pkt)
 	if (!tunnel_device || !bpf_map_lookup_elem(&kd_endpoints, &pkt->tuple.dst))
 		return false;
 	party = bpf_map_lookup_elem(&kd_ipcache, &pkt->tuple.src);
-	return party && party->identity >= KD_FIRST_POD_IDENTITY && party->identity < KD_FIRST_LOCAL_IDENTITY;
+	return party && kd_is_pod_identity(party->identity);
 }
 
 #endif /* KD_IMPOSTOR_H */

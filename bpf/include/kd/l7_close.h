@@ -8,8 +8,10 @@
  * that acknowledges the FIN becomes a RST, once: the server's socket is gone then, and what follows meets a port that
  * answers by itself.
  *
- * The end of what a client says is part of what a server acts on: some take half a request for one if nothing follows.
- * So the client's FIN reaches the server only when all before it was read and no head is incomplete.
+ * The end of what a client says is part of what a server acts on: some take half a request for one if nothing follows,
+ * others if a read that waits is woken up by a reset and finds nothing (recv() is EAGAIN then, where programs read).
+ * So a FIN or RST reaches the server only when all before it was read and no head is incomplete. Else it becomes a byte
+ * that no process ever gets: reads fail from there on, see kd_l7_spoil().
  *
  * Assumes tc hooks of the device inside of the pod: packets of neighbours go around the other end.
  */
@@ -49,6 +51,7 @@ static const char kd_l7_forbidden[(KD_L7_FORBIDDEN_SIZE + 3) & ~3] = "HTTP/1.1 4
 #define KD_L7_RST 0x04
 #define KD_L7_PSH 0x08
 #define KD_L7_ACK 0x10
+#define KD_L7_URG 0x20
 #define KD_L7_ALL_FLAGS 0xff
 
 struct kd_l7_segment {
@@ -89,7 +92,10 @@ static __always_inline void kd_l7_close_forget(const struct kd_tuple *way)
 		__sync_fetch_and_add(pending, -1);
 }
 
-/* Whether a packet whose network header is at an offset may be a FIN, at first sight. */
+/* What makes programs look at a segment of a connection that is not being closed. URG wakes up who waits, too. */
+#define KD_L7_ENDING (KD_L7_FIN | KD_L7_RST | KD_L7_URG)
+
+/* Whether a packet whose network header is at an offset may be such a segment, at first sight. */
 static __always_inline bool kd_l7_may_end(struct __sk_buff *skb, __u32 begin)
 {
 	const __u8 *data = (const __u8 *)(long)skb->data, *end = (const __u8 *)(long)skb->data_end;
@@ -102,7 +108,7 @@ static __always_inline bool kd_l7_may_end(struct __sk_buff *skb, __u32 begin)
 	else if (data[begin + offsetof(struct ipv6hdr, nexthdr)] != IPPROTO_TCP)
 		return true;
 	at += KD_L7_TCP_FLAGS + 1;
-	return data + at + 1 > end || data[at] & KD_L7_FIN;
+	return data + at + 1 > end || data[at] & KD_L7_ENDING;
 }
 
 /* Read a TCP segment whose network header is at an offset; false: it is none, or of a kind that is not seen every day. */
@@ -153,7 +159,7 @@ static __always_inline void kd_l7_set_flags(struct __sk_buff *skb, const struct 
 }
 
 /* The length in the header of IP, and what is summed up of it. */
-static __always_inline void kd_l7_set_length(struct __sk_buff *skb, const struct kd_l7_segment *segment)
+static __always_inline void kd_l7_set_length(struct __sk_buff *skb, const struct kd_l7_segment *segment, __u32 payload)
 {
 	bool ipv4 = skb->protocol == bpf_htons(ETH_P_IP);
 	__u32 header = segment->begin - segment->offset, at = ETH_HLEN + 2, base = ETH_HLEN;
@@ -164,8 +170,8 @@ static __always_inline void kd_l7_set_length(struct __sk_buff *skb, const struct
 		base = segment->offset;
 	}
 	before = bpf_htons(header + segment->payload);
-	after = bpf_htons(header + KD_L7_FORBIDDEN_SIZE);
-	new = bpf_htons(segment->begin - base + KD_L7_FORBIDDEN_SIZE);
+	after = bpf_htons(header + payload);
+	new = bpf_htons(segment->begin - base + payload);
 	bpf_skb_load_bytes(skb, at, &old, sizeof(old));
 	bpf_skb_store_bytes(skb, at, &new, sizeof(new), 0);
 	if (ipv4)
@@ -187,10 +193,26 @@ static __always_inline bool kd_l7_answer(struct __sk_buff *skb, const struct kd_
 	    bpf_skb_store_bytes(skb, segment->begin, text, KD_L7_FORBIDDEN_SIZE, 0))
 		return false;
 	bpf_l4_csum_replace(skb, segment->offset + offsetof(struct tcphdr, check), 0, sum, 0);
-	kd_l7_set_length(skb, segment);
+	kd_l7_set_length(skb, segment, KD_L7_FORBIDDEN_SIZE);
 	kd_l7_set_flags(skb, segment,
 			(segment->flags & ~bpf_htons(KD_L7_ALL_FLAGS)) |
 				bpf_htons(KD_L7_FIN | KD_L7_PSH | KD_L7_ACK));
+	return true;
+}
+
+/* Bytes that come before our response are sent again, perhaps with others; false: there are none. */
+static __always_inline bool kd_l7_repeat(struct __sk_buff *skb, const struct kd_l7_segment *segment, __u32 response)
+{
+	__u32 payload = response - segment->seq;
+
+	if ((__s32)payload <= 0 || segment->flags & bpf_htons(KD_L7_RST))
+		return false;
+	if (payload < segment->payload) {
+		if (bpf_skb_change_tail(skb, segment->begin + payload, 0))
+			return false;
+		kd_l7_set_length(skb, segment, payload);
+	}
+	kd_l7_set_flags(skb, segment, segment->flags & ~bpf_htons(KD_L7_FIN));
 	return true;
 }
 
@@ -217,10 +239,10 @@ static __always_inline bool kd_l7_close_leaving(struct __sk_buff *skb)
 		closing->stage = KD_L7_ANSWERED;
 		kd_l7_count(KD_HTTP_REFUSED);
 		return kd_l7_answer(skb, &segment);
-	case KD_L7_ANSWERED: /* and again if it was lost; all that is behind it is never sent */
+	case KD_L7_ANSWERED: /* and again if it was lost, as what comes before it; all that is behind it is never sent */
 		if (sends && segment.seq + KD_L7_FORBIDDEN_SIZE + 1 == closing->end)
 			return kd_l7_answer(skb, &segment);
-		return !sends;
+		return !sends || kd_l7_repeat(skb, &segment, closing->end - KD_L7_FORBIDDEN_SIZE - 1);
 	case KD_L7_WILL_END:
 		if (segment.seq + segment.payload != closing->end)
 			return true;
@@ -236,69 +258,113 @@ static __always_inline bool kd_l7_close_leaving(struct __sk_buff *skb)
 	return true;
 }
 
-/* What is to become of a client's FIN. */
-enum kd_l7_fin {
-	KD_L7_FIN_PASSES,
-	KD_L7_FIN_WAITS, /* for what comes before it to be read, or for our response; the client repeats it */
-	KD_L7_FIN_RESETS, /* what comes before it is not to be acted on */
+/* What is to become of a client's FIN or RST. */
+enum kd_l7_ending {
+	KD_L7_END_PASSES,
+	KD_L7_END_WAITS, /* for what comes before it to be read; the client repeats it */
+	KD_L7_END_SPOILS, /* what comes before it is not to be acted on */
 };
 
-static __always_inline enum kd_l7_fin kd_l7_fin_of(struct bpf_sock *sk, const struct kd_l7_segment *segment)
+static __always_inline enum kd_l7_ending kd_l7_ending_of(const struct kd_l7_segment *segment, const struct bpf_tcp_sock *tcp,
+							 const struct kd_l7_conn *conn)
 {
-	struct kd_l7_sock *mark = bpf_sk_storage_get(&kd_l7_sock, sk, NULL, 0);
-	const struct kd_l7_closing *closing;
-	struct bpf_tcp_sock *tcp;
-	struct kd_l7_conn *conn;
-
-	if (!mark || mark->flags != KD_L7_READ)
-		return KD_L7_FIN_PASSES;
-	conn = bpf_map_lookup_elem(&kd_l7_conns, &mark->cookie);
-	if (!conn || conn->flags & (KD_L7_CLIENT | KD_L7_AUDITED))
-		return KD_L7_FIN_PASSES;
-	if (conn->flags & KD_L7_ENDED) {
-		closing = bpf_map_lookup_elem(&kd_l7_closing, &conn->way);
-		if (!(conn->flags & KD_L7_BEGUN))
-			return KD_L7_FIN_PASSES;
-		return closing && closing->by_ack ? KD_L7_FIN_WAITS : KD_L7_FIN_RESETS;
-	}
-	tcp = bpf_tcp_sock(sk);
-	if (!tcp || segment->payload || segment->seq != tcp->rcv_nxt ||
-	    conn->received < tcp->bytes_received)
-		return KD_L7_FIN_WAITS;
-	return kd_l7_in_head(&conn->requests) ? KD_L7_FIN_RESETS : KD_L7_FIN_PASSES;
+	if (conn && conn->flags & (KD_L7_CLIENT | KD_L7_AUDITED))
+		return KD_L7_END_PASSES;
+	if (conn && conn->flags & KD_L7_ENDED && !(conn->flags & KD_L7_BEGUN))
+		return KD_L7_END_PASSES;
+	if (!tcp || segment->payload || segment->seq != tcp->rcv_nxt)
+		return KD_L7_END_WAITS;
+	if (!conn || conn->flags & KD_L7_ENDED)
+		return KD_L7_END_SPOILS;
+	if (conn->received < tcp->bytes_received) /* nobody has accepted the connection yet */
+		return segment->flags & bpf_htons(KD_L7_RST) ? KD_L7_END_SPOILS : KD_L7_END_WAITS;
+	return kd_l7_in_head(&conn->requests) ? KD_L7_END_SPOILS : KD_L7_END_PASSES;
 }
 
-/* A FIN for a pod; true: it is not for its socket. */
-static __always_inline bool kd_l7_fin_arriving(struct __sk_buff *skb, const struct kd_l7_segment *segment)
+/* Whether a segment may reach a socket that is read, at the socket: what has to be changed was changed before. */
+static __always_inline bool kd_l7_may_arrive(struct bpf_sock *sk, const struct kd_l7_sock *mark,
+					     const struct kd_l7_segment *segment)
+{
+	__u64 cookie = mark->cookie;
+
+	if (segment->flags & bpf_htons(KD_L7_URG))
+		return false;
+	if (!(segment->flags & bpf_htons(KD_L7_FIN | KD_L7_RST)))
+		return true;
+	return kd_l7_ending_of(segment, bpf_tcp_sock(sk), bpf_map_lookup_elem(&kd_l7_conns, &cookie)) ==
+	       KD_L7_END_PASSES;
+}
+
+/* A segment without payload becomes one byte, in the place of what it was; false: it could not. */
+static __always_inline bool kd_l7_to_byte(struct __sk_buff *skb, const struct kd_l7_segment *segment, __u32 ack)
+{
+	__u32 at = segment->offset + offsetof(struct tcphdr, check);
+	__be32 old = bpf_htonl(segment->ack), new = bpf_htonl(ack);
+	__u8 byte = 'X';
+
+	if (bpf_skb_change_tail(skb, segment->begin + sizeof(byte), 0) ||
+	    bpf_skb_store_bytes(skb, segment->begin, &byte, sizeof(byte), 0) ||
+	    bpf_skb_store_bytes(skb, segment->offset + offsetof(struct tcphdr, ack_seq), &new, sizeof(new), 0))
+		return false;
+	bpf_l4_csum_replace(skb, at, old, new, sizeof(new));
+	bpf_l4_csum_replace(skb, at, 0, bpf_htons(byte << 8), sizeof(__be16));
+	kd_l7_set_length(skb, segment, sizeof(byte));
+	kd_l7_set_flags(skb, segment,
+			(segment->flags & ~bpf_htons(KD_L7_ALL_FLAGS)) | bpf_htons(KD_L7_PSH | KD_L7_ACK));
+	return true;
+}
+
+/* A FIN, RST or URG for a socket that is read; true: it is not for it. */
+static __always_inline bool kd_l7_end_arriving(struct __sk_buff *skb, const struct kd_l7_segment *segment,
+					       struct bpf_sock *sk, const struct kd_l7_sock *mark)
+{
+	struct bpf_tcp_sock *tcp = bpf_tcp_sock(sk);
+	__be16 plain = segment->flags & ~bpf_htons(KD_L7_URG);
+	__u64 cookie = mark->cookie;
+	struct kd_l7_conn *conn;
+
+	if (!(segment->flags & bpf_htons(KD_L7_FIN | KD_L7_RST))) {
+		kd_l7_set_flags(skb, segment, plain);
+		return false;
+	}
+	conn = bpf_map_lookup_elem(&kd_l7_conns, &cookie);
+	switch (kd_l7_ending_of(segment, tcp, conn)) {
+	case KD_L7_END_PASSES:
+		kd_l7_set_flags(skb, segment, plain);
+		return false;
+	case KD_L7_END_SPOILS:
+		if (conn && !(conn->flags & KD_L7_ENDED)) {
+			conn->ended_at = bpf_ktime_get_ns();
+			conn->flags |= KD_L7_ENDED | KD_L7_BEGUN;
+		}
+		return !tcp || !kd_l7_to_byte(skb, segment, tcp->snd_una);
+	case KD_L7_END_WAITS:
+		break;
+	}
+	if (segment->flags & bpf_htons(KD_L7_RST)) { /* nobody repeats it unless he is asked, as one is who sends a SYN */
+		kd_l7_set_flags(skb, segment, (segment->flags & ~bpf_htons(KD_L7_ALL_FLAGS)) | bpf_htons(KD_L7_SYN));
+		return segment->payload;
+	}
+	kd_l7_set_flags(skb, segment, plain & ~bpf_htons(KD_L7_FIN));
+	return !segment->payload;
+}
+
+static __always_inline struct bpf_sock *kd_l7_sock_of(struct __sk_buff *skb, const struct kd_l7_segment *segment)
 {
 	struct bpf_sock_tuple tuple = {};
-	enum kd_l7_fin fin;
-	struct bpf_sock *sk;
 
 	if (skb->protocol == bpf_htons(ETH_P_IP)) {
 		tuple.ipv4.saddr = segment->way.src.w[3];
 		tuple.ipv4.daddr = segment->way.dst.w[3];
 		tuple.ipv4.sport = segment->way.sport;
 		tuple.ipv4.dport = segment->way.dport;
-		sk = bpf_sk_lookup_tcp(skb, &tuple, sizeof(tuple.ipv4), BPF_F_CURRENT_NETNS, 0);
-	} else {
-		__builtin_memcpy(tuple.ipv6.saddr, segment->way.src.w, sizeof(tuple.ipv6.saddr));
-		__builtin_memcpy(tuple.ipv6.daddr, segment->way.dst.w, sizeof(tuple.ipv6.daddr));
-		tuple.ipv6.sport = segment->way.sport;
-		tuple.ipv6.dport = segment->way.dport;
-		sk = bpf_sk_lookup_tcp(skb, &tuple, sizeof(tuple.ipv6), BPF_F_CURRENT_NETNS, 0);
+		return bpf_sk_lookup_tcp(skb, &tuple, sizeof(tuple.ipv4), BPF_F_CURRENT_NETNS, 0);
 	}
-	if (!sk)
-		return false;
-	fin = kd_l7_fin_of(sk, segment);
-	bpf_sk_release(sk);
-	if (fin == KD_L7_FIN_WAITS && segment->payload) {
-		kd_l7_set_flags(skb, segment, segment->flags & ~bpf_htons(KD_L7_FIN));
-		return false;
-	}
-	if (fin == KD_L7_FIN_RESETS)
-		kd_l7_set_flags(skb, segment, (segment->flags & ~bpf_htons(KD_L7_ALL_FLAGS)) | bpf_htons(KD_L7_RST));
-	return fin == KD_L7_FIN_WAITS;
+	__builtin_memcpy(tuple.ipv6.saddr, segment->way.src.w, sizeof(tuple.ipv6.saddr));
+	__builtin_memcpy(tuple.ipv6.daddr, segment->way.dst.w, sizeof(tuple.ipv6.daddr));
+	tuple.ipv6.sport = segment->way.sport;
+	tuple.ipv6.dport = segment->way.dport;
+	return bpf_sk_lookup_tcp(skb, &tuple, sizeof(tuple.ipv6), BPF_F_CURRENT_NETNS, 0);
 }
 
 /* A pod receives: has the client seen the end, or does it say that it has said all? True: its socket gets nothing. */
@@ -307,20 +373,31 @@ static __always_inline bool kd_l7_close_arriving(struct __sk_buff *skb)
 	struct kd_l7_segment segment = {};
 	struct kd_l7_closing *closing;
 	__u64 *pending = kd_l7_pending_count();
+	struct kd_l7_sock *mark;
 	struct kd_tuple way;
+	struct bpf_sock *sk;
+	bool kept;
 
 	if (!pending || (!*pending && !kd_l7_may_end(skb, ETH_HLEN)) || !kd_l7_segment(skb, ETH_HLEN, &segment) ||
-	    segment.flags & bpf_htons(KD_L7_SYN | KD_L7_RST))
+	    segment.flags & bpf_htons(KD_L7_SYN))
 		return false;
 	way = kd_reversed(&segment.way);
-	closing = bpf_map_lookup_elem(&kd_l7_closing, &way);
+	closing = segment.flags & bpf_htons(KD_L7_RST) ? NULL : bpf_map_lookup_elem(&kd_l7_closing, &way);
 	if (closing && (closing->stage == KD_L7_ANSWERED || closing->stage == KD_L7_END_SENT) &&
 	    (__s32)(segment.ack - closing->end) >= 0) {
 		kd_l7_close_forget(&way);
 		kd_l7_set_flags(skb, &segment, (segment.flags & ~bpf_htons(KD_L7_ALL_FLAGS)) | bpf_htons(KD_L7_RST));
 		return false;
 	}
-	return segment.flags & bpf_htons(KD_L7_FIN) && kd_l7_fin_arriving(skb, &segment);
+	if (!(segment.flags & bpf_htons(KD_L7_ENDING)))
+		return false;
+	sk = kd_l7_sock_of(skb, &segment);
+	if (!sk)
+		return false;
+	mark = bpf_sk_storage_get(&kd_l7_sock, sk, NULL, 0);
+	kept = mark && mark->flags == KD_L7_READ && kd_l7_end_arriving(skb, &segment, sk, mark);
+	bpf_sk_release(sk);
+	return kept;
 }
 
 #endif /* KD_L7_CLOSE_H */

@@ -10,7 +10,7 @@
  * A client may have dialled a service: it is asked about the backend, which the flow table knows by then.
  *
  * Reads kd_conntrack, kd_endpoints, kd_ipcache, kd_networks, kd_policies, kd_rules and kd_l7_ports; writes kd_l7_conns,
- * kd_l7_sockets and kd_l7_sock.
+ * kd_l7_sockets, kd_l7_clients, kd_l7_sock and kd_l7_shut.
  */
 #ifndef KD_L7_PEER_H
 #define KD_L7_PEER_H
@@ -28,10 +28,17 @@
 #include <kd/types.h>
 #include <kd/maps/conntrack.h>
 #include <kd/maps/endpoints.h>
+#include <kd/maps/http2.h>
 #include <kd/maps/l7.h>
 
-#define KD_AF_INET6 10
 #define KD_TCP_CLOSE 7
+
+/*
+ * Flags that the kernel keeps of every socket, which no process can see to and nothing else asks for here: a socket has
+ * no room for a mark; it is one of those that kd_l7_shut counts.
+ */
+#define KD_L7_UNMARKED BPF_SOCK_OPS_RTO_CB_FLAG
+#define KD_L7_SHUT BPF_SOCK_OPS_RETRANS_CB_FLAG
 
 /* All zero: larger than a stack may be. */
 struct {
@@ -77,7 +84,7 @@ KD_SUBPROGRAM int kd_l7_ask(__u32 policy, enum kd_toward toward, const struct kd
 		return 0;
 	rule = kd_rule_of(&query, found, number, port, IPPROTO_TCP);
 	if (rule && !rule->deny)
-		answer->rules = rule->l7;
+		answer->rules = rule->l7 & KD_NAMES ? 0 : rule->l7; /* names are read as packets pass */
 	else if (!answer->audit)
 		answer->rules = -1;
 	return 0;
@@ -121,9 +128,10 @@ static __always_inline bool kd_l7_take(struct kd_l7_conn *conn)
 		conn->flags |= KD_L7_AUDITED;
 	if (answer.rules < 0 && !client)
 		return false;
-	key.addr = conn->way.src;
+	key.addr = client ? conn->way.dst : conn->way.src;
 	key.port = conn->way.sport;
-	port = client ? NULL : bpf_map_lookup_elem(&kd_l7_ports, &key);
+	key.toward = client ? KD_EGRESS : KD_INGRESS;
+	port = bpf_map_lookup_elem(&kd_l7_ports, &key);
 	if (port && port->flags & KD_L7_OBSERVE)
 		conn->flags |= KD_L7_OBSERVED;
 	if (port && !conn->rules) {
@@ -168,11 +176,29 @@ static __always_inline void kd_l7_ends(struct bpf_sock_ops *ops, struct kd_addr 
 /* Whether anything may ever be asked of a local end. */
 static __always_inline bool kd_l7_known(const struct kd_addr *local, __be16 port, bool client, __u32 *policy)
 {
-	struct kd_l7_port_key key = { .addr = *local, .port = port };
+	struct kd_l7_port_key key = { .addr = *local, .port = port, .toward = KD_INGRESS };
 	struct kd_endpoint *pod = bpf_map_lookup_elem(&kd_endpoints, local);
 
 	*policy = pod ? pod->policy : 0;
 	return *policy || (!client && bpf_map_lookup_elem(&kd_l7_ports, &key));
+}
+
+/* Whether requests over a connection have to be read, by the policy of its server, or of its client. */
+KD_SUBPROGRAM int kd_l7_asked(const struct kd_tuple *way, bool client)
+{
+	struct kd_l7_port_key key = { .addr = way->src, .port = way->sport, .toward = KD_INGRESS };
+	struct kd_l7_answer answer = {};
+	struct kd_l7_port *port;
+	__u32 policy;
+
+	if (!kd_l7_known(client ? &way->dst : &way->src, way->sport, client, &policy) ||
+	    kd_addr_equal(&way->src, &way->dst))
+		return false;
+	kd_l7_ask(policy, client ? KD_EGRESS : KD_INGRESS, client ? &way->src : &way->dst, way->sport, &answer);
+	if (answer.rules)
+		return answer.rules > 0 && !answer.audit;
+	port = client ? NULL : bpf_map_lookup_elem(&kd_l7_ports, &key);
+	return port && !(port->flags & KD_L7_AUDIT);
 }
 
 /* The way of a client to what it dialled becomes the way back from its server. */
@@ -192,40 +218,124 @@ static __always_inline void kd_l7_to_server(struct kd_tuple *way)
 	way->dport = port;
 }
 
+/*
+ * Whether nobody reads a connection though its requests have to be read. One that is older than our programs may be of a
+ * server or of a client.
+ */
+static __always_inline bool kd_l7_missed(struct kd_tuple *way, const struct kd_l7_sock *mark)
+{
+	if (mark && mark->flags & KD_L7_DIALS)
+		return false;
+	if (!(mark && mark->flags & KD_L7_CALLER) && kd_l7_asked(way, false))
+		return true;
+	if (mark && mark->flags == KD_L7_FREE)
+		return false;
+	way->protocol = IPPROTO_TCP;
+	kd_l7_to_server(way);
+	return kd_l7_asked(way, true);
+}
+
+/* The mark of a socket, made if it has none; where there is no room, which its process can see to, that is noted. */
+static __always_inline struct kd_l7_sock *kd_l7_mark(struct bpf_sock_ops *ops, struct bpf_sock *sk)
+{
+	struct kd_l7_sock *mark = bpf_sk_storage_get(&kd_l7_sock, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+
+	if (!mark)
+		bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags | KD_L7_UNMARKED);
+	return mark;
+}
+
+/* A client begins to connect: what it sends before it has can be read by nobody, such as data in a SYN. */
+static __always_inline void kd_l7_dial(struct bpf_sock_ops *ops)
+{
+	struct kd_addr local, remote;
+	struct bpf_sock *sk = ops->sk;
+	struct kd_l7_sock *mark;
+	__u32 policy;
+
+	if (!sk)
+		return;
+	kd_l7_ends(ops, &local, &remote);
+	if (!kd_l7_known(&local, 0, true, &policy) || kd_addr_equal(&local, &remote))
+		return;
+	mark = kd_l7_mark(ops, sk);
+	if (mark)
+		mark->flags = KD_L7_DIALS;
+}
+
+static __always_inline long kd_l7_put(struct bpf_sock_ops *ops, __u64 cookie, bool client)
+{
+	if (client)
+		return bpf_sock_hash_update(ops, &kd_l7_clients, &cookie, BPF_ANY);
+	return bpf_sock_hash_update(ops, &kd_l7_sockets, &cookie, BPF_ANY);
+}
+
+static __always_inline __u64 *kd_l7_shut_count(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&kd_l7_shut, &zero);
+}
+
+/*
+ * A connection cannot be read: nothing passes, if it has to be. What a client sent with its handshake has passed the
+ * guard by now: it is denied as a server's socket that nothing is known of.
+ */
+static __always_inline void kd_l7_unread(struct bpf_sock_ops *ops, struct kd_l7_sock *mark, const struct kd_tuple *way,
+					 __u64 cookie, bool client)
+{
+	__u64 *shut = kd_l7_shut_count();
+
+	kd_l7_count(KD_HTTP_NO_ROOM);
+	if (!kd_l7_asked(way, client)) {
+		if (mark)
+			mark->flags = KD_L7_FREE | (client ? KD_L7_CALLER : 0);
+		return;
+	}
+	if (client || !shut || kd_l7_put(ops, cookie, false))
+		return;
+	__sync_fetch_and_add(shut, 1);
+	bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags | KD_L7_SHUT | BPF_SOCK_OPS_STATE_CB_FLAG);
+}
+
 /* A connection is established: have its bytes looked at, if they have to be. */
 static __always_inline void kd_l7_enrol(struct bpf_sock_ops *ops, bool client)
 {
-	struct kd_addr local, remote;
+	struct kd_tuple way = { .protocol = IPPROTO_TCP };
 	struct kd_l7_conn *blank, *conn;
 	struct kd_l7_sock *mark;
-	__be16 port = bpf_htons(ops->local_port);
 	struct bpf_sock *sk = ops->sk;
 	__u32 policy, zero = 0;
 	__u64 cookie;
 
 	if (!sk)
 		return;
-	kd_l7_ends(ops, &local, &remote);
-	if (!kd_l7_known(&local, port, client, &policy) || kd_addr_equal(&local, &remote))
-		return;
-	mark = bpf_sk_storage_get(&kd_l7_sock, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
-	blank = bpf_map_lookup_elem(&kd_l7_blank, &zero);
-	cookie = bpf_get_socket_cookie(ops);
-	if (!mark || !blank || bpf_map_update_elem(&kd_l7_conns, &cookie, blank, BPF_NOEXIST)) {
-		kd_l7_count(KD_HTTP_NO_ROOM);
+	kd_l7_ends(ops, &way.src, &way.dst);
+	way.sport = bpf_htons(ops->local_port);
+	way.dport = bpf_htons(bpf_ntohl(ops->remote_port));
+	if (!kd_l7_known(&way.src, way.sport, client, &policy) || kd_addr_equal(&way.src, &way.dst)) {
+		mark = bpf_sk_storage_get(&kd_l7_sock, sk, NULL, 0);
+		if (mark) /* as it dialled there was a policy */
+			mark->flags = KD_L7_FREE | KD_L7_CALLER;
 		return;
 	}
-	conn = bpf_map_lookup_elem(&kd_l7_conns, &cookie);
-	if (!conn)
-		return;
-	mark->cookie = cookie;
-	conn->way.src = local;
-	conn->way.dst = remote;
-	conn->way.sport = port;
-	conn->way.dport = bpf_htons(bpf_ntohl(ops->remote_port));
-	conn->way.protocol = IPPROTO_TCP;
 	if (client)
-		kd_l7_to_server(&conn->way);
+		kd_l7_to_server(&way);
+	mark = kd_l7_mark(ops, sk);
+	if (mark)
+		mark->flags = 0;
+	blank = bpf_map_lookup_elem(&kd_l7_blank, &zero);
+	cookie = bpf_get_socket_cookie(ops);
+	conn = NULL;
+	if (mark && blank && !bpf_map_update_elem(&kd_l7_conns, &cookie, blank, BPF_NOEXIST))
+		conn = bpf_map_lookup_elem(&kd_l7_conns, &cookie);
+	if (!conn) {
+		kd_l7_unread(ops, mark, &way, cookie, client);
+		return;
+	}
+	mark->cookie = cookie;
+	mark->end = ops->snd_una;
+	conn->way = way;
 	conn->netns = bpf_get_netns_cookie(ops);
 	conn->policy = policy;
 	conn->flags = client ? KD_L7_CLIENT : 0;
@@ -238,9 +348,9 @@ static __always_inline void kd_l7_enrol(struct bpf_sock_ops *ops, bool client)
 	}
 	kd_l7_close_forget(&conn->way);
 	if (bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG) ||
-	    bpf_sock_hash_update(ops, &kd_l7_sockets, &cookie, BPF_ANY)) {
+	    kd_l7_put(ops, cookie, client)) {
 		bpf_map_delete_elem(&kd_l7_conns, &cookie);
-		kd_l7_count(KD_HTTP_NO_ROOM);
+		kd_l7_unread(ops, mark, &way, cookie, client);
 		return;
 	}
 	mark->flags = KD_L7_READ | (client ? KD_L7_CALLER : 0);
@@ -249,10 +359,18 @@ static __always_inline void kd_l7_enrol(struct bpf_sock_ops *ops, bool client)
 
 static __always_inline void kd_l7_closed(struct bpf_sock_ops *ops)
 {
-	__u64 cookie = bpf_get_socket_cookie(ops);
+	__u64 cookie = bpf_get_socket_cookie(ops), *shut;
 
-	if (ops->args[1] == KD_TCP_CLOSE)
-		bpf_map_delete_elem(&kd_l7_conns, &cookie);
+	if (ops->args[1] != KD_TCP_CLOSE)
+		return;
+	shut = ops->bpf_sock_ops_cb_flags & KD_L7_SHUT ? kd_l7_shut_count() : NULL;
+	if (shut) {
+		__sync_fetch_and_add(shut, -1);
+		bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags & ~KD_L7_SHUT);
+	}
+	bpf_map_delete_elem(&kd_l7_conns, &cookie);
+	bpf_map_delete_elem(&kd_l7_http2, &cookie);
+	bpf_map_delete_elem(&kd_l7_groups, &cookie);
 }
 
 #endif /* KD_L7_PEER_H */

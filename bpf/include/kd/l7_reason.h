@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
  * What becomes of requests, and why. As in kd/verdict.h the list is told to user space by the object: variable
- * kd_l7_reasons of section .kd.reasons. Numbers up to 18 are those of HTTPReason in k8sdatapath/model/http.py.
+ * kd_l7_reasons of section .kd.reasons. Numbers up to 18, and FRAME and FIELD, are those of HTTPReason in k8sdatapath/model/http.py.
  */
 #ifndef KD_L7_REASON_H
 #define KD_L7_REASON_H
@@ -16,7 +16,7 @@
 	X(KD_HTTP_ALLOWED, 0, "a rule allows the request")                                            \
 	X(KD_HTTP_NO_RULE, 1, "no rule allows the request")                                           \
 	X(KD_HTTP_METHOD, 2, "it does not begin with a method and one space")                     \
-	X(KD_HTTP_HTTP2, 3, "the preface of HTTP/2")                                                  \
+	X(KD_HTTP_HTTP2, 3, "the preface of HTTP/2 behind a request, or another one")                \
 	X(KD_HTTP_TARGET, 4, "its target is no path")                                             \
 	X(KD_HTTP_PATH, 5, "a path that servers resolve: dots, empty parts, needless escapes")    \
 	X(KD_HTTP_VERSION, 6, "neither HTTP/1.1 nor HTTP/1.0")                                    \
@@ -34,12 +34,14 @@
 	X(KD_HTTP_TRAILER, 18, "headers behind the body")                                            \
 	X(KD_HTTP_REVOKED, 19, "policies do not let its sender connect any more")                     \
 	X(KD_HTTP_NO_RULES, 20, "the rules that it was to be held to are gone")                       \
-	X(KD_HTTP_UNREADABLE, 21, "its bytes could not be read")                                      \
+	X(KD_HTTP_UNREADABLE, 21, "its bytes could not be read: a process had spliced them")                   \
 	X(KD_HTTP_NOT_READ, 22, "packets dropped: nobody reads the requests of their socket")         \
 	X(KD_HTTP_NO_ROOM, 23, "connections that are not served: there is room for no more")          \
 	X(KD_HTTP_CONNECTION, 24, "connections whose requests are read")                              \
 	X(KD_HTTP_REFUSED, 25, "denials that were answered with 403")                                 \
-	X(KD_HTTP_LOST_EVENT, 26, "events that were lost: nobody took them in time")
+	X(KD_HTTP_LOST_EVENT, 26, "events that were lost: nobody took them in time")                  \
+	X(KD_HTTP_FRAME, 27, "a frame of HTTP/2 that is not read: continued or padded headers, a push") \
+	X(KD_HTTP_FIELD, 28, "headers of HTTP/2 that are malformed, or mean what is not there")
 /* clang-format on */
 
 #define KD_L7_ENUMERATOR(name, number, sentence) name = number,

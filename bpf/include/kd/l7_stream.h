@@ -6,7 +6,7 @@
  * head is incomplete. What method and target say is decided at the space behind the target, what headers say behind the
  * last one. A denied request is never completed, and nothing passes after it.
  *
- * Responses are read so that it is known how many are still to come: our own answer must not be taken for one of them.
+ * What becomes of responses is in kd/l7_answers.h.
  */
 #ifndef KD_L7_STREAM_H
 #define KD_L7_STREAM_H
@@ -15,6 +15,7 @@
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 #include <kd/http.h>
+#include <kd/l7_groups.h>
 #include <kd/l7_peer.h>
 #include <kd/l7_reason.h>
 #include <kd/maps/l7.h>
@@ -28,6 +29,7 @@ struct kd_l7_reading {
 	__u64 cookie;
 	__u32 end;
 	__u32 reason;
+	__u32 spent; /* on heads of HTTP/2 */
 	struct kd_http_window window;
 };
 
@@ -41,7 +43,7 @@ static __always_inline void kd_l7_tell(const struct kd_l7_conn *conn, __u64 cook
 	}
 	event->time = bpf_ktime_get_ns();
 	event->cookie = cookie;
-	event->latency = kind == KD_L7_RESPONDED && size ? event->time - conn->asked_at : 0;
+	event->latency = kind == KD_L7_RESPONDED && size && conn->asked_at ? event->time - conn->asked_at : 0;
 	event->way = conn->way;
 	event->identity = conn->identity;
 	event->rules = conn->rules;
@@ -56,7 +58,7 @@ static __always_inline void kd_l7_tell(const struct kd_l7_conn *conn, __u64 cook
 }
 
 /* A request begins: by the rules that there are now. */
-static __always_inline int kd_l7_begin(struct kd_l7_conn *conn)
+static __always_inline int kd_l7_begin(struct kd_l7_conn *conn, __u64 cookie)
 {
 	struct kd_l7_stream *stream = &conn->requests;
 	const struct kd_l7_automaton *automaton;
@@ -82,7 +84,10 @@ static __always_inline int kd_l7_begin(struct kd_l7_conn *conn)
 	kd_http_begin(stream);
 	stream->automaton = number;
 	stream->state = automaton->start[KD_L7_REQUEST];
-	return 0;
+	if (!automaton->more)
+		return 0;
+	stream->flags |= KD_L7_GROUPED;
+	return kd_l7_groups_begin(cookie, automaton->more);
 }
 
 /* A request's head is complete. */
@@ -90,12 +95,16 @@ static __always_inline int kd_l7_decide(struct kd_l7_conn *conn, __u64 cookie)
 {
 	struct kd_l7_stream *stream = &conn->requests;
 	__u64 bit = 1ull << (conn->asked & 63);
+	__u32 rule = kd_http_rule(stream, conn->rules);
 
-	stream->number = kd_http_rule(stream, conn->rules);
+	if (rule)
+		stream->number = rule; /* else one that further automata have found */
 	if (!stream->number)
 		return KD_HTTP_NO_RULE;
+	if (conn->asked - conn->answered >= 64) /* of which of them were HEAD too little is known */
+		conn->responses.flags |= KD_L7_UNKNOWN;
 	conn->heads = stream->flags & KD_L7_FOR_HEAD ? conn->heads | bit : conn->heads & ~bit;
-	conn->asked_at = bpf_ktime_get_ns();
+	conn->asked_at = conn->flags & KD_L7_OBSERVED ? bpf_ktime_get_ns() : 0;
 	conn->size = stream->head;
 	if (conn->flags & KD_L7_OBSERVED)
 		kd_l7_tell(conn, cookie, KD_L7_REQUESTED, stream->head);
@@ -197,26 +206,47 @@ static __always_inline void kd_l7_keep(struct kd_l7_conn *conn, const struct kd_
 }
 
 /* Read on in a window. */
-static __always_inline int kd_l7_request_window(struct kd_l7_reading *reading)
+static __always_inline int kd_l7_scan(struct kd_l7_conn *conn, __u64 cookie, struct kd_http_window *window)
 {
-	struct kd_l7_conn *conn = reading->conn;
-	struct kd_http_window *window = &reading->window;
 	struct kd_l7_stream *stream = &conn->requests;
-	__u32 before = window->at, used;
+	__u32 before = window->at;
 
 	window->automaton = stream->automaton;
 	window->state = stream->state;
 	if (kd_http_scan(window))
 		return KD_HTTP_NO_RULES;
 	stream->state = window->state;
-	used = window->at - before;
-	conn->at += used;
 	if (!(stream->flags & KD_L7_IN_BODY)) {
-		stream->head += used;
+		stream->head += window->at - before;
 		if (stream->head > KD_HTTP_MAX_HEAD)
 			return KD_HTTP_TOO_LONG;
 	}
-	return kd_l7_request_act(conn, reading->cookie, window->cell);
+	return stream->flags & KD_L7_GROUPED ? kd_l7_groups_scan(stream, cookie, conn->rules, window, before) : 0;
+}
+
+#include <kd/l7_http2.h>
+#include <kd/l7_lines.h>
+
+static __always_inline int kd_l7_request_window(struct kd_l7_reading *reading)
+{
+	struct kd_l7_conn *conn = reading->conn;
+	struct kd_http_window *window = &reading->window;
+	__u32 before = window->at;
+	int reason;
+
+	if (conn->flags & KD_L7_HTTP2)
+		return kd_l7_h2_step(conn, reading->cookie, window);
+	reason = kd_l7_scan(conn, reading->cookie, window);
+	conn->at += window->at - before;
+	if (!reason)
+		reason = kd_l7_request_act(conn, reading->cookie, window->cell);
+	if (!reason && kd_l7_action_of(window) == KD_L7_TARGET && !(conn->requests.flags & KD_L7_GROUPED) &&
+	    kd_http_line_ends(window)) {
+		conn->at += KD_HTTP_LINE_END;
+		conn->requests.head += KD_HTTP_LINE_END;
+		reason = kd_l7_request_act(conn, reading->cookie, KD_L7_LINE << 4 | 1);
+	}
+	return reason == KD_HTTP_HTTP2 ? kd_l7_h2_enter(conn, reading->cookie) : reason;
 }
 
 /* Whether there is more to read of what has come: 0: yes, 1: no; the reason is set if something is wrong. */
@@ -225,15 +255,25 @@ static __always_inline long kd_l7_request_ready(struct kd_l7_reading *reading)
 	struct kd_l7_conn *conn = reading->conn;
 	struct kd_l7_stream *stream = &conn->requests;
 
-	if (conn->at >= reading->end || stream->flags & KD_L7_UNKNOWN)
+	if (stream->flags & KD_L7_UNKNOWN || (conn->at >= reading->end && !(stream->flags & KD_L7_TOLD)))
 		return 1;
-	if (!stream->head && !(stream->flags & KD_L7_IN_BODY)) {
-		reading->reason = kd_l7_begin(conn);
+	if (!stream->head && !(conn->flags & KD_L7_HTTP2) && !(stream->flags & KD_L7_IN_BODY)) {
+		reading->reason = kd_l7_begin(conn, reading->cookie);
 		if (reading->reason || stream->flags & KD_L7_UNKNOWN)
 			return 1;
 		reading->window.at = reading->window.length; /* it begins with a window of its own */
 	}
 	return 0;
+}
+
+/* What was not read for want of steps does not pass. */
+static __always_inline void kd_l7_see_all(struct kd_l7_reading *reading)
+{
+	const struct kd_l7_stream *stream = &reading->conn->requests;
+
+	if (!reading->reason && !(stream->flags & KD_L7_UNKNOWN) &&
+	    (reading->conn->at < reading->end || stream->flags & KD_L7_TOLD))
+		reading->reason = KD_HTTP_UNREADABLE;
 }
 
 static long kd_l7_request_skb(__u32 index __attribute__((unused)), struct kd_l7_reading *reading)
@@ -244,8 +284,14 @@ static long kd_l7_request_skb(__u32 index __attribute__((unused)), struct kd_l7_
 
 	if (kd_l7_request_ready(reading))
 		return 1;
+	if (conn->requests.flags & KD_L7_TOLD) {
+		reading->reason = kd_l7_h2_judge(conn, reading->cookie, &reading->spent);
+		return reading->reason ? 1 : 0;
+	}
 	if (kd_l7_skip(&conn->requests, window, &conn->at, reading->end))
 		return 0;
+	if (kd_l7_has_lines(reading) && kd_l7_read_header(reading))
+		return reading->reason ? 1 : 0;
 	if (window->at >= window->length) {
 		size = kd_l7_next(conn->at, reading->end);
 		if (size < 1 || size > KD_HTTP_WINDOW)
@@ -254,7 +300,8 @@ static long kd_l7_request_skb(__u32 index __attribute__((unused)), struct kd_l7_
 			goto unreadable;
 		window->length = size;
 		window->at = 0;
-		kd_l7_keep(conn, window);
+		if (!(conn->flags & KD_L7_HTTP2))
+			kd_l7_keep(conn, window);
 	}
 	reading->reason = kd_l7_request_window(reading);
 	return reading->reason ? 1 : 0;
@@ -268,14 +315,14 @@ unreadable:
  * Write over what is denied. It cannot be cut off: the socket would count on bytes to be there that are not, and say so
  * to its process forever. Of these no server can make a request.
  */
-static long kd_l7_blot(__u32 index __attribute__((unused)), struct kd_l7_reading *reading)
+__attribute__((unused)) static long kd_l7_blot(__u32 index __attribute__((unused)), struct kd_l7_reading *reading)
 {
 	struct kd_l7_conn *conn = reading->conn;
 	__u64 size = kd_l7_next(conn->at, reading->end);
 
 	if (size < 1 || size > KD_HTTP_WINDOW)
 		return 1;
-	__builtin_memset(reading->window.bytes, 'X', KD_HTTP_WINDOW);
+	__builtin_memset(reading->window.bytes, conn->flags & KD_L7_HTTP2 ? KD_H2_NONSENSE : 'X', KD_HTTP_WINDOW);
 	if (bpf_skb_store_bytes(reading->from, conn->at, reading->window.bytes, size, 0))
 		return 1;
 	conn->at += size;
@@ -326,7 +373,7 @@ static __always_inline bool kd_l7_copy(struct sk_msg_md *msg, __u32 at, __u32 si
 	return true;
 }
 
-static long kd_l7_request_msg(__u32 index __attribute__((unused)), struct kd_l7_reading *reading)
+__attribute__((unused)) static long kd_l7_request_msg(__u32 index __attribute__((unused)), struct kd_l7_reading *reading)
 {
 	struct kd_http_window *window = &reading->window;
 	struct kd_l7_conn *conn = reading->conn;
@@ -334,6 +381,10 @@ static long kd_l7_request_msg(__u32 index __attribute__((unused)), struct kd_l7_
 
 	if (kd_l7_request_ready(reading))
 		return 1;
+	if (conn->requests.flags & KD_L7_TOLD) {
+		reading->reason = kd_l7_h2_judge(conn, reading->cookie, &reading->spent);
+		return reading->reason ? 1 : 0;
+	}
 	if (kd_l7_skip(&conn->requests, window, &conn->at, reading->end))
 		return 0;
 	if (window->at >= window->length) {
@@ -344,123 +395,14 @@ static long kd_l7_request_msg(__u32 index __attribute__((unused)), struct kd_l7_
 			goto unreadable;
 		window->length = size;
 		window->at = 0;
-		kd_l7_keep(conn, window);
+		if (!(conn->flags & KD_L7_HTTP2))
+			kd_l7_keep(conn, window);
 	}
 	reading->reason = kd_l7_request_window(reading);
 	return reading->reason ? 1 : 0;
 
 unreadable:
 	reading->reason = KD_HTTP_UNREADABLE;
-	return 1;
-}
-
-/* The head of a response is complete. */
-static __always_inline void kd_l7_responded(struct kd_l7_conn *conn, __u64 cookie)
-{
-	struct kd_l7_stream *stream = &conn->responses;
-	__u32 status = stream->number;
-	bool empty = status == 204 || status == 304 || conn->heads >> (conn->answered & 63) & 1;
-
-	if (status / 100 == 1) { /* another one follows */
-		stream->head = 0;
-		return;
-	}
-	if (conn->flags & KD_L7_OBSERVED)
-		kd_l7_tell(conn, cookie, KD_L7_RESPONDED, conn->asked == conn->answered + 1 ? conn->size : 0);
-	if (!empty && !(stream->flags & (KD_L7_HAS_LENGTH | KD_L7_HAS_ENCODING))) {
-		stream->flags |= KD_L7_UNKNOWN; /* it goes on until the connection ends */
-		return;
-	}
-	if (!kd_http_enter_body(stream, empty))
-		conn->answered++;
-}
-
-/* Do what the last byte of a window asks for; false: this is no response that we understand. */
-static __always_inline bool kd_l7_response_act(struct kd_l7_conn *conn, __u64 cookie, __u32 cell)
-{
-	struct kd_l7_stream *stream = &conn->responses;
-	const struct kd_l7_row *row;
-	__u32 arg = cell & 0xf, next = cell >> 8;
-
-	switch (cell >> 4 & 0xf) {
-	case KD_L7_GO:
-		return true;
-	case KD_L7_STATUS:
-		stream->number = 10 * stream->number + arg;
-		return true;
-	case KD_L7_LINE:
-		return kd_http_enter(stream, KD_L7_COMMON, KD_L7_HEADERS);
-	case KD_L7_DIGIT:
-		if (stream->length < KD_HTTP_MAX_BODY)
-			stream->length = 10 * stream->length + arg;
-		return true;
-	case KD_L7_HEADER:
-		row = kd_http_row(KD_L7_COMMON, next);
-		if (!row)
-			return false;
-		stream->state = row->next;
-		return row->flags == KD_L7_UPGRADE || !kd_http_framing(stream, row->flags);
-	case KD_L7_HEAD:
-		kd_l7_responded(conn, cookie);
-		return true;
-	case KD_L7_HEX:
-		stream->length = stream->length << 4 | arg;
-		return stream->length < KD_HTTP_MAX_BODY;
-	case KD_L7_CHUNK:
-		stream->body = stream->length;
-		stream->length = 0;
-		return stream->body || kd_http_enter(stream, KD_L7_COMMON, KD_L7_LAST);
-	case KD_L7_BODY:
-		stream->flags &= ~KD_L7_IN_BODY;
-		conn->answered++;
-		return true;
-	}
-	return false;
-}
-
-static long kd_l7_response_msg(__u32 index __attribute__((unused)), struct kd_l7_reading *reading)
-{
-	struct kd_l7_conn *conn = reading->conn;
-	struct kd_l7_stream *stream = &conn->responses;
-	struct kd_http_window *window = &reading->window;
-	__u32 before;
-	__u64 size;
-
-	if (conn->sent >= reading->end || stream->flags & KD_L7_UNKNOWN)
-		return 1;
-	if (kd_l7_skip(stream, &reading->window, &conn->sent, reading->end)) {
-		if (!(stream->flags & KD_L7_IN_BODY))
-			conn->answered++;
-		return 0;
-	}
-	if (!stream->head && !(stream->flags & KD_L7_IN_BODY)) {
-		kd_http_begin(stream);
-		if (!kd_http_enter(stream, KD_L7_COMMON, KD_L7_RESPONSE))
-			return 1;
-	}
-	if (window->at >= window->length) {
-		size = kd_l7_next(conn->sent, reading->end);
-		if (size < 1 || size > KD_HTTP_WINDOW)
-			return 1;
-		if (!kd_l7_copy(reading->from, conn->sent, size, window))
-			goto unknown;
-		window->length = size;
-		window->at = 0;
-	}
-	before = window->at;
-	window->automaton = stream->automaton;
-	window->state = stream->state;
-	if (kd_http_scan(window))
-		goto unknown;
-	stream->state = window->state;
-	conn->sent += window->at - before;
-	if (!(stream->flags & KD_L7_IN_BODY))
-		stream->head += window->at - before;
-	if (kd_l7_response_act(conn, reading->cookie, window->cell))
-		return 0;
-
-unknown:
-	stream->flags |= KD_L7_UNKNOWN;
 	return 1;
 }
 

@@ -10,13 +10,17 @@
 
 /*
  * Automata are rows of cells, one cell for each class of bytes. A cell is `next << 8 | action << 4 | arg`. Without an
- * action, `next` is where the row of the next state begins, counted in cells from the automaton's first.
+ * action, `next` is where the row of the next state begins, counted in cells from the automaton's first; arg is
+ * KD_L7_RUN where that state stays what it is with any byte but control characters.
+ *
+ * Blocks are large: nearly all automata are in one, which is looked up once for all of their bytes.
  */
-#define KD_L7_CELLS 16
+#define KD_L7_CELLS 16384
+#define KD_L7_RUN 1
 struct kd_l7_block {
 	__u32 cell[KD_L7_CELLS];
 };
-KD_ASSERT_SIZE(struct kd_l7_block, 64);
+KD_ASSERT_SIZE(struct kd_l7_block, 65536);
 
 /* What a cell asks for, besides going on. */
 enum kd_l7_action {
@@ -40,8 +44,12 @@ enum kd_l7_section {
 	KD_L7_CHUNKS = 2,
 	KD_L7_LAST = 3, /* behind a chunk that is empty */
 	KD_L7_RESPONSE = 4,
+	KD_L7_ANSWER = 5, /* behind a response's first line */
+	KD_L7_VALUE = 6, /* in a value that does not matter, of a request */
 	KD_L7_SECTIONS,
 };
+
+#define KD_L7_NAME 32
 
 /* Number 1 reads what is the same for all rules. */
 #define KD_L7_COMMON 1
@@ -52,12 +60,14 @@ struct kd_l7_automaton {
 	__u32 rows; /* likewise, of kd_l7_rows */
 	__u32 generation; /* another one each time that its number is given away; 0: nobody has it. */
 	__u32 headers; /* number of the automaton that reads the headers */
+	__u32 more; /* of the one that reads the same for further rules; 0: there are none */
 	__u32 cells_size; /* how many there are: nobody but user space asks; likewise */
 	__u32 rows_size;
 	__u32 start[KD_L7_SECTIONS];
+	__u32 initials[KD_L7_NAME]; /* by the length of a header's name: bits of the letters that those begin with that matter */
 	__u8 classes[256]; /* of bytes */
 };
-KD_ASSERT_SIZE(struct kd_l7_automaton, 300);
+KD_ASSERT_SIZE(struct kd_l7_automaton, 440);
 
 #define KD_L7_WORDS 4
 
@@ -88,11 +98,19 @@ struct kd_l7_row {
 };
 KD_ASSERT_SIZE(struct kd_l7_row, 80);
 
-/* A local end. Key of kd_l7_ports. */
+/* A rule. Key of kd_l7_names. */
+struct kd_l7_name_key {
+	__u32 rules; /* number of the automaton */
+	__u32 rule; /* its place, from 1 */
+};
+KD_ASSERT_SIZE(struct kd_l7_name_key, 8);
+
+/* A pod, and the port of a server: its own, or one that it dials, as the server knows it. Key of kd_l7_ports. */
 struct kd_l7_port_key {
 	struct kd_addr addr;
 	__be16 port;
-	__u8 pad[2];
+	__u8 toward; /* enum kd_toward */
+	__u8 pad;
 };
 KD_ASSERT_SIZE(struct kd_l7_port_key, 20);
 
@@ -126,11 +144,22 @@ enum kd_l7_stream_flags {
 	KD_L7_HAS_ENCODING = 2,
 	KD_L7_HAS_HOST = 4,
 	KD_L7_OLD = 8, /* HTTP/1.0 */
-	KD_L7_ANY_LENGTH = 16, /* the body ends with the connection */
 	KD_L7_IN_BODY = 32,
 	KD_L7_UNKNOWN = 64, /* it is not to be read any more */
 	KD_L7_FOR_HEAD = 128, /* the method is HEAD */
+	KD_L7_TOLD = 256, /* a head of HTTP/2 is complete, and not yet held to rules */
+	KD_L7_BY_LINE = 512, /* a head is read by the line, and one begins */
+	KD_L7_GROUPED = 1024, /* further automata read the head, too */
 };
+
+/* How many automata may share the rules that a request is held to, if these are too many for one. */
+#define KD_L7_GROUPS 4
+
+/* What all automata but the first have read of a head. Value of kd_l7_groups. */
+struct kd_l7_groups {
+	struct kd_l7_stream group[KD_L7_GROUPS - 1]; /* automaton is 0: none of its rules allows, or the one with its number */
+};
+KD_ASSERT_SIZE(struct kd_l7_groups, 216);
 
 /* A head is begun, and not complete. */
 static inline __attribute__((always_inline)) int kd_l7_in_head(const struct kd_l7_stream *stream)
@@ -139,13 +168,14 @@ static inline __attribute__((always_inline)) int kd_l7_in_head(const struct kd_l
 }
 
 #define KD_L7_TEXT 256
+#define KD_L7_AHEAD 256
 
 /* A connection whose requests are looked at. Value of kd_l7_conns. */
 struct kd_l7_conn {
 	struct kd_tuple way; /* from the server to the client */
 	struct kd_l7_stream requests;
 	struct kd_l7_stream responses;
-	__u64 asked_at; /* nanoseconds of CLOCK_MONOTONIC: the last request was complete */
+	__u64 asked_at; /* nanoseconds of CLOCK_MONOTONIC: the last request was complete; 0: nobody asks */
 	__u64 ended_at; /* it was denied; 0: it was not */
 	__u64 heads; /* of the last 64 requests, which were HEAD */
 	__u64 netns; /* cookie */
@@ -164,9 +194,12 @@ struct kd_l7_conn {
 	__u32 epoch; /* of kd_l7_ports, when it was asked */
 	__u32 sent; /* as `at`, of responses */
 	__u32 size; /* of the text */
-	__u8 text[KD_L7_TEXT + 64]; /* where the last request begins; behind it is room to write in */
+	__u32 ahead_at; /* as `at` or `sent`, where what is ahead begins */
+	__u32 ahead_size;
+	__u8 text[KD_L7_TEXT + KD_L7_AHEAD]; /* where the last request begins; behind it is room to write in */
+	__u8 ahead[KD_L7_AHEAD + 8]; /* likewise, to read in */
 };
-KD_ASSERT_SIZE(struct kd_l7_conn, 600);
+KD_ASSERT_SIZE(struct kd_l7_conn, 1064);
 
 enum kd_l7_conn_flags {
 	KD_L7_CLIENT = 1, /* it is the client's socket */
@@ -175,7 +208,8 @@ enum kd_l7_conn_flags {
 	KD_L7_AUDITED = 8,
 	KD_L7_ANY = 16, /* policies ask for nothing */
 	KD_L7_CLOSES = 32, /* programs at the pod's device close it */
-	KD_L7_BEGUN = 64, /* when it was denied, the server had a part of the head */
+	KD_L7_BEGUN = 64, /* when it was, the server had a part of the head, and was not told yet that no more comes */
+	KD_L7_HTTP2 = 128, /* frames are read; its responses are not */
 };
 
 /* That a connection was denied and is to be closed. Value of kd_l7_closing, whose key is kd_l7_conn.way. */
@@ -220,13 +254,14 @@ enum kd_l7_sock_flags {
 	KD_L7_READ = 1, /* its bytes go through our programs */
 	KD_L7_FREE = 2, /* they need not */
 	KD_L7_CALLER = 4, /* it is a client's */
+	KD_L7_DIALS = 8, /* it will be, and nothing may be sent before */
 };
 
 /* What is known of a socket without looking for its connection. Storage of sockets. */
 struct kd_l7_sock {
 	__u64 cookie;
 	__u32 flags; /* enum kd_l7_sock_flags; 0: its bytes are to be looked at, and are not */
-	__u32 pad;
+	__u32 end; /* sequence number behind what was read of what it sends */
 };
 KD_ASSERT_SIZE(struct kd_l7_sock, 16);
 

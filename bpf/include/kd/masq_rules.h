@@ -14,6 +14,7 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 #include <kd/addr.h>
+#include <kd/begun.h>
 #include <kd/config.h>
 #include <kd/conntrack.h>
 #include <kd/packet.h>
@@ -23,8 +24,6 @@
 #include <kd/maps/conntrack.h>
 #include <kd/maps/endpoints.h>
 #include <kd/maps/masquerade.h>
-
-KD_CONFIG(bool, masquerade, "what pods send to the world leaves under an address of the node") = false;
 
 /* In tc_index: from_pod has done already what to_uplink would do. Whatever a pod leaves there is wiped. */
 #define KD_MASQUERADED 0x6b64
@@ -49,25 +48,38 @@ static __always_inline bool kd_masq_left_alone(const struct kd_tuple *tuple)
 	return kd_masq_rule(KD_MASQ_PORT, &port);
 }
 
-/* A flow from the world to a pod by the pod's own address: both its halves are as they are. */
-KD_FUNCTION int kd_masq_note(struct __sk_buff *skb, const struct kd_pkt *pkt)
+/* Whether the world dials a pod by the pod's own address, where pods that dial the world have another. */
+KD_SUBPROGRAM bool kd_masq_is_dialled(struct __sk_buff *skb, const struct kd_pkt *pkt)
 {
 	__u32 ifindex = skb->ifindex;
+
+	return (pkt->tuple.protocol != IPPROTO_TCP || kd_is_syn(pkt)) &&
+	       bpf_map_lookup_elem(&kd_masq_devices, &ifindex) &&
+	       bpf_map_lookup_elem(&kd_endpoints, &pkt->tuple.dst) &&
+	       !kd_masq_rule(KD_MASQ_DESTINATION, &pkt->tuple.src);
+}
+
+/* A function of its own, whose stack is free again when the other half is made. */
+KD_SUBPROGRAM int kd_masq_claim(const struct kd_tuple *tuple, const struct kd_ct *original)
+{
+	return kd_port_claim(NULL, tuple, original, true);
+}
+
+/* Such a flow: both its halves are as they are. */
+KD_FUNCTION int kd_masq_note(struct __sk_buff *skb, const struct kd_pkt *pkt)
+{
 	struct kd_ct original = { .packets = 1, .flags = KD_CT_SOURCE, .service = KD_NO_SERVICE };
 	struct kd_tuple tuple;
 
-	if (!pkt || (pkt->tuple.protocol == IPPROTO_TCP && !kd_is_syn(pkt)) ||
-	    !bpf_map_lookup_elem(&kd_masq_devices, &ifindex) ||
-	    !bpf_map_lookup_elem(&kd_endpoints, &pkt->tuple.dst) ||
-	    kd_masq_rule(KD_MASQ_DESTINATION, &pkt->tuple.src))
+	if (!pkt || !kd_masq_is_dialled(skb, pkt))
 		return KD_PASS;
 	tuple = pkt->tuple;
 	original.to = tuple;
 	original.last_seen = kd_now();
-	if (kd_port_claim(NULL, &tuple, &original, true) == KD_CONTINUE && kd_ct_put(&tuple, &original, BPF_ANY)) {
-		tuple = kd_reversed(&original.to);
-		kd_ct_remove(&tuple);
-	}
+	if (events)
+		kd_ct_note_first(&original);
+	if (kd_masq_claim(&tuple, &original) == KD_CONTINUE && kd_ct_put(&tuple, &original, BPF_ANY))
+		kd_port_release(&original);
 	return KD_PASS;
 }
 

@@ -81,12 +81,27 @@ static __always_inline int kd_masq_begin(struct __sk_buff *skb, const struct kd_
 					 const struct kd_masq_device *device, struct kd_tuple *to)
 {
 	int result = kd_masq_choose(pkt, device, to);
+	struct kd_ct *ct;
+	bool begins;
 
 	if (result != KD_CONTINUE)
 		return result;
 	if (pkt->later)
 		return KD_DROP_FRAGMENT;
-	if (!kd_is_icmp(pkt) && !kd_can_begin(pkt))
+	begins = kd_is_icmp(pkt) || kd_can_begin(pkt);
+	if (begins && !pkt->fragment && (!pkt->tcp_flags || kd_is_syn(pkt))) { /* all that there is of the flow so far */
+		result = kd_ct_begin(skb, &pkt->tuple, to);
+		if (!KD_IS(result, KD_DROP_NO_PORT)) {
+			KD_TRACE(KD_STEP_NEW_FLOW, result, 0, to);
+			return result;
+		}
+	}
+	ct = kd_ct_complete(&pkt->tuple, to);
+	if (ct)
+		return kd_flow_follow(pkt, ct, to);
+	if (kd_begun_leaves(&pkt->tuple, to))
+		return KD_CONTINUE;
+	if (!begins)
 		return KD_DROP_NO_FLOW;
 	result = kd_ct_create(skb, &pkt->tuple, to, 0, KD_NO_SERVICE);
 	KD_TRACE(KD_STEP_NEW_FLOW, result, 0, to);

@@ -17,6 +17,7 @@
 #include <linux/bpf.h>
 #include <linux/in.h>
 #include <bpf/bpf_helpers.h>
+#include <kd/begun.h>
 #include <kd/config.h>
 #include <kd/conntrack.h>
 #include <kd/icmp.h>
@@ -32,7 +33,14 @@ KD_SUBPROGRAM bool kd_own_held(const struct kd_pkt *pkt)
 {
 	struct kd_tuple opposite = kd_reversed(&pkt->tuple);
 	struct kd_ct *held = kd_ct_find(&opposite);
+	int found;
 
+	if (masquerade && !held) {
+		found = kd_begun_settle(&opposite);
+		if (found == KD_BEGUN_BUSY)
+			return true;
+		held = found == KD_BEGUN_SETTLED ? kd_ct_find_untold(&opposite) : NULL;
+	}
 	if (!held || !(held->flags & KD_CT_REPLY))
 		return false;
 	if (!kd_ct_evict(&opposite, held, kd_now()))

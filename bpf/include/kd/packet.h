@@ -34,7 +34,7 @@
 #include <kd/maps/fragments.h>
 
 struct kd_pkt {
-	struct kd_tuple tuple; /* as the packet reads now: a rewrite changes it too */
+	struct kd_tuple tuple __attribute__((aligned(8))); /* as the packet reads now: a rewrite changes it too */
 	__u32 l4_off; /* of the TCP, UDP or ICMP header */
 	__u32 end; /* of the IP packet: what the link has added may follow */
 	__u8 ttl; /* or hop limit */
@@ -86,6 +86,7 @@ struct kd_sctp {
 #define KD_TCP_SYN 0x02
 #define KD_TCP_RST 0x04
 #define KD_TCP_ACK 0x10
+#define KD_TOLD_FLAGS (KD_TCP_SYN | KD_TCP_FIN | KD_TCP_RST) /* each is news once in a direction */
 
 #define KD_IP_FRAGMENT 0x3fff /* more fragments follow, or this is not the first */
 #define KD_IP_OFFSET 0x1fff
@@ -352,7 +353,7 @@ static __always_inline int kd_parse(struct __sk_buff *skb, struct kd_pkt *pkt)
 {
 	int result = kd_parse_headers(skb, pkt);
 
-	kd_scene_begin(&pkt->tuple, skb->len);
+	kd_scene_begin(&pkt->tuple, pkt->tcp_flags, skb->len);
 	return result;
 }
 

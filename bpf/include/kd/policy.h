@@ -17,9 +17,9 @@
  * tell of smaller MTUs; what our own programs answer a pod. A pod sends under its own addresses only. Later fragments
  * follow their first. Of what is not IP only ARP passes.
  *
- * The node itself is asked as a pod is, once it has a policy, at its uplinks alone: kd_guard().
+ * The node itself is asked as a pod is, once it has a policy, at its uplinks alone: kd_guard() of kd/passage.h.
  *
- * Reads kd_endpoints, kd_ipcache, kd_networks, kd_policies and kd_rules; writes kd_talks and kd_rule_counts, and what
+ * Reads kd_endpoints, kd_ipcache, kd_networks, kd_identities, kd_policies and kd_rules; writes kd_talks and kd_rule_counts, and what
  * kd/dns.h writes.
  */
 #ifndef KD_POLICY_H
@@ -34,9 +34,11 @@
 #include <kd/config.h>
 #include <kd/conntrack.h>
 #include <kd/dns.h>
-#include <kd/echo.h>
+#include <kd/dns_rules.h>
+#include <kd/dns_stream.h>
+#include <kd/enforce.h>
 #include <kd/forward.h>
-#include <kd/icmp.h>
+#include <kd/newcomer.h>
 #include <kd/packet.h>
 #include <kd/rules.h>
 #include <kd/scene.h>
@@ -46,23 +48,17 @@
 #include <kd/maps/endpoints.h>
 #include <kd/maps/policy.h>
 
-KD_CONFIG(bool, enforce, "pods send and receive what policies allow") = false;
-
-#define KD_ICMP_FRAGMENTATION_NEEDED 4
-#define KD_ICMPV6_MLD_QUERY 130 /* multicast listeners to 132, neighbours to 137 */
-#define KD_ICMPV6_REDIRECT 137
-#define KD_ICMPV6_MLD2_REPORT 143
-
 #define KD_IDENTITY_REMOTE_NODE 6
 
 KD_CONFIG(bool, host_firewall, "policies are for the node itself as well") = false;
 
 #define KD_NODE_POLICY 1 /* that of the node itself; it has none: nothing is asked */
 
-/* In tc_index: both ends were asked, and the receiver is behind this device. It is wiped before anybody else sees it. */
-static __always_inline __u16 kd_judged_for(__u32 ifindex)
+/* What was asked where a packet came in holds for this receiver. */
+static __always_inline void kd_mark(struct __sk_buff *skb, __u32 asks, __u16 judged)
 {
-	return 0x8000 | (ifindex & 0x7fff);
+	if (asks & (KD_ASK_SENDER | KD_ASK_OUTSIDE) && !(asks & KD_ASK_TO_NODE))
+		skb->tc_index = judged;
 }
 
 /*
@@ -84,7 +80,7 @@ static __always_inline __u32 kd_number_of(struct __sk_buff *skb, struct kd_askin
 	if (told == KD_IDENTITY_WORLD)
 		told = 0;
 	if (told && (!party || party->identity != told))
-		return told;
+		return kd_number_told(&ask->query, addr, told);
 	if (!party)
 		return kd_is_v4(addr) ? KD_IDENTITY_WORLD_IPV4 : KD_IDENTITY_WORLD_IPV6;
 	if (sends && party->identity == KD_IDENTITY_HOST) /* its stack has not sent it */
@@ -121,11 +117,14 @@ KD_SUBPROGRAM int kd_rules_ask(struct __sk_buff *skb, struct kd_asking *ask, con
 	if (ask->asks & KD_ASK_ALONE)
 		return KD_DROP_FRAGMENT;
 	number = kd_number_of(skb, ask, peer, !end->sends);
+	if (number == KD_NOBODY)
+		return KD_DROP_POLICY_DENIED;
 	rule = kd_rule_of(&ask->query, policy, number, kd_asked_port(ask), ask->way.protocol);
 	if (!rule)
 		return KD_DROP_POLICY_DENIED;
 	end->counter = rule->counter;
 	end->requests = rule->l7;
+	end->names = rule->l7 & KD_NAMES;
 	kd_rule_count(skb, rule->counter);
 	return rule->deny ? KD_DROP_POLICY_DENIED : KD_CONTINUE;
 }
@@ -145,7 +144,7 @@ static __always_inline int kd_end_ask(struct __sk_buff *skb, struct kd_asking *a
 	if (!policy)
 		return KD_DROP_POLICY_DENIED;
 	revision = *(const volatile __u32 *)&policy->revision; /* before the rules: they may be others soon */
-	if (!ask->begins && end->revision == revision) {
+	if (!ask->begins && revision && end->revision == revision) { /* 0: nobody has asked here, or can */
 		if (end->counter)
 			kd_rule_count(skb, end->counter);
 		return KD_CONTINUE;
@@ -153,6 +152,7 @@ static __always_inline int kd_end_ask(struct __sk_buff *skb, struct kd_asking *a
 	end->counter = 0;
 	end->asked = true;
 	end->requests = false;
+	end->names = false;
 	result = policy->flags & KD_POLICY_OPEN ? KD_CONTINUE : kd_rules_ask(skb, ask, peer, end, policy);
 	end->revision = revision;
 	end->denies = result != KD_CONTINUE;
@@ -181,16 +181,52 @@ static __always_inline void kd_scene_judge(const struct kd_asking *ask, int resu
 		return;
 	scene->judged = true;
 	scene->way = ask->way;
-	scene->source_rule = ask->sender.counter;
-	scene->destination_rule = ask->receiver.counter;
+	scene->event.source_rule = ask->sender.counter;
+	scene->event.destination_rule = ask->receiver.counter;
 	if (ask->sender.asked)
-		scene->flags |= KD_EVENT_SOURCE_ASKED;
+		scene->event.flags |= KD_EVENT_SOURCE_ASKED;
 	if (ask->receiver.asked)
-		scene->flags |= KD_EVENT_DESTINATION_ASKED;
+		scene->event.flags |= KD_EVENT_DESTINATION_ASKED;
 	if (result == KD_CONTINUE && (ask->sender.denies || ask->receiver.denies))
-		scene->flags |= KD_EVENT_AUDITED;
+		scene->event.flags |= KD_EVENT_AUDITED;
 	if (result != KD_CONTINUE)
-		scene->flags |= ask->receiver.asked ? KD_EVENT_DENIED_BY_DESTINATION : KD_EVENT_DENIED_BY_SOURCE;
+		scene->event.flags |= ask->receiver.asked ? KD_EVENT_DENIED_BY_DESTINATION : KD_EVENT_DENIED_BY_SOURCE;
+}
+
+/* Whether a pod may ask another end for some names only. */
+KD_SUBPROGRAM int kd_is_held_to_names(struct __sk_buff *skb, struct kd_asking *ask, bool receiver)
+{
+	__u32 index = 2 * (receiver ? ask->receiver.policy : ask->sender.policy) + KD_EGRESS, number;
+	struct kd_policy *policy;
+	struct kd_rule *rule;
+
+	if (index == 2 * KD_NO_POLICY + KD_EGRESS)
+		return false;
+	policy = bpf_map_lookup_elem(&kd_policies, &index);
+	if (!policy || !(policy->flags & KD_POLICY_NAMES) || policy->flags & (KD_POLICY_OPEN | KD_POLICY_AUDIT))
+		return false;
+	number = kd_number_of(skb, ask, receiver ? &ask->way.src : &ask->way.dst, receiver);
+	rule = kd_rule_of(&ask->query, policy, number, receiver ? ask->way.sport : ask->way.dport, ask->way.protocol);
+	return rule && !rule->deny && rule->l7 & KD_NAMES;
+}
+
+/*
+ * Whether what a server says begins a talk with a pod that may ask it for some names only: it is an answer, and nobody
+ * remembers the question. Were it the server's beginning, the pod could say anything from here on.
+ */
+static __always_inline bool kd_answers_nobody(struct __sk_buff *skb, struct kd_asking *ask)
+{
+	return kd_is_held_to_names(skb, ask, true);
+}
+
+/*
+ * Whether a pod sends a datagram in a talk that such a server began, before that was so: it is the pod's beginning now. Of
+ * TCP the pod has to begin with a SYN, and then it is.
+ */
+static __always_inline bool kd_asks_by_answering(struct __sk_buff *skb, struct kd_asking *ask)
+{
+	return !ask->by_sender && ask->way.protocol == IPPROTO_UDP && ask->asks & KD_ASK_SENDER &&
+	       kd_is_held_to_names(skb, ask, false);
 }
 
 /* Whether both ends, as far as they are pods of this node, let the packet pass. */
@@ -210,7 +246,9 @@ KD_SUBPROGRAM int kd_talk_ask(struct __sk_buff *skb, const struct kd_pkt *pkt, s
 		found = NULL;
 	if (found)
 		kd_talk_resume(ask, found);
-	else
+	if (dns && found && kd_asks_by_answering(skb, ask))
+		found = NULL;
+	if (!found)
 		kd_talk_begin(ask);
 	result = kd_ends_ask(skb, ask);
 	if (result != KD_CONTINUE && !ask->by_sender && !pkt->tcp_flags) {
@@ -219,10 +257,69 @@ KD_SUBPROGRAM int kd_talk_ask(struct __sk_buff *skb, const struct kd_pkt *pkt, s
 		kd_talk_begin(ask);
 		result = kd_ends_ask(skb, ask);
 	}
+	if (dns && result == KD_CONTINUE && ask->begins && !kd_is_syn(pkt) && kd_answers_nobody(skb, ask))
+		result = KD_DROP_NAME;
 	if (result == KD_CONTINUE && !once)
 		kd_talk_keep(pkt, ask, found, now);
 	kd_scene_judge(ask, result);
 	return result;
+}
+
+/*
+ * What a pod sends to a name server that it may ask for some names only: whether that is one of them. The rule is looked
+ * for again, since a talk goes on for as long as the server may be talked to.
+ */
+KD_SUBPROGRAM int kd_names_ask(struct __sk_buff *skb, const struct kd_pkt *pkt, struct kd_asking *ask)
+{
+	__u32 index = 2 * ask->sender.policy + KD_EGRESS;
+	struct kd_policy *policy = bpf_map_lookup_elem(&kd_policies, &index);
+	struct kd_scene *scene = events ? kd_scene_of_cpu() : NULL;
+	bool tcp = ask->way.protocol == IPPROTO_TCP;
+	struct kd_rule *rule;
+	__u32 number;
+	int result;
+
+	if (tcp && kd_dns_is_silent(skb, pkt)) {
+		result = kd_dns_stream_end(skb, pkt, &ask->way);
+		return policy && policy->flags & KD_POLICY_AUDIT ? KD_CONTINUE : result;
+	}
+	if (!policy)
+		return KD_DROP_POLICY_DENIED;
+	number = kd_number_of(skb, ask, &ask->way.dst, false);
+	rule = kd_rule_of(&ask->query, policy, number, ask->way.dport, ask->way.protocol);
+	if (rule && !(rule->l7 & KD_NAMES) && !rule->deny) /* it is another one by now */
+		return KD_CONTINUE;
+	if (!rule || rule->deny)
+		result = KD_DROP_POLICY_DENIED;
+	else if (tcp)
+		result = kd_dns_stream_ask(skb, pkt, &ask->way, rule->l7 & ~KD_NAMES, policy->flags & KD_POLICY_AUDIT);
+	else
+		result = kd_dns_ask(skb, pkt, rule->l7 & ~KD_NAMES);
+	ask->names = KD_DNS_HELD;
+	if (result == KD_CONTINUE)
+		return result;
+	ask->names |= policy->flags & KD_POLICY_AUDIT ? KD_DNS_DENIED | KD_DNS_AUDITED : KD_DNS_DENIED;
+	if (scene)
+		scene->event.flags |= policy->flags & KD_POLICY_AUDIT ? KD_EVENT_AUDITED : KD_EVENT_DENIED_BY_SOURCE;
+	if (policy->flags & KD_POLICY_AUDIT)
+		return KD_CONTINUE;
+	if (result == KD_REJECT_NAME &&
+	    (skb->pkt_type == PACKET_MULTICAST || skb->pkt_type == PACKET_BROADCAST))
+		return KD_DROP_NAME;
+	return result;
+}
+
+/* Whether it is such a thing. An explanation has no message: it says that there are rules. */
+static __always_inline bool kd_asks_name(const struct kd_asking *ask)
+{
+	return dns && !KD_EXPLAINING && ask->asks & KD_ASK_SENDER && ask->by_sender && ask->sender.names;
+}
+
+/* Whether it is from such a server, over TCP. */
+static __always_inline bool kd_answers_name(const struct kd_asking *ask)
+{
+	return dns && !KD_EXPLAINING && ask->asks & KD_ASK_RECEIVER && !ask->by_sender && ask->receiver.names &&
+	       ask->way.protocol == IPPROTO_TCP;
 }
 
 /* Whether a pod that has sent the packet can be told that it is denied. */
@@ -271,8 +368,9 @@ KD_FUNCTION int kd_policy(struct __sk_buff *skb, const struct kd_pkt *pkt, const
 		return KD_DROP_POLICY_DENIED;
 	ask->sender.policy = KD_NO_POLICY;
 	ask->receiver.policy = KD_NO_POLICY;
-	ask->judged = 0;
+	ask->judged = KD_JUDGED_FOR_NOBODY;
 	ask->answers = false;
+	ask->names = 0;
 	if (asks & KD_ASK_SENDER) {
 		pod = bpf_map_lookup_elem(&kd_endpoints, &pkt->tuple.src);
 		if (!pod || pod->ifindex != skb->ifindex)
@@ -286,14 +384,18 @@ KD_FUNCTION int kd_policy(struct __sk_buff *skb, const struct kd_pkt *pkt, const
 		if (pod) {
 			ask->receiver.policy = pod->policy;
 			ask->judged = kd_judged_for(pod->ifindex);
-		} else if (asks & KD_ASK_DEVICE) {
+		} else if (asks & KD_ASK_DEVICE || kd_is_newcomer(&to->dst)) {
 			return KD_DROP_POLICY_DENIED;
 		}
 	}
 	if (host_firewall && asks & (KD_ASK_FROM_NODE | KD_ASK_TO_NODE))
 		kd_ask_node(ask, asks, to);
-	if (asks & KD_ASK_RELATED || (ask->sender.policy & ask->receiver.policy) == KD_NO_POLICY)
+	if (asks & KD_ASK_RELATED)
 		return KD_CONTINUE;
+	if ((ask->sender.policy & ask->receiver.policy) == KD_NO_POLICY) {
+		kd_mark(skb, asks, ask->judged);
+		return KD_CONTINUE;
+	}
 	ask->sender.sends = true;
 	ask->receiver.sends = false;
 	ask->asks = asks;
@@ -303,172 +405,23 @@ KD_FUNCTION int kd_policy(struct __sk_buff *skb, const struct kd_pkt *pkt, const
 		ask->way.sport = pkt->tuple.sport;
 	}
 	result = kd_talk_ask(skb, pkt, ask);
-	if (result == KD_CONTINUE && asks & KD_ASK_SENDER)
-		skb->tc_index = ask->judged;
-	if (dns && result == KD_CONTINUE) {
+	if (result != KD_CONTINUE)
+		return ask->answers && kd_is_denied(result) && kd_can_be_told(skb, pkt, asks) ? KD_REJECT_DENIED :
+												result;
+	if (kd_asks_name(ask))
+		result = kd_names_ask(skb, pkt, ask);
+	else if (kd_answers_name(ask))
+		result = kd_dns_stream_reply(skb, pkt, ask);
+	if (result == KD_CONTINUE)
+		kd_mark(skb, asks, ask->judged);
+	if (dns) {
 		named = kd_dns_is(pkt, to, ask);
-		if (named)
+		if (named && ask->way.protocol == IPPROTO_TCP)
+			kd_dns_tell_stream(skb, pkt, ask, named);
+		else if (named)
 			kd_dns_tell(skb, pkt, ask, named);
 	}
-	return ask->answers && kd_is_denied(result) && kd_can_be_told(skb, pkt, asks) ? KD_REJECT_DENIED : result;
-}
-
-static __always_inline bool kd_icmp_always_passes(bool ipv6, __u8 type, __u8 code)
-{
-	if (ipv6)
-		return (type >= KD_ICMPV6_MLD_QUERY && type <= KD_ICMPV6_REDIRECT) ||
-		       type == KD_ICMPV6_MLD2_REPORT || type == KD_ICMPV6_TOO_BIG;
-	return type == KD_ICMP_UNREACHABLE && code == KD_ICMP_FRAGMENTATION_NEEDED;
-}
-
-/* Whether what an error quotes is of a talk. */
-static __always_inline bool kd_icmp_is_of_talk(struct __sk_buff *skb, const struct kd_pkt *pkt)
-{
-	struct kd_tuple quoted = {}, key;
-	struct kd_talk *talk;
-	__be16 sequence;
-	__u32 ports_off;
-
-	if (!kd_icmp_quoted(skb, pkt->ipv6, pkt->l4_off + sizeof(struct kd_icmp), &quoted, &ports_off, &sequence) ||
-	    !kd_addr_equal(&quoted.src, &pkt->tuple.dst))
-		return false;
-	kd_talk_key(&quoted, &key);
-	talk = bpf_map_lookup_elem(&kd_talks, &key);
-	return talk && !kd_talk_over(talk, quoted.protocol, kd_now());
-}
-
-/*
- * What to ask about ICMP, of which only echo is a talk: its type stands for a port. 0: nothing, it always passes; less:
- * why it does not.
- */
-KD_FUNCTION int kd_icmp_asks(struct __sk_buff *skb, struct kd_pkt *pkt, __u32 asks)
-{
-	__u8 head[2] = {};
-
-	if (!enforce)
-		return 0;
-	if (!pkt)
-		return KD_DROP_POLICY_DENIED;
-	if (!pkt->later && bpf_skb_load_bytes(skb, pkt->l4_off, head, sizeof(head)))
-		return KD_DROP_MALFORMED;
-	if (!pkt->later && kd_icmp_always_passes(pkt->ipv6, head[0], head[1]))
-		return 0;
-	if (kd_echo_parse(skb, pkt, true) || kd_echo_parse(skb, pkt, false)) {
-		head[0] = kd_echo_type(pkt->ipv6, true);
-	} else {
-		asks |= pkt->later ? KD_ASK_ALONE : KD_ASK_ONCE;
-		if (!pkt->fragment && kd_icmp_is_error(pkt->ipv6, head[0]) && kd_icmp_is_of_talk(skb, pkt))
-			asks |= KD_ASK_RELATED;
-	}
-	return asks | head[0] << KD_ASK_TYPE_SHIFT;
-}
-
-/* What becomes of a packet when policies have been asked, instead of `result`. */
-static __always_inline int kd_let_pass(struct __sk_buff *skb, struct kd_pkt *pkt, const struct kd_tuple *to,
-				       __u32 asks, int result)
-{
-	bool keeps = !(asks & (KD_ASK_FROM_NODE | KD_ASK_TO_NODE));
-	int allowed;
-
-	if (kd_is_icmp(pkt)) {
-		allowed = kd_icmp_asks(skb, pkt, asks);
-		if (allowed <= 0)
-			return allowed ? allowed : result;
-		asks = allowed;
-	}
-	allowed = kd_policy(skb, pkt, to, asks);
-	if (allowed != KD_CONTINUE)
-		return allowed;
-	if (keeps && pkt->fragment && !pkt->later)
-		kd_fragment_keep(pkt);
 	return result;
-}
-
-/* With a tag of VLAN 0, which the node strips, and takes what is under it for its own. */
-static __always_inline bool kd_is_priority_tagged(const struct __sk_buff *skb)
-{
-	return skb->vlan_present && !(skb->vlan_tci & 0xfff);
-}
-
-/*
- * A packet of the node itself at an uplink, as its own process sends or gets it: before an answer of a backend on the
- * node is translated, and after what it answers was. Of a datagram whose first fragment is denied the others come to
- * nothing, and are not looked at.
- */
-KD_SUBPROGRAM int kd_guard(struct __sk_buff *skb, struct kd_pkt *pkt, bool sends, int result)
-{
-	if (!sends && kd_is_priority_tagged(skb)) /* once more */
-		return KD_DROP_POLICY_DENIED;
-	if (!pkt->tuple.protocol || pkt->later)
-		return result;
-	return kd_let_pass(skb, pkt, &pkt->tuple, sends ? KD_ASK_FROM_NODE : KD_ASK_TO_NODE | KD_ASK_OUTSIDE, result);
-}
-
-/*
- * A packet that comes in, and becomes `to`. What comes from outside and is left to the stack meets its receiver later,
- * where of a tunnel nothing is known any more.
- */
-static __always_inline int kd_let_through(struct __sk_buff *skb, struct kd_pkt *pkt, const struct kd_tuple *to,
-					  bool outside, int result)
-{
-	__u32 asks = KD_ASK_SENDER | KD_ASK_RECEIVER;
-
-	if (!enforce || (result != KD_PASS && result != KD_CONTINUE && result != KD_TO_STACK))
-		return result;
-	if (outside && result == KD_PASS && !pkt->tunnelled)
-		return result;
-	if (outside)
-		asks = KD_ASK_OUTSIDE | KD_ASK_RECEIVER | (pkt->tunnelled ? KD_ASK_TUNNELLED : 0);
-	return kd_let_pass(skb, pkt, to, asks, result);
-}
-
-/*
- * Frames that policies cannot judge: neither IP nor ARP, or with a tag. A tag of VLAN 0 would be stripped behind this
- * program, and what is under it delivered; a bridge would carry any other from pod to pod.
- */
-static __always_inline bool kd_is_strange(const struct __sk_buff *skb)
-{
-	return skb->vlan_present || skb->protocol != bpf_htons(ETH_P_ARP);
-}
-
-/* The same of what has no ports, or none that are known. */
-static __always_inline int kd_let_whole(struct __sk_buff *skb, struct kd_pkt *pkt, bool outside, int result)
-{
-	if (!enforce || result != KD_PASS || (outside && !pkt->tunnelled))
-		return result;
-	if (!pkt->tuple.protocol)
-		return outside || !kd_is_strange(skb) ? result : KD_DROP_POLICY_DENIED;
-	return kd_let_pass(skb, pkt, &pkt->tuple,
-			   (outside ? KD_ASK_OUTSIDE | KD_ASK_TUNNELLED : KD_ASK_SENDER) | KD_ASK_RECEIVER |
-				   (pkt->later ? KD_ASK_ALONE : 0),
-			   result);
-}
-
-/* Whether all that policies have to say of a packet to a pod's device was said where it came in. */
-static __always_inline bool kd_was_judged(struct __sk_buff *skb)
-{
-	bool judged = enforce && skb->tc_index == kd_judged_for(skb->ifindex);
-
-	if (judged)
-		skb->tc_index = 0;
-	return judged;
-}
-
-/*
- * A packet that goes to a pod's device. What came in through the same is our own answer to the pod, or what it sends
- * to itself.
- */
-static __always_inline int kd_let_in(struct __sk_buff *skb, struct kd_pkt *pkt, int result)
-{
-	__u32 asks = KD_ASK_DEVICE | KD_ASK_RECEIVER;
-
-	if (!enforce || result < 0 || skb->ingress_ifindex == skb->ifindex)
-		return result;
-	if (!pkt->tuple.protocol)
-		return !skb->ingress_ifindex || !kd_is_strange(skb) ? result : KD_DROP_POLICY_DENIED;
-	if (pkt->later && !kd_is_icmp(pkt) && !kd_fragment_find(pkt))
-		asks |= KD_ASK_ALONE;
-	return kd_let_pass(skb, pkt, &pkt->tuple, asks, result);
 }
 
 #endif /* KD_POLICY_H */

@@ -30,8 +30,10 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 #include <kd/addr.h>
+#include <kd/begun.h>
 #include <kd/config.h>
 #include <kd/conntrack.h>
+#include <kd/node_socket.h>
 #include <kd/types.h>
 #include <kd/verdict.h>
 #include <kd/maps/conntrack.h>
@@ -60,40 +62,12 @@ struct kd_ports {
 	bool tired : 1; /* that all are taken was found out a moment ago */
 };
 
-/* Whether a socket of this node has a claim to packets of this tuple, which the kernel's own has the form of. */
-KD_SUBPROGRAM bool kd_socket_uses(struct __sk_buff *skb, const struct kd_tuple *tuple)
+/* The entry of a reply; with `skb` of one to an address of this node. */
+static __always_inline long kd_port_put(const struct __sk_buff *skb, const struct kd_tuple *reply,
+					const struct kd_ct *ct, __u64 flags)
 {
-	struct {
-		__be32 saddr, daddr;
-		__be32 ports;
-	} v4 = { tuple->src.w[3], tuple->dst.w[3], kd_ports(tuple) };
-	struct bpf_sock_tuple *ends = (void *)tuple;
-	__u32 size = sizeof(ends->ipv6);
-	struct bpf_sock *sock;
-	bool uses;
-
-	if (kd_is_v4(&tuple->src)) {
-		ends = (void *)&v4;
-		size = sizeof(v4);
-	}
-	if (tuple->protocol == IPPROTO_UDP) {
-		sock = bpf_sk_lookup_udp(skb, ends, size, BPF_F_CURRENT_NETNS, 0);
-		if (!sock)
-			return false;
-		bpf_sk_release(sock);
-		return true;
-	}
-	if (tuple->protocol != IPPROTO_TCP)
-		return false;
-	sock = bpf_skc_lookup_tcp(skb, ends, size, BPF_F_CURRENT_NETNS, 0);
-	if (!sock)
-		return false;
-	uses = sock->state != BPF_TCP_LISTEN;
-	bpf_sk_release(sock);
-	return uses;
+	return skb ? kd_begun_put_settled(reply, ct, flags) : kd_ct_put(reply, ct, flags);
 }
-
-_Static_assert(offsetof(struct kd_tuple, dport) == offsetof(struct bpf_sock_tuple, ipv6.dport), "as the kernel's");
 
 /*
  * Make the entry of the reply direction, unless another flow holds its tuple, or with `skb` a socket. At first most
@@ -110,20 +84,81 @@ static __always_inline int kd_port_claim(struct __sk_buff *skb, const struct kd_
 	if (skb && kd_socket_uses(skb, &opposite))
 		return KD_DROP_NO_PORT;
 	if (first)
-		failed = kd_ct_put(&opposite, &reply, BPF_NOEXIST);
+		failed = kd_port_put(skb, &opposite, &reply, BPF_NOEXIST);
 	if (failed == -KD_EEXIST) {
 		held = kd_ct_find_untold(&opposite);
 		if (held && kd_ct_answers(held, tuple, original)) {
-			if (held->last_seen && !(held->flags & KD_CT_ENDED) && tuple->protocol != IPPROTO_TCP)
+			if (held->last_seen && !(held->flags & KD_CT_ENDED) && !kd_ct_alone(held) &&
+			    tuple->protocol != IPPROTO_TCP)
 				kd_lost(KD_LOSS_FLOW);
 		} else if (held && !kd_ct_evict(&opposite, held, original->last_seen)) {
 			return KD_DROP_NO_PORT;
 		}
-		failed = kd_ct_put(&opposite, &reply, held ? BPF_ANY : BPF_NOEXIST);
+		failed = kd_port_put(skb, &opposite, &reply, held ? BPF_ANY : BPF_NOEXIST);
 		if (failed == -KD_EEXIST) /* another CPU was faster */
 			return KD_DROP_NO_PORT;
 	}
 	return failed ? KD_DROP_NO_MEMORY : KD_CONTINUE;
+}
+
+/*
+ * The reply direction, alone, of a new flow that leaves under an address of this node, if its own port is free there.
+ * If not: KD_DROP_NO_PORT, and kd_ct_create() looks further.
+ */
+KD_SUBPROGRAM int kd_ct_begin(struct __sk_buff *skb, const struct kd_tuple *tuple, const struct kd_tuple *to)
+{
+	__u16 port = bpf_ntohs(to->sport);
+	struct kd_tuple opposite = kd_reversed(to);
+	struct kd_ct reply = {
+		.to = kd_reversed(tuple),
+		.packets = 1,
+		.last_seen = kd_now(),
+		.flags = KD_CT_REPLY | KD_CT_SOURCE | KD_CT_ALONE,
+		.service = KD_NO_SERVICE,
+	};
+	long failed;
+
+	if (port < port_min || port > port_max)
+		return KD_DROP_NO_PORT;
+	if (events)
+		kd_ct_note_first(&reply);
+	failed = kd_begun_put(skb, &opposite, &reply);
+	if (failed == -KD_ENOSPC && kd_socket_uses(skb, &opposite))
+		failed = -KD_EEXIST;
+	if (failed == -KD_ENOSPC)
+		failed = kd_begun_put_settled(&opposite, &reply, BPF_NOEXIST);
+	if (events && failed)
+		kd_ct_note_none();
+	if (failed == -KD_EEXIST)
+		return KD_DROP_NO_PORT;
+	return failed ? KD_DROP_NO_MEMORY : KD_CONTINUE;
+}
+
+/* The original direction of a flow that kd_ct_begin() has made of an earlier packet; NULL: it was of another one. */
+KD_SUBPROGRAM struct kd_ct *kd_ct_complete(const struct kd_tuple *tuple, const struct kd_tuple *to)
+{
+	struct kd_tuple opposite = kd_reversed(to);
+	struct kd_ct *held = kd_ct_find_untold(&opposite);
+	struct kd_ct original = { .to = *to, .flags = KD_CT_SOURCE, .service = KD_NO_SERVICE };
+
+	if (!held && kd_begun_settle(&opposite) == KD_BEGUN_SETTLED)
+		held = kd_ct_find_untold(&opposite);
+	if (!held || !kd_ct_answers(held, tuple, &original))
+		return NULL;
+	if (!kd_ct_alone(held)) /* both were made a moment ago; or it was lost */
+		return kd_ct_find_untold(tuple);
+	original.told = held->told;
+	original.tcp_flags = held->tcp_flags;
+	kd_ct_put(tuple, &original, BPF_NOEXIST);
+	return kd_ct_find_untold(tuple);
+}
+
+/* The other entry could not be made. */
+KD_SUBPROGRAM void kd_port_release(const struct kd_ct *original)
+{
+	struct kd_tuple opposite = kd_reversed(&original->to);
+
+	kd_ct_remove(&opposite);
 }
 
 /* Go on where an earlier packet has left off; false: that all are taken was found out a moment ago. */
@@ -193,7 +228,9 @@ static long kd_port_step(__u64 step, struct kd_ports *ports)
 	} else if (!ports->keep) {
 		return 0;
 	}
-	ports->result = kd_port_claim(ports->ours ? ports->skb : NULL, ports->tuple, &ports->original, !step);
+	/* A flow of no service would have got it already: kd_ct_begin(), and kd_own_begin(). */
+	ports->result = kd_port_claim(ports->ours ? ports->skb : NULL, ports->tuple, &ports->original,
+				      !step && ports->original.backend);
 	return !KD_IS(ports->result, KD_DROP_NO_PORT);
 }
 
@@ -236,6 +273,8 @@ KD_FUNCTION int kd_ct_create(struct __sk_buff *skb, const struct kd_tuple *tuple
 		return KD_DROP_NO_MEMORY;
 	port = bpf_ntohs(to->sport);
 	ports.original.to = *to;
+	if (events)
+		kd_ct_note_first(&ports.original);
 	ports.ours = flags & KD_CT_SOURCE || !kd_addr_equal(&to->src, &tuple->src);
 	ports.count = (ports.ours ? port_max : 65535) - kd_ports_first(ports.ours) + 1;
 	ports.mask = kd_ports_mask(ports.count);
@@ -249,8 +288,7 @@ KD_FUNCTION int kd_ct_create(struct __sk_buff *skb, const struct kd_tuple *tuple
 	if (ports.result != KD_CONTINUE)
 		return ports.result;
 	if (kd_ct_put(tuple, &ports.original, BPF_ANY)) {
-		*to = kd_reversed(&ports.original.to);
-		kd_ct_remove(to);
+		kd_port_release(&ports.original);
 		return KD_DROP_NO_MEMORY;
 	}
 	to->sport = ports.original.to.sport;

@@ -168,20 +168,21 @@ static __always_inline bool kd_is_partial(struct __sk_buff *skb, __u32 check_off
 	return after == check;
 }
 
-static __always_inline long kd_reset_ip(struct __sk_buff *skb, const struct kd_pkt *pkt)
+/* The packet goes back to its sender, with so many bytes behind a plain header. */
+static __always_inline long kd_answer_ip(struct __sk_buff *skb, const struct kd_pkt *pkt, __u16 length)
 {
 	struct ipv6hdr ip6 = {
 		.version = 6,
-		.payload_len = bpf_htons(sizeof(struct tcphdr)),
-		.nexthdr = IPPROTO_TCP,
+		.payload_len = bpf_htons(length),
+		.nexthdr = pkt->tuple.protocol,
 		.hop_limit = KD_REJECT_TTL,
 	};
 	struct iphdr ip4 = {
 		.version = 4,
 		.ihl = 5,
-		.tot_len = bpf_htons(sizeof(ip4) + sizeof(struct tcphdr)),
+		.tot_len = bpf_htons(sizeof(ip4) + length),
 		.ttl = KD_REJECT_TTL,
-		.protocol = IPPROTO_TCP,
+		.protocol = pkt->tuple.protocol,
 		.saddr = pkt->tuple.dst.w[3],
 		.daddr = pkt->tuple.src.w[3],
 	};
@@ -223,7 +224,7 @@ KD_SUBPROGRAM long kd_reject_reset(struct __sk_buff *skb, const struct kd_pkt *p
 			      kd_csum_fold(kd_csum(&reset, sizeof(reset), sum));
 	if (bpf_skb_store_bytes(skb, pkt->l4_off, &reset, sizeof(reset), 0))
 		return -1;
-	return kd_reset_ip(skb, pkt);
+	return kd_answer_ip(skb, pkt, sizeof(reset));
 }
 
 KD_FUNCTION int kd_reject(struct __sk_buff *skb, const struct kd_pkt *pkt, int result)

@@ -37,16 +37,23 @@ static __always_inline __u32 kd_addrs_diff(const struct kd_tuple *from, const st
 	return sum + (sum >> 32);
 }
 
-/* Checksum of TCP or UDP: the addresses count through the pseudo header, the ports do not. */
-static __always_inline int kd_rewrite_l4_csum(struct __sk_buff *skb, const struct kd_pkt *pkt, __u32 diff,
-					      __be32 old_ports, __be32 new_ports)
+/*
+ * The ports of TCP or UDP, and the checksum: addresses count through the pseudo header, ports do not. Most flows that
+ * leave for the world keep their ports, and two helpers are not called.
+ */
+static __always_inline int kd_rewrite_l4(struct __sk_buff *skb, const struct kd_pkt *pkt, __u32 diff,
+					 __be32 old_ports, __be32 new_ports)
 {
 	bool udp = pkt->tuple.protocol == IPPROTO_UDP;
 	__u32 off = pkt->l4_off + (udp ? offsetof(struct udphdr, check) : offsetof(struct tcphdr, check));
 	__u64 flags = udp ? BPF_F_MARK_MANGLED_0 : 0; /* 0 means "none" in UDP, and stays so */
 
-	if (bpf_l4_csum_replace(skb, off, 0, diff, flags | BPF_F_PSEUDO_HDR) ||
-	    bpf_l4_csum_replace(skb, off, old_ports, new_ports, flags | sizeof(old_ports)))
+	/* The checksum first: what has none, or not in its right place, is not changed at all. */
+	if (bpf_l4_csum_replace(skb, off, 0, diff, flags | BPF_F_PSEUDO_HDR))
+		return KD_DROP_REWRITE;
+	if (old_ports != new_ports &&
+	    (bpf_l4_csum_replace(skb, off, old_ports, new_ports, flags | sizeof(old_ports)) ||
+	     bpf_skb_store_bytes(skb, pkt->l4_off, &new_ports, sizeof(new_ports), 0)))
 		return KD_DROP_REWRITE;
 	/*
 	 * The helper takes the pseudo header for IPv4's, where the header checksum makes up for the address.
@@ -90,15 +97,12 @@ static __always_inline int kd_rewrite(struct __sk_buff *skb, struct kd_pkt *pkt,
 	__u32 diff = kd_addrs_diff(&pkt->tuple, to);
 	/* SCTP's checksum knows of no addresses, and it keeps its ports. */
 	bool l4 = !pkt->later && pkt->tuple.protocol != IPPROTO_SCTP;
-	__be32 ports = kd_ports(to);
 
-	/* The checksum first: what has none, or not in its right place, is not changed at all. */
-	if (l4 && (kd_rewrite_l4_csum(skb, pkt, diff, kd_ports(&pkt->tuple), ports) ||
-		   bpf_skb_store_bytes(skb, pkt->l4_off, &ports, sizeof(ports), 0)))
+	if (l4 && kd_rewrite_l4(skb, pkt, diff, kd_ports(&pkt->tuple), kd_ports(to)))
 		return KD_DROP_REWRITE;
 	if (kd_rewrite_addrs(skb, pkt, to, diff))
 		return KD_DROP_REWRITE;
-	if (!l4 && pkt->ipv6) /* as in kd_rewrite_l4_csum() */
+	if (!l4 && pkt->ipv6) /* as in kd_rewrite_l4() */
 		bpf_csum_update(skb, diff);
 	KD_TRACE(KD_STEP_REWRITE, 0, 0, to);
 	pkt->tuple = *to;

@@ -5,11 +5,12 @@
  * A policy finds at most two rules, of the party's number and of number 0, which is everybody: of each the one with the
  * longest prefix of the port, and of the two the one of greater precedence.
  *
- * Reads kd_ipcache, kd_networks and kd_rules; writes kd_rule_counts.
+ * Reads kd_ipcache, kd_networks, kd_identities and kd_rules; writes kd_rule_counts.
  */
 #ifndef KD_RULES_H
 #define KD_RULES_H
 
+#include <stdbool.h>
 #include <linux/bpf.h>
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
@@ -21,17 +22,50 @@
 struct kd_query {
 	struct kd_peer_key peer;
 	struct kd_rule_key rule;
+	struct kd_identity_key told;
 };
+
+/* Of the labels of a pod, not of a reserved one nor of a network: all nodes know them. */
+#define KD_FIRST_POD_IDENTITY 256
+#define KD_FIRST_LOCAL_IDENTITY (1 << 24)
+
+#define KD_NOBODY 0xffffffff /* who has no rules, nor is one of everybody */
+
+static __always_inline bool kd_is_pod_identity(__u32 identity)
+{
+	return identity >= KD_FIRST_POD_IDENTITY && identity < KD_FIRST_LOCAL_IDENTITY;
+}
+
+static __always_inline struct kd_party *kd_network_of(struct kd_query *query, const struct kd_addr *addr)
+{
+	query->peer.prefixlen = 8 * sizeof(query->peer.addr);
+	query->peer.addr = *addr;
+	return bpf_map_lookup_elem(&kd_networks, &query->peer);
+}
 
 static __always_inline struct kd_party *kd_party_of(struct kd_query *query, const struct kd_addr *addr)
 {
 	struct kd_party *party = bpf_map_lookup_elem(&kd_ipcache, addr);
 
-	if (party)
-		return party;
-	query->peer.prefixlen = 8 * sizeof(query->peer.addr);
-	query->peer.addr = *addr;
-	return bpf_map_lookup_elem(&kd_networks, &query->peer);
+	return party ? party : kd_network_of(query, addr);
+}
+
+/*
+ * The number of an identity that a tunnel tells, where kd_ipcache has another for the address, or none: the sender's
+ * node and this one have not heard of the same changes. Who has not all their rules is nobody.
+ */
+static __always_inline __u32 kd_number_told(struct kd_query *query, const struct kd_addr *addr, __u32 identity)
+{
+	struct kd_party *network;
+	__u32 *number;
+
+	if (!kd_is_pod_identity(identity))
+		return identity;
+	network = kd_network_of(query, addr);
+	query->told.identity = identity;
+	query->told.network = network && network->number >= KD_FIRST_LOCAL_IDENTITY ? network->number : 0;
+	number = bpf_map_lookup_elem(&kd_identities, &query->told);
+	return number ? *number : KD_NOBODY;
 }
 
 /* The rule with the longest prefix of the port, of a party and a table that the key names. */
@@ -56,17 +90,34 @@ static __always_inline struct kd_rule *kd_rule_longest(struct kd_rule_key *key, 
 	return bpf_map_lookup_elem(&kd_rules, key);
 }
 
+/*
+ * All bits, if the lengths of prefixes are not of this table: the row is half written. Without a branch, for the
+ * verifier would follow both ways through all that comes after.
+ */
+static __always_inline __u32 kd_lengths_torn(__u32 table, __u32 lengths, __u32 named)
+{
+	__u32 tables = table << KD_LENGTHS_TABLE, other = ((lengths ^ tables) | (named ^ tables)) >> KD_LENGTHS_TABLE;
+
+	return -((other + KD_LENGTHS_TABLES) >> (32 - KD_LENGTHS_TABLE));
+}
+
 /* The rule that decides about a party and a port, of ICMP the type; NULL: there is none, and nothing is allowed. */
 static __always_inline struct kd_rule *kd_rule_of(struct kd_query *query, const struct kd_policy *policy,
 						  __u32 number, __be16 port, __u8 protocol)
 {
+	__u32 table = *(const volatile __u32 *)&policy->table;
+	__u32 lengths = *(const volatile __u32 *)&policy->lengths;
+	__u32 named = *(const volatile __u32 *)&policy->named;
+	__u32 torn = kd_lengths_torn(table, lengths, named);
 	struct kd_rule *rule, *of_all;
 
-	query->rule.table = policy->table;
+	lengths |= torn;
+	named &= ~torn;
+	query->rule.table = table;
 	query->rule.number = 0;
-	of_all = kd_rule_longest(&query->rule, port, protocol, policy->lengths & ~policy->named);
+	of_all = kd_rule_longest(&query->rule, port, protocol, lengths & ~named);
 	query->rule.number = number;
-	rule = number ? kd_rule_longest(&query->rule, port, protocol, policy->lengths) : NULL;
+	rule = number ? kd_rule_longest(&query->rule, port, protocol, lengths) : NULL;
 	return !rule || (of_all && of_all->precedence > rule->precedence) ? of_all : rule;
 }
 

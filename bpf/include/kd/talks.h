@@ -48,7 +48,8 @@ struct kd_end {
 	bool sends;
 	bool asked; /* its rules, for this packet */
 	bool denies; /* though it may only look on */
-	bool requests; /* the policy has more to say than that the talk may be */
+	bool requests : 1; /* the policy has more to say than that the talk may be */
+	bool names : 1; /* and it is which names may be asked for */
 };
 
 /* A packet, as both ends are known to policies. */
@@ -65,6 +66,7 @@ struct kd_asking {
 	bool begins;
 	bool by_sender; /* began the talk */
 	bool answers; /* a denial */
+	__u8 names; /* enum kd_dns_flags: what rules about names have said */
 };
 
 /* Room for it, which there is none for on the stack. */
@@ -91,8 +93,10 @@ static __always_inline void kd_talk_begin(struct kd_asking *ask)
 	ask->by_sender = true;
 	ask->sender.revision = 0;
 	ask->sender.requests = false;
+	ask->sender.names = false;
 	ask->receiver.revision = 0;
 	ask->receiver.requests = false;
+	ask->receiver.names = false;
 }
 
 /* The talk goes on, as far as it may, where it is known. */
@@ -104,8 +108,12 @@ static __always_inline void kd_talk_resume(struct kd_asking *ask, const struct k
 	ask->by_sender = (talk->flags & KD_TALK_SECOND) == second;
 	ask->sender.revision = talk->revision[second];
 	ask->sender.counter = talk->counter[second];
+	ask->sender.requests = talk->flags & KD_TALK_REQUESTS_OF(second);
+	ask->sender.names = talk->flags & KD_TALK_NAMES_OF(second);
 	ask->receiver.revision = talk->revision[!second];
 	ask->receiver.counter = talk->counter[!second];
+	ask->receiver.requests = talk->flags & KD_TALK_REQUESTS_OF(!second);
+	ask->receiver.names = talk->flags & KD_TALK_NAMES_OF(!second);
 }
 
 static __always_inline __u32 kd_talk_closing(const struct kd_pkt *pkt)
@@ -113,15 +121,21 @@ static __always_inline __u32 kd_talk_closing(const struct kd_pkt *pkt)
 	return (pkt->tcp_flags & KD_TCP_RST ? KD_CT_RST : 0) | (pkt->tcp_flags & KD_TCP_FIN ? KD_CT_FIN : 0);
 }
 
+/* What one end has to say besides, of KD_TALK_SAYS_OF(). */
+static __always_inline __u32 kd_talk_requests(__u8 second, const struct kd_end *end)
+{
+	return (end->requests ? KD_TALK_REQUESTS_OF(second) : 0) | (end->names ? KD_TALK_NAMES_OF(second) : 0);
+}
+
 /* What one end has said: whoever reads the revision finds what there is more to say. */
 static __always_inline void kd_talk_say(struct kd_talk *talk, __u8 second, const struct kd_end *end)
 {
+	__u32 says = kd_talk_requests(second, end);
+
 	if (talk->revision[second] == end->revision)
 		return;
-	if (end->requests)
-		__sync_fetch_and_or(&talk->flags, KD_TALK_REQUESTS_OF(second));
-	else
-		__sync_fetch_and_and(&talk->flags, ~KD_TALK_REQUESTS_OF(second));
+	__sync_fetch_and_or(&talk->flags, says);
+	__sync_fetch_and_and(&talk->flags, says | ~KD_TALK_SAYS_OF(second));
 	talk->revision[second] = end->revision;
 }
 
@@ -150,8 +164,8 @@ static __always_inline void kd_talk_keep(const struct kd_pkt *pkt, struct kd_ask
 	ask->talk.revision[!second] = ask->receiver.revision;
 	ask->talk.counter[!second] = ask->receiver.counter;
 	ask->talk.last_seen = now;
-	ask->talk.flags = closing | second | (ask->sender.requests ? KD_TALK_REQUESTS_OF(second) : 0) |
-			  (ask->receiver.requests ? KD_TALK_REQUESTS_OF(!second) : 0);
+	ask->talk.flags = closing | second | kd_talk_requests(second, &ask->sender) |
+			  kd_talk_requests(!second, &ask->receiver);
 	if (!KD_EXPLAINING)
 		bpf_map_update_elem(&kd_talks, &ask->key, &ask->talk, BPF_ANY);
 }

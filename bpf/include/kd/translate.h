@@ -24,14 +24,16 @@
 #include <linux/in.h>
 #include <linux/tcp.h>
 #include <bpf/bpf_helpers.h>
+#include <kd/begun.h>
 #include <kd/config.h>
 #include <kd/conntrack.h>
+#include <kd/dns_rules.h>
 #include <kd/echo.h>
 #include <kd/forward.h>
 #include <kd/icmp.h>
 #include <kd/masq_rules.h>
 #include <kd/packet.h>
-#include <kd/policy.h>
+#include <kd/passage.h>
 #include <kd/ports.h>
 #include <kd/reject.h>
 #include <kd/rewrite.h>
@@ -92,6 +94,8 @@ static __always_inline int kd_flow_begin(struct __sk_buff *skb, const struct kd_
 	int result;
 
 	KD_TRACE(KD_STEP_NO_FLOW, 0, 0, NULL);
+	if (masquerade && !outside)
+		kd_begun_fetch(&pkt->tuple);
 	result = kd_flow_choose(pkt, outside, &backend, &service);
 	if (result != KD_CONTINUE)
 		return result;
@@ -169,22 +173,11 @@ static __always_inline int kd_leave_allowed(struct __sk_buff *skb, struct kd_pkt
 	return allowed == KD_CONTINUE ? kd_leave(skb, pkt, ct) : allowed;
 }
 
-/*
- * The packet belongs to a flow of which only the source is translated, where it leaves: until then it goes on as it
- * is, from a pod directly. What comes back may be an answer through a service as well.
- */
-static __always_inline int kd_flow_follow_source(struct __sk_buff *skb, struct kd_pkt *pkt, struct kd_ct *ct,
-						 bool outside, struct kd_tuple *to)
+/* What is back under its pod's address may be an answer through a service as well. */
+static __always_inline int kd_flow_answer(const struct kd_pkt *pkt, struct kd_tuple *to)
 {
 	struct kd_ct *answer = NULL;
 
-	if (!(ct->flags & KD_CT_REPLY)) {
-		if (!outside)
-			return masquerade ? kd_leave_allowed(skb, pkt, ct) : KD_LEAVES;
-		kd_ct_touch(pkt, &pkt->tuple, ct);
-		return KD_PASS;
-	}
-	kd_flow_follow(pkt, ct, to);
 	if (!kd_addr_equal(&to->dst, &pkt->tuple.dst)) /* a pod's: a socket of the node has no service any more */
 		answer = kd_ct_find(to);
 	if (answer && (answer->flags & (KD_CT_REPLY | KD_CT_SOURCE)) == KD_CT_REPLY && !kd_ct_ended(answer)) {
@@ -193,6 +186,23 @@ static __always_inline int kd_flow_follow_source(struct __sk_buff *skb, struct k
 		KD_TRACE(KD_STEP_FLOW, answer->flags, answer->backend, to);
 	}
 	return KD_CONTINUE;
+}
+
+/*
+ * The packet belongs to a flow of which only the source is translated, where it leaves: until then it goes on as it
+ * is, from a pod directly. What comes back may be an answer through a service as well.
+ */
+static __always_inline int kd_flow_follow_source(struct __sk_buff *skb, struct kd_pkt *pkt, struct kd_ct *ct,
+						 bool outside, struct kd_tuple *to)
+{
+	if (!(ct->flags & KD_CT_REPLY)) {
+		if (!outside)
+			return masquerade ? kd_leave_allowed(skb, pkt, ct) : KD_LEAVES;
+		kd_ct_touch(pkt, &pkt->tuple, ct);
+		return KD_PASS;
+	}
+	kd_flow_follow(pkt, ct, to);
+	return kd_flow_answer(pkt, to);
 }
 
 /* A later fragment whose first was not translated here. */
@@ -205,7 +215,17 @@ static __always_inline int kd_flow_find(struct __sk_buff *skb, struct kd_pkt *pk
 					struct kd_tuple *to)
 {
 	struct kd_ct *ct = kd_ct_find(&pkt->tuple);
+	int found;
 
+	if (masquerade && outside && !ct && pkt->tuple.protocol == IPPROTO_UDP) {
+		/* What is told of answers is kept, and there is no room for it. */
+		found = kd_begun_answer(&pkt->tuple, to, events);
+		if (found == KD_BEGUN_READ) {
+			pkt->reply = true;
+			return kd_flow_answer(pkt, to);
+		}
+		ct = found == KD_BEGUN_SETTLED ? kd_ct_find_untold(&pkt->tuple) : NULL;
+	}
 	if (ct && kd_ct_over(pkt, ct)) {
 		KD_TRACE(KD_STEP_OVER, 0, 0, &ct->to);
 		kd_ct_forget(&pkt->tuple, ct);
@@ -260,6 +280,8 @@ static __always_inline int kd_translate(struct __sk_buff *skb, struct kd_pkt *pk
 		return KD_CONTINUE;
 	if (masquerade && outside && result == KD_PASS)
 		return kd_masq_note(skb, pkt);
+	if (dns && result == KD_REJECT_NAME)
+		return pkt->tuple.protocol == IPPROTO_TCP ? kd_dns_stream_refuse(skb, pkt) : kd_dns_refuse(skb, pkt);
 	if (kd_is_reject(result))
 		return kd_reject(skb, pkt, result);
 	return result == KD_CONTINUE ? kd_become(skb, pkt, &to) : result;

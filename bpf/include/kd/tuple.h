@@ -55,4 +55,10 @@ static __always_inline bool kd_ct_answers(const struct kd_ct *other, const struc
 	       (other->flags ^ ct->flags) & KD_CT_REPLY;
 }
 
+/* The original direction of this reply is still to be made. */
+static __always_inline bool kd_ct_alone(const struct kd_ct *ct)
+{
+	return (ct->flags & (KD_CT_ALONE | KD_CT_SEEN_REPLY)) == KD_CT_ALONE;
+}
+
 #endif /* KD_TUPLE_H */

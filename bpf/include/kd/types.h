@@ -145,28 +145,78 @@ enum kd_ct_flags {
 	KD_CT_REPLY = 1, /* this entry is of the reply direction */
 	KD_CT_FIN = 2, /* this direction has sent FIN */
 	KD_CT_RST = 4, /* this direction has sent RST */
-	KD_CT_SEEN_REPLY = 8, /* on the original direction: the backend has answered */
+	KD_CT_SEEN_REPLY = 8, /* on the original direction, and on a reply that was made alone: it was answered */
 	KD_CT_SOURCE = 16, /* of no service: only the source is translated */
 	KD_CT_GONE = 32, /* removed; while tables move, it keeps what the old one has from coming back */
 	KD_CT_BURIED = 64, /* and somebody is about to take it away */
 	KD_CT_ENDED = 128, /* on the reply direction of datagrams: the flow is over, but for answers on their way */
+	KD_CT_ALONE = 256, /* on the reply direction: it was made without the original, see kd/conntrack.h */
 };
 
 /*
  * One direction of a translated flow: the tuple that its own becomes. Whatever is translated (a service's
  * address, a client's, both) it holds all that it needs, so that a flow outlives its service. The reply's key
  * is the reverse of the original's `to`, and its `to` the reverse of the original's key. Both directions are
- * made together; an original without its reply is remade.
+ * made together, or the reply first (KD_CT_ALONE); an original without its reply is remade. Programs that tell of
+ * packets keep here what they have told of its direction: kd/told.h.
  */
 struct kd_ct {
 	struct kd_tuple to;
 	__u64 packets;
+	__u64 bytes; /* counted by programs that tell of packets */
 	__u32 backend; /* full id, generation included; nothing with KD_CT_SOURCE */
-	__u32 last_seen; /* seconds of CLOCK_MONOTONIC; 0: no packet in this direction yet */
+	__u32 last_seen; /* seconds of CLOCK_MONOTONIC; 0: no packet in this direction yet; alone: when it was made */
 	__u32 flags; /* enum kd_ct_flags; set by several CPUs, so with atomic operations */
 	__u32 service; /* whose frontend was dialled; nothing with KD_CT_SOURCE */
+	__u32 told; /* seconds of CLOCK_MONOTONIC: when an event was due */
+	__u8 tcp_flags; /* that were told of */
+	__u8 pad[3];
 };
-KD_ASSERT_SIZE(struct kd_ct, 64);
+KD_ASSERT_SIZE(struct kd_ct, 80);
+
+enum kd_begun_use {
+	KD_BEGUN_FREE = 0,
+	KD_BEGUN_WRITTEN = 1, /* claimed: about to be held, or to be free again */
+	KD_BEGUN_HELD = 2,
+	KD_BEGUN_ANSWERED = 3, /* and one answer has come */
+	KD_BEGUN_LEAVING = 4, /* about to be in kd_conntrack instead */
+};
+
+/* What becomes of a row of kd_begun at once, or not at all. */
+union kd_begun_state {
+	struct {
+		__u32 turn; /* another one with each change */
+		union {
+			__u16 bytes; /* of the first packet, counted by programs that tell of packets */
+			__be16 port; /* while it is claimed: the flow's, by which others know whether it is in their way */
+		};
+		__u8 use; /* enum kd_begun_use */
+		__u8 told; /* 1: an event was due */
+	};
+	__u64 whole;
+};
+
+/*
+ * A flow of datagrams to the world of which one has left, under its own port, and one may have come: all that its
+ * entries would say, in a cache line.
+ */
+struct kd_begun {
+	__u64 state; /* union kd_begun_state */
+	struct kd_addr remote;
+	struct kd_addr leaves_as;
+	struct kd_addr pod;
+	__be16 remote_port;
+	__be16 port;
+	__u32 since; /* seconds of CLOCK_MONOTONIC: when it became what it is */
+};
+KD_ASSERT_SIZE(struct kd_begun, 64);
+
+/* Two flows that have nothing in common but their place. Value of kd_begun. */
+struct kd_begun_pair {
+	struct kd_begun first;
+	struct kd_begun second;
+};
+KD_ASSERT_SIZE(struct kd_begun_pair, 128);
 
 /* A flow that was silent for long: its halves and when their last packets came, as user space has seen them. */
 struct kd_silent {
@@ -254,7 +304,13 @@ enum kd_toward {
 	KD_EGRESS = 1,
 };
 
-/* One direction of a policy, number 2 * policy + enum kd_toward. Value of kd_policies. */
+#define KD_LENGTHS_TABLE 17 /* bits of lengths: of a port, none to 16 count */
+#define KD_LENGTHS_TABLES ((1 << (32 - KD_LENGTHS_TABLE)) - 1)
+
+/*
+ * One direction of a policy, number 2 * policy + enum kd_toward. Value of kd_policies. Written word by word: `lengths`
+ * and `named` have the low bits of the table that they are of, above.
+ */
 struct kd_policy {
 	__u32 table; /* of kd_rules; 0: none, and nothing is allowed */
 	__u32 revision; /* what is allowed by another one is asked for again; never 0 */
@@ -268,7 +324,15 @@ enum kd_policy_flags {
 	KD_POLICY_AUDIT = 1, /* what is denied is counted as such, and passes */
 	KD_POLICY_OPEN = 2, /* nothing is ever denied */
 	KD_POLICY_ANSWER = 4, /* a pod of this node whose packet it denies is told */
+	KD_POLICY_NAMES = 8, /* some of its rules ask for names */
 };
+
+/* Key of kd_identities. */
+struct kd_identity_key {
+	__u32 identity;
+	__u32 network; /* the number of the one that its address is in, of those that policies tell apart; 0: none */
+};
+KD_ASSERT_SIZE(struct kd_identity_key, 8);
 
 /* Key of kd_rules. */
 struct kd_rule_key {
@@ -280,12 +344,14 @@ struct kd_rule_key {
 };
 KD_ASSERT_SIZE(struct kd_rule_key, 12);
 
+#define KD_NAMES 0x80000000 /* of a rule's l7: the rest is the number of a kd_dns_set, which is asked of each question */
+
 /* Value of kd_rules. Of the two that a packet finds, for its peer and for everybody, the greater precedence wins. */
 struct kd_rule {
 	__u32 precedence;
 	__u32 counter; /* index into kd_rule_counts */
 	__u32 deny; /* 1: it does not allow */
-	__u32 l7; /* number of what requests have to be, which is asked at the server's socket; 0: anything */
+	__u32 l7; /* number of what requests have to be, which is asked at sockets, or KD_NAMES; 0: anything */
 };
 KD_ASSERT_SIZE(struct kd_rule, 16);
 
@@ -293,6 +359,7 @@ KD_ASSERT_SIZE(struct kd_rule, 16);
 enum kd_named {
 	KD_NAMED_PARTY = 0, /* number of a kd_party: its labels */
 	KD_NAMED_COUNTER = 1, /* counter of a rule: the rules of policies that it counts for */
+	KD_NAMED_ANSWER = 2, /* any number: until when an address has a DNS name, for the process after this one */
 };
 
 struct kd_name_key {
@@ -309,6 +376,8 @@ KD_ASSERT_SIZE(struct kd_name, 496);
 #define KD_TALK_SECOND 1 /* began it: the end that comes second in the key. */
 #define KD_TALK_REQUESTS 48 /* of one end or both, policies have more to say of what is in the packets */
 #define KD_TALK_REQUESTS_OF(second) (16 << (second))
+#define KD_TALK_NAMES_OF(second) (64 << (second)) /* and it is which names may be asked for */
+#define KD_TALK_SAYS_OF(second) (80u << (second)) /* both */
 
 /*
  * Packets between two ends that a policy has let begin, whichever way they go. Value of kd_talks, whose key has the

@@ -38,7 +38,8 @@
 	X(KD_ECHO, 8, "an echo request to an address of services, answered")                        \
 	X(KD_TO_PEER, 9, "sent through the tunnel to the node that its pod is on")                    \
 	X(KD_TOO_BIG, 10, "too big for its way on, which its sender was told")                      \
-	X(KD_REJECT_DENIED, 11, "no policy allows it, or one denies it, which its sender was told")
+	X(KD_REJECT_DENIED, 11, "no policy allows it, or one denies it, which its sender was told")    \
+	X(KD_REJECT_NAME, 12, "no policy allows to ask for its name, which its sender was told")
 
 #define KD_DROP_LIST(X)                                                                             \
 	X(KD_DROP_MALFORMED, -1, "its headers do not fit into its length")                          \
@@ -60,7 +61,8 @@
 	X(KD_DROP_UNKNOWN_PEER, -21, "it came through the tunnel from no known node")                \
 	X(KD_DROP_MEDDLING, -22, "to a node's end of the tunnel, from somebody who is no node")     \
 	X(KD_DROP_POLICY_DENIED, -24, "no policy allows it, or one denies it")                      \
-	X(KD_DROP_INVALID_SOURCE_IP, -25, "sent by a pod, or by somebody outside, under the address of another pod")
+	X(KD_DROP_INVALID_SOURCE_IP, -25, "sent by a pod, or by somebody outside, under the address of another pod") \
+	X(KD_DROP_NAME, -26, "to a name server that may be asked for some names, and no question for one; from it, and no answer")
 /* clang-format on */
 
 #define KD_ENUMERATOR(name, number, sentence) name = number,
@@ -92,17 +94,20 @@ const enum kd_drop kd_drops SEC(".kd.reasons") KD_DROP_LIST(KD_SENTENCE) = KD_DR
 #define KD_DROP_MEDDLING KD_HERE(KD_DROP_MEDDLING)
 #define KD_DROP_POLICY_DENIED KD_HERE(KD_DROP_POLICY_DENIED)
 #define KD_DROP_INVALID_SOURCE_IP KD_HERE(KD_DROP_INVALID_SOURCE_IP)
+#define KD_DROP_NAME KD_HERE(KD_DROP_NAME)
 
 /* Not to be served, and the client is to be told: at the socket by an error, else by a packet (kd/reject.h). */
 static __always_inline bool kd_is_reject(int result)
 {
-	return result == KD_REJECT_NO_BACKEND || result == KD_REJECT_NO_SERVICE || result == KD_REJECT_DENIED;
+	return result == KD_REJECT_NO_BACKEND || result == KD_REJECT_NO_SERVICE || result == KD_REJECT_DENIED ||
+	       result == KD_REJECT_NAME;
 }
 
 /* Policies do not let it pass. */
 static __always_inline bool kd_is_denied(int result)
 {
-	return result == KD_REJECT_DENIED || KD_IS(result, KD_DROP_POLICY_DENIED);
+	return result == KD_REJECT_DENIED || result == KD_REJECT_NAME || KD_IS(result, KD_DROP_POLICY_DENIED) ||
+	       KD_IS(result, KD_DROP_NAME);
 }
 
 /* Where it is in kd_counters. */

@@ -214,24 +214,23 @@ static __always_inline bool kd_xdp_route(struct xdp_md *ctx, const struct kd_pkt
 
 /* What the event says of a packet that was continued, or could not be. */
 static __always_inline void kd_xdp_tell(struct xdp_md *ctx, const struct kd_pkt *pkt, const struct kd_tuple *to,
-					__u32 length, int result)
+					int result)
 {
 	struct kd_scene *scene = events ? kd_scene_of_cpu() : NULL;
 
 	if (!scene)
 		return;
-	kd_scene_begin(&pkt->tuple, ETH_HLEN + length);
-	scene->after = *to;
-	scene->result = result;
-	scene->point = KD_AT_DRIVER;
-	scene->ifindex = ctx->ingress_ifindex;
+	kd_event_ends(scene, &scene->before, to);
+	scene->event.protocol = to->protocol;
+	scene->event.result = result;
+	scene->event.point = KD_AT_DRIVER;
+	scene->event.ifindex = ctx->ingress_ifindex;
 	scene->told = 0;
-	scene->tcp_flags = pkt->tcp_flags;
-	scene->ttl = pkt->ttl;
-	scene->state = pkt->reply ? KD_STATE_REPLY : KD_STATE_UNKNOWN;
-	scene->counts = true;
-	scene->icmp_type = 0;
-	scene->icmp_code = 0;
+	scene->event.ttl = pkt->ttl;
+	scene->event.state = pkt->reply ? KD_STATE_REPLY : KD_STATE_UNKNOWN;
+	scene->event.icmp_type = 0;
+	scene->event.icmp_code = 0;
+	scene->event.time = 0;
 	if (kd_event_due(scene))
 		kd_event_tell(scene);
 }
@@ -241,7 +240,7 @@ static __always_inline int kd_xdp_continue(struct xdp_md *ctx)
 	struct bpf_fib_lookup fib = {};
 	struct kd_endpoint *pod;
 	struct kd_pkt pkt = {};
-	struct kd_tuple to;
+	struct kd_tuple to __attribute__((aligned(8)));
 	struct kd_ct *ct;
 	__u32 length = 0;
 	int result;
@@ -267,11 +266,12 @@ static __always_inline int kd_xdp_continue(struct xdp_md *ctx)
 		KD_TRACE(KD_STEP_LEFT, KD_LEFT_ROUTE, 0, NULL);
 		return KD_PASS;
 	}
+	kd_scene_begin(&pkt.tuple, pkt.tcp_flags, ETH_HLEN + length);
 	kd_ct_touch(&pkt, &pkt.tuple, ct);
 	KD_TRACE(KD_STEP_REWRITE, 0, 0, &to);
 	pkt.reply = ct->flags & KD_CT_REPLY;
 	result = kd_xdp_rewrite(ctx, &pkt, &to, &fib);
-	kd_xdp_tell(ctx, &pkt, &to, length, result);
+	kd_xdp_tell(ctx, &pkt, &to, result);
 	return result;
 }
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from attrs import evolve
 
-from k8sdatapath.errors import ManifestError
+from k8sdatapath.errors import ManifestError, near_misses
 from k8sdatapath.kube.documents import parse_json, parse_yaml
 from k8sdatapath.kube.fields import Field
 from k8sdatapath.kube.policy.around import Around
@@ -25,11 +25,13 @@ from k8sdatapath.kube.policy.cluster_network_policy import cluster_network_polic
 from k8sdatapath.kube.policy.limits import MAX_BYTES, modest, sized
 from k8sdatapath.kube.policy.network_policy import network_policy
 from k8sdatapath.kube.policy.objects import Manifest, flattened, gathered, titled
+from k8sdatapath.kube.policy.reading import AUDIT, audited
 from k8sdatapath.model.policy import Policy
 
 __all__ = [
     "AUDIT",
     "KINDS",
+    "checked",
     "decode_policies",
     "parse_policies",
     "policies_of",
@@ -43,8 +45,6 @@ _READERS: Mapping[tuple[str, str], Callable[[Field, Around], Iterator[Policy]]] 
     ("cilium.io/v2", "CiliumClusterwideNetworkPolicy"): cilium_clusterwide_policy,
     ("policy.networking.k8s.io/v1alpha2", "ClusterNetworkPolicy"): cluster_network_policy,
 }
-AUDIT = "k8sdatapath.io/audit"
-"""Annotation of a policy of any kind: ``"true"``, it only looks on."""
 KINDS = frozenset(kind for _, kind in _READERS)
 """The kinds of objects that are policies."""
 
@@ -72,7 +72,13 @@ def read_manifests(*paths: str | os.PathLike[str]) -> list[Manifest]:
         size = path.stat().st_size
         if size > MAX_BYTES:
             raise ManifestError(str(path), "", f"{size} bytes, at most {MAX_BYTES} are read of one file")
-        found += _manifests(path.read_text("utf-8-sig"), str(path))
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES)  # a device has no size
+        try:
+            text = data.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise ManifestError(str(path), f"byte {error.start}", "this is not UTF-8 text") from None
+        found += _manifests(text, str(path))
     return found
 
 
@@ -95,15 +101,30 @@ def policies_of(
 
     :raises ManifestError: one says something that cannot be, or cannot be enforced; or two have one name.
     """
+    found, wrong = checked(manifests, names=names, nodes=nodes)
+    if wrong:
+        raise wrong[0]
+    return found
+
+
+def checked(
+    manifests: Iterable[Manifest], *, names: bool = False, nodes: bool = False
+) -> tuple[tuple[Policy, ...], tuple[ManifestError, ...]]:
+    """The same, and what is wrong with each object that has none for it."""
     there = list(manifests)
     groups, services = gathered(there)
     found: dict[str, Policy] = {}
+    wrong: list[ManifestError] = []
     for each in there:
-        for policy in decode_policies(each.value, each.where, Around(groups, services, names, nodes=nodes)):
-            if policy.name in found:
-                raise ManifestError(policy.where, "", f"it is in {found[policy.name].where} too")
-            found[policy.name] = policy
-    return tuple(found.values())
+        around = Around(groups, services, names, nodes=nodes)
+        try:
+            for policy in tuple(decode_policies(each.value, each.where, around)):
+                if policy.name in found:
+                    raise ManifestError(policy.where, "", f"it is in {found[policy.name].where} too")
+                found[policy.name] = policy
+        except ManifestError as error:
+            wrong.append(error)
+    return tuple(found.values()), tuple(wrong)
 
 
 def decode_policies(document: Any, where: str, around: Around | None = None) -> Iterator[Policy]:
@@ -116,11 +137,13 @@ def decode_policies(document: Any, where: str, around: Around | None = None) -> 
         root = Field(each.value, each.where)
         if read := _READERS.get((each.version, each.kind)):
             root = sized(titled(root))
-            audit = root["metadata"]["annotations"][AUDIT].choice("true", "false", default="false") == "true"
+            audit = audited(root["metadata"])
             yield from (modest(evolve(each, audit=audit)) for each in read(root, around or Around()))
         elif each.kind in KINDS:
             versions = ", ".join(version for version, name in _READERS if name == each.kind)
             root["apiVersion"].refuse(f"{each.kind} is read as {versions}")
+        elif "networkpolic" in each.kind.casefold():
+            root["kind"].refuse(f"policies of this kind are not read: {near_misses(each.kind, KINDS)}")
 
 
 def _manifests(text: str, where: str) -> list[Manifest]:

@@ -9,7 +9,12 @@ from attrs import define, field, frozen
 from k8sdatapath.model import IPNetwork
 from k8sdatapath.model.policy import Selector
 
-__all__ = ["Around", "NetworkGroup", "PolicyService"]
+__all__ = ["API_SERVERS", "KUBERNETES", "Around", "NetworkGroup", "PolicyService"]
+
+KUBERNETES = "default", "kubernetes"
+"""The Service of the API server."""
+API_SERVERS = "API server"
+"""What policies have asked for that mean it: not all Services and slices, of which there are many."""
 
 
 @frozen
@@ -47,6 +52,7 @@ class Around:
     :param services: by namespace and name.
     :param names: whether somebody tells which addresses DNS names have; policies by name are refused if not.
     :param requests: whether somebody looks at requests; policies that ask for some are refused if not.
+    :param questions: whether somebody reads what name servers are asked; likewise.
     :param nodes: whether policies for nodes are enforced, by a host firewall; they are refused if not.
     :param complete: nothing is yet to come: to name what is not here is an error. Otherwise it is nobody, and
         ``missing`` says so.
@@ -57,10 +63,17 @@ class Around:
     names: bool = False
     requests: bool = True
     nodes: bool = False
+    questions: bool = field(default=True, kw_only=True)
     complete: bool = True
     asked: set[str] = field(factory=set, init=False)
     """Kinds of objects whose change may change what was read."""
     missing: list[str] = field(factory=list, init=False)
+
+    def api_servers(self) -> tuple[IPNetwork, ...]:
+        """Where the API server answers: what is behind the Service that every cluster has for it."""
+        self.asked.add(API_SERVERS)
+        found = self.services.get(KUBERNETES)
+        return () if found is None or found.selector is not None else found.addresses
 
     def selected_groups(self, selector: Selector) -> Iterator[NetworkGroup]:
         """The groups whose labels fit."""

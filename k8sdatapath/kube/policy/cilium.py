@@ -23,6 +23,7 @@ from k8sdatapath.kube.policy.reading import (
     this_node,
 )
 from k8sdatapath.model.host_firewall import HOST
+from k8sdatapath.model.names import NamePattern
 from k8sdatapath.model.policy import (
     ALL_PORTS,
     EVERYBODY,
@@ -38,7 +39,7 @@ from k8sdatapath.model.policy import (
     Toward,
 )
 
-__all__ = ["cilium_clusterwide_policy", "cilium_policy"]
+__all__ = ["cilium_clusterwide_policy", "cilium_policy", "whole"]
 
 _SECTIONS = {
     "ingress": (Toward.INGRESS, Action.ALLOW),
@@ -46,6 +47,7 @@ _SECTIONS = {
     "egress": (Toward.EGRESS, Action.ALLOW),
     "egressDeny": (Toward.EGRESS, Action.DENY),
 }
+_PART = " specs["
 _SIDE = {Toward.INGRESS: "from", Toward.EGRESS: "to"}
 _PEERS = {
     Toward.INGRESS: ("Endpoints", "Entities", "CIDR", "CIDRSet", "Nodes"),
@@ -100,7 +102,12 @@ def _policies(root: Field, title: str, namespace: str, around: Around) -> Iterat
     if root["spec"].value is not None:
         yield _policy(root["spec"], title, namespace, around)
     for index, spec in enumerate(specs):
-        yield _policy(spec, f"{title} specs[{index}]", namespace, around)
+        yield _policy(spec, f"{title}{_PART}{index}]", namespace, around)
+
+
+def whole(name: str) -> str:
+    """The object that a policy of this name is, or is a part of."""
+    return name.partition(_PART)[0]
 
 
 def _policy(spec: Field, title: str, namespace: str, around: Around) -> Policy:
@@ -127,7 +134,7 @@ def _policy(spec: Field, title: str, namespace: str, around: Around) -> Policy:
         if switch is not None:
             (isolates.add if switch else isolates.discard)(toward)
     if for_nodes and HOST in subject.requirements and any(rule.l7 for rule in rules):
-        spec.refuse("requests to nodes themselves are not looked at: rules.http is for pods")
+        spec.refuse("requests to nodes themselves are not looked at: rules are for pods")
     return Policy(title, subject, rules, isolates, where=spec.where)
 
 
@@ -161,6 +168,8 @@ def _rule(field: Field, toward: Toward, action: Action, namespace: str, around: 
     for each in [Ports(field.path, (ALL_PORTS,))] if found is None else found:
         if each.requests and action is Action.DENY:
             field["toPorts"].refuse("a deny cannot ask for requests: allow those that are not meant")
+        if toward is Toward.INGRESS and any(isinstance(one, NamePattern) for one in each.requests):
+            field["toPorts"].refuse("names are held to rules where a pod asks for them: write it as egress")
         yield Rule(each.path, toward, peers, each.matches, action, each.requests)
 
 
@@ -168,7 +177,10 @@ def _peers(field: Field, side: str, namespace: str, around: Around) -> Iterator[
     for each in field[f"{side}Endpoints"].items():
         yield endpoints(each, namespace)
     for each in field[f"{side}Entities"].items():
-        yield from _ENTITIES[each.choice(*_ENTITIES)]
+        entity = each.choice(*_ENTITIES)
+        yield from _ENTITIES[entity]
+        if entity in ("kube-apiserver", "cluster"):  # on nodes as well, or outside of the cluster
+            yield from (Block(address) for address in around.api_servers())
     for each in field[f"{side}CIDR"].items():
         yield Block(cidr(each, bare=True), pods=False)
     for each in field[f"{side}CIDRSet"].items():

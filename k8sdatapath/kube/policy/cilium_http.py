@@ -21,7 +21,6 @@ MAX_RULES = 10_000
 
 _UNABLE = {
     "kafka": "rules of Kafka are not enforced, and Cilium itself has them no more",
-    "dns": "rules of DNS are not enforced yet",
     "l7proto": "parsers of proxies are not here: only HTTP is enforced",
     "l7": "parsers of proxies are not here: only HTTP is enforced",
 }
@@ -33,7 +32,7 @@ _UNABLE_MATCH = {
 
 def http_rules(field: Field, around: Around) -> tuple[HTTPRule, ...]:
     """What ``rules`` asks of requests; nothing at all, if it has no rule, as Cilium has it."""
-    given = known(field, ("http",), _UNABLE)["http"].items()
+    given = known(field, ("http", "dns"), _UNABLE)["http"].items()
     if len(given) > MAX_RULES:
         field["http"].refuse(f"{len(given)} rules: at most {MAX_RULES} are expected")
     if given and not around.requests:

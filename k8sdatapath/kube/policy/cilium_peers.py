@@ -15,6 +15,7 @@ from k8sdatapath.kube.policy.reading import (
     known,
     kube_key,
     label_selector,
+    name_field,
     only_one,
     within_pods,
 )
@@ -124,10 +125,8 @@ def _service(field: Field, namespace: str, around: Around) -> Iterator[PolicySer
 
 def names(field: Field, around: Around) -> Selector:
     """Addresses that have a DNS name, by what DNS has answered."""
-    kind = only_one(field, ("matchName", "matchPattern"))
-    if kind == "matchName" and "*" in field[kind].text():
-        field[kind].refuse("a name has no *: a pattern is matchPattern")
-    return by_name(field[kind], field[kind].value, around)
+    name = name_field(field)
+    return by_name(name, name.value, around)
 
 
 def _missing(field: Field, around: Around, reason: str) -> None:

@@ -8,14 +8,15 @@ from typing import Any
 from attrs import frozen
 
 from k8sdatapath.errors import near_misses
-from k8sdatapath.kube.decode import PORT_NAME
 from k8sdatapath.kube.fields import Field
 from k8sdatapath.kube.policy.around import Around
+from k8sdatapath.kube.policy.cilium_dns import dns_rules
 from k8sdatapath.kube.policy.cilium_http import http_rules
-from k8sdatapath.kube.policy.reading import known
+from k8sdatapath.kube.policy.reading import known, port_name
 from k8sdatapath.model import Protocol, port
 from k8sdatapath.model.address import shown
 from k8sdatapath.model.http_rules import HTTPRule
+from k8sdatapath.model.names import NamePattern
 from k8sdatapath.model.policy import ALL_PORTS, PortMatch
 
 __all__ = ["Ports", "ports"]
@@ -76,7 +77,7 @@ class Ports:
 
     path: str
     matches: tuple[PortMatch, ...]
-    requests: tuple[HTTPRule, ...] = ()
+    requests: tuple[HTTPRule, ...] | tuple[NamePattern, ...] = ()
 
 
 def ports(rule: Field, around: Around) -> list[Ports] | None:
@@ -99,29 +100,36 @@ def _ports(field: Field, around: Around) -> Ports:
     if not given or len(given) > MAX_PORTS:
         field["ports"].refuse(f"{len(given)} ports: from 1 to {MAX_PORTS} are expected")
     requests = http_rules(field["rules"], around)
-    return Ports(
-        field.path, tuple(match for each in given for match in _port(each, bool(requests))), requests
-    )
+    names = dns_rules(field["rules"], around)
+    asks = "HTTP" if requests else "DNS" if names else ""
+    matches = tuple(match for each in given for match in _port(each, asks))
+    return Ports(field.path, matches, requests or names)
 
 
-def _port(field: Field, of_http: bool) -> Iterator[PortMatch]:
+def _port(field: Field, asks: str) -> Iterator[PortMatch]:
+    """:param asks: what is asked of requests, if anything is."""
     known(field, ("port", "endPort", "protocol"))
-    word = field["protocol"].choice("TCP", "UDP", "SCTP", "ANY", default="TCP" if of_http else "ANY")
-    if of_http and word != "TCP":
+    word = field["protocol"].choice("TCP", "UDP", "SCTP", "ANY", default="TCP" if asks == "HTTP" else "ANY")
+    if asks == "HTTP" and word != "TCP":
         field["protocol"].refuse(f"requests of HTTP are asked of TCP, not of {word}")
+    if asks == "DNS" and word == "SCTP":
+        field["protocol"].refuse("names are asked for over UDP, not over SCTP")
+    if asks == "DNS" and field["endPort"].value not in (None, 0):
+        field["endPort"].refuse("names are asked for at ports one by one, not at a range")
     protocols = list(Protocol) if word == "ANY" else [Protocol[word]]
+    if asks == "DNS" and word == "ANY":
+        protocols.remove(Protocol.SCTP)
     text, last = field["port"].text(), field["endPort"]
     if not text.isdecimal():
-        if not text or not PORT_NAME.fullmatch(text):
-            field["port"].refuse(f"{shown(text)} is neither a port nor its name")
+        name = port_name(field["port"])
         if last.value not in (None, 0):
             last.refuse(f"a range begins with a number, not with {shown(text)}")
-        yield from (PortMatch(protocol, name=text) for protocol in protocols)
+        yield from (PortMatch(protocol, name=name) for protocol in protocols)
         return
     begin = field["port"].made(_number)
     end = begin if last.value in (None, 0) else last.made(port)
     if begin == 0:
-        if of_http:
+        if asks:
             field["port"].refuse("requests are asked of ports by number or name, not of all ports")
         if end:
             last.refuse("a range needs its first port")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from k8sdatapath.kube.decode import PORT_NAME
 from k8sdatapath.kube.fields import Field
 from k8sdatapath.kube.policy.around import Around
 from k8sdatapath.kube.policy.reading import (
@@ -18,6 +17,7 @@ from k8sdatapath.kube.policy.reading import (
     nodes,
     only_one,
     pods,
+    port_name,
 )
 from k8sdatapath.model import Protocol, port
 from k8sdatapath.model.address import shown
@@ -132,10 +132,7 @@ def _domain(field: Field, around: Around) -> Selector:
 def _port(field: Field) -> PortMatch:
     kind = only_one(field, ("tcp", "udp", "sctp", "destinationNamedPort"))
     if kind == "destinationNamedPort":
-        name = field[kind].text()
-        if not name or not PORT_NAME.fullmatch(name):
-            field[kind].refuse(f"{shown(name)} is not a port name (a-z, 0-9, -)")
-        return PortMatch(name=name)
+        return PortMatch(name=port_name(field[kind]))
     protocol = Protocol[kind.upper()]
     ports = known(field[kind], ("destinationPort",))["destinationPort"].given()
     if only_one(ports, ("number", "range")) == "number":

@@ -22,7 +22,9 @@ MAX_ENTRIES = 65_536
 def sized(root: Field) -> Field:
     """Itself, if it is of a size that policies have.
 
-    :raises ManifestError: it has too many values, or is nested too deep.
+    An empty item of a list, as a comment leaves it behind, would be one that fits everybody.
+
+    :raises ManifestError: it has too many values, is nested too deep, or has an empty item.
     """
     left = MAX_VALUES
     waiting = [(root, 0)]
@@ -38,6 +40,8 @@ def sized(root: Field) -> Field:
         if depth == MAX_DEPTH:
             field.refuse(f"more than {MAX_DEPTH} lists and mappings inside each other")
         inside = [field[str(key)] for key in value] if type(value) is dict else field.items()
+        if type(value) is list and None in value:
+            inside[value.index(None)].refuse("an item that is empty: fill it in, or take it out")
         waiting += [(each, depth + 1) for each in inside]
     return root
 

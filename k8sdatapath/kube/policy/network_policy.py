@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from k8sdatapath.kube.decode import PORT_NAME
 from k8sdatapath.kube.fields import Field
 from k8sdatapath.kube.policy.around import Around
-from k8sdatapath.kube.policy.reading import OBJECT, cidr, excepts, known, named, namespaces, pods, within_pods
+from k8sdatapath.kube.policy.reading import (
+    OBJECT,
+    cidr,
+    excepts,
+    known,
+    named,
+    namespaces,
+    pods,
+    port_name,
+    within_pods,
+)
 from k8sdatapath.model import Protocol, port
 from k8sdatapath.model.address import shown
 from k8sdatapath.model.policy import (
@@ -89,9 +98,9 @@ def _port(field: Field) -> PortMatch:
     if isinstance(first.value, str):
         if last.value is not None:
             last.refuse(f"a range begins with a number, not with {shown(first.value)}")
-        if not PORT_NAME.fullmatch(first.value) or not first.value:
-            first.refuse(f"{shown(first.value)} is not a port name (a-z, 0-9, -)")
-        return PortMatch(protocol, name=first.value)
+        if first.value.isdecimal():
+            first.refuse(f"{shown(first.value)} is text: a port has no quotes")
+        return PortMatch(protocol, name=port_name(first))
     if first.value is None:
         if last.value is not None:
             last.refuse("a range needs its first port")

@@ -7,13 +7,15 @@ from typing import Any
 
 from attrs import evolve, field, frozen
 
+from k8sdatapath.errors import ManifestError
 from k8sdatapath.kube.decode import SERVICE_NAME
 from k8sdatapath.kube.fields import Field
 from k8sdatapath.kube.policy.around import NetworkGroup, PolicyService
 from k8sdatapath.kube.policy.limits import MAX_ENTRIES
-from k8sdatapath.kube.policy.reading import cidr, named
+from k8sdatapath.kube.policy.reading import audited, cidr, named, visible
 from k8sdatapath.model import IPAddress, IPNetwork, Protocol, address, network
 from k8sdatapath.model.address import port
+from k8sdatapath.model.visibility import Visibility
 from k8sdatapath.model.workload import NamedPort, Workload
 
 __all__ = [
@@ -24,9 +26,11 @@ __all__ = [
     "flattened",
     "gathered",
     "group",
+    "host_network_of",
     "labels_of",
     "named_in",
     "namespace",
+    "namespaces_of",
     "node",
     "pod",
     "service",
@@ -170,6 +174,8 @@ def gathered(
 class PolicyPod:
     """A pod, as far as policies can tell it from others.
 
+    :ivar audit: policies only look on at it.
+    :ivar visible: what is told of it; nothing, if its annotation says what cannot be.
     :ivar uid: of two pods with one address, who has it now.
     :ivar node: where it runs; empty: it is not scheduled yet.
     """
@@ -180,6 +186,8 @@ class PolicyPod:
     service_account: str = ""
     addresses: tuple[IPAddress, ...] = ()
     ports: tuple[NamedPort, ...] = ()
+    audit: bool = False
+    visible: tuple[Visibility, ...] = ()
     node: str = ""
     uid: str = ""
     where: str = field(default="", eq=False)
@@ -193,6 +201,9 @@ class PolicyPod:
             service_account=self.service_account,
             addresses=self.addresses,
             ports=self.ports,
+            audit=self.audit,
+            on=self.node,
+            visible=self.visible,
         )
 
 
@@ -224,8 +235,18 @@ def template(field: Field, namespace: str, name: str) -> PolicyPod | None:
         labels_of(field["metadata"]["labels"]),
         spec["serviceAccountName"].text("default") or "default",
         ports=tuple(sorted(set(_ports(spec)))),
+        audit=audited(field["metadata"]),
+        visible=_visible(field["metadata"]),
         where=field.where,
     )
+
+
+def _visible(metadata: Field) -> tuple[Visibility, ...]:
+    """Nobody is cut off for what is to be told of him."""
+    try:
+        return visible(metadata)
+    except ManifestError:
+        return ()
 
 
 def template_of(root: Field) -> PolicyPod | None:
@@ -267,17 +288,30 @@ def node(root: Field, *, remote: bool = True) -> Workload:
     return Workload.node(name, labels, addresses=dict.fromkeys(addresses), remote=remote)
 
 
+def namespaces_of(manifests: Iterable[Manifest]) -> dict[str, dict[str, str]]:
+    """The labels of the namespaces among manifests, by name."""
+    there = (each for each in manifests if (each.version, each.kind) == ("v1", "Namespace"))
+    return dict(namespace(Field(each.value, each.where)) for each in there)
+
+
+def host_network_of(manifests: Iterable[Manifest]) -> Iterator[str]:
+    """The names of pods, and of what makes pods, that are in the network of their node."""
+    for each in manifests:
+        if (each.version, each.kind) == ("v1", "Pod") or each.kind in TEMPLATES:
+            inside = Field(each.value, each.where)
+            for key in ("spec", *TEMPLATES[each.kind]) if each.kind in TEMPLATES else ():
+                inside = inside[key]
+            if inside["spec"]["hostNetwork"].flag():
+                yield "/".join(named_in(each))
+
+
 def workloads_of(manifests: Iterable[Manifest]) -> Iterator[Workload]:
     """The pods and nodes among manifests; pods have the labels of their namespaces.
 
     Of what makes pods, such as a Deployment, there is one pod of its name, without an address.
     """
     there = list(manifests)
-    around: dict[str, dict[str, str]] = {}
-    for each in there:
-        if (each.version, each.kind) == ("v1", "Namespace"):
-            name, labels = namespace(Field(each.value, each.where))
-            around[name] = labels
+    around = namespaces_of(there)
     for each in there:
         root = Field(each.value, each.where)
         if (each.version, each.kind) == ("v1", "Node"):

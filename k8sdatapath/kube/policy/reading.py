@@ -23,19 +23,27 @@ from k8sdatapath.model.policy import (
     Requirement,
     Selector,
 )
+from k8sdatapath.model.visibility import Visibility, to_visibility
 
 __all__ = [
+    "AUDIT",
     "PODS",
+    "VISIBLE",
+    "audited",
     "by_name",
     "cidr",
     "known",
     "kube_key",
     "label_selector",
+    "name_field",
     "named",
     "namespaces",
     "nodes",
     "only_one",
     "pods",
+    "port_name",
+    "this_node",
+    "visible",
     "within_pods",
 ]
 
@@ -49,8 +57,13 @@ _OPERATORS = {
     "Exists": Operator.EXISTS,
     "DoesNotExist": Operator.ABSENT,
 }
+_PORT_NAME = re.compile(r"(?=.*[a-z])(?!.*--)[a-z0-9](?:[-a-z0-9]{0,13}[a-z0-9])?")
 _CIDR = re.compile(r"[0-9a-fA-F.:]+/[0-9]{1,3}")
 
+AUDIT = "k8sdatapath.io/audit"
+"""Annotation of a policy of any kind: ``"true"``, it only looks on; of a pod: policies only look on at it."""
+VISIBLE = ("k8sdatapath.io/visibility", "policy.cilium.io/proxy-visibility", "io.cilium.proxy-visibility")
+"""Annotations of a pod, of which the first that is there says what is told of it."""
 OBJECT = ("apiVersion", "kind", "metadata", "spec", "status")
 PODS = Requirement(POD_NAMESPACE)
 """Only pods: neither nodes nor the world."""
@@ -90,6 +103,18 @@ def named(root: Field, *, namespaced: bool) -> tuple[str, str]:
     """Namespace and name of an object; the namespace is empty for what has none."""
     metadata = root["metadata"].given()
     return (_name(metadata["namespace"], "default") if namespaced else ""), _name(metadata["name"])
+
+
+def audited(metadata: Field) -> bool:
+    """Whether an object is annotated so."""
+    return metadata["annotations"][AUDIT].choice("true", "false", default="false") == "true"
+
+
+def visible(metadata: Field) -> tuple[Visibility, ...]:
+    """What is told of a pod, by its annotations."""
+    found = (metadata["annotations"][name] for name in VISIBLE)
+    given = next((each for each in found if each.value is not None), None)
+    return () if given is None else given.made(lambda value: to_visibility(given.text()))
 
 
 def _name(field: Field, default: str | None = None) -> str:
@@ -163,6 +188,14 @@ def nodes(field: Field) -> Iterator[Selector]:
     return (Selector([*requirements, each]) for each in _NODES)
 
 
+def port_name(field: Field) -> str:
+    """A name that a port of a pod can have, which is never all digits."""
+    name = field.text()
+    if not _PORT_NAME.fullmatch(name):
+        field.refuse(f"{shown(name)} is not a port name (at most 15 of a-z, 0-9 and -, with a letter)")
+    return name
+
+
 def this_node(field: Field) -> Selector:
     """The node that policies are enforced on, if it has some labels."""
     return Selector([*label_selector(field, _node_key), _NODES[0]])
@@ -170,7 +203,8 @@ def this_node(field: Field) -> Selector:
 
 def within_pods(namespace: str, requirements: Iterable[Requirement]) -> Selector:
     """Pods of one namespace."""
-    return Selector([*requirements, Requirement(POD_NAMESPACE, Operator.IN, [namespace])])
+    own = Requirement(POD_NAMESPACE, Operator.IN, [namespace])
+    return Selector([*(each for each in requirements if each != PODS), own])
 
 
 def cidr(field: Field, *, bare: bool = False) -> IPNetwork:
@@ -193,9 +227,19 @@ def excepts(field: Field, outer: IPNetwork) -> list[IPNetwork]:
     return found
 
 
+def name_field(field: Field) -> Field:
+    """Where one name stands, ``matchName``, or those that fit a ``matchPattern``."""
+    kind = only_one(field, ("matchName", "matchPattern"))
+    if kind == "matchName" and "*" in field[kind].text():
+        field[kind].refuse("a name has no *: a pattern is matchPattern")
+    return field[kind]
+
+
 def by_name(field: Field, pattern: str, around: Around) -> Selector:
     """Addresses that have a DNS name, by what DNS has answered."""
     if not around.names:
-        field.refuse("nobody tells yet which addresses DNS names have, so this cannot be enforced")
+        field.refuse(
+            "nobody tells which addresses DNS names have: a node needs dns=True, files --name NAME=ADDRESS"
+        )
     name = field.made(lambda _: NamePattern(pattern))
     return Selector([Requirement(name.label.removesuffix("="))])

@@ -15,7 +15,7 @@ from k8sdatapath.kube.events import ObjectEvent
 from k8sdatapath.kube.fields import Field
 from k8sdatapath.kube.objects import KubeRaw
 from k8sdatapath.kube.policy import KINDS, decode_policies
-from k8sdatapath.kube.policy.around import Around, NetworkGroup, PolicyService
+from k8sdatapath.kube.policy.around import API_SERVERS, KUBERNETES, Around, NetworkGroup, PolicyService
 from k8sdatapath.kube.policy.objects import (
     TEMPLATES,
     Manifest,
@@ -29,6 +29,7 @@ from k8sdatapath.kube.policy.objects import (
     service,
     template_of,
 )
+from k8sdatapath.kube.policy.reading import visible
 from k8sdatapath.kube.resources import RESOURCES, Resource
 from k8sdatapath.model import IPNetwork
 from k8sdatapath.model.policy import Policy
@@ -267,7 +268,15 @@ class PolicyTranslator:
                 self._missing[key] = ()
 
     def _read(self, key: ObjectKey, value: Any, where: str) -> None:
-        around = Around(self._groups, self._behind(), self.names, self.requests, self.nodes, complete=False)
+        around = Around(
+            self._groups,
+            self._behind(),
+            self.names,
+            self.requests,
+            self.nodes,
+            questions=self.names,
+            complete=False,
+        )
         before = self._written.get(key)
         found = tuple(decode_policies(value, where, around))
         after = _Written(value, where, found, frozenset(around.asked), tuple(around.missing))
@@ -301,14 +310,18 @@ class PolicyTranslator:
         self._put(self._groups, key[2], None if root is None else group(root), key[0])
 
     def _take_service(self, key: ObjectKey, root: Field | None) -> None:
-        self._put(self._services, key[1:], None if root is None else service(root), key[0])
+        more = (API_SERVERS,) if key[1:] == KUBERNETES else ()
+        self._put(self._services, key[1:], None if root is None else service(root), key[0], *more)
 
     def _take_slice(self, key: ObjectKey, root: Field | None) -> None:
-        self._put(self._slices, key[1:], None if root is None else backends_of(root), key[0])
+        found = None if root is None else backends_of(root)
+        concerned = {each[0] for each in (self._slices.get(key[1:]), found) if each is not None}
+        more = (API_SERVERS,) if KUBERNETES in concerned else ()
+        self._put(self._slices, key[1:], found, key[0], *more)
 
-    def _put(self, there: dict[Any, T], key: Any, found: T | None, kind: str) -> None:
+    def _put(self, there: dict[Any, T], key: Any, found: T | None, *kinds: str) -> None:
         if there.get(key) != found:
-            self._stale.add(kind)
+            self._stale.update(kinds)
         if found is None:
             there.pop(key, None)
         else:
@@ -333,6 +346,8 @@ class PolicyTranslator:
 
     def _take_pod(self, key: ObjectKey, root: Field | None) -> None:
         self._know(key, None if root is None else pod(root))
+        if root is not None:  # what cannot be seen is told; who the pod is, is known all the same
+            visible(root["metadata"])
 
     def _take_template(self, key: ObjectKey, root: Field | None) -> None:
         self._know(key, None if root is None else template_of(root))

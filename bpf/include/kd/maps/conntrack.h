@@ -65,7 +65,7 @@ static __always_inline struct kd_ct *kd_ct_take(const struct kd_tuple *tuple)
 	return ct;
 }
 
-KD_SUBPROGRAM struct kd_ct *kd_ct_find_moving(const struct kd_tuple *tuple)
+static __always_inline struct kd_ct *kd_ct_look(const struct kd_tuple *tuple)
 {
 	enum kd_move move = kd_move();
 	struct kd_ct *ct;
@@ -76,6 +76,11 @@ KD_SUBPROGRAM struct kd_ct *kd_ct_find_moving(const struct kd_tuple *tuple)
 	if (!ct && move == KD_MOVE_TAKING)
 		ct = kd_ct_take(tuple);
 	return ct && ct->flags & KD_CT_GONE ? NULL : ct;
+}
+
+KD_SUBPROGRAM struct kd_ct *kd_ct_find_moving(const struct kd_tuple *tuple)
+{
+	return kd_ct_look(tuple);
 }
 
 /* Take away the mark of an entry that was removed; false: somebody else does. */
@@ -105,7 +110,7 @@ KD_SUBPROGRAM long kd_ct_put_moving(const struct kd_tuple *tuple, const struct k
 	long failed;
 
 	if (move >= KD_MOVE_TAKING) {
-		if (flags == BPF_NOEXIST && kd_ct_find_moving(tuple))
+		if (flags == BPF_NOEXIST && kd_ct_look(tuple))
 			return -KD_EEXIST;
 		return kd_ct_put_new(tuple, ct, flags);
 	}

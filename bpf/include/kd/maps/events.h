@@ -6,20 +6,34 @@
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 #include <kd/event_types.h>
+#include <kd/maps/event_setup.h>
 
-/* struct kd_event after struct kd_event, of all programs. Full: what is new is not told, and counted in kd_telling. */
+/*
+ * What is told of packets: each CPU has a share of the rows, and kd_event_queues the ends of it. Full: what is new is not
+ * told, and counted in kd_telling. Both are mapped into the reader's memory.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1024);
+	__type(key, __u32);
+	__type(value, struct kd_event);
+} kd_event_rows SEC(".maps");
+
+/* One element per CPU, up to the highest number. Written by programs, and by their reader, who deals the rows out. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 64);
+	__type(key, __u32);
+	__type(value, struct kd_event_queue);
+} kd_event_queues SEC(".maps");
+
+/* struct kd_event after struct kd_event, of calls of sockets; and what wakes the reader. Full: as above. */
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 1 << 16);
 } kd_events SEC(".maps");
-
-/* One element: what is told. Written by user space at any time. */
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct kd_event_setup);
-} kd_event_setup SEC(".maps");
 
 #define KD_EVENT_FILTERS 16
 
@@ -40,8 +54,8 @@ struct {
 } kd_telling SEC(".maps");
 
 /*
- * tuple of a connection's ends, the lower one first -> what was seen of it. Written by programs while events are
- * aggregated. Full: the least recently seen is forgotten, and told of as new if it goes on.
+ * tuple of a connection's ends, the lower one first -> what was seen of it, where it is not translated. Written by
+ * programs while events are aggregated. Full: the least recently seen is forgotten, and told of as new if it goes on.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);

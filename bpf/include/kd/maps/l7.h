@@ -8,12 +8,13 @@
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 #include <kd/l7_types.h>
+#include <kd/maps/l7_ports.h>
 
 /* Cells of all automata. Written by user space before a number leads there. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, 65536);
+	__uint(max_entries, 64);
 	__type(key, __u32);
 	__type(value, struct kd_l7_block);
 } kd_l7_table SEC(".maps");
@@ -34,14 +35,14 @@ struct {
 	__type(value, struct kd_l7_automaton);
 } kd_l7_automata SEC(".maps");
 
-/* address and port of a server -> what holds there whoever asks. Written by user space; full: refused beforehand. */
+/* set of rules, and a rule's place there -> the rule. For who looks at pins: no program reads it. Full: others have no names. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, 4096);
-	__type(key, struct kd_l7_port_key);
-	__type(value, struct kd_l7_port);
-} kd_l7_ports SEC(".maps");
+	__uint(max_entries, 65536);
+	__type(key, struct kd_l7_name_key);
+	__type(value, struct kd_name);
+} kd_l7_names SEC(".maps");
 
 /*
  * cookie of a socket -> what was read. Writers: programs; it goes when the socket closes. Full: the connection is not
@@ -55,13 +56,47 @@ struct {
 	__type(value, struct kd_l7_conn);
 } kd_l7_conns SEC(".maps");
 
-/* cookie -> its socket, whose bytes go through our programs. Full: as above. */
+/*
+ * cookie -> socket of a server, which is read as it receives. There is room for more than in kd_l7_conns: of one that is
+ * not there nothing passes, not even what came with its handshake.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_SOCKHASH);
+	__uint(max_entries, 65536 + 1024);
+	__type(key, __u64);
+	__type(value, __u64);
+} kd_l7_sockets SEC(".maps");
+
+/* How many of these are not in kd_l7_conns, or more: while there are any, there may be no room for another. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+} kd_l7_shut SEC(".maps");
+
+/*
+ * cookie -> socket of a client, which is read as it sends: who only receives is not slowed down by that. Full: the
+ * connection is not looked at.
+ */
 struct {
 	__uint(type, BPF_MAP_TYPE_SOCKHASH);
 	__uint(max_entries, 65536);
 	__type(key, __u64);
 	__type(value, __u64);
-} kd_l7_sockets SEC(".maps");
+} kd_l7_clients SEC(".maps");
+
+/*
+ * cookie -> what further automata have read, where rules are too many for one. Writers: programs; it goes with the
+ * connection. Full: the connection is denied.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 65536);
+	__type(key, __u64);
+	__type(value, struct kd_l7_groups);
+} kd_l7_groups SEC(".maps");
 
 /* For the programs that cannot ask for a socket's cookie, and to see on packets that it is looked at. */
 struct {

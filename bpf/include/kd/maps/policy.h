@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
  * Who is who, and who may reach whom. Written by user space, but for talks. What is added is written before anything
- * leads to it, and what is removed after nothing does: kd_rules, then kd_policies and kd_ipcache, then kd_endpoints.
+ * leads to it, and what is removed after nothing does: kd_rules, then kd_policies and kd_identities, then kd_ipcache,
+ * then kd_endpoints.
  */
 #ifndef KD_MAPS_POLICY_H
 #define KD_MAPS_POLICY_H
@@ -29,6 +30,18 @@ struct {
 	__type(value, struct kd_party);
 } kd_networks SEC(".maps");
 
+/*
+ * identity of a pod, and the network of its address -> number that rules know it by. For what comes through a tunnel
+ * under another identity than kd_ipcache has. Full: the others are nobody there.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 262144);
+	__type(key, struct kd_identity_key);
+	__type(value, __u32);
+} kd_identities SEC(".maps");
+
 /* 2 * number of a policy + direction -> where its rules are. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -54,7 +67,10 @@ struct {
 	__type(value, struct kd_counter);
 } kd_rule_counts SEC(".maps");
 
-/* number -> what people call it. For who looks at pins: no program reads it. Full: the others have no names. */
+/*
+ * number -> what people call it, and what DNS has answered. For who looks at pins, and for the process that takes over:
+ * no program reads it. Full: what that process needs takes the place of what is for people.
+ */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
