@@ -81,6 +81,7 @@ class NameServer(Resource):
             socket.create_server, ("::", port), family=socket.AF_INET6, dualstack_ipv6=True
         )
         self._streams: list[socket.socket] = []
+        self._talking: list[threading.Thread] = []
         self._threads = [threading.Thread(target=each, daemon=True) for each in (self._serve, self._accept)]
         self._closing = False
         for thread in self._threads:
@@ -100,7 +101,7 @@ class NameServer(Resource):
                 stream, _ = self._listener.accept()
                 self._streams.append(stream)
                 thread = threading.Thread(target=self._talk, args=[stream], daemon=True)
-                self._threads.append(thread)
+                self._talking.append(thread)
                 thread.start()
 
     def _talk(self, stream: socket.socket) -> None:
@@ -112,10 +113,13 @@ class NameServer(Resource):
     def close(self) -> None:
         self._closing = True
         self._socket.sendto(b"", ("::1", self._socket.getsockname()[1]))
-        for each in (self._listener, *self._streams):
-            with contextlib.suppress(OSError):  # it has ended
-                each.shutdown(socket.SHUT_RDWR)
+        self._listener.shutdown(socket.SHUT_RDWR)
         for thread in self._threads:
+            thread.join()
+        for stream in self._streams:  # no others come, now that nobody accepts them
+            with contextlib.suppress(OSError):  # it has ended
+                stream.shutdown(socket.SHUT_RDWR)
+        for thread in self._talking:
             thread.join()
         for each in (self._socket, self._listener, *self._streams):
             each.close()
