@@ -8,8 +8,10 @@ BENCH  ?=
 # Test files run in so many processes at once: most tests wait for timers of the kernel. What promises a time runs after them.
 PROCESSES ?= 2
 define PYTEST
-$(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile -m 'not alone'
-$(BIN)/python -m pytest -m alone tests/api tests/lab
+@result=0; set -x; \
+$(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile -m 'not alone' || result=$$?; \
+$(BIN)/python -m pytest -m alone tests/api tests/lab || result=$$?; \
+exit $$result
 endef
 
 # Debian packages: to build and run; and what the tests use and the benchmarks compare with.

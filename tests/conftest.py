@@ -4,6 +4,7 @@ A test's tier is the directory it stands in. ``unit`` and ``api`` need nothing; 
 A test is skipped only because the library itself said that the kernel lacks a feature, and even then
 not when this kernel is newer than the one the feature came with. ``KD_REQUIRE_KERNEL=1`` allows no
 skip at all.
+``KD_FAILED=file`` adds the names of those that failed to a file, as ``pytest @file`` takes them.
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ TESTS = Path(__file__).parent
 ROOT = TESTS.parent
 ROOTLESS = {"unit", "api"}
 REQUIRE_KERNEL = os.environ.get("KD_REQUIRE_KERNEL") == "1"
+FAILED = os.environ.get("KD_FAILED")
+FOR_GOOD = f"{__name__}::nothing_left_behind"
+"""What failed is no test, so no test makes good for it: pytest finds none of this name."""
 
 
 def tier(path: Path) -> str:
@@ -102,8 +106,11 @@ class Host:
         self.machine = SharedMachine()
         self.before = host_state()
         self.left: list[str] = []
+        self.failed: set[str] = set()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            self.failed.add(FOR_GOOD if report.when == "teardown" else report.nodeid)
         if report.when == "call" or not report.passed:
             self.ran[tier(ROOT / report.fspath)][report.outcome] += 1
 
@@ -114,6 +121,10 @@ class Host:
             self.left = settled(lambda: host_state() - self.before)
         if self.left:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
+            self.failed.add(FOR_GOOD)
+        if FAILED and self.failed:
+            with open(FAILED, "a") as file:
+                file.writelines(f"{each}\n" for each in sorted(self.failed))
         self.machine.close()
         return result
 
