@@ -27,6 +27,10 @@ TITLES = {"kernel": "a VXLAN device with a fixed remote", "ours": "k8sdatapath's
 
 #: Where the client runs; the server is on the first of them.
 CPUS = {"one CPU": CPU, "two CPUs": min(os.sched_getaffinity(0))}
+FIGURES = {
+    "one CPU": "throughput_ours_over_kernel_vxlan",
+    "two CPUs": "throughput_ours_over_kernel_vxlan_two_cpus",
+}
 
 _SERVE = f"""
 import os, socket, time
@@ -73,15 +77,17 @@ def main() -> None:
             for cpus, path in product(CPUS, PATHS)
         ],
     )
-    ours, kernel = (median(rates[path, "one CPU"]) * 8e-9 for path in ("ours", "kernel"))
-    figure = Figure(
-        shares["one CPU"],
-        "ratio of bytes per second",
-        f"{ours:.1f} Gbit/s",
-        f"kernel's VXLAN {kernel:.1f} Gbit/s",
-        at_least=0.9,
-    )
-    harness.report(BENCH, ROUNDS, {"throughput_ours_over_kernel_vxlan": figure})
+    figures = {}
+    for cpus, name in FIGURES.items():
+        ours, kernel = (median(rates[path, cpus]) * 8e-9 for path in ("ours", "kernel"))
+        figures[name] = Figure(
+            shares[cpus],
+            "ratio of bytes per second",
+            f"{ours:.1f} Gbit/s",
+            f"kernel's VXLAN {kernel:.1f} Gbit/s",
+            at_least=0.9,
+        )
+    harness.report(BENCH, ROUNDS, figures)
 
 
 def by_kernel(pod: Pod, other: LabNode) -> None:
