@@ -22,7 +22,7 @@ BPFFS = Path("/sys/fs/bpf")
 
 
 @contextmanager
-def _locked(directory: Path) -> Iterator[None]:
+def locked(directory: Path) -> Iterator[None]:
     """Keep out other processes that do the same to a directory."""
     lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -44,7 +44,7 @@ def ensure_bpffs(path: Path = BPFFS) -> None:
         return
     if path.is_relative_to(BPFFS) and BPFFS.is_dir():
         try:
-            with _locked(BPFFS):  # a second one would hide what others have pinned in the first
+            with locked(BPFFS):  # a second one would hide what others have pinned in the first
                 if not links.is_bpffs(BPFFS):
                     links.mount_bpffs(BPFFS)
         except OSError as error:

@@ -9,11 +9,8 @@ when the owner ends; :func:`clean` is for the case that the keeper was killed to
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +19,7 @@ from attrs import frozen
 from k8sdatapath.errors import KernelError, LabError
 from k8sdatapath.net.cgroup import Cgroup, cgroup2_mount
 from k8sdatapath.net.netns import NAMES, NetNs
+from k8sdatapath.pins import locked
 from k8sdatapath.pybpf.calls import kernel_error
 
 TAGS: Final = Path("/run/k8sdatapath/lab")
@@ -67,7 +65,7 @@ def claim(lab: str) -> None:
     """
     try:
         TAGS.mkdir(parents=True, exist_ok=True)
-        with _locked():
+        with locked(TAGS):  # else the keeper of a dead one of this name could sweep it
             owner = _owner(lab)
             if owner and owner.alive:
                 raise LabError(f"a lab {lab!r} is running already, in process {owner.pid}")
@@ -81,13 +79,13 @@ def claim(lab: str) -> None:
 
 def release(lab: str) -> None:
     """Take away all of a lab that this process owns, and then its tag."""
-    with _locked():
+    with locked(TAGS):
         _sweep(lab)
 
 
 def sweep(lab: str) -> list[str]:
     """Take away all of a lab if its owner is gone; says what there was."""
-    with _locked():
+    with locked(TAGS):
         owner = _owner(lab)
         return [] if owner and owner.alive else _sweep(lab)
 
@@ -133,14 +131,3 @@ def _owner(lab: str) -> Owner | None:
         return Owner(**json.loads((TAGS / lab).read_text()))
     except (FileNotFoundError, ValueError):
         return None
-
-
-@contextmanager
-def _locked() -> Iterator[None]:
-    """One sweep or claim at a time, so that a lab cannot be swept by the keeper of a dead one of its name."""
-    fd = os.open(TAGS, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(fd)
