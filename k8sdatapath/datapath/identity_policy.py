@@ -40,7 +40,7 @@ from k8sdatapath.datapath.policy_sides import world
 from k8sdatapath.datapath.policy_tables import CONTRACT
 from k8sdatapath.datapath.request_kinds import RequestKinds
 from k8sdatapath.datapath.rule_matches import RuleMatches
-from k8sdatapath.datapath.talks import live_talks
+from k8sdatapath.datapath.talks import ask_again, live_talks
 from k8sdatapath.errors import CapacityError, ModelError
 from k8sdatapath.model import IPAddress
 from k8sdatapath.model.address import shown
@@ -132,7 +132,7 @@ class IdentityPolicy(NamedPeers, PolicyRecords):
         Of an object with ``specs`` each is a policy: those that it has no more are to be removed.
 
         :param existing: what becomes of connections that are no longer allowed. Those that were kept once are
-            cut by the next change that is enforced.
+            cut by the next change that is enforced, or when another comes to an address of theirs.
         :raises CapacityError: they do not fit; nothing was changed.
         :raises ModelError: two have one name, or one asks for requests and nobody enforces that.
         """
@@ -434,7 +434,12 @@ class IdentityPolicy(NamedPeers, PolicyRecords):
         if self._leads.follow(turn, self._numbers) and not apart:
             felt = set(self._maps)
         follow_dict(self._subjects, subjects)
-        if not (new or removed):  # what an earlier change has spared is none of its business
+        if not (new or removed):  # what an earlier change has spared is judged where its own addresses change
+            kept = felt & self._kept
+            if kept and self._talks is not None:
+                felt = felt - kept
+                wait_for_programs()  # nobody is judged any more by who had these addresses before
+                ask_again(self._talks, turn.addresses)
             self._maps.restamp(felt)
         elif existing == "keep":
             self._kept |= felt

@@ -14,7 +14,7 @@ from k8sdatapath.model.policy import Toward
 from k8sdatapath.tables.conntrack import FlowFlags, Tuple
 from k8sdatapath.tables.policy import TalkRow
 
-__all__ = ["Talk", "forget_talks", "live_ends", "live_talks"]
+__all__ = ["Talk", "ask_again", "forget_talks", "live_ends", "live_talks"]
 
 _TCP, _SCTP = 6, 132
 _ENDED = FlowFlags.FIN | FlowFlags.RST
@@ -68,11 +68,30 @@ def forget_talks(talks: maps.LRUHash[Tuple, TalkRow], addresses: Iterable[IPAddr
 
     :returns: how many talks there were.
     """
-    gone = {layout_of(addr).pack(each) for each in addresses}
-    keys, _, count = talks.items_packed()
-    size = len(keys) // max(count, 1)
-    found = bytearray()
-    for at in range(0, len(keys), max(size, 1)):
-        if bytes(keys[at : at + 16]) in gone or bytes(keys[at + 16 : at + 32]) in gone:
+    return talks.delete_packed(_with(talks, addresses)[0])
+
+
+def ask_again(talks: maps.LRUHash[Tuple, TalkRow], addresses: Iterable[IPAddress]) -> None:
+    """Have policies asked at the next packet with one of some addresses; who had begun stays known."""
+    keys, rows, count = _with(talks, addresses)
+    size = len(rows) // max(count, 1)
+    for at in range(0, len(rows), max(size, 1)):
+        rows[at : at + 8] = bytes(8)  # both revisions: nobody has asked
+    if count:
+        talks.update_packed(keys, rows, count)
+
+
+def _with(
+    talks: maps.LRUHash[Tuple, TalkRow], addresses: Iterable[IPAddress]
+) -> tuple[bytearray, bytearray, int]:
+    """The talks of which some addresses are an end, packed."""
+    wanted = {layout_of(addr).pack(each) for each in addresses}
+    keys, rows, count = talks.items_packed()
+    size, long = len(keys) // max(count, 1), len(rows) // max(count, 1)
+    found, their = bytearray(), bytearray()
+    for index in range(count):
+        at = index * size
+        if bytes(keys[at : at + 16]) in wanted or bytes(keys[at + 16 : at + 32]) in wanted:
             found += keys[at : at + size]
-    return talks.delete_packed(found)
+            their += rows[index * long : (index + 1) * long]
+    return found, their, len(found) // max(size, 1)

@@ -169,6 +169,32 @@ def test_live_talks_feel_a_change_or_do_not(node: Checkpoint, family: int) -> No
 
 
 @FAMILIES
+def test_what_was_kept_goes_on_until_another_comes_to_one_of_its_addresses(
+    node: Checkpoint, family: int
+) -> None:
+    near, far, server = at(WEB, family), at(FAR, family), at(API, family)
+    for client in near, far:
+        assert node.passes(tcp(client, server, 40000, 8080, "S"), client, server)
+    (closed,) = parse_policies(ONLY_WEB.replace("8080", "8081"))
+    node.policy.upsert(closed, existing="keep")
+
+    def go_on(client: str) -> bool:
+        there = node.passes(tcp(client, server, 40000, 8080, "A"), client, server)
+        assert node.passes(tcp(server, client, 8080, 40000, "A"), server, client) is there
+        return there
+
+    node.learn(Workload.pod("shop/another", {"app": "web"}, addresses=["10.244.2.9"]))
+    node.learn(Workload.node("other", addresses=["192.0.2.12"]))
+    assert go_on(near)
+    assert go_on(far)
+    node.learn(Workload.pod("shop/new", {"app": "new"}, addresses=FAR.addresses))
+    assert go_on(near)
+    assert not go_on(far)
+    node.policy.upsert(*parse_policies(ONLY_WEB))
+    assert go_on(near)
+
+
+@FAMILIES
 def test_an_address_that_gets_another_owner(node: Checkpoint, family: int) -> None:
     """Of two that claim it the later is believed, and the earlier takes nothing away when it goes."""
     client, server = at(FAR, family), at(API, family)
