@@ -7,6 +7,7 @@ and holds nobody up: what was overwritten before it came is told by a
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -184,7 +185,7 @@ class FlowCursor:
     ) -> None:
         self._source = source
         self._next = start
-        self._end = end
+        self._end = sys.maxsize if end is None else end
         self._matches = matches
         self._until = until
         self._left = limit
@@ -200,7 +201,15 @@ class FlowCursor:
     @property
     def over(self) -> bool:
         """Whether nothing more can come."""
-        return self._left == 0 or (self._end is not None and self._next >= self._end)
+        return self._has_ended and not self._lost
+
+    @property
+    def _has_ended(self) -> bool:
+        return self._left == 0 or self._next >= self._end
+
+    def end_at(self, number: int) -> None:
+        """End before this number, with what was lost until then."""
+        self._end = number
 
     def take(self, timeout: float = 0.0) -> list[Seen]:
         """What there is now, at most a chunk; if nothing, what comes within the seconds, maybe nothing."""
@@ -223,14 +232,12 @@ class FlowCursor:
             yield from self.take(1.0)
 
     def _chunk(self) -> list[Seen]:
-        stop = self._next + _CHUNK
-        chunk = self._source.read(self._next, stop if self._end is None else min(stop, self._end))
+        chunk = self._source.read(self._next, min(self._next + _CHUNK, self._end))
+        start, before = min(chunk.start, self._end), self._seen_at
         found: list[Seen] = []
-        if chunk.start > self._next:
-            self._lost += chunk.start - self._next
-            self._next = chunk.start
-        if self._lost and time.monotonic() - self._told >= _LOST_EVERY:
-            found.append(self._loss(chunk))
+        if start > self._next:
+            self._lost += start - self._next
+            self._next = start
         for item in chunk.items:
             self._next += 1
             if not isinstance(item, Flow):
@@ -246,11 +253,13 @@ class FlowCursor:
                     self._left -= 1
                     if not self._left:
                         break
+        if self._lost and (self._has_ended or time.monotonic() - self._told >= _LOST_EVERY):
+            found.insert(0, self._loss(chunk, before))
         return found
 
-    def _loss(self, chunk: Chunk) -> LostEvent:
+    def _loss(self, chunk: Chunk, before: int) -> LostEvent:
         after = _time(chunk.items[0]) if chunk.items else time.time_ns()
-        lost = LostEvent(LostEventSource.HUBBLE_RING_BUFFER, self._lost, None, self._seen_at or after, after)
+        lost = LostEvent(LostEventSource.HUBBLE_RING_BUFFER, self._lost, None, before or after, after)
         self._lost, self._told = 0, time.monotonic()
         return lost
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ from k8sdatapath.model.message import Kind, Message, parts
 from k8sdatapath.resource import Resource
 
 __all__ = ["FlowExporter", "redacted"]
+
+_log = logging.getLogger(__name__)
 
 _REDACTED = "HUBBLE_REDACTED"
 _SECRET = frozenset({"authorization", "cookie", "set-cookie", "proxy-authorization", "x-api-key"})
@@ -32,6 +36,7 @@ class FlowExporter(Resource):
     :param max_bytes: after which a file is full.
     :param backups: how many older files are kept.
     :param redact: changes what is written of a flow; the default takes secrets out of requests.
+    :ivar error: why it has stopped, if it could not write.
     :raises OSError: the file cannot be written to.
     :raises ModelError: no such field, or size.
     """
@@ -67,6 +72,7 @@ class FlowExporter(Resource):
             except ClosedError:  # the flows have ended
                 return
             except OSError as error:
+                _log.error("flows are not written to %s any more: %s", self.path, error)
                 self.error = error
                 return
 
@@ -100,9 +106,13 @@ class FlowExporter(Resource):
             return
         self._closing = True
         self._thread.join()
-        end = self._source.span()[1]
+        if self.error is not None:  # which says it all
+            with suppress(OSError):
+                self._file.close()
+            return
         try:
-            while self._cursor.position < end:
+            self._cursor.end_at(self._source.span()[1])
+            while not self._cursor.over:
                 self._write(0)
         except ClosedError:
             pass

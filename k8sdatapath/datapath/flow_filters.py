@@ -61,6 +61,9 @@ class EventFilter:
             raise ModelError(f"a port is a number up to 65535, not {shown(self.port)}")
         if type(self.identity) is not int or not 0 <= self.identity < 1 << 32:
             raise ModelError(f"an identity is a number of 32 bits, not {shown(self.identity)}")
+        for point in self.points:
+            if point not in Point.__members__.values():
+                raise ModelError(f"{shown(point)} is not a Point")
         _outcomes(self.outcomes)
 
     @property

@@ -69,6 +69,8 @@ _PAUSE = 0.02
 """Seconds until a second look: above KD_EVENT_WAKE and two KD_EVENT_TICK, or the last events stay unread."""
 _FILLED = 8
 """What part of a CPU's queue may fill meanwhile, at the rate of before: else the look is earlier."""
+_LIMITED = 1000
+"""Milliseconds until the next look at what was above a rate, which wakes nobody."""
 
 
 @frozen
@@ -114,6 +116,7 @@ class FlowObserver(FlowSource, Resource):
         self._missed_at = time.monotonic_ns()
         self._closing = False
         self._called = False  # to look: once is enough
+        self._limited = self._setup[0].rate > 0
         self._requests: RequestSource | None = None
         self._questions: deque[DnsEvent] = deque(maxlen=_MOST_QUESTIONS)
         self._made: list[tuple[int, Flow]] = []  # here, and not yet among the others
@@ -173,12 +176,13 @@ class FlowObserver(FlowSource, Resource):
         :param filters: the kernel tells nothing that fits none of these; without any, everything.
         :param interval: seconds after which something is told of a connection again.
         :param rate: events that each CPU may tell in a second; 0 is any number.
-        :raises ModelError: an unknown level, or a number below 0.
+        :raises ModelError: an unknown level, or no such number.
         :raises CapacityError: more filters than the kernel has room for.
         """
         level = to_level(level)
-        if min(interval, rate) < 0:
-            raise ModelError("an interval and a rate are 0 or more")
+        for each in (interval, rate):
+            if type(each) is not int or not 0 <= each < 1 << 32:
+                raise ModelError(f"an interval and a rate are numbers of 32 bits, not {shown(each)}")
         if len(filters) > len(self._filters):
             raise CapacityError("event filters", len(filters), len(self._filters), "kd_event_filters")
         rows = [each.row for each in filters]
@@ -187,6 +191,8 @@ class FlowObserver(FlowSource, Resource):
         for index, row in enumerate(rows):
             self._filters[index] = row
         self._setup[0] = SetupRow(level, interval, rate, len(rows))
+        self._limited = rate > 0
+        self._have_it_look()
 
     @property
     def telling(self) -> Telling:
@@ -301,7 +307,7 @@ class FlowObserver(FlowSource, Resource):
     def _run(self) -> None:
         self._take_all()  # what is there already may wake nobody
         while not self._closing:
-            woken = dict(self._poll.poll())
+            woken = dict(self._poll.poll(_LIMITED if self._limited else None))
             if self._stop in woken and not self._closing:
                 os.read(self._stop, 4096)
                 self._called = False
@@ -337,7 +343,7 @@ class FlowObserver(FlowSource, Resource):
             now = sorted((each for each in self._made if each[0] <= until), key=itemgetter(0))
             self._made = [each for each in self._made if each[0] > until]
             self._store.show([self._decoder.keep(flow, at) for at, flow in now])
-            lost = self._note_losses() if came else 0
+            lost = self._note_losses() if came or self._limited else 0
         if came or lost:
             with self._changed:
                 self._changed.notify_all()

@@ -45,6 +45,14 @@ class RequestSource(Interface):
         ...
 
 
+def _url(event: HTTPEvent) -> str:
+    """Of what is asked for: a path mostly, but it may be all of a URL, or ``*``."""
+    if event.path.lower().startswith(("http://", "https://")):
+        return event.path
+    slash = "/" if event.path and not event.path.startswith("/") else ""
+    return f"http://{event.host or place(*event.server)}{slash}{event.path}"
+
+
 def request_flow(event: HTTPEvent, names: Names, *, clock: int, node: str, emitter: Emitter) -> Flow:
     """The flow of what was asked for over HTTP, or answered.
 
@@ -57,11 +65,10 @@ def request_flow(event: HTTPEvent, names: Names, *, clock: int, node: str, emitt
     service = names.service(server, port, Protocol.TCP)
     verdict = _VERDICTS.get(event.verdict, Verdict.FORWARDED)
     l4 = TCP(source_port, destination_port)
-    url = f"http://{event.host or place(server, port)}{event.path}"
     l7 = Layer7(
         L7FlowType.RESPONSE if answer else L7FlowType.REQUEST,
         round(event.latency * 1e9) if event.latency else 0,
-        HTTP(event.status, event.method, url, "HTTP/1.1"),
+        HTTP(event.status, event.method, _url(event), event.protocol),
     )
     sent = event.at == "client"
     identities = {server if sent else client: event.identity}

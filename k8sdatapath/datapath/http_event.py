@@ -26,6 +26,7 @@ class HTTPEvent:
     :ivar status: of a response.
     :ivar latency: seconds from the request to the head of its response; None: not known, several are open.
     :ivar connection: the cookie of the socket.
+    :ivar protocol: of the connection, ``"HTTP/1.1"`` or ``"HTTP/2"``.
     """
 
     time: float
@@ -42,6 +43,7 @@ class HTTPEvent:
     status: int
     latency: float | None
     connection: int
+    protocol: str = "HTTP/1.1"
 
     @classmethod
     def of(cls, row: EventRow, reasons: dict[int, str], rules: dict[int, tuple[HTTPRule, ...]]) -> HTTPEvent:
@@ -71,6 +73,7 @@ class HTTPEvent:
             status=row.status,
             latency=row.latency / 1e9 if row.latency else None,
             connection=row.cookie,
+            protocol="HTTP/2" if ConnFlags(row.flags) & ConnFlags.HTTP2 else "HTTP/1.1",
         )
 
     def __str__(self) -> str:

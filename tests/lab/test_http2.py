@@ -202,5 +202,8 @@ def test_calls_of_grpc(pair: Pair) -> None:
         "unharmed": "6",
     }
     assert seen == {"/shop.Cart/Add": 602, "/shop.Cart/Get": 2, "/shop.Cart/Drop": 1}
-    denied = [(each.method, each.path, each.reason) for each in events if each.verdict == "denied"]
-    assert denied == [("POST", "/shop.Cart/Drop", "NO_RULE")]
+    denied = [each for each in events if each.verdict == "denied"]
+    assert [(each.method, each.path, each.reason) for each in denied] == [
+        ("POST", "/shop.Cart/Drop", "NO_RULE")
+    ]
+    assert denied[0].protocol == "HTTP/2"

@@ -226,6 +226,26 @@ def test_what_the_kernel_had_no_room_for_is_told() -> None:
         assert len(flows(seen)) == observer.telling.told
 
 
+def missed(observer: FlowObserver) -> int:
+    """Events of which it is told, to those who do not look for them, that they were lost."""
+    seen = observer.read(0, observer.capacity).items
+    return sum(each.num_events_lost for each in seen if isinstance(each, LostEvent))
+
+
+def test_what_was_above_the_rate_is_told_though_nothing_follows() -> None:
+    with observed() as (datapath, observer):
+        observer.watch("all", rate=5)
+        frame = V4.frame("client", "service", TCP, "A")
+        program = datapath.loaded.program("from_pod", programs.TC)
+        program.run_many([frame])
+        observer.wait(0, 10)
+        time.sleep(0.1)  # nobody looks any more
+        program.run_many([frame] * 500)
+        limited = observer.telling.limited
+        assert limited > 0
+        eventually(lambda: missed(observer) == limited)
+
+
 def test_the_last_after_many_is_taken_though_it_wakes_nobody() -> None:
     with observed(capacity=100_000) as (datapath, observer):
         frame = V4.frame("client", "service", TCP, "A")
@@ -282,6 +302,10 @@ def test_the_kernel_holds_back_what_nobody_wants() -> None:
         assert observer.level is Level.DROPS
         with pytest.raises(CapacityError):
             observer.watch("all", *[EventFilter(port=1)] * 17)
+        for wrong in ({"rate": -1}, {"rate": 1 << 32}, {"interval": 1.5}):
+            with pytest.raises(ModelError, match="an interval and a rate are numbers"):
+                observer.watch("all", EventFilter(port=1), **wrong)
+        assert observer.level is Level.DROPS, "what is wrong changes nothing"
 
 
 @pytest.mark.parametrize(
@@ -292,6 +316,8 @@ def test_the_kernel_holds_back_what_nobody_wants() -> None:
         lambda: EventFilter(network="no"),
         lambda: EventFilter(outcomes=["DROP_NONSENSE"]),
         lambda: EventFilter(protocol="IGMP"),
+        lambda: EventFilter(points=[99]),
+        lambda: EventFilter(points=["CONNECT"]),
     ],
 )
 def test_filters_that_cannot_be(wrong: Callable[[], EventFilter]) -> None:
@@ -463,17 +489,40 @@ def test_requests_are_flows() -> None:
     assert abs(answer.time - time.time_ns()) < 60e9
 
 
-@pytest.mark.parametrize(("world", "url"), [(V4, "http://{}:8080/a"), (V6, "http://[{}]:8080/a")])
-def test_where_a_request_names_no_host_the_address_is_in_the_url(world: World, url: str) -> None:
+def asked(world: World, **said: object) -> HTTP:
+    """What a flow says of a request."""
     client, server = (ip_address(world.address(each)) for each in ("client", "one"))
-    event = HTTPEvent(
-        time=1.0, client=(client, 40000), server=(server, 8080), at="server", identity=0, verdict="denied",
-        reason="", rule=None, method="GET", path="/a", host="", status=0, latency=None, connection=0,
-    )  # fmt: skip
+    told = {
+        "time": 1.0, "client": (client, 40000), "server": (server, 8080), "at": "server", "identity": 0,
+        "verdict": "denied", "reason": "", "rule": None, "method": "GET", "path": "/a", "host": "",
+        "status": 0, "latency": None, "connection": 0,
+    }  # fmt: skip
+    event = HTTPEvent(**(told | said))  # type: ignore[arg-type]
     flow = request_flow(event, KnownNames(), clock=0, node="default/me", emitter=Emitter("", ""))
     assert flow.l7 is not None
     assert isinstance(flow.l7.record, HTTP)
-    assert flow.l7.record.url == url.format(server)
+    return flow.l7.record
+
+
+@pytest.mark.parametrize(("world", "url"), [(V4, "http://{}:8080/a"), (V6, "http://[{}]:8080/a")])
+def test_where_a_request_names_no_host_the_address_is_in_the_url(world: World, url: str) -> None:
+    assert asked(world).url == url.format(world.address("one"))
+
+
+def test_a_request_says_which_http_it_is_of() -> None:
+    assert [asked(V4).protocol, asked(V4, protocol="HTTP/2").protocol] == ["HTTP/1.1", "HTTP/2"]
+
+
+@pytest.mark.parametrize(
+    ("target", "url"),
+    [
+        ("http://me:secret@web/a?b", "http://me:secret@web/a?b"),
+        ("*", "http://web/*"),
+        ("", "http://web"),
+    ],
+)
+def test_what_is_asked_for_need_not_be_a_path(target: str, url: str) -> None:
+    assert asked(V4, host="web", path=target).url == url
 
 
 def test_of_too_many_requests_the_oldest_are_forgotten() -> None:

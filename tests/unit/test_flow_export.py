@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -44,6 +46,33 @@ def test_a_field_that_there_is_not_is_refused(wrong: str, tmp_path: Path) -> Non
     with pytest.raises(ModelError, match=f"{re.escape(wrong)}' leads nowhere in a flow"):
         FlowExporter(FlowRing(), tmp_path / "flows.json", fields=["time", wrong])
     assert not (tmp_path / "flows.json").exists()
+
+
+def test_where_files_cannot_be_written_any_more_it_says_so_and_ends(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    directory = tmp_path / "flows"
+    directory.mkdir()
+    ring = FlowRing()
+    with FlowExporter(ring, directory / "flows.json", max_bytes=1) as exporter:
+        shutil.rmtree(directory)
+        ring.add(Flow(time=1))
+        deadline = time.monotonic() + 10
+        while exporter.error is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        ring.add(Flow(time=2))
+    assert isinstance(exporter.error, FileNotFoundError)
+    assert f"flows are not written to {directory / 'flows.json'} any more" in caplog.text
+
+
+def test_a_disk_that_is_full_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    ring = FlowRing()
+    with FlowExporter(ring, "/dev/full") as exporter:
+        ring.add(Flow(time=1))
+        deadline = time.monotonic() + 10
+        while exporter.error is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert "No space left on device" in caplog.text
 
 
 def test_a_field_that_is_whole_has_all_its_parts(tmp_path: Path) -> None:

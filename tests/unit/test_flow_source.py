@@ -130,6 +130,31 @@ def test_losses_are_told_once_a_second_and_added_up(monkeypatch: pytest.MonkeyPa
     assert numbers(later) == [60]
 
 
+@pytest.mark.parametrize(("end", "lost"), [(40, [10, 10]), (35, [10, 10]), (25, [10, 5])])
+def test_a_reader_that_ends_is_told_of_all_that_it_has_missed(end: int, lost: list[int]) -> None:
+    source = ring(0, capacity=10)
+    cursor = source.cursor(0, end=end)
+    found: list[Seen] = []
+    for start in range(0, 40, 20):
+        source.add(*(flow(number) for number in range(start, start + 20)))
+        found += cursor.take()
+    assert cursor.over
+    assert [item.num_events_lost for item in found if isinstance(item, LostEvent)] == lost
+    assert len(numbers(found)) + sum(lost) == end
+
+
+def test_a_reader_is_told_what_it_has_missed_when_it_is_ended() -> None:
+    source = ring(0, capacity=10)
+    cursor = source.follow()
+    for start in range(0, 40, 20):
+        source.add(*(flow(number) for number in range(start, start + 20)))
+        cursor.take()
+    cursor.end_at(40)
+    (lost,) = cursor.drain()
+    assert isinstance(lost, LostEvent)
+    assert lost.num_events_lost == 10
+
+
 def test_losses_in_the_ring_are_told_whatever_is_asked_and_do_not_count() -> None:
     source = FlowRing(10)
     lost = LostEvent(LostEventSource.PERF_EVENT_RING_BUFFER, 7, 1, START, START)
