@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 from attrs import frozen
 
 from k8sdatapath.errors import ManifestError
-from k8sdatapath.hubble.metric_labels import MetricOptions
+from k8sdatapath.hubble.metrics import FlowMetrics
 from k8sdatapath.kube.egress import EgressRule
 from k8sdatapath.model import IPAddress, IPNetwork, Masquerade, Protocol, Selection, address, network, port
 from k8sdatapath.model.address import shown
@@ -168,8 +168,7 @@ def each(convert: Callable[[Any], T]) -> Callable[[Any], tuple[T, ...]]:
 def metrics(value: Any) -> tuple[str, ...]:
     """Metrics of flows, as Hubble's configuration writes them: a list, or one text with spaces between."""
     found = tuple(value.split()) if isinstance(value, str) else texts(value)
-    for given in found:
-        MetricOptions.parse(given)
+    FlowMetrics(found)  # which says what cannot be
     return found
 
 

@@ -20,7 +20,7 @@ METRICS: dict[str, frozenset[str]] = {
     "drop": frozenset(),
     "flow": frozenset(),
     "flows-to-world": frozenset(["any-drop", "port", "syn-only"]),
-    "httpV2": frozenset(),
+    "httpV2": frozenset(["exemplars"]),  # of traces, which no flow of ours has
     "icmp": frozenset(),
     "policy": frozenset(),
     "port-distribution": frozenset(),
@@ -133,7 +133,7 @@ class MetricOptions:
             else:
                 if key != "labelsContext":
                     raise ModelError(f"{name}: there is no option {shown(key)}")
-                labels = _known(value.split(","), _label_names(), f"{name}: {key}")
+                labels = _known([*dict.fromkeys(value.split(","))], _label_names(), f"{name}: {key}")
         return cls(name, source, destination, labels, frozenset(flags))
 
     @property

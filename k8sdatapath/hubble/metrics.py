@@ -10,12 +10,13 @@ import logging
 import threading
 import time
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeAlias
 
 from attrs import define, evolve, field, frozen
 
-from k8sdatapath.errors import DatapathError
+from k8sdatapath.errors import DatapathError, ModelError
 from k8sdatapath.flow_source import FlowSource, Seen
 from k8sdatapath.hubble.metric_labels import MetricOptions, to_world
 from k8sdatapath.model.flow import (
@@ -92,11 +93,14 @@ class Family:
 class FlowMetrics:
     """Counts flows: ``FlowMetrics(["drop", "flow:labelsContext=source_namespace"])``.
 
-    :raises ModelError: a metric, an option or a label that there is not.
+    :raises ModelError: a metric, an option or a label that there is not, or a metric twice.
     """
 
     def __init__(self, metrics: Iterable[str | MetricOptions]) -> None:
         options = [MetricOptions.parse(each) if isinstance(each, str) else each for each in metrics]
+        twice = [name for name, count in Counter(each.name for each in options).items() if count > 1]
+        if twice:
+            raise ModelError(f"{twice[0]}: a metric has one set of labels, and is given once")
         self._lock = threading.Lock()
         self._lost = Family("hubble_lost_events", "Events that were lost, by where.", ("source",))
         self._counted: list[tuple[_Kind, MetricOptions, Family]] = []

@@ -218,6 +218,19 @@ def test_what_there_is_not_is_said(text: str, wrong: str) -> None:
         FlowMetrics([text])
 
 
+def test_what_prometheus_would_refuse_is_refused() -> None:
+    with pytest.raises(ModelError, match="tcp: a metric has one set of labels"):
+        FlowMetrics(["tcp", "flow", "tcp:sourceContext=pod"])
+    twice = FlowMetrics(["drop:labelsContext=source_ip,source_app,source_ip"])
+    assert twice.families()[1].labels == ("reason", "protocol", "source_ip", "source_app")
+
+
+def test_the_example_of_ciliums_documentation_is_taken() -> None:
+    labels = "source_ip,source_namespace,source_workload,destination_ip,traffic_direction"
+    found = FlowMetrics(["dns", "drop", f"httpV2:exemplars=true;labelsContext={labels}"])
+    assert found.families()[-1].labels == ("method", "reporter", *labels.split(","))
+
+
 def test_losses_are_counted_by_where_they_were() -> None:
     found = FlowMetrics([])
     for count in (3, 4):
