@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from html import escape
 
 from attrs import frozen
 
+from k8sdatapath.markup import escaped
 from k8sdatapath.model.flow import Flow, LostEvent, Verdict
 
-__all__ = ["Chart", "latencies", "verdicts"]
+__all__ = ["Chart", "latencies", "moment", "verdicts"]
 
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM = 720, 200, 56, 24
 _COLOURS = {
@@ -38,6 +38,14 @@ class Chart:
         return self.svg
 
 
+def moment(nanoseconds: int, form: str = "%H:%M:%S") -> str:
+    """A point in time, or that no calendar has it."""
+    try:
+        return f"{datetime.fromtimestamp(nanoseconds / _SECOND, UTC):{form}}"
+    except (OverflowError, ValueError, OSError):
+        return "N/A"
+
+
 def verdicts(items: Iterable[Flow | LostEvent], *, bars: int = 60) -> Chart:
     """How many flows had which verdict, over time."""
     flows = [each for each in items if isinstance(each, Flow)]
@@ -49,7 +57,7 @@ def verdicts(items: Iterable[Flow | LostEvent], *, bars: int = 60) -> Chart:
         counts[(each.time - first) * bars // span][Verdict(each.verdict).name if known else "?"] += 1
 
     def when(bar: int) -> str:
-        return f"{datetime.fromtimestamp((first + span * bar // bars) / _SECOND, UTC):%H:%M:%S}"
+        return moment(first + span * bar // bars)
 
     return Chart(_bars("flows by verdict", counts, [when(0), when(bars // 2), when(bars)]))
 
@@ -107,7 +115,7 @@ def _bars(title: str, counts: Sequence[Counter[str]], under: Sequence[str], *, l
     parts.append(_text(8, 15, title) + _text(_LEFT - 6, 38, f"{greatest:,}", "end"))
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" width="{_WIDTH}" '
-        f'height="{_HEIGHT}" role="img" aria-label="{escape(title)}">'
+        f'height="{_HEIGHT}" role="img" aria-label="{escaped(title)}">'
         "<style>text{font:11px system-ui,sans-serif;fill:#1b1e23}</style>"
         f'<rect width="100%" height="100%" fill="#f7f8fa"/>{"".join(parts)}</svg>'
     )
@@ -117,4 +125,4 @@ _SIDES = ("start", "middle", "end")
 
 
 def _text(x: float, y: float, text: str, side: str = "start") -> str:
-    return f'<text x="{x:g}" y="{y:g}" text-anchor="{side}">{escape(text)}</text>'
+    return f'<text x="{x:g}" y="{y:g}" text-anchor="{side}">{escaped(text)}</text>'

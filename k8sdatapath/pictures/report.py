@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import UTC, datetime
-from html import escape
 
-from k8sdatapath.markup import table
+from k8sdatapath.markup import escaped, table
 from k8sdatapath.model.flow import Flow, LostEvent
-from k8sdatapath.pictures.charts import latencies, verdicts
+from k8sdatapath.pictures.charts import latencies, moment, verdicts
 from k8sdatapath.pictures.service_map import ServiceMap
 from k8sdatapath.pictures.tally import Link, Tally
 
@@ -31,8 +29,7 @@ def report(items: Iterable[Flow | LostEvent], *, title: str = "Flows") -> str:
     tally = Tally(items)
     span = ""
     if tally.flows:
-        ends = (datetime.fromtimestamp(each / 10**9, UTC) for each in (tally.first, tally.last))
-        span = " to ".join(f"{each:%Y-%m-%d %H:%M:%S} UTC" for each in ends)
+        span = " to ".join(moment(each, "%Y-%m-%d %H:%M:%S UTC") for each in (tally.first, tally.last))
     numbers = {
         "flows": tally.flows,
         "dropped": tally.drops.total(),
@@ -45,8 +42,8 @@ def report(items: Iterable[Flow | LostEvent], *, title: str = "Flows") -> str:
     return (
         '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{_ALLOWED}">'
-        f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body>"
-        f'<h1>{escape(title)}</h1><p>{span}</p><div class="numbers">{shown}</div>'
+        f"<title>{escaped(title)}</title><style>{_STYLE}</style></head><body>"
+        f'<h1>{escaped(title)}</h1><p>{span}</p><div class="numbers">{shown}</div>'
         f'<h2>Who talks to whom</h2><div class="map">{ServiceMap(tally).to_svg()}</div>'
         f"<h2>What became of it</h2>{verdicts(items).svg}"
         f"{table('Dropped', ('from', 'to', 'reason', 'flows'), denied)}"

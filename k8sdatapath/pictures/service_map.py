@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
-from html import escape
 
 from attrs import frozen
 
+from k8sdatapath.markup import escaped
 from k8sdatapath.model.flow import Flow, LostEvent
 from k8sdatapath.pictures.tally import Link, Party, Tally
 
@@ -19,6 +19,8 @@ _GAP_X, _GAP_Y = 110, 16
 _MARGIN = 24
 _TALLEST = 16
 """Boxes above each other; a longer column goes on beside itself."""
+_RANKS = 8
+"""Columns before that: where everybody asks everybody, there would be one for each."""
 _LETTERS = 25
 _SWEEPS = 6
 _COLOURS = ("#4269d0", "#efb118", "#3ca951", "#a463f2", "#ff725c", "#6cc5b0", "#ff8ab7", "#9c6b4e", "#97bbf5")
@@ -162,21 +164,22 @@ def _columns(links: Mapping[tuple[Party, Party], Link]) -> list[list[Party]]:
     for party in reversed(finished):
         for other in forward[party]:
             rank[other] = max(rank[other], rank[party] + 1)
-    columns: list[list[Party]] = [[] for _ in range(max(rank.values(), default=-1) + 1)]
+    ranks = max(rank.values(), default=-1) + 1
+    columns: list[list[Party]] = [[] for _ in range(min(ranks, _RANKS))]
     for party in parties:
-        columns[rank[party]].append(party)
+        columns[rank[party] * len(columns) // ranks].append(party)
     return columns
 
 
 def _box(box: Box, colour: str, asked: int) -> str:
     name, namespace = _short(box.party.name), _short(box.party.namespace)
     x, y = box.x, box.y
-    below = f'<text class="s" x="{x + 14:g}" y="{y + 36:g}">{escape(namespace)}</text>'
+    below = f'<text class="s" x="{x + 14:g}" y="{y + 36:g}">{escaped(namespace)}</text>'
     count = f'<text class="s" x="{x + _WIDTH - 8:g}" y="{y + 36:g}" text-anchor="end">{asked:,}</text>'
     return (
-        f'<g><title>{escape(str(box.party))}</title><rect class="b" x="{x:g}" y="{y:g}" width="{_WIDTH}" '
+        f'<g><title>{escaped(str(box.party))}</title><rect class="b" x="{x:g}" y="{y:g}" width="{_WIDTH}" '
         f'height="{_HEIGHT}" rx="6"/><rect x="{x:g}" y="{y:g}" width="5" height="{_HEIGHT}" rx="2" '
-        f'fill="{colour}"/><text x="{x + 14:g}" y="{y + 19:g}">{escape(name)}</text>{below}{count}</g>'
+        f'fill="{colour}"/><text x="{x + 14:g}" y="{y + 19:g}">{escaped(name)}</text>{below}{count}</g>'
     )
 
 
@@ -192,7 +195,7 @@ def _edge(one: Box, other: Box, link: Link) -> str:
         wide = min(1 + math.log10(count), 6)
         found.append(
             f'<path class="{kind}" d="{_curve(one, other, shift)}" stroke-width="{wide:.1f}">'
-            f"<title>{escape(title)}</title></path>"
+            f"<title>{escaped(title)}</title></path>"
         )
     return "".join(found)
 

@@ -101,6 +101,13 @@ def test_hundreds_of_pods_are_readable_and_always_drawn_the_same() -> None:
     assert drawn._repr_svg_() == svg
 
 
+def test_where_everybody_asks_everybody_it_is_no_line() -> None:
+    flows = [flow(pod(f"app-{one}"), pod(f"app-{other}")) for one in range(48) for other in range(48)]
+    width, height = ServiceMap(flows).size
+    assert width < 2500
+    assert height > 200
+
+
 def test_of_too_many_the_least_busy_are_one() -> None:
     busy = [flow(pod("web"), pod("api"))] * 10
     rest = [flow(pod(f"job-{number}", 0, "batch"), pod("api")) for number in range(500)]
@@ -153,6 +160,15 @@ def test_a_report_is_one_page_in_which_nothing_runs_and_nothing_is_fetched() -> 
     assert "<b>7</b>events lost" in page
     assert "POLICY_DENIED" in page
     ET.fromstring(re.sub(r"<meta[^>]*>", "", page.removeprefix("<!DOCTYPE html>")))
+
+
+@pytest.mark.parametrize("when", [-(10**20), 0, 253_402_300_800 * SECOND], ids=["before", "none", "10000"])
+def test_what_flows_say_cannot_break_a_page(when: int) -> None:
+    strange = evolve(flow(pod("\0\x1b[31m"), pod("\ud800")), time=when)
+    page = report([strange])
+    ET.fromstring(re.sub(r"<meta[^>]*>", "", page.removeprefix("<!DOCTYPE html>")))
+    assert "\ufffd[31m" in page
+    page.encode()
 
 
 @pytest.fixture
