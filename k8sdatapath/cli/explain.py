@@ -13,12 +13,20 @@ from k8sdatapath.cli.output import Output, OutputOption, show_value
 from k8sdatapath.cli.policy import HeaderOption, RequestOption
 from k8sdatapath.cli.services import DEFAULT_PINS, PinsOption
 from k8sdatapath.datapath.explanation import Explanation, Place
+from k8sdatapath.errors import ModelError
 from k8sdatapath.model import Protocol, network
+from k8sdatapath.model.address import shown
 from k8sdatapath.model.frontend import to_protocol
 from k8sdatapath.net.netns import NetNs
 from k8sdatapath.pins import PinDir
 
 __all__ = ["explain"]
+
+
+def _family(text: str) -> int:
+    if text not in ("4", "6"):
+        raise ModelError(f"{shown(text)} is neither 4 nor 6")
+    return int(text)
 
 
 def explain(
@@ -56,7 +64,9 @@ def explain(
     ] = None,
     request: RequestOption = "",
     header: HeaderOption = None,
-    family: Annotated[int, typer.Option(min=4, max=6, help="4 or 6, of names that have both.")] = 4,
+    family: Annotated[
+        int, typer.Option(parser=_family, metavar="4|6", help="Of names that have addresses of both.")
+    ] = 4,
     pins: PinsOption = DEFAULT_PINS,
     output: OutputOption = Output.TABLE,
 ) -> None:

@@ -49,6 +49,8 @@ DEFAULT_SERVER = "localhost:4245"
 _LAST = 20
 _WRONG = (NodeState.NODE_ERROR, NodeState.NODE_UNAVAILABLE)
 _SECOND = 10**9
+_LONGEST = 2000 * 366 * 86400
+"""Seconds before now: what is further back has no place in the protocol."""
 _UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:h|ms|m|s|us|µs|ns))+", re.ASCII | re.IGNORECASE)
 
@@ -331,7 +333,10 @@ def moment(text: str) -> int:
     """Nanoseconds since 1970, of a time or of a duration before now."""
     if _DURATION.fullmatch(text):
         pieces = re.findall(r"([\d.]+)([a-zµ]+)", text.lower())
-        return time.time_ns() - int(sum(float(count) * _UNITS[unit] for count, unit in pieces) * _SECOND)
+        seconds = sum(float(count) * _UNITS[unit] for count, unit in pieces)
+        if seconds > _LONGEST:
+            raise argparse.ArgumentTypeError(f"{shown(text)} is longer than there has been time")
+        return time.time_ns() - int(seconds * _SECOND)
     try:
         return timestamp(text)
     except ModelError:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 from k8sdatapath.errors import ModelError
 from k8sdatapath.model.flow_filter import FlowFilter
-from k8sdatapath.model.message import parts
+from k8sdatapath.model.message import Message, parts
 
-__all__ = ["MAX_EXPRESSIONS", "MAX_IN_ALL", "MAX_TEXT_IN_ALL", "check_size"]
+__all__ = ["MAX_EXPRESSIONS", "MAX_IN_ALL", "MAX_TEXT_IN_ALL", "check_size", "texts"]
 
 MAX_IN_ALL = 4096
 """Values of all fields of all filters of a list."""
@@ -22,6 +23,15 @@ _LONG = 1 << 13
 _EXPRESSIONS = ("http_path", "http_url", "dns_query")
 
 
+def texts(values: Iterable[Any]) -> Iterator[str]:
+    """All text in the values of a field, which may have fields of their own."""
+    for value in values:
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, Message):
+            yield from texts(getattr(value, each.attribute) for each in parts(type(value)))
+
+
 def check_size(what: str, filters: Iterable[FlowFilter]) -> None:
     """See that it does not take for ever to hold a flow against a list.
 
@@ -33,7 +43,7 @@ def check_size(what: str, filters: Iterable[FlowFilter]) -> None:
             if each.many:
                 field = getattr(given, each.attribute)
                 values += len(field)
-                text += sum(min(len(value), _LONG) for value in field if isinstance(value, str))
+                text += sum(min(len(value), _LONG) for value in texts(field))
                 expressions += len(field) if each.attribute in _EXPRESSIONS else 0
     for count, most, of in (
         (values, MAX_IN_ALL, "values"),

@@ -30,7 +30,7 @@ from k8sdatapath.model.flow import (
     WorkloadRef,
 )
 from k8sdatapath.model.flow_filter import EventTypeFilter, FlowFilter
-from k8sdatapath.model.flow_limits import check_size
+from k8sdatapath.model.flow_limits import check_size, texts
 from k8sdatapath.model.flow_patterns import addresses, expressions, globs, named
 from k8sdatapath.model.flow_selectors import label_selector
 from k8sdatapath.model.message import parts
@@ -90,7 +90,7 @@ def _all(where: str, given: FlowFilter) -> Matcher:
             continue
         if len(values) > MAX_VALUES:
             raise ModelError(f"{where}.{each.name}: {len(values)} values are more than {MAX_VALUES}")
-        long = next((len(text) for text in values if isinstance(text, str) and len(text) > MAX_TEXT), 0)
+        long = next((len(text) for text in texts(values) if len(text) > MAX_TEXT), 0)
         if long:
             raise ModelError(f"{where}.{each.name}: a text of {long} characters, more than {MAX_TEXT}")
         try:

@@ -246,6 +246,8 @@ def _decode_one(each: Part, given: Any) -> Any:
 def _checked(value: Any, kind: type[Any]) -> Any:
     if type(value) is not kind:
         raise ModelError(f"{shown(value)} is not a {kind.__name__}")
+    if kind is str and not value.isascii():
+        value.encode()  # which half a character cannot be
     return _bounded(value, 32) if kind is int else value
 
 

@@ -214,6 +214,7 @@ def test_flags_stand_for_the_filters_that_hubble_makes_of_them(flags: str) -> No
         ("--allowlist {", "argument --allowlist"),
         ("""--denylist '{"verdicts":[]}'""", "a filter has no field 'verdicts'"),
         ("--since yesterday", "'yesterday' is neither a duration"),
+        (f"--since {'9' * 400}h", "is longer than there has been time"),
         ("--last -1", "expected one argument"),
         ("--last=-1", "'-1' is not a whole number, 0 or more"),
         ("--last 99999999999999999999", "that cannot be asked for: "),

@@ -135,6 +135,11 @@ def test_there_is_a_limit_of_filters() -> None:
     [
         ({"source_pod": ["a"] * 1000}, 5, "5000 values in all are more than 4096"),
         ({"source_label": ["a," * 2000 + "a"]}, 17, "68017 characters in all are more than 65536"),
+        (
+            {"http_header": [{"key": "k", "value": "a" * 4000}]},
+            17,
+            "68017 characters in all are more than 65536",
+        ),
         ({"http_path": ["a"] * 20, "http_url": ["b"]}, 4, "84 regular expressions in all are more than 64"),
     ],
 )

@@ -100,6 +100,7 @@ def test_a_line_is_read_as_it_was_written(response: Flow | LostEvent) -> None:
         ('{"source": {"labels": "x"}}', "is not a list"),
         ('{"socket_cookie": "-x"}', "socket_cookie of a Flow"),
         ('{"socket_cookie": "99999999999999999999"}', "does not fit into 64 bits"),
+        ('{"source": {"pod_name": "\\ud800"}}', "pod_name of a Endpoint: it cannot be"),
         ('{"proxy_port": 9999999999}', "does not fit into 32 bits"),
         ("[" * 100_000, "not JSON"),
     ],
