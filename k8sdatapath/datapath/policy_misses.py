@@ -8,7 +8,7 @@ from attrs import frozen
 
 from k8sdatapath.datapath.policy_rows import Cause, in_force
 from k8sdatapath.model import IPNetwork
-from k8sdatapath.model.policy import Action, Block, NetworkPeer, Policy, PortMatch, Toward, attributes
+from k8sdatapath.model.policy import Action, Block, NetworkPeer, Policy, PortMatch, Tier, Toward, attributes
 from k8sdatapath.model.workload import NamedPort, Party
 
 __all__ = ["Miss", "misses"]
@@ -37,7 +37,9 @@ def misses(
     port: int,
     named: tuple[NamedPort, ...],
 ) -> list[Miss]:
-    """The rules that allow something else, the nearest first.
+    """The rules that allow something else where default denies, the nearest first.
+
+    Those of the tier Baseline are asked only where it does not.
 
     :param named: the ports of the destination that have names.
     """
@@ -45,7 +47,7 @@ def misses(
     selecting = [each for each in policies if each.subject.matches(subject.labels)]
     counting = in_force(selecting, toward)
     for policy in selecting:
-        for rule in policy.rules:
+        for rule in policy.rules if policy.tier is not Tier.BASELINE else ():
             if rule.toward is toward and rule.action is Action.ALLOW:
                 lacks = list(_peer(rule.peers, peer))
                 if not any(_is_port(each, protocol, port, named) for each in rule.ports):

@@ -38,6 +38,7 @@ from k8sdatapath.model.workload import Party, Workload
 __all__ = ["ICMP", "Decision", "PolicySet", "Verdict", "Why"]
 
 ICMP = {"ICMP": 1, "ICMPV6": 58}
+_PROTOCOLS = (*Protocol.__members__, "ICMP", "ICMPv6")
 
 
 @frozen
@@ -322,4 +323,7 @@ def _protocol(value: Any) -> int:
         return ICMP[value.upper()]
     if type(value) is int and 0 < value < 256:
         return value
-    return member(Protocol, value, "protocol")
+    try:
+        return member(Protocol, value, "protocol")
+    except ModelError:
+        raise ModelError(f"{shown(value)} is not a protocol ({', '.join(_PROTOCOLS)})") from None

@@ -254,6 +254,10 @@ CILIUM = [
         "spec.ingress[0].toPorts[0].ports[0].port: 99999 is not a port (1 to 65535)",
     ),
     (
+        rule(toPorts=[{"ports": [{"port": "010"}]}]),  # 8, to Cilium
+        "spec.ingress[0].toPorts[0].ports[0].port: '010' begins with 0: write 10",
+    ),
+    (
         rule(toPorts=[{"ports": [{"port": "9" * 5000}]}]),
         "spec.ingress[0].toPorts[0].ports[0].port: '9999999999",
     ),

@@ -98,6 +98,21 @@ def test_the_nearest_miss_comes_first(world):
     assert world.why("shop/web", "shop/db", 5432).nearest == ()
 
 
+def test_what_is_asked_only_where_nothing_isolates_is_no_miss(files):
+    (files / "base.yaml").write_text("""
+apiVersion: policy.networking.k8s.io/v1alpha2
+kind: ClusterNetworkPolicy
+metadata: {name: base}
+spec:
+  tier: Baseline
+  priority: 1
+  subject: {namespaces: {}}
+  ingress: [{action: Accept, from: [{pods: {podSelector: {matchLabels: {app: mail}}}}]}]
+""")
+    nearest = PolicyWorld.read(files).why("shop/cart", "shop/db", 80).nearest
+    assert [each.cause.policy for each in nearest] == ["NetworkPolicy shop/db"]
+
+
 def test_a_table_for_snapshots(world):
     assert str(world.matrix(5432)) == (
         "           0 1 2\nshop/cart  X . X  0\nshop/db    X X X  1\nshop/web   X X X  2"
@@ -109,6 +124,8 @@ def test_what_cannot_be_is_an_error(tmp_path):
     with pytest.raises(ModelError, match="no manifests are there"):
         PolicyWorld.read(tmp_path)
     (tmp_path / "all.yaml").write_text(MANIFESTS)
+    with pytest.raises(ModelError, match=r"'quic' is not a protocol \(TCP, UDP, SCTP, ICMP, ICMPv6\)"):
+        PolicyWorld.read(tmp_path).verdict("shop/web", "shop/db", 443, "quic")
     (tmp_path / "all.yaml").write_text(MANIFESTS.replace("port: sql", "port: 99999"))
     with pytest.raises(ManifestError, match="99999 is not a port"):
         PolicyWorld.read(tmp_path)

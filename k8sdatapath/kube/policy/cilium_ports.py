@@ -7,7 +7,7 @@ from typing import Any
 
 from attrs import frozen
 
-from k8sdatapath.errors import near_misses
+from k8sdatapath.errors import ModelError, near_misses
 from k8sdatapath.kube.fields import Field
 from k8sdatapath.kube.policy.around import Around
 from k8sdatapath.kube.policy.cilium_dns import dns_rules
@@ -141,7 +141,9 @@ def _port(field: Field, asks: str) -> Iterator[PortMatch]:
 
 
 def _number(text: str) -> int:
-    """0 stands for all ports."""
+    """0 stands for all ports. What begins with another 0 is an octal number to Cilium."""
+    if len(text) > 1 and text[0] == "0":
+        raise ModelError(f"{shown(text)} begins with 0: write {text.lstrip('0') or 0}")
     value = int(text) if text.isascii() and len(text) < 6 else text
     return 0 if value == 0 else port(value)  # type: ignore[arg-type]
 
