@@ -422,6 +422,17 @@ def test_other_kinds_of_network_policies_are_refused_rather_than_passed_over(ver
 
 
 CLUSTER = {"tier": "Baseline", "priority": 1, "subject": {"namespaces": {}}}
+
+
+def test_the_name_of_a_rule_is_shown_as_one_that_can_be_printed():
+    for name, said in (("no metadata", "(no metadata)"), ("a\ud800\x1b[31m", r"('a\ud800\x1b[31m')")):
+        rules = [{"name": name, "action": "Deny", "from": [{"namespaces": {}}]}]
+        document = {"apiVersion": "policy.networking.k8s.io/v1alpha2", "kind": "ClusterNetworkPolicy"}
+        document |= {"metadata": {"name": "p"}, "spec": CLUSTER | {"ingress": rules}}
+        [policy] = parse_policies(json.dumps(document), "p.json")
+        assert policy.rules[0].name == f"spec.ingress[0] {said}"
+
+
 KINDS = [
     ("networking.k8s.io/v1", "NetworkPolicy", {"podSelector": {}}),
     ("cilium.io/v2", "CiliumNetworkPolicy", rule()),

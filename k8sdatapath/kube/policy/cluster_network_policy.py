@@ -94,6 +94,7 @@ def _rule(field: Field, toward: Toward, around: Around) -> Rule:
     name = field["name"].text("")
     if len(name) > 100:
         field["name"].refuse("more than 100 characters")
+    name = name if name.isprintable() else shown(name)  # it is going to be in tables and logs
     given = _few(field[side].given(), 1)
     peers = [peer for each in given for peer in _peers(each, toward, action, around)]
     protocols = field["protocols"]
