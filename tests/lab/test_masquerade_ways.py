@@ -131,6 +131,28 @@ def test_the_mtu_of_the_way_is_found(way: Way, family: int) -> None:
         assert far.recvfrom(2000)[0] == fits
 
 
+def test_a_datagram_in_fragments_is_cut_as_the_way_asks(way: Way) -> None:
+    """Of IPv6, where nobody on the way does it: the router's error quotes a fragment."""
+    unheard_of = "2001:db8:77::3"  # nobody knows yet what fits there
+    way.ip(way.router, f"-n {way.far.name} address add {unheard_of}/64 dev eth0 nodad")
+    with (
+        way.far.call(socket.socket, socket.AF_INET6, socket.SOCK_DGRAM) as far,
+        way.pod.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock,
+    ):
+        far.setblocking(False)
+        far.bind((unheard_of, 0))
+        sock.connect(far.getsockname()[:2])
+        data, deadline = random.Random(6).randbytes(4000), time.monotonic() + 10
+        received = b""
+        while not received:
+            assert time.monotonic() < deadline
+            with suppress(OSError):  # of the packet before, or nothing has come
+                sock.send(data)
+                time.sleep(0.05)
+                received = far.recv(5000)
+        assert received == data
+
+
 def known_mtu(sock: socket.socket, family: int) -> int:
     return sock.getsockopt(LEVEL[family], MTU[family])
 

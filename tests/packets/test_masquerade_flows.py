@@ -188,6 +188,30 @@ def test_an_error_about_a_flow_that_is_not_answered_finds_its_pod(uplink: Uplink
     assert (str(told.src), str(told.dst)) == ("203.0.113.9", PODS[0])
 
 
+EXTENSIONS = {"no extension": [], "one": [(0, bytes(6))], "two": [(0, bytes(6)), (60, bytes(14))]}
+
+
+@pytest.mark.parametrize("extensions", EXTENSIONS.values(), ids=EXTENSIONS)
+@pytest.mark.parametrize("size", [1000, 2000], ids=["whole", "in fragments"])
+def test_an_error_finds_the_ports_behind_the_extension_headers_of_what_it_quotes(
+    uplink: Uplink, extensions: list[tuple[int, bytes]], size: int
+) -> None:
+    """A pod whose datagrams travel in fragments learns so that these are too big for the way."""
+    world, router = "2001:db8:ff::7", "2001:db8:ff::1"
+
+    def sent_by(source: str) -> list[bytes]:
+        frame = udp(source, world, 40000, 80, bytes(size), extensions=extensions, checksum=0x1234)
+        return fragment(frame, 1200) if size > 1200 else [frame]
+
+    uplink.passed(udp(PODS6[0], world, 40000, 80))
+    (first, *later), (seen_by_pod, *_) = sent_by(SOURCES[6]), sent_by(PODS6[0])
+    told = uplink.answer(icmp_error(router, SOURCES[6], first, (2, 0), 1100))
+    assert (str(told.src), str(told.dst), told.checksums_ok) == (router, PODS6[0], True)
+    assert told.payload == seen_by_pod[14:][: len(told.payload)]
+    for each in later:  # nobody knows its ports
+        assert str(uplink.answer(icmp_error(router, SOURCES[6], each, (2, 0), 1100)).dst) == SOURCES[6]
+
+
 def test_the_half_of_the_answers_comes_back_within_a_second_when_it_was_lost(uplink: Uplink) -> None:
     """Both are as young as each other to the kernel, so to lose one alone is rare; and it does not last."""
     frame, back = udp(PODS[0], WORLD, 40000, 53), udp(WORLD, SOURCES[4], 53, 40000)

@@ -49,6 +49,16 @@ static __always_inline bool kd_icmp_is_error(bool ipv6, __u8 type)
 	return type == KD_ICMP_UNREACHABLE || type == KD_ICMP_TIME_EXCEEDED || type == KD_ICMP_PARAMETER_PROBLEM;
 }
 
+/* What follows the IPv6 header at `off`, and any others behind it; false: no ports do, as in a later fragment. */
+static __always_inline bool kd_icmp_skip_ext(struct __sk_buff *skb, struct kd_rest *rest)
+{
+	struct kd_pkt quoted = {};
+
+	if (!kd_is_ipv6_ext(rest->protocol))
+		return true;
+	return kd_skip_ipv6_ext(skb, &quoted, rest) == KD_CONTINUE && !quoted.later;
+}
+
 /*
  * The tuple of the packet quoted at `off`; its ports are at `*ports_off`. False: not one that has any. An echo request
  * has its number for a port (kd/echo.h), behind which stands `*sequence`.
@@ -56,6 +66,7 @@ static __always_inline bool kd_icmp_is_error(bool ipv6, __u8 type)
 static __always_inline bool kd_icmp_quoted(struct __sk_buff *skb, bool ipv6, __u32 off, struct kd_tuple *tuple,
 					   __u32 *ports_off, __be16 *sequence)
 {
+	struct kd_rest rest = {};
 	struct ipv6hdr ip6;
 	struct iphdr ip4;
 	__be16 ports[2];
@@ -66,8 +77,12 @@ static __always_inline bool kd_icmp_quoted(struct __sk_buff *skb, bool ipv6, __u
 			return false;
 		kd_addr_set_v6(&tuple->src, &ip6.saddr);
 		kd_addr_set_v6(&tuple->dst, &ip6.daddr);
-		tuple->protocol = ip6.nexthdr;
-		*ports_off = off + sizeof(ip6);
+		rest.off = off + sizeof(ip6);
+		rest.protocol = ip6.nexthdr;
+		if (!kd_icmp_skip_ext(skb, &rest))
+			return false;
+		tuple->protocol = rest.protocol;
+		*ports_off = rest.off;
 	} else {
 		if (bpf_skb_load_bytes(skb, off, &ip4, sizeof(ip4)) || ip4.version != 4 || ip4.ihl < 5 ||
 		    ip4.frag_off & bpf_htons(KD_IP_OFFSET))
