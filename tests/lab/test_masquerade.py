@@ -176,6 +176,28 @@ def test_pings_of_two_pods_are_answered_and_the_world_sees_the_node(
 
 
 @FAMILIES
+@pytest.mark.parametrize("size", [56, 4000], ids=["short", "in fragments"])
+@pytest.mark.parametrize("first", ["pod", "node"])
+def test_the_node_and_a_pod_ping_with_one_number(site: Site, family: int, size: int, first: str) -> None:
+    """Each gets its own answers, whoever was first."""
+    number = {"pod": 4343, "node": 4444}[first] + size
+    site.node.exec(["sh", "-c", "echo 0 2147483647 > /proc/sys/net/ipv4/ping_group_range"], check=True)
+    with ExitStack() as held:
+        socks = []
+        for host in (site.pod, site.node) if first == "pod" else (site.node, site.pod):
+            sock = held.enter_context(host.socket(*PING[family]))
+            sock.settimeout(5)
+            sock.bind((own(host, family), number))
+            socks.append(sock)
+        for sequence in range(6):
+            sock, payload = socks[sequence % 2], bytes([sequence]) * size
+            request = struct.pack("!BBHHH", (8, 128)[family == 6], 0, 0, 0, sequence) + payload
+            sock.sendto(request, (own(site.world, family), 0))
+            answer = sock.recv(65536)
+            assert (answer[6:8], answer[8:]) == (struct.pack("!H", sequence), payload)
+
+
+@FAMILIES
 def test_the_way_to_the_world_can_be_traced(site: Site, family: int) -> None:
     """A packet that dies on the way is told of by the node itself, and by who is behind it."""
     hops = []

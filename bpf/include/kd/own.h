@@ -7,8 +7,10 @@
  * Or a socket of the node begins to use a port that a flow of somebody else has already been given under the node's
  * address. Both would get each other's answers, so the socket's flow is given another port on the wire, which
  * its socket never sees. If the other flow is over, it is forgotten instead. TCP is looked at so when it begins.
+ * Echo requests have numbers for ports (kd/echo.h), but no sockets that others could be kept clear of: where pods leave
+ * under the node's address, they are flows from the first on.
  *
- * Segments of TCP cost one lookup, a SYN and a datagram two. Reads and writes kd_conntrack.
+ * Segments of TCP cost one lookup, a SYN and a datagram two. Reads and writes kd_conntrack; reads kd_masq_devices.
  */
 #ifndef KD_OWN_H
 #define KD_OWN_H
@@ -20,6 +22,7 @@
 #include <kd/begun.h>
 #include <kd/config.h>
 #include <kd/conntrack.h>
+#include <kd/echo.h>
 #include <kd/icmp.h>
 #include <kd/packet.h>
 #include <kd/ports.h>
@@ -27,6 +30,7 @@
 #include <kd/types.h>
 #include <kd/verdict.h>
 #include <kd/maps/conntrack.h>
+#include <kd/maps/masquerade.h>
 
 /* Whether a flow of somebody else has the answers to a new flow of the node; one that is over has no more. */
 KD_SUBPROGRAM bool kd_own_held(const struct kd_pkt *pkt)
@@ -53,12 +57,28 @@ static __always_inline int kd_own_begin(struct __sk_buff *skb, const struct kd_p
 {
 	int result;
 
-	if (!kd_own_held(pkt))
+	if (!kd_is_icmp(pkt) && !kd_own_held(pkt))
 		return KD_PASS;
 	*to = pkt->tuple;
 	result = kd_ct_create(skb, &pkt->tuple, to, 0, KD_NO_SERVICE);
 	KD_TRACE(KD_STEP_HELD, result, 0, to);
 	return result;
+}
+
+/* Whether it is an echo request of the node, out of a device where those of pods have its address. */
+KD_SUBPROGRAM bool kd_own_asks_echo(struct __sk_buff *skb, struct kd_pkt *pkt)
+{
+	__u32 ifindex = skb->ifindex;
+
+	return !skb->ingress_ifindex && bpf_map_lookup_elem(&kd_masq_devices, &ifindex) &&
+	       kd_echo_parse(skb, pkt, true);
+}
+
+static __always_inline int kd_own_become(struct __sk_buff *skb, struct kd_pkt *pkt, const struct kd_tuple *to)
+{
+	if (!kd_is_icmp(pkt))
+		return kd_become(skb, pkt, to);
+	return to->sport == pkt->tuple.sport ? KD_PASS : kd_echo_become(skb, pkt, to);
 }
 
 /*
@@ -73,8 +93,12 @@ static __always_inline int kd_translate_out(struct __sk_buff *skb, struct kd_pkt
 	struct kd_ct *ct;
 
 	KD_TRACE(KD_STEP_PACKET, pkt->tcp_flags, false, &pkt->tuple);
-	if (kd_is_icmp(pkt))
-		return kd_icmp_translate_error(skb, pkt);
+	if (kd_is_icmp(pkt)) {
+		result = kd_icmp_translate_error(skb, pkt);
+		if (!masquerade || result != KD_PASS || !kd_own_asks_echo(skb, pkt))
+			return result;
+		result = KD_CONTINUE;
+	}
 	if (pkt->later && !kd_fragment_find(pkt))
 		return KD_PASS;
 	ct = kd_ct_find(&pkt->tuple);
@@ -94,7 +118,7 @@ static __always_inline int kd_translate_out(struct __sk_buff *skb, struct kd_pkt
 		return KD_PASS;
 	else
 		result = kd_own_begin(skb, pkt, &to);
-	return result == KD_CONTINUE ? kd_become(skb, pkt, &to) : result;
+	return result == KD_CONTINUE ? kd_own_become(skb, pkt, &to) : result;
 }
 
 #endif /* KD_OWN_H */

@@ -251,6 +251,8 @@ KD_FUNCTION int kd_masq_echoed(struct __sk_buff *skb, struct kd_pkt *pkt)
 	if (!ct || !(ct->flags & KD_CT_REPLY))
 		return KD_PASS;
 	kd_flow_follow(pkt, ct, &to);
+	if (kd_addr_equal(&to.dst, &pkt->tuple.dst) && to.dport == pkt->tuple.dport) /* the node's own */
+		return KD_PASS;
 	return kd_echo_become(skb, pkt, &to);
 }
 
