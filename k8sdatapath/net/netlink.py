@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import socket
+import struct
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,6 +34,8 @@ _RT_TABLE_MAIN = 254
 _IFA_UNUSABLE = 0x08 | 0x20 | 0x40  # duplicate, deprecated, tentative
 _NUD_PERMANENT = 0x80
 _ADDR_GEN_NONE = 1
+_SIOCGIFHWADDR = 0x8927
+_ARPHRD_ETHER, _ARPHRD_LOOPBACK = 1, 772
 
 
 class Netlink(Resource):
@@ -275,6 +279,16 @@ def link_index(name: str) -> int:
         return socket.if_nametoindex(name)
     except OSError:  # without a number
         raise kernel_error(errno.ENODEV, "find device", name) from None
+
+
+def has_ethernet(name: str) -> bool:
+    """Whether packets of a device of the calling thread's namespace begin with an Ethernet header."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        try:
+            answer = fcntl.ioctl(sock, _SIOCGIFHWADDR, struct.pack("15s25x", name.encode()))
+        except OSError as error:
+            raise kernel_error(error.errno or 0, "find device", name) from None
+    return struct.unpack_from("=H", answer, 16)[0] in (_ARPHRD_ETHER, _ARPHRD_LOOPBACK)
 
 
 def set_sysctl(name: str, value: int) -> None:

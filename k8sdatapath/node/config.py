@@ -157,7 +157,7 @@ class NodeConfig:
 
     :ivar name: for messages.
     :ivar netns: the namespace of its devices; None is that of the calling thread.
-    :ivar uplinks: devices towards the rest of the world.
+    :ivar uplinks: devices towards the rest of the world, whose packets have Ethernet headers.
     :ivar cgroup: a cgroup2 directory; sockets of its processes are balanced when they connect.
     :ivar pins: where maps and links are pinned; None: the datapath ends with the process. A node owns its
         directory while it is open.

@@ -14,6 +14,7 @@ from k8sdatapath import maps, programs
 from k8sdatapath.errors import DeviceGoneError, KernelError
 from k8sdatapath.layout import u64
 from k8sdatapath.links import First, KernelLink, Link
+from k8sdatapath.net.netlink import has_ethernet
 from k8sdatapath.net.netns import NetNs
 from k8sdatapath.objects import Object
 from k8sdatapath.pins import PinDir
@@ -68,7 +69,14 @@ class TcHook(Hook):
     direction: Direction
 
     def attach(self, objects: Mapping[str, Object], netns: NetNs | None) -> Link:
-        """Put its program there."""
+        """Put its program there.
+
+        :raises KernelError: what programs take for an Ethernet header would be something else.
+        """
+        if not in_netns(netns, lambda: has_ethernet(self.place)):
+            raise KernelError(
+                "attach to", self.place, errno.EOPNOTSUPP, "its packets have no Ethernet header to be read"
+            )
         program = objects[self.loaded].program(self.entry, programs.TC)
         return program.attach(self.place, self.direction, netns=netns)
 

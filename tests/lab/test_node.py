@@ -19,7 +19,7 @@ from k8sdatapath.errors import (
     PinsBusyError,
 )
 from k8sdatapath.lab import Lab
-from k8sdatapath.model import Service
+from k8sdatapath.model import Masquerade, Service
 from k8sdatapath.net.cgroup import Cgroup
 from k8sdatapath.node import Capacity, Node, NodeConfig
 from k8sdatapath.pins import PinDir
@@ -168,3 +168,13 @@ def test_what_is_not_asked_for_any_more_stays_until_all_else_is_done(config: Nod
         assert "from_uplink-eth0" in config.pins.links
         node.prune()
         assert "from_uplink-eth0" not in config.pins.links
+
+
+def test_a_device_whose_packets_have_no_ethernet_header_is_refused(config: NodeConfig, lab: Lab) -> None:
+    """Its packets would be taken for damaged ones, and dropped: all of them."""
+    lab.node.exec(["ip", "tuntap", "add", "tun0", "mode", "tun"], check=True)
+    for wanted in {"uplinks": "tun0"}, {"masquerade": Masquerade(devices="tun0")}:
+        with pytest.raises(KernelError, match=r"tun0.*no Ethernet header"):
+            Node.open(evolve(config, **wanted))
+    assert config.pins is not None
+    assert not config.pins.links
