@@ -244,11 +244,13 @@ def _hinted(hints: Field) -> frozenset[str]:
 
 
 def _node(root: Field, namespace: str, name: str, ignored: Counter[str]) -> KubeNode:
-    """Addresses of other types are names."""
+    """Addresses of other types are names. Internal ones come first: nodes are to meet each other there."""
+    listed = root["status"]["addresses"].items()
     addresses = dict.fromkeys(
         _usable_address(each["address"])
-        for each in root["status"]["addresses"].items()
-        if each["type"].text() in ("InternalIP", "ExternalIP")
+        for wanted in ("InternalIP", "ExternalIP")
+        for each in listed
+        if each["type"].text() == wanted
     )
     spec = root["spec"]
     fields = spec["podCIDRs"].items() or [spec["podCIDR"]]

@@ -20,7 +20,8 @@ from attrs import frozen
 from k8sdatapath.kube.fields import Field
 from k8sdatapath.kube.objects import KubePod
 from k8sdatapath.kube.policy.reading import known, kube_key, label_selector
-from k8sdatapath.model import IPAddress, IPNetwork, address, network
+from k8sdatapath.model import IPAddress, IPNetwork, network
+from k8sdatapath.model.masquerade import egress_address
 from k8sdatapath.model.policy import EVERYBODY, Selector
 
 __all__ = ["EgressRule", "egress_of"]
@@ -47,7 +48,7 @@ class EgressRule:
         :raises ManifestError: what cannot be or is not understood, and where it stands.
         """
         rule = known(Field(value), ("addresses", "namespaces", "podSelector", "nodes"))
-        addresses = tuple(each.made(address) for each in rule["addresses"].given().items())
+        addresses = tuple(each.made(egress_address) for each in rule["addresses"].given().items())
         if not addresses or len({each.version for each in addresses}) < len(addresses):
             rule["addresses"].refuse("one address is needed, or one of each family")
         return cls(

@@ -131,7 +131,7 @@ class KubeNode:
     zone: str = ""
     """Its label ``topology.kubernetes.io/zone``."""
     addresses: tuple[IPAddress, ...] = ()
-    """Its internal and external addresses, in the order of its status."""
+    """Its internal addresses, and its external ones after them."""
     pod_networks: tuple[IPNetwork, ...] = ()
     """Where its pods have their addresses, if it says so."""
     where: str = field(default="", eq=False)  # file and document, for errors

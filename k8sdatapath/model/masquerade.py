@@ -8,11 +8,11 @@ from typing import Any
 from attrs import field, frozen
 
 from k8sdatapath.errors import ModelError
-from k8sdatapath.model.address import IPAddress, IPNetwork, network, port, shown
+from k8sdatapath.model.address import IPAddress, IPNetwork, is_special, network, port, shown
 from k8sdatapath.model.address import address as to_address
 from k8sdatapath.model.frontend import Protocol, to_protocol
 
-__all__ = ["HELPED", "Masquerade", "to_ports"]
+__all__ = ["HELPED", "Masquerade", "egress_address", "to_ports"]
 
 
 def _names(devices: str | Iterable[str]) -> tuple[str, ...]:
@@ -31,10 +31,21 @@ def _mapping(name: str, given: Mapping[Any, Any], what: str) -> Mapping[Any, Any
     return given
 
 
+def egress_address(value: Any) -> IPAddress:
+    """Make an address that packets to the world may leave under.
+
+    :raises ModelError: it is none, or nobody in the world could answer it.
+    """
+    found = to_address(value)
+    if is_special(found):
+        raise ModelError(f"nothing leaves as {found}: who would be answered?")
+    return found
+
+
 def _sources(given: Mapping[str, Any]) -> dict[str, tuple[IPAddress, ...]]:
     found = {}
     for device, values in _mapping("sources", given, "devices to addresses").items():
-        addresses = tuple(to_address(each) for each in ([values] if isinstance(values, str) else values))
+        addresses = tuple(egress_address(each) for each in ([values] if isinstance(values, str) else values))
         if len({each.version for each in addresses}) < len(addresses):
             raise ModelError(
                 f"{device}: one source address of each family, not {', '.join(map(str, addresses))}"
@@ -45,7 +56,9 @@ def _sources(given: Mapping[str, Any]) -> dict[str, tuple[IPAddress, ...]]:
 
 def _egress(given: Mapping[Any, Any]) -> dict[IPNetwork, IPAddress]:
     given = _mapping("egress", given, "pods to addresses")
-    found = {network(pods): to_address(leaves_as) for pods, leaves_as in given.items()}
+    found = {network(pods): egress_address(leaves_as) for pods, leaves_as in given.items()}
+    if len(found) < len(given):
+        raise ModelError("egress names some pods twice: 10.0.0.1/24 is 10.0.0.0/24")
     for pods, leaves_as in found.items():
         if pods.version != leaves_as.version:
             raise ModelError(f"{pods} cannot leave as {leaves_as}, which is of the other family")

@@ -224,6 +224,7 @@ def test_flags_are_stronger_than_the_file(write) -> None:
         ("egress: [{addresses: [192.0.2.50, 192.0.2.51]}]", "egress: [0].addresses: one address is needed"),
         ("egress: [{namespace: x}]", "egress: [0].namespace: no such field: did you mean 'namespaces'?"),
         ("egress: [{addresses: [192.0.2.300]}]", "egress: [0].addresses[0]: "),
+        ("egress: [{addresses: [0.0.0.0]}]", "egress: [0].addresses[0]: nothing leaves as 0.0.0.0"),
         ("bpf: {masquerade: true}", "there are no uplinks that pods could leave by"),
         ("bpf: {masquerade: true}\nuplinks: eth0", "ipv4NativeRoutingCIDR: needed to masquerade"),
         ("tunnelProtocol: gre", "tunnelProtocol: 'gre' is none of vxlan, geneve"),

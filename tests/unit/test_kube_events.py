@@ -22,9 +22,9 @@ NODE: dict[str, Any] = {
     "status": {
         "addresses": [
             {"type": "Hostname", "address": "n1"},
+            {"type": "ExternalIP", "address": "203.0.113.11"},
             {"type": "InternalIP", "address": "192.0.2.11"},
             {"type": "InternalIP", "address": "2001:db8::11"},
-            {"type": "ExternalIP", "address": "203.0.113.11"},
         ]
     },
 }

@@ -39,6 +39,11 @@ def test_families_are_said_once() -> None:
         ({"egress": "10.1.1.1"}, "egress is a mapping of pods to addresses, not '10.1.1.1'"),
         ({"sources": {"eth0": ["192.0.2.1", "192.0.2.2"]}}, "one source address of each family"),
         ({"egress": {"10.1.1.1": "2001:db8::1"}}, "which is of the other family"),
+        ({"egress": {"10.1.1.0/24": "192.0.2.1", "10.1.1.5/24": "192.0.2.2"}}, "names some pods twice"),
+        ({"egress": {"10.1.1.1": "0.0.0.0"}}, "nothing leaves as 0.0.0.0"),
+        ({"egress": {"fd00::1": "::"}}, "nothing leaves as ::"),
+        ({"sources": {"eth0": ["127.0.0.1"]}}, "nothing leaves as 127.0.0.1"),
+        ({"sources": {"eth0": "ff02::1"}}, "nothing leaves as ff02::1"),
         ({"egress": {"10.1.1.1": "192.0.2.1"}, "routable": ["10.1.1.1"]}, "cannot both keep its address"),
     ],
 )
