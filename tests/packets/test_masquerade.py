@@ -122,6 +122,14 @@ def test_who_dials_a_pod_is_answered_as_the_pod(uplink: Uplink) -> None:
         assert str(back.src) == "10.244.1.2"
 
 
+def test_who_has_dialled_a_pod_and_speaks_again_is_answered_as_the_pod(uplink: Uplink) -> None:
+    """On a connection that nobody knows any more, or that is older than the node's datapath."""
+    asked = tcp(WORLD, PODS[0], 5000, 80, "PA", b"are you there?")
+    assert str(uplink.answer(asked).dst) == PODS[0]
+    assert str(uplink.passed(tcp(PODS[0], WORLD, 80, 5000, "PA", b"yes")).src) == PODS[0]
+    assert not list(uplink.masquerader.mappings())
+
+
 EXPLAINED = {
     ("10.244.1.2", WORLD): (["packet", "name", "new_flow", "rewrite"], "A flow is made of it."),
     ("fd00:244:1::2", "2001:db8:9::9"): (["packet", "name", "new_flow", "rewrite"], "It becomes [2001:db8"),

@@ -48,12 +48,15 @@ static __always_inline bool kd_masq_left_alone(const struct kd_tuple *tuple)
 	return kd_masq_rule(KD_MASQ_PORT, &port);
 }
 
-/* Whether the world dials a pod by the pod's own address, where pods that dial the world have another. */
+/*
+ * Whether the world dials a pod by the pod's own address, where pods that dial the world have another. Or goes on to talk
+ * on a connection that is older than what is known: who speaks (PSH) to that address knows the pod by it.
+ */
 KD_SUBPROGRAM bool kd_masq_is_dialled(struct __sk_buff *skb, const struct kd_pkt *pkt)
 {
 	__u32 ifindex = skb->ifindex;
 
-	return (pkt->tuple.protocol != IPPROTO_TCP || kd_is_syn(pkt)) &&
+	return (pkt->tuple.protocol != IPPROTO_TCP || kd_is_syn(pkt) || pkt->tcp_flags & KD_TCP_PSH) &&
 	       bpf_map_lookup_elem(&kd_masq_devices, &ifindex) &&
 	       bpf_map_lookup_elem(&kd_endpoints, &pkt->tuple.dst) &&
 	       !kd_masq_rule(KD_MASQ_DESTINATION, &pkt->tuple.src);

@@ -85,6 +85,7 @@ struct kd_sctp {
 #define KD_TCP_FIN 0x01
 #define KD_TCP_SYN 0x02
 #define KD_TCP_RST 0x04
+#define KD_TCP_PSH 0x08
 #define KD_TCP_ACK 0x10
 #define KD_TOLD_FLAGS (KD_TCP_SYN | KD_TCP_FIN | KD_TCP_RST) /* each is news once in a direction */
 
