@@ -123,7 +123,8 @@ class Masquerade:
 
     :ivar devices: the ways to the world; none are all uplinks of the node.
     :ivar sources: addresses to leave a device under, at most one of each family. Without them it is, of each
-        family, the first global address that the kernel lists for the device and has not deprecated.
+        family, the oldest of the device's global addresses that are not deprecated; secondary and temporary
+        ones come after all others.
     :ivar exclude: destinations that know pods by their own addresses: networks of pods and nodes, and those
         with routes to pods. Groups are excluded always, and addresses that are good for one link as well.
     :ivar link_local: families, 4 or 6, of which addresses that are good for one link are not excluded.

@@ -31,6 +31,7 @@ _IFA_F_NODAD = 0x02
 _RTNH_F_ONLINK = 0x04
 _RT_SCOPE_UNIVERSE = 0
 _RT_TABLE_MAIN = 254
+_IFA_SECONDARY = 0x01  # of IPv6: temporary
 _IFA_UNUSABLE = 0x08 | 0x20 | 0x40  # duplicate, deprecated, tentative
 _NUD_PERMANENT = 0x80
 _ADDR_GEN_NONE = 1
@@ -175,11 +176,16 @@ class Netlink(Resource):
         return tuple(dict.fromkeys(ip_address(each) for each in found))
 
     def source_addresses(self, name: str) -> tuple[IPv4Address | IPv6Address, ...]:
-        """Global addresses of a device that new flows may have, in the kernel's order: primary ones first."""
+        """Global addresses of a device that new flows may have: the oldest first, so none that is added;
+        and those that are secondary or temporary after the others.
+        """
         with self._errors("list addresses", name):
             rows = [*self._route.get_addr(index=link_index(name), scope=_RT_SCOPE_UNIVERSE)]
-        usable = (row for row in rows if not row.get("IFA_FLAGS", row["flags"]) & _IFA_UNUSABLE)
-        return tuple(ip_address(row.get("IFA_LOCAL") or row.get("IFA_ADDRESS")) for row in usable)
+        usable = [row for row in rows if not _flags(row) & _IFA_UNUSABLE]
+        old = [row for row in usable if row["family"] == socket.AF_INET]
+        old += [row for row in reversed(usable) if row["family"] == socket.AF_INET6]  # came newest first
+        old.sort(key=lambda row: (_flags(row) & _IFA_SECONDARY, row.get("IFA_CACHEINFO")["cstamp"]))
+        return tuple(ip_address(row.get("IFA_LOCAL") or row.get("IFA_ADDRESS")) for row in old)
 
     def device_to(self, address: IPv4Address | IPv6Address) -> int:
         """The index of the device that packets of this namespace to an address leave by.
@@ -271,6 +277,11 @@ def _route(
     if device and via:
         route["flags"] = _RTNH_F_ONLINK
     return route
+
+
+def _flags(row: Any) -> int:
+    """Those of an address."""
+    return int(row.get("IFA_FLAGS", row["flags"]))
 
 
 def link_index(name: str) -> int:

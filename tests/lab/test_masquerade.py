@@ -300,6 +300,27 @@ def test_pods_with_an_address_to_leave_under_and_pods_that_keep_theirs(site: Sit
         site.node.exec(["ip", "addr", "del", f"{extra}/{mask}", "dev", "eth0"])
 
 
+@FAMILIES
+def test_an_address_that_the_device_gets_later_is_left_under_only_when_the_first_is_deprecated(
+    site: Site, family: int
+) -> None:
+    later, mask = ("192.0.2.240", "24") if family == 4 else ("2001:db8::240", "64")
+
+    def address(*words: str) -> None:
+        site.node.exec(["ip", "address", *words, "dev", "eth0"], check=True)
+
+    address("add", f"{later}/{mask}", *(["nodad"] * (family == 6)))
+    try:
+        site.plan()
+        assert site.sees(site.pod, site.world, family) == own(site.node, family)
+        address("change", f"{own(site.node, family)}/{mask}", "preferred_lft", "0")
+        site.plan()
+        assert site.sees(site.pod, site.world, family) == later
+    finally:
+        address("change", f"{own(site.node, family)}/{mask}", "preferred_lft", "forever")
+        address("del", f"{later}/{mask}")
+
+
 def test_a_pod_never_leaves_as_itself_for_want_of_an_address(site: Site) -> None:
     site.plan(sources={"eth0": [own(site.node, 4)]})  # and none of IPv6
     with pytest.raises(TimeoutError):
