@@ -35,6 +35,7 @@ class Numbers(Resource):
         self._changed = threading.Condition()
         self._wanted: set[Key] = set()
         self._held: dict[Key, Identity] = {}
+        self._renumbered: dict[Identity, Identity] = {}  # while their numbers were on the way from the store
         self._others: dict[Key, int] = {}
         self._asked = self._settled = self._closed = False
         self._moved = False
@@ -70,6 +71,8 @@ class Numbers(Resource):
         with self._changed:
             if key in self._held:
                 self._held[key] = new
+            else:
+                self._renumbered[old] = new
             self._moved = True
         self._news()
 
@@ -95,9 +98,10 @@ class Numbers(Resource):
                 settling = self._asked and not self._settled
             try:
                 for key in missing:
+                    self._renumbered.clear()
                     found = self._identities.acquire(Labels(key), timeout=0)
                     with self._changed:
-                        self._held[key] = found
+                        self._held[key] = self._renumbered.get(found, found)
                     self._news()
                 for key in unused:
                     self._release(key)

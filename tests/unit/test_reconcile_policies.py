@@ -14,9 +14,10 @@ import pytest
 from k8sdatapath.component import ObjectKey, Record
 from k8sdatapath.errors import CapacityError, ClosedError, NotProgrammedError, StoreError
 from k8sdatapath.identity import MemoryStore, StoreAllocator
+from k8sdatapath.identity.records import IDENTITIES, NUMBERS, USES
 from k8sdatapath.kube.events import Batch, ObjectEvent
 from k8sdatapath.kube.policy import AUDIT
-from k8sdatapath.model.identity import Reserved
+from k8sdatapath.model.identity import Identity, Reserved
 from k8sdatapath.model.labels import Labels
 from k8sdatapath.model.policy import Policy
 from k8sdatapath.model.workload import Workload
@@ -145,7 +146,7 @@ def test_nothing_is_written_before_all_is_told_and_then_pods_come_last() -> None
         until(lambda: kernel.pods)
         assert kernel.order.index("peers") < kernel.order.index("policies") < kernel.order.index("pods")
         assert kernel.pods["shop/web"][0].addresses
-        assert reconciler.problem == ""
+        until(lambda: reconciler.problem == "")
         assert kernel.learned["shop/far"] == (
             Labels(["reserved:init"]).text and ("reserved:init=",),
             Reserved.INIT,
@@ -172,7 +173,7 @@ def test_a_pod_elsewhere_is_who_its_node_says() -> None:
         until(lambda: "shop/far" in kernel.learned)
         assert kernel.learned["n2"][1] == Reserved.REMOTE_NODE
         assert kernel.learned["shop/far"][1] == Reserved.INIT
-        assert reconciler.waiting == ("shop/far",)
+        until(lambda: reconciler.waiting == ("shop/far",))
         number = other.acquire(labels_of("far")).number
         until(lambda: kernel.learned["shop/far"] == (tuple(map(str, labels_of("far"))), number))
         source.tell(pod("far", "new", "10.0.0.2", "n2"))
@@ -180,6 +181,33 @@ def test_a_pod_elsewhere_is_who_its_node_says() -> None:
         until(lambda: kernel.learned["shop/far"][1] == newer)
         source.tell(event("Pod", "far"))
         until(lambda: "shop/far" not in kernel.learned)
+
+
+class Returning(StoreAllocator):
+    """Of a node that was taken for gone between the store's answer and who asked for it."""
+
+    def acquire(self, labels: Labels, *, timeout: float | None = None) -> Identity:
+        found = super().acquire(labels, timeout=timeout)
+        store = self._store
+        for each in [each for kind in (USES, IDENTITIES, NUMBERS) for each in store.list(kind)]:
+            store.delete(each)
+        store.create(NUMBERS, str(found.number), {"owner": "another", "version": "1"})
+        self.beat()
+        return found
+
+
+def test_a_number_that_changes_while_it_is_on_its_way_is_not_the_old_one() -> None:
+    def renumbered(old: Identity, new: Identity) -> None:
+        reconciler.renumber(old, new)
+
+    source, kernel = Told(), Kernel()
+    allocator = Returning(MemoryStore(), "n1", beats=False, renumbered=renumbered)
+    with PolicyReconciler(source, "n1", kernel, allocator, on_pods=kernel.know) as reconciler:
+        reconciler.start()
+        source.tell(namespace(), pod("web", "web", "10.0.0.1"))
+        until(lambda: kernel.pods)
+        [own] = allocator.in_use()
+        assert kernel.pods["shop/web"][1] == own.number
 
 
 def test_before_the_store_was_heard_an_earlier_run_holds() -> None:
