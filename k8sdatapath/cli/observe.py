@@ -139,7 +139,7 @@ def add_server_flags(parser: argparse.ArgumentParser) -> None:
     default = os.environ.get("HUBBLE_SERVER", "")
     group.add_argument("--server", default=default, help=f"{DEFAULT_SERVER}, tls://host:port, unix:///path")
     group.add_argument("--tls", action="store_true", help="the server has to prove who it is")
-    group.add_argument("--tls-ca-cert-files", type=Path, metavar="FILE")
+    group.add_argument("--tls-ca-cert-files", type=_paths, action="extend", metavar="FILE,...")
     group.add_argument("--tls-client-cert-file", type=Path, metavar="FILE")
     group.add_argument("--tls-client-key-file", type=Path, metavar="FILE")
     group.add_argument("--tls-server-name", default="", metavar="NAME")
@@ -323,6 +323,10 @@ def _flag(text: str) -> bool:
 
 _SWITCH: dict[str, Any] = {"type": _flag, "nargs": "?", "const": True}
 """Of a flag that may be given a value, as in ``--ip-translation=false``."""
+
+
+def _paths(text: str) -> list[Path]:
+    return [Path(name) for name in _list(text)]
 
 
 def _list(text: str) -> tuple[str, ...]:

@@ -213,8 +213,10 @@ class Decoder:
             where = LostEventSource.PERF_EVENT_RING_BUFFER
             return LostEvent(where, row.packets, row.cpu, clock + row.bytes, at)
         if row.point == MADE:
-            forgotten = LostEventSource.HUBBLE_RING_BUFFER
-            return self._made.get(row.cookie) or LostEvent(forgotten, 1, None, at, at)
+            made = self._made.get(row.cookie)
+            if made is None:
+                return LostEvent(LostEventSource.HUBBLE_RING_BUFFER, 1, None, at, at)
+            return made if made.time == at else evolve(made, time=at)
         names = self._names
         source, destination = _address(row.source), _address(row.destination)
         outcome = self.outcomes.get(reason_of(row.result), "")

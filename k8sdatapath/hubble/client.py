@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from attrs import frozen
+from attrs import field, frozen
 
 from k8sdatapath.errors import MissingExtraError, ModelError, SourceError
 from k8sdatapath.hubble.convert import from_proto, to_fields
@@ -22,16 +22,21 @@ _SECOND = 10**9
 _ALL = (1 << 64) - 1
 
 
+def _paths(given: Path | Iterable[Path] | None) -> tuple[Path, ...]:
+    return (given,) if isinstance(given, Path) else tuple(given or ())
+
+
 @frozen(kw_only=True)
 class Trust:
     """Whom to trust, and what to prove oneself with.
 
-    :ivar authorities: certificates of those who sign the server's; None are those of the system.
+    :ivar authorities: certificates of those who sign the server's, in a file or several; without any those of
+        the system.
     :ivar server_name: the name in its certificate, if it is not that of its address.
     :raises ModelError: a certificate without its key, or a key alone.
     """
 
-    authorities: Path | None = None
+    authorities: tuple[Path, ...] = field(default=(), converter=_paths)
     certificate: Path | None = None
     key: Path | None = None
     server_name: str = ""
@@ -82,10 +87,10 @@ class Observed(Resource):
             self._channel = grpc.insecure_channel(target)
             return
         trust = trust or Trust()
-        files = (trust.authorities, trust.key, trust.certificate)
-        contents = [path.read_bytes() if path is not None else None for path in files]
+        signers = b"\n".join(path.read_bytes() for path in trust.authorities) or None
+        own = [path and path.read_bytes() for path in (trust.key, trust.certificate)]
         options = [("grpc.ssl_target_name_override", trust.server_name)] if trust.server_name else []
-        self._channel = grpc.secure_channel(target, grpc.ssl_channel_credentials(*contents), options)
+        self._channel = grpc.secure_channel(target, grpc.ssl_channel_credentials(signers, *own), options)
 
     def flows(self, asked: Asked) -> Iterator[FlowEvent]:
         """What is told, as it comes.

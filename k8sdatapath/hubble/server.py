@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from errno import EADDRINUSE
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +135,8 @@ def _listen(server: Any, address: str, tls: TlsFiles | None) -> str:
         if local:
             path = Path(address.removeprefix("unix:").removeprefix("//"))
             path.parent.mkdir(parents=True, exist_ok=True)
+            if _is_served(path):  # whose socket gRPC would take away
+                raise OSError(EADDRINUSE, "somebody serves there already")
             bound = server.add_insecure_port(f"unix:{path}")
             path.chmod(0o660)  # nobody can connect before the server starts
         else:
@@ -146,6 +151,13 @@ def _listen(server: Any, address: str, tls: TlsFiles | None) -> str:
     except (OSError, RuntimeError, ValueError) as error:
         raise ConfigError(address, "hubble.listen", f"cannot listen there: {error}") from None
     return address if local else f"{address.rpartition(':')[0]}:{bound}"
+
+
+def _is_served(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as client, suppress(OSError):
+        client.connect(str(path))
+        return True
+    return False
 
 
 def _credentials(tls: TlsFiles) -> Any:

@@ -355,6 +355,18 @@ def test_an_address_that_is_taken_is_said() -> None:
             HubbleServer(FlowRing(), ServerOptions(listen=(address,)))
 
 
+def test_a_socket_at_which_another_serves_is_left_to_it(tmp_path: Path) -> None:
+    options = ServerOptions(listen=(f"unix://{tmp_path / 'hubble.sock'}",))
+    with HubbleServer(FlowRing(), options), HubbleClient(f"unix:{tmp_path / 'hubble.sock'}") as client:
+        with pytest.raises(ConfigError, match="somebody serves there already"):
+            HubbleServer(FlowRing(), options)
+        assert client.ask("ServerStatus").max_flows == 4095
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(tmp_path / "hubble.sock"))
+    with HubbleServer(FlowRing(), options), HubbleClient(f"unix:{tmp_path / 'hubble.sock'}") as client:
+        assert client.ask("ServerStatus").max_flows == 4095
+
+
 def test_all_addresses_are_served_without_a_host() -> None:
     with HubbleServer(FlowRing(), ServerOptions(listen=(":0",))) as server:
         (address,) = server.addresses

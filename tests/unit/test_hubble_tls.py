@@ -54,6 +54,13 @@ def test_with_tls_nobody_comes_in_without(certificates: Path) -> None:
             assert status(lambda: mistrusting.ask("ServerStatus"))[0] == "UNAVAILABLE"
         command = [sys.executable, "-m", "k8sdatapath.cli", "observe", "--server", f"tls://{address}"]
         told = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        trusted = [*command, "--tls-server-name", name["grpc.ssl_target_name_override"]]
+        ca, other = (certificates / f"{each}.crt" for each in ("ca", "other"))
+        for files in (
+            ["--tls-ca-cert-files", f"{ca},{other}"],
+            ["--tls-ca-cert-files", str(ca), "--tls-ca-cert-files", str(other)],
+        ):
+            assert subprocess.run([*trusted, *files], timeout=60, check=False).returncode == 0, files
     assert (told.returncode, told.stdout) == (1, "")
     assert told.stderr.startswith(f"error: tls://{address} does not tell flows: UNAVAILABLE")
 
