@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack
 from ipaddress import ip_network
 from typing import Any, TypeVar
@@ -185,7 +185,7 @@ class Masquerader(Resource):
         for table, needed in (self._rules, len(rules)), (self._devices, len(devices)):
             if needed > table.info.max_entries:
                 raise CapacityError(table.name, needed, table.info.max_entries)
-        has_rules, has_devices = dict(self._rules.items()), dict(self._devices.items())
+        has_rules, has_devices = self._standing(), dict(self._devices.items())
         return MasqueradePlan(
             self,
             {key: rule for key, rule in rules.items() if has_rules.get(key) != rule},
@@ -203,17 +203,46 @@ class Masquerader(Resource):
         started = time.perf_counter()
         if not plan.empty:
             self._flows.complete()  # before there are other rules, which are for new flows
-        held = set(self._rules) | set(self._devices)
+        held = self._standing().keys() | set(self._devices)
         changed = sum(key in held for key in (*plan.rules, *plan.devices))
+        self._make_room(len(plan.rules))
         self._rules.update_many(plan.rules)
         self._devices.delete_many(plan.dropped_devices)
         self._devices.update_many(plan.devices)
-        self._rules.delete_many(plan.dropped_rules)
+        self._take_back(plan.dropped_rules)
         if not plan.empty:
             self._flows.complete()  # those that have begun meanwhile
         added = len(plan.rules) + len(plan.devices) - changed
         removed = len(plan.dropped_rules) + len(plan.dropped_devices)
         return Report(added, changed, removed, time.perf_counter() - started)
+
+    def _standing(self) -> dict[MasqKey, MasqRule]:
+        """The rules that were not taken back."""
+        return {key: rule for key, rule in self._rules.items() if not rule.until}
+
+    def _make_room(self, needed: int) -> None:
+        """What was taken back goes first."""
+        held = dict(self._rules.items())
+        if len(held) + needed > self._rules.info.max_entries:
+            self._rules.delete_many([key for key, rule in held.items() if rule.until])
+
+    def _take_back(self, dropped: Collection[MasqKey]) -> None:
+        """Rules are no more, but for connections that they have left as they were: nobody has noted these.
+
+        Where a wider rule is in force, it decides.
+        """
+        now = int(time.monotonic())
+        for_now = MasqRule(NONE, now + self._flows.timeouts.established)
+        held = dict(self._rules.items())
+        standing = {key for key, rule in held.items() if not rule.until}.difference(dropped)
+        lengths = {key.prefixlen for key in standing}
+        staying = {key: rule for key, rule in held.items() if rule.until > now}
+        staying |= {
+            key: for_now for key in dropped if key.side != MasqSide.PORT and held.get(key) == MasqRule(NONE)
+        }
+        staying = {key: each for key, each in staying.items() if standing.isdisjoint(key.wider(lengths))}
+        self._rules.update_many({key: each for key, each in staying.items() if each is for_now})
+        self._rules.delete_many([key for key in held if key not in standing and key not in staying])
 
     def mappings(self) -> Iterator[Mapping]:
         """The flows that leave under another address, each once."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from enum import IntEnum
 from ipaddress import IPv4Address, IPv6Address
 
@@ -75,12 +76,23 @@ class MasqKey:
         mapped = _MAPPED_BITS if isinstance(self.addr, IPv4Address) else 0
         return network(f"{self.addr}/{self.prefixlen - _SIDE_BITS - mapped}")
 
+    def wider(self, lengths: Iterable[int]) -> Iterator[MasqKey]:
+        """The keys that have one of these prefixes, and hold all that this one does."""
+        fixed = _SIDE_BITS + (_MAPPED_BITS if isinstance(self.addr, IPv4Address) else 0)
+        for length in lengths:
+            if fixed <= length < self.prefixlen:
+                yield MasqKey.of(MasqSide(self.side), self.network.supernet(new_prefix=length - fixed))
+
 
 @struct
 class MasqRule:
-    """``struct kd_masq_rule``: the address under which a source leaves."""
+    """``struct kd_masq_rule``: the address under which a source leaves.
+
+    :ivar until: not 0: it was taken back, and until then connections that it has left as they were go on so.
+    """
 
     leaves_as: addr
+    until: u32 = 0
 
 
 @struct

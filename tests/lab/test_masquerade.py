@@ -286,6 +286,18 @@ def test_what_is_excluded_and_what_is_not_changes_for_new_flows(site: Site, fami
 
 
 @FAMILIES
+def test_a_connection_to_what_was_excluded_goes_on(site: Site, family: int) -> None:
+    """Nobody has noted it, and the pod is the first to speak again."""
+    site.plan(exclude=[*EXCLUDED, *map(str, site.world.addresses)])
+    with site.pod.tcp(own(site.world, family), 8080) as old:
+        site.plan()
+        assert site.sees(site.pod, site.world, family) == own(site.node, family)
+        old.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        answer = b"".join(iter(lambda: old.recv(4096), b""))
+        assert own(site.pod, family).encode() in answer
+
+
+@FAMILIES
 def test_pods_with_an_address_to_leave_under_and_pods_that_keep_theirs(site: Site, family: int) -> None:
     extra = "192.0.2.240" if family == 4 else "2001:db8::240"
     mask = "24" if family == 4 else "64"

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, ip_address
 
 import pytest
+from attrs import evolve
 
+from k8sdatapath import maps
 from k8sdatapath.datapath.explainer import Device, Explainer
 from k8sdatapath.datapath.explanation import Place
 from k8sdatapath.model import Masquerade
 from k8sdatapath.net.packet import icmp_echo, parse, tcp, udp
 from k8sdatapath.programs.base import device_index
+from k8sdatapath.tables.masquerade import MasqKey, MasqRule
 from tests.packets.uplink import EXCLUDED, OURS, PODS, PODS6, SOURCES, WORLD, Uplink
 
 DECISIONS = [
@@ -128,6 +131,39 @@ def test_who_has_dialled_a_pod_and_speaks_again_is_answered_as_the_pod(uplink: U
     assert str(uplink.answer(asked).dst) == PODS[0]
     assert str(uplink.passed(tcp(PODS[0], WORLD, 80, 5000, "PA", b"yes")).src) == PODS[0]
     assert not list(uplink.masquerader.mappings())
+
+
+WORLDS = {
+    "IPv4": (PODS[0], WORLD, ["198.51.100.0/24", "198.51.0.0/16"]),
+    "IPv6": (PODS6[0], "2001:db8:9::9", ["2001:db8:9::/48", "2001:db8::/32"]),
+}
+
+
+@pytest.mark.parametrize("by", ["destination", "source"])
+@pytest.mark.parametrize(("pod", "world", "networks"), WORLDS.values(), ids=WORLDS)
+def test_connections_that_a_rule_has_left_as_they_were_go_on_so_without_it(
+    uplink: Uplink, pod: str, world: str, networks: list[str], by: str
+) -> None:
+    def leaves_as(port: int, flags: str) -> str:
+        return str(uplink.passed(tcp(pod, world, port, 80, flags)).src)
+
+    narrow, wide = networks
+    node = SOURCES[ip_address(pod).version]
+    rule = {"exclude": [*EXCLUDED, narrow]} if by == "destination" else {"routable": [pod]}
+    uplink.plan(**rule)
+    assert [leaves_as(40000, flags) for flags in "SA"] == [pod, pod]
+    uplink.plan()
+    assert [leaves_as(40001, flags) for flags in "SA"] == [node, node]
+    assert leaves_as(40000, "A") == pod
+    assert str(uplink.passed(udp(pod, world, 40000, 80)).src) == node
+    uplink.plan(exclude=[*EXCLUDED, wide])  # which is not in the shadow of what was
+    assert leaves_as(40002, "S") == pod
+    uplink.plan(**rule)
+    assert leaves_as(40003, "S") == pod
+    uplink.plan()
+    rules = uplink.loaded.map("kd_masq_rules", maps.LPMTrie[MasqKey, MasqRule])
+    rules.update_many({key: evolve(each, until=1) for key, each in rules.items() if each.until})
+    assert [leaves_as(port, "A") for port in (40000, 40003)] == [pod, node]  # hours later: one was silent
 
 
 EXPLAINED = {

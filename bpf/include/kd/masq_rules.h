@@ -15,6 +15,7 @@
 #include <bpf/bpf_helpers.h>
 #include <kd/addr.h>
 #include <kd/begun.h>
+#include <kd/clock.h>
 #include <kd/config.h>
 #include <kd/conntrack.h>
 #include <kd/packet.h>
@@ -40,6 +41,29 @@ static __always_inline struct kd_masq_rule *kd_masq_rule(enum kd_masq_side side,
 	return bpf_map_lookup_elem(&kd_masq_rules, &key);
 }
 
+/* A rule that has not been taken back. */
+static __always_inline struct kd_masq_rule *kd_masq_rule_now(enum kd_masq_side side, const struct kd_addr *addr)
+{
+	struct kd_masq_rule *rule = kd_masq_rule(side, addr);
+
+	return rule && !rule->until ? rule : NULL;
+}
+
+static __always_inline bool kd_masq_taken_back(enum kd_masq_side side, const struct kd_addr *addr)
+{
+	struct kd_masq_rule *rule = kd_masq_rule(side, addr);
+
+	return rule && (__s32)(rule->until - kd_now()) > 0;
+}
+
+/* Whether a connection that nobody has noted may have begun when a rule left it as it was. */
+KD_SUBPROGRAM bool kd_masq_stays(const struct kd_pkt *pkt)
+{
+	return pkt->tuple.protocol == IPPROTO_TCP && !kd_is_syn(pkt) &&
+	       (kd_masq_taken_back(KD_MASQ_DESTINATION, &pkt->tuple.dst) ||
+		kd_masq_taken_back(KD_MASQ_SOURCE, &pkt->tuple.src));
+}
+
 /* Whether netfilter is to translate flows to this port, with helpers that we lack. */
 static __always_inline bool kd_masq_left_alone(const struct kd_tuple *tuple)
 {
@@ -59,7 +83,7 @@ KD_SUBPROGRAM bool kd_masq_is_dialled(struct __sk_buff *skb, const struct kd_pkt
 	return (pkt->tuple.protocol != IPPROTO_TCP || kd_is_syn(pkt) || pkt->tcp_flags & KD_TCP_PSH) &&
 	       bpf_map_lookup_elem(&kd_masq_devices, &ifindex) &&
 	       bpf_map_lookup_elem(&kd_endpoints, &pkt->tuple.dst) &&
-	       !kd_masq_rule(KD_MASQ_DESTINATION, &pkt->tuple.src);
+	       !kd_masq_rule_now(KD_MASQ_DESTINATION, &pkt->tuple.src);
 }
 
 /* A function of its own, whose stack is free again when the other half is made. */
@@ -68,13 +92,13 @@ KD_SUBPROGRAM int kd_masq_claim(const struct kd_tuple *tuple, const struct kd_ct
 	return kd_port_claim(NULL, tuple, original, true);
 }
 
-/* Such a flow: both its halves are as they are. */
-KD_FUNCTION int kd_masq_note(struct __sk_buff *skb, const struct kd_pkt *pkt)
+/* A flow both of whose halves are as they are. */
+KD_FUNCTION int kd_masq_keep(const struct kd_pkt *pkt)
 {
 	struct kd_ct original = { .packets = 1, .flags = KD_CT_SOURCE, .service = KD_NO_SERVICE };
 	struct kd_tuple tuple;
 
-	if (!pkt || !kd_masq_is_dialled(skb, pkt))
+	if (!pkt)
 		return KD_PASS;
 	tuple = pkt->tuple;
 	original.to = tuple;
@@ -84,6 +108,11 @@ KD_FUNCTION int kd_masq_note(struct __sk_buff *skb, const struct kd_pkt *pkt)
 	if (kd_masq_claim(&tuple, &original) == KD_CONTINUE && kd_ct_put(&tuple, &original, BPF_ANY))
 		kd_port_release(&original);
 	return KD_PASS;
+}
+
+static __always_inline int kd_masq_note(struct __sk_buff *skb, const struct kd_pkt *pkt)
+{
+	return kd_masq_is_dialled(skb, pkt) ? kd_masq_keep(pkt) : KD_PASS;
 }
 
 #endif /* KD_MASQ_RULES_H */

@@ -14,7 +14,8 @@
  *
  * Such a flow is in kd_conntrack as every other, with KD_CT_SOURCE. What comes back is translated as it comes in; of a
  * flow that a service has led out, for the service as well. Flows whose entries are lost are taken up in the middle
- * under the ports they had, if these are free.
+ * under the ports they had, if these are free; connections that a rule has left as they were go on so for a while after
+ * it was taken back.
  *
  * Here are the first packets of flows. Those that follow them from_pod changes itself, and sends them past the node's
  * stack (kd_leave() in kd/translate.h); where it cannot, they come here as well.
@@ -55,11 +56,11 @@ KD_SUBPROGRAM int kd_masq_choose(const struct kd_pkt *pkt, const struct kd_masq_
 	const struct kd_addr *found = pkt->ipv6 ? &device->ipv6 : &device->ipv4;
 	struct kd_masq_rule *rule;
 
-	if (kd_masq_rule(KD_MASQ_DESTINATION, &pkt->tuple.dst)) {
+	if (kd_masq_rule_now(KD_MASQ_DESTINATION, &pkt->tuple.dst)) {
 		KD_TRACE(KD_STEP_LEFT, KD_LEFT_KNOWN, 0, NULL);
 		return KD_PASS;
 	}
-	rule = kd_masq_rule(KD_MASQ_SOURCE, &pkt->tuple.src);
+	rule = kd_masq_rule_now(KD_MASQ_SOURCE, &pkt->tuple.src);
 	if (rule) {
 		if (kd_is_unset(&rule->leaves_as)) {
 			KD_TRACE(KD_STEP_LEFT, KD_LEFT_KEEPS, 0, NULL);
@@ -101,6 +102,10 @@ static __always_inline int kd_masq_begin(struct __sk_buff *skb, const struct kd_
 		return kd_flow_follow(pkt, ct, to);
 	if (kd_begun_leaves(&pkt->tuple, to))
 		return KD_CONTINUE;
+	if (kd_masq_stays(pkt)) {
+		KD_TRACE(KD_STEP_LEFT, KD_LEFT_KEEPS, 0, NULL);
+		return kd_masq_keep(pkt);
+	}
 	if (!begins)
 		return KD_DROP_NO_FLOW;
 	result = kd_ct_create(skb, &pkt->tuple, to, 0, KD_NO_SERVICE);

@@ -460,8 +460,9 @@ KD_ASSERT_SIZE(struct kd_masq_key, 24);
 
 struct kd_masq_rule {
 	struct kd_addr leaves_as; /* of a source; all zero: as itself */
+	__u32 until; /* not 0: it was taken back, and till then connections that it had begun go on as they are */
 };
-KD_ASSERT_SIZE(struct kd_masq_rule, 16);
+KD_ASSERT_SIZE(struct kd_masq_rule, 20);
 
 /* Value of kd_counters, per CPU, see kd/maps/counters.h. */
 struct kd_counter {
