@@ -16,7 +16,7 @@ from k8sdatapath.datapath.policy_rows import ANY, HOST, Entry, Row, Stages, in_f
 from k8sdatapath.errors import ModelError
 from k8sdatapath.model import IPNetwork
 from k8sdatapath.model.address import shown
-from k8sdatapath.model.policy import EVERYBODY, Block, NetworkPeer, Policy, Toward
+from k8sdatapath.model.policy import EVERYBODY, Block, NetworkPeer, Policy, Rule, Toward
 from k8sdatapath.model.workload import NamedPort, Party
 
 __all__ = ["EntryKey", "MapChange", "PolicyCompiler", "PolicyTable", "networks_of"]
@@ -197,6 +197,10 @@ class PolicyCompiler:
     def networks(self) -> set[IPNetwork]:
         """The networks that policies tell apart: an address belongs to the narrowest that it is in."""
         return {network for policy in self._policies.values() for network in networks_of(policy)}
+
+    def selected(self, rule: Rule) -> set[int]:
+        """The identities that a rule of a policy in force is about."""
+        return {number for peer in rule.peers for number in self._index.selected(peer)}
 
     def table(self, subject: int) -> PolicyTable:
         """The table of a subject, as it is now.

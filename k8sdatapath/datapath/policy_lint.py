@@ -13,7 +13,7 @@ from k8sdatapath.datapath.policy_parties import Parties
 from k8sdatapath.datapath.policy_plan import port_ranges
 from k8sdatapath.datapath.policy_rows import Cause, port_keys
 from k8sdatapath.model.host_firewall import HostFirewall, for_nodes
-from k8sdatapath.model.policy import Action, Block, NetworkPeer, Policy, Rule, Toward
+from k8sdatapath.model.policy import Action, Policy, Rule, Toward
 from k8sdatapath.model.workload import NamedPort, Party, Workload
 
 __all__ = ["Finding", "Fruitless", "lint"]
@@ -84,7 +84,8 @@ def _findings(
         yield Finding(Fruitless.INERT, Cause(policy.name), "it has no rules, and isolates nothing")
     for rule in policy.rules:
         cause = Cause(policy.name, rule.name)
-        peers = [each for each in parties.names if any(_selects(peer, each) for peer in rule.peers)]
+        selected = compiler.selected(rule)
+        peers = [each for each, number in parties.numbers.items() if number in selected]
         if not peers:
             who = ", ".join(map(str, rule.peers)) or "nobody at all"
             yield Finding(Fruitless.DEAD, cause, f"its peers are {who}, and nobody is that")
@@ -100,12 +101,6 @@ def _findings(
             yield Finding(Fruitless.SHADOWED, cause, _instead(rule, parties, compiler, subjects, peers))
         elif (same := _without(policy, rule, parties, compiler, subjects)) is not None:
             yield Finding(Fruitless.INERT, cause, same)
-
-
-def _selects(peer: NetworkPeer, party: Party) -> bool:
-    if isinstance(peer, Block):
-        return peer.matches(party.labels, party.network)
-    return peer.matches(party.labels)
 
 
 def _named(rule: Rule, subjects: list[Party], peers: list[Party]) -> set[tuple[NamedPort, ...]]:

@@ -78,9 +78,9 @@ class Parties:
         self.numbers = dict(zip(self.names, LOCAL_NUMBERS, strict=False))
 
     def pairs(self) -> Iterator[tuple[Party, Party]]:
-        """Who may dial whom."""
+        """Who may dial whom, where policies have a say: not about two who are both of the world."""
         for source in self.names:
-            for destination in self.names:
+            for destination in self.names if source in self.judged else self.judged:
                 if source is destination or not self.versions[source] & self.versions[destination]:
                     continue
                 if self._may_meet(source, destination):
