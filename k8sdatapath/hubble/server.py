@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import socket
 import ssl
 from collections.abc import Callable
@@ -25,6 +26,8 @@ __all__ = ["HubbleServer", "ServerOptions", "TlsFiles"]
 
 _SPARE = 16
 """Threads for short questions, beside those that streams have."""
+_CONNECTIONS = 4096
+"""At one address; all have half of the descriptors of the process at most, which needs some for itself."""
 
 
 @frozen(kw_only=True)
@@ -93,6 +96,7 @@ class HubbleServer(Resource):
                 ("grpc.keepalive_time_ms", 30_000),  # a client that has gone without a word is noticed
                 ("grpc.max_receive_message_length", 1 << 20),
                 ("grpc.max_metadata_size", 16 << 10),
+                ("grpc.max_allowed_incoming_connections", _connections(len(options.listen))),
                 # Those above are told to come back later; beyond these they are cancelled without a word.
                 ("grpc.server.max_pending_requests", 4096),
                 ("grpc.server.max_pending_requests_hard_limit", 8192),
@@ -109,6 +113,14 @@ class HubbleServer(Resource):
         """End all streams, and stop listening."""
         self._server.stop(grace=0).wait()
         self._threads.shutdown()
+
+
+def _connections(addresses: int) -> int:
+    """How many connections each of so many addresses takes."""
+    descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if descriptors == resource.RLIM_INFINITY:
+        return _CONNECTIONS
+    return max(1, min(_CONNECTIONS, descriptors // 2 // max(1, addresses)))
 
 
 def _handler(name: str, methods: dict[str, Callable[[Any, Any], Any]]) -> Any:

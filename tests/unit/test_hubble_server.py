@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import socket
 import subprocess
 import sys
@@ -9,9 +10,11 @@ import threading
 import time
 import tracemalloc
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from attrs import evolve
 from google.protobuf import json_format
@@ -275,6 +278,29 @@ def test_thousands_at_once_get_an_answer_each() -> None:
                 call.cancel()
         others = [each for each in answers if each[0] != "RESOURCE_EXHAUSTED"]
         assert (len(answers), others) == (1992, [])
+
+
+def test_connections_leave_descriptors_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (20, 20))
+    with HubbleServer(FlowRing(), ServerOptions(listen=(ANY,))) as server:
+        host, _, port = server.addresses[0].rpartition(":")
+        with ExitStack() as own:
+            idle = [own.enter_context(socket.create_connection((host, int(port)))) for _ in range(30)]
+            for each in idle:
+                each.settimeout(1)
+            greeted = [each for each in idle if greets(each)]
+            assert len(greeted) == 10
+        with HubbleClient(server.addresses[0]) as client:
+            grpc.channel_ready_future(client.channel).result(timeout=30)
+            assert client.ask("ServerStatus").max_flows == 4095
+
+
+def greets(server: socket.socket) -> bool:
+    """Whether the other end speaks HTTP/2, and does not hang up."""
+    try:
+        return len(server.recv(9)) == 9
+    except OSError:
+        return False
 
 
 def test_the_status_is_that_of_the_ring(full: Served) -> None:
