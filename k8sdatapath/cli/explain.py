@@ -23,10 +23,11 @@ from k8sdatapath.pins import PinDir
 __all__ = ["explain"]
 
 
-def _family(text: str) -> int:
-    if text not in ("4", "6"):
-        raise ModelError(f"{shown(text)} is neither 4 nor 6")
-    return int(text)
+def _family(given: Any) -> int:
+    """The default is asked about as well, and is no text."""
+    if str(given) not in ("4", "6"):
+        raise ModelError(f"{shown(given)} is neither 4 nor 6")
+    return int(given)
 
 
 def explain(

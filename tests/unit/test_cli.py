@@ -168,3 +168,12 @@ def test_a_signal_does_not_wait_for_whom_it_interrupts() -> None:
         assert not heard.acquire(blocking=False)
     finally:
         signal.signal(signal.SIGHUP, former)
+
+
+@pytest.mark.parametrize(
+    ("family", "said"), [([], "no maps"), (["--family=6"], "no maps"), (["--family=5"], "neither")]
+)
+def test_explain_takes_a_family_or_none(family: list[str], said: str, tmp_path: Path) -> None:
+    asked = ["explain", "--from", "10.244.1.2", "--to", "10.96.0.10:80", f"--pins={tmp_path}", *family]
+    result = CliRunner().invoke(app, asked)
+    assert said in f"{result.output} {result.exception}"
