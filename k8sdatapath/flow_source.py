@@ -20,13 +20,13 @@ from k8sdatapath.errors import ModelError
 from k8sdatapath.model.flow import Flow, LostEvent, LostEventSource
 from k8sdatapath.model.flow_match import Matcher
 
-__all__ = ["Chunk", "FlowCursor", "FlowRing", "FlowSource", "Seen"]
+__all__ = ["LOST_EVERY", "Chunk", "FlowCursor", "FlowRing", "FlowSource", "Seen"]
 
 Seen: TypeAlias = Flow | LostEvent
 
 _CHUNK = 256
 """Flows that are read at once: each is made of a record when it is read."""
-_LOST_EVERY = 1.0
+LOST_EVERY = 1.0
 """Seconds in which a reader is told of losses once at most."""
 
 
@@ -199,6 +199,11 @@ class FlowCursor:
         return self._next
 
     @property
+    def missed(self) -> int:
+        """How many were lost of which it was not told yet."""
+        return self._lost
+
+    @property
     def over(self) -> bool:
         """Whether nothing more can come."""
         return self._has_ended and not self._lost
@@ -253,7 +258,7 @@ class FlowCursor:
                     self._left -= 1
                     if not self._left:
                         break
-        if self._lost and (self._has_ended or time.monotonic() - self._told >= _LOST_EVERY):
+        if self._lost and (self._has_ended or time.monotonic() - self._told >= LOST_EVERY):
             found.insert(0, self._loss(chunk, before))
         return found
 

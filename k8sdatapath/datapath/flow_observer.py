@@ -35,7 +35,7 @@ from k8sdatapath.datapath.flow_names import KnownNames, Names
 from k8sdatapath.datapath.flow_questions import question_flow
 from k8sdatapath.datapath.flow_requests import RequestSource, request_flow
 from k8sdatapath.errors import CapacityError, ClosedError, DatapathError, ModelError
-from k8sdatapath.flow_source import Chunk, FlowSource, Seen
+from k8sdatapath.flow_source import LOST_EVERY, Chunk, FlowSource, Seen
 from k8sdatapath.model.address import shown
 from k8sdatapath.model.flow import Flow
 from k8sdatapath.model.flow_match import Matcher
@@ -286,7 +286,8 @@ class FlowObserver(FlowSource, Resource):
                 for each in found:
                     yield each
                 if not found:
-                    await arrived.wait()
+                    with suppress(TimeoutError):  # what was lost is told though nothing comes
+                        await asyncio.wait_for(arrived.wait(), LOST_EVERY if cursor.missed else None)
 
     @contextmanager
     def _told_of_arrivals(self, event: asyncio.Event, loop: asyncio.AbstractEventLoop) -> Iterator[None]:

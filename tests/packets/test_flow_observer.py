@@ -185,6 +185,29 @@ def test_follow_with_asyncio() -> None:
     assert [each.summary for each in flows(found)] == [f"TCP Flags: {flag}" for flag in ("SYN", "ACK", "FIN")]
 
 
+def test_who_follows_with_asyncio_is_told_of_losses_though_nothing_follows() -> None:
+    with observed(capacity=10) as (datapath, observer):
+
+        def tell(number: int) -> None:
+            for _ in range(number):
+                datapath.send(V4.frame("client", "service", TCP, "A"))
+            observer.span()
+
+        async def follow() -> int:
+            seen = observer.stream(last=1)
+            told = 0
+            for number in (1, 50, 50):
+                tell(number)
+                item = await anext(seen)
+                told += item.num_events_lost if isinstance(item, LostEvent) else 1
+            while told < 101:
+                item = await asyncio.wait_for(anext(seen), 10)
+                told += item.num_events_lost if isinstance(item, LostEvent) else 1
+            return told
+
+        assert asyncio.run(follow()) == 101
+
+
 def test_followers_end_with_the_observer() -> None:
     with observed() as (_, observer):
         cursor = observer.follow()
