@@ -191,6 +191,10 @@ _ROOM = {
     "states of an automaton": "an expression with fewer `.*` and smaller repeats takes fewer",
     "facts about headers that one set of HTTP rules asks for": "fewer headers, values and hosts do",
     "HTTP rules of one path that ask for headers": "fewer do",
+    "kd_masq_rules": "fewer, wider networks do",
+    "kd_masq_devices": "fewer do",
+    "kd_peers": "fewer, wider networks do",
+    "kd_peer_nodes": "fewer do",
 }
 
 

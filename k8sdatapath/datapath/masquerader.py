@@ -205,7 +205,7 @@ class Masquerader(Resource):
             self._flows.complete()  # before there are other rules, which are for new flows
         held = self._standing().keys() | set(self._devices)
         changed = sum(key in held for key in (*plan.rules, *plan.devices))
-        self._make_room(len(plan.rules))
+        self._make_room(plan)
         self._rules.update_many(plan.rules)
         self._devices.delete_many(plan.dropped_devices)
         self._devices.update_many(plan.devices)
@@ -220,11 +220,15 @@ class Masquerader(Resource):
         """The rules that were not taken back."""
         return {key: rule for key, rule in self._rules.items() if not rule.until}
 
-    def _make_room(self, needed: int) -> None:
-        """What was taken back goes first."""
+    def _make_room(self, plan: MasqueradePlan) -> None:
+        """There may not be enough for what was taken back, nor for what goes beside what comes."""
         held = dict(self._rules.items())
-        if len(held) + needed > self._rules.info.max_entries:
-            self._rules.delete_many([key for key, rule in held.items() if rule.until])
+        standing = {key for key, rule in held.items() if not rule.until}
+        room = self._rules.info.max_entries
+        if len(held.keys() | plan.rules) > room:
+            self._rules.delete_many(held.keys() - standing)
+        if len(standing | plan.rules.keys()) > room:
+            self._rules.delete_many(plan.dropped_rules)
 
     def _take_back(self, dropped: Collection[MasqKey]) -> None:
         """Rules are no more, but for connections that they have left as they were: nobody has noted these.

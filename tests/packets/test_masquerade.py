@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, ip_address
+from ipaddress import IPv4Address, ip_address, ip_network
 
 import pytest
 from attrs import evolve
@@ -10,6 +10,7 @@ from attrs import evolve
 from k8sdatapath import maps
 from k8sdatapath.datapath.explainer import Device, Explainer
 from k8sdatapath.datapath.explanation import Place
+from k8sdatapath.errors import CapacityError
 from k8sdatapath.model import Masquerade
 from k8sdatapath.net.packet import icmp_echo, parse, tcp, udp
 from k8sdatapath.programs.base import device_index
@@ -65,6 +66,15 @@ def test_all_of_one_family_is_nothing_of_the_other(
         sent = uplink.send(tcp(pod, world, 40000, 80, "S"))
         assert sent is not None
         assert str(sent.src) == (pod if family == kept else str(SOURCES[family]))
+
+
+def test_more_rules_than_there_is_room_for_are_refused(uplink: Uplink) -> None:
+    networks = [*ip_network("10.0.0.0/8").subnets(new_prefix=23)]
+    with pytest.raises(CapacityError, match=r"kd_masq_rules needed.*fewer, wider networks do"):
+        uplink.plan(exclude=networks)
+    for first in (0, 200, 16000, 0):  # more than fit beside those before, or beside what was taken back
+        uplink.plan(exclude=networks[first : first + 16000])
+        assert str(uplink.passed(tcp(PODS[0], str(networks[first][1]), 40000, 80)).src) == PODS[0]
 
 
 def test_what_is_good_for_one_link_leaves_as_the_node_if_so_wanted(uplink: Uplink) -> None:
