@@ -51,7 +51,13 @@ def show_value(value: object, output: Output, *, lines: bool = False) -> None:
     if output is Output.YAML:
         import yaml
 
-        print("---\n" + yaml.safe_dump(value, sort_keys=False, allow_unicode=True), end="")
+        class Plain(yaml.SafeDumper):
+            """Writes what is there twice, twice."""
+
+            def ignore_aliases(self, data: object) -> bool:
+                return True
+
+        print("---\n" + yaml.dump(value, Dumper=Plain, sort_keys=False, allow_unicode=True), end="")
     elif lines:
         print(json.dumps(value, separators=(",", ":"), ensure_ascii=False))
     else:

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from k8sdatapath.cli import doctor, services
 from k8sdatapath.cli.agent import heeding
 from k8sdatapath.cli.app import app
-from k8sdatapath.cli.output import Output, show
+from k8sdatapath.cli.output import Output, show, show_value
 from k8sdatapath.datapath.l7_view import L7View
 from k8sdatapath.datapath.service_table import ServiceTable
 from k8sdatapath.errors import ContractError, KernelError
@@ -33,6 +33,12 @@ def test_a_table_is_aligned_whole_and_without_markup(capsys: pytest.CaptureFixtu
     show([{"name": "a", "detail": "x" * 300}, {"name": "[red]", "detail": ""}], Output.TABLE)
     lines = capsys.readouterr().out.splitlines()
     assert lines == ["NAME   DETAIL", "a      " + "x" * 300, "[red]"]
+
+
+def test_yaml_says_again_what_is_there_twice(capsys: pytest.CaptureFixture[str]) -> None:
+    steps = [{"step": "frontend"}]
+    show_value({"steps": steps, "stages": [steps]}, Output.YAML)
+    assert capsys.readouterr().out == "---\nsteps:\n- step: frontend\nstages:\n- - step: frontend\n"
 
 
 @pytest.mark.parametrize(("output", "load"), [(Output.JSON, json.loads), (Output.YAML, yaml.safe_load)])
