@@ -15,7 +15,7 @@ from k8sdatapath.errors import DatapathError, ManifestError
 from k8sdatapath.kube.egress import egress_of
 from k8sdatapath.kube.ip_masq import IpMasqFile
 from k8sdatapath.kube.peers import peers_of
-from k8sdatapath.model import IPAddress, IPNetwork, Masquerade, network
+from k8sdatapath.model import IPAddress, IPNetwork, Masquerade, Peer, network
 from k8sdatapath.node import Node
 
 __all__ = ["OtherNodes"]
@@ -37,6 +37,7 @@ class OtherNodes:
         if self.masq is not None:
             self.masq.refresh()
         self.problem = ""
+        self._left_out: list[str] = []
         self._lock = RLock()
         self._node: Node | None = None
         self._nodes: Nodes | None = None
@@ -57,9 +58,10 @@ class OtherNodes:
 
     def update(self, nodes: Nodes) -> None:
         """Take over where the nodes are now."""
-        problems = []
+        problems: list[str] = []
         with self._lock:
             self._nodes = nodes
+            self._left_out = []
             for what in (self._plan_overlay, self._plan_routes, self._plan_masquerade):
                 try:
                     plan = what(nodes)
@@ -68,7 +70,7 @@ class OtherNodes:
                 except DatapathError as error:
                     problems.append(str(error))
                     _log.error("not all nodes are reached as they should be: %s", error)
-            self.problem = "; ".join(problems)
+            self.problem = "; ".join(dict.fromkeys([*problems, *self._left_out]))
 
     def update_again(self) -> None:
         """Something else has changed that matters to it, such as the addresses of the node's own devices."""
@@ -99,12 +101,16 @@ class OtherNodes:
     def _plan_overlay(self, nodes: Nodes) -> Plan | None:
         if self._node is None or self._node.overlay is None:
             return None
-        return self._node.overlay.plan(peers_of(nodes, self.config.node_name, ipv6=self.config.tunnel_ipv6))
+        return self._node.overlay.plan(self._peers(nodes, ipv6=self.config.tunnel_ipv6))
+
+    def _peers(self, nodes: Nodes, *, ipv6: bool) -> tuple[Peer, ...]:
+        """One node that is not as it should be keeps nobody from reaching the others."""
+        return peers_of(nodes, self.config.node_name, ipv6=ipv6, problems=self._left_out)
 
     def _plan_routes(self, nodes: Nodes) -> Plan | None:
         if self._node is None or self._node.routes is None:
             return None
-        both = (peers_of(nodes, self.config.node_name, ipv6=ipv6) for ipv6 in (False, True))
+        both = (self._peers(nodes, ipv6=ipv6) for ipv6 in (False, True))
         return self._node.routes.plan(chain.from_iterable(both))
 
     def _plan_masquerade(self, nodes: Nodes) -> Plan | None:

@@ -70,6 +70,12 @@ def test_pods_of_other_nodes_are_reached_through_a_tunnel(tmp_path: Path) -> Non
         assert {ask(client, address) for address in ("10.96.0.10", "fd00:96::10")} == {"far"}
         assert ask(client, "10.1.2.3", 8080) == "far"
         assert ask(one.outside, one.addresses[0], 30080) == "far"
+        stray = kube_node(two, ("192.0.2.77",)) | {"metadata": {"name": "node-3"}}
+        write(tmp_path, "stray", [stray])
+        one.until(lambda: "nodes node-2 and node-3 both have the pods" in one.probe("healthz")[1])
+        assert ask(client, "10.1.2.3", 8080) == "far"
+        (tmp_path / "stray.yaml").unlink()
+        one.until(lambda: one.probe("healthz")[0] == 200)
         for node in nodes:
             assert node.stop() == 0
         assert ask(client, "10.96.0.10") == "far"
