@@ -28,6 +28,17 @@ int kd_prog_info(int fd, struct kd_prog_info *ret)
 	return 0;
 }
 
+int kd_prog_maps(int fd, uint32_t *ids, uint32_t *count)
+{
+	struct bpf_prog_info info = { .nr_map_ids = *count, .map_ids = (__u64)(uintptr_t)ids };
+	__u32 size = sizeof(info);
+	int err = bpf_obj_get_info_by_fd(fd, &info, &size);
+
+	if (!err && info.nr_map_ids < *count)
+		*count = info.nr_map_ids;
+	return err;
+}
+
 int kd_prog_run(int fd, struct kd_run *run)
 {
 	LIBBPF_OPTS(bpf_test_run_opts, opts, .data_in = run->data_in, .data_size_in = run->data_size_in,

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 M = TypeVar("M", bound="Map")
 P = TypeVar("P", bound="Program")
 
-ConfigValue = bool | int | IPv4Address | IPv6Address | IPv4Network | IPv6Network
+ConfigValue = bool | int | bytes | IPv4Address | IPv6Address | IPv4Network | IPv6Network
 
 _CONFIG_SECTION = ".rodata.config"
 _SUFFIX = ".bpf.o"
@@ -326,6 +326,26 @@ class Object(Resource):
         return f"<Object {self.spec.name} maps={len(self.map_fds)} programs={len(self.program_fds)}{state}>"
 
 
+def live_config(link: Fd) -> dict[str, bytes]:
+    """The constants that the program of a link was loaded with, as the kernel has them."""
+    from k8sdatapath.maps import Array, bind
+    from k8sdatapath.pybpf import links, maps, progs
+
+    with progs.open_by_id(links.info(link).program_id) as program:
+        ids = progs.map_ids(program)
+    for each in ids:
+        with maps.open_by_id(each) as fd:
+            about = maps.info(fd)
+            if not (about.btf_id and about.btf_value_type_id):
+                continue
+            btf = maps.kernel_btf(about.btf_id)
+            if btf.type(about.btf_value_type_id).name == _CONFIG_SECTION:
+                data = bind(Array, fd)[0]
+                found = btf.datasec(_CONFIG_SECTION)
+                return {var.name: data[var.offset : var.offset + var.size] for var in found}
+    return {}
+
+
 def shipped_objects() -> list[str]:
     """Names of the objects in this package."""
     folder = files("k8sdatapath") / "_objects"
@@ -368,10 +388,12 @@ def _config(btf: Btf) -> Iterator[tuple[str, ConfigDef]]:
 def _pack(constant: ConfigDef, value: Any) -> bytes:
     """A config value in the kernel's layout.
 
-    An address takes 16 bytes, IPv4 mapped; a network is its address and its mask.
+    An address takes 16 bytes, IPv4 mapped; a network is its address and its mask. Bytes are as they are.
     """
     import sys
 
+    if isinstance(value, bytes) and len(value) == constant.size:
+        return value
     if isinstance(value, IPv4Address | IPv6Address):
         packed = value.packed if value.version == 6 else bytes(10) + b"\xff\xff" + value.packed
         if len(packed) == constant.size:

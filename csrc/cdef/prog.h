@@ -43,4 +43,5 @@ int kd_prog_load(int type, int expected_attach_type, const char *name, const voi
 int kd_prog_info(int fd, struct kd_prog_info *info);
 int kd_prog_run(int fd, struct kd_run *run);
 int kd_prog_run_many(int fd, struct kd_run_many *many, uint32_t *done);
+int kd_prog_maps(int fd, uint32_t *ids, uint32_t *count);
 int kd_prog_query(int target, int attach_type, uint32_t *ids, uint32_t *count, uint64_t *revision);

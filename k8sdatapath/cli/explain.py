@@ -18,6 +18,7 @@ from k8sdatapath.model import Protocol, network
 from k8sdatapath.model.address import shown
 from k8sdatapath.model.frontend import to_protocol
 from k8sdatapath.net.netns import NetNs
+from k8sdatapath.objects import ConfigValue
 from k8sdatapath.pins import PinDir
 
 __all__ = ["explain"]
@@ -51,12 +52,12 @@ def explain(
     ] = "",
     service_network: Annotated[
         list[Any] | None,
-        typer.Option(parser=network, metavar="NETWORK", help="As the datapath was told."),
+        typer.Option(parser=network, metavar="NETWORK", help="As if the datapath had been told so."),
     ] = None,
     tunnel_device: Annotated[
         str, typer.Option(metavar="DEVICE", help="That leads to pods of other nodes, if one does.")
     ] = "",
-    redirect: Annotated[bool, typer.Option(help="As the datapath was told.")] = True,
+    redirect: Annotated[bool | None, typer.Option(help="As if the datapath had been told so.")] = None,
     sources: Annotated[
         list[Path] | None, typer.Option("--source", metavar="PATH", help="Manifests to look up names in.")
     ] = None,
@@ -85,7 +86,9 @@ def explain(
     frontend = names.dialled(dialled, protocol, family)
     with NetNs.current() as here:
         cookie = here.cookie
-    config = {"redirect": redirect, "node_netns": cookie}
+    config: dict[str, ConfigValue] = {"node_netns": cookie}
+    if redirect is not None:
+        config["redirect"] = redirect
     if tunnel_device:
         config["tunnel_device"] = Device.find(tunnel_device).index
     config |= {f"service_ipv{each.version}": each for each in service_network or ()}

@@ -38,7 +38,8 @@ from k8sdatapath.model.masquerade import helped
 from k8sdatapath.net.netns import NetNs
 from k8sdatapath.net.packet import Packet, parse, tcp, udp
 from k8sdatapath.net.rtnetlink import Rtnetlink
-from k8sdatapath.objects import ConfigValue, ObjectSpec
+from k8sdatapath.objects import ConfigValue, ObjectSpec, live_config
+from k8sdatapath.pins import PinDir
 from k8sdatapath.programs.base import device_index, in_netns
 from k8sdatapath.resource import Resource
 from k8sdatapath.tables.affinity import AffinityKey, AffinityRow
@@ -82,6 +83,7 @@ _PASS = 1  # KD_PASS, which not every program counts
 _RUNS = 16
 _ANOTHER = 0x7FFFFFFF  # a device that is no pod's
 _SMALL = 1024
+_TOLD = ("redirect", "service_ipv4", "service_ipv6", "tunnel_device")
 
 
 @frozen
@@ -158,8 +160,9 @@ class Explainer(Resource):
         """An explainer of the datapath whose maps an object, a pin directory or a mapping has.
 
         :param netns: of the node; None is that of the calling thread.
-        :param config: constants that the live programs were loaded with. Without ``masquerade`` they do so if
-            there is a device for it, and without ``enforce`` they do so if it is known who anybody is.
+        :param config: constants that the live programs were loaded with, where pins do not tell. Without
+            ``masquerade`` they do so if there is a device for it, and without ``enforce`` they do so if it is
+            known who anybody is.
         :raises ContractError: a map is missing.
         :raises LayoutError: a map holds something else.
         """
@@ -173,6 +176,8 @@ class Explainer(Resource):
                 "enforce": next(iter(live["kd_ipcache"]), None) is not None,
                 "host_firewall": any(row.table for row in [*live["kd_policies"]][2:4]),
             }
+            if isinstance(source, PinDir):
+                told_them |= _told(source)
             told_them |= config or {}
             known = {name: value for name, value in told_them.items() if name in spec.config}
             sizes = {name: live[name].info.max_entries for name in _SHARED}
@@ -345,6 +350,16 @@ class Explainer(Resource):
 
     def __repr__(self) -> str:
         return f"<Explainer {self._live['kd_frontends']!r}>"
+
+
+def _told(pins: PinDir) -> dict[str, ConfigValue]:
+    """Of what the live programs were told, that which maps do not say; nothing if none is attached."""
+    for name in pins.links:
+        with pins.open_link(name) as link:
+            found = live_config(link)
+        if "redirect" in found:
+            return {each: found[each] for each in _TOLD if each in found}
+    return {}
 
 
 def _client(source: IPAddress, cookie: int, at: Place) -> AffinityKey:

@@ -43,6 +43,14 @@ def info(fd: Fd) -> ProgramInfo:
     return ProgramInfo(out.id, out.type, name, out.btf_id, out.run_time_ns, out.run_count)
 
 
+def map_ids(fd: Fd) -> list[int]:
+    """The numbers of the maps that a program uses."""
+    ids = ffi.new("uint32_t[64]")  # as many as the kernel lets one use
+    count = ffi.new("uint32_t *", len(ids))
+    check(lib.kd_prog_maps(fd.number, ids, count), "list maps of", fd.what)
+    return list(ids[0 : count[0]])
+
+
 def run(
     fd: Fd,
     data: bytes | None,
