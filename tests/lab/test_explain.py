@@ -155,18 +155,21 @@ def test_the_command_explains_beside_a_running_datapath(tmp_path: Path) -> None:
 def test_the_command_knows_what_the_programs_were_told() -> None:
     """Whose address a port is of that nobody serves is no row of a map, but a constant."""
     pins = PinDir(f"/sys/fs/bpf/kdtest-told-{os.getpid()}")
-    with Lab.start(pins=pins) as lab:
-        client, one = lab.pod("client"), lab.pod("one")
-        lab.node.services.upsert(Service("10.96.0.10", 80, backends=[one.at(8080)]))
-        with pytest.raises(ConnectionRefusedError):
-            client.tcp("10.96.0.10", 81)
-        command = ["explain", "--from", str(client.address), "--to", "10.96.0.10:81", "--pins", str(pins)]
-        shown = lab.node.netns.call(CliRunner().invoke, app, command)
-        assert "REJECT_NO_SERVICE" in shown.stdout, shown.output
-        other = lab.node.netns.call(
-            CliRunner().invoke, app, [*command, "--service-network", "10.97.0.0/16", "--no-redirect"]
-        )
-        assert "REJECT_NO_SERVICE" not in other.stdout, other.output
+    try:
+        with Lab.start(pins=pins) as lab:
+            client, one = lab.pod("client"), lab.pod("one")
+            lab.node.services.upsert(Service("10.96.0.10", 80, backends=[one.at(8080)]))
+            with pytest.raises(ConnectionRefusedError):
+                client.tcp("10.96.0.10", 81)
+            command = ["explain", "--from", str(client.address), "--to", "10.96.0.10:81", "--pins", str(pins)]
+            shown = lab.node.netns.call(CliRunner().invoke, app, command)
+            assert "REJECT_NO_SERVICE" in shown.stdout, shown.output
+            other = lab.node.netns.call(
+                CliRunner().invoke, app, [*command, "--service-network", "10.97.0.0/16", "--no-redirect"]
+            )
+            assert "REJECT_NO_SERVICE" not in other.stdout, other.output
+    finally:
+        pins.remove()
 
 
 def test_what_is_dialled_is_a_frontend(lab: Lab) -> None:
