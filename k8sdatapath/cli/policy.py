@@ -218,7 +218,9 @@ def plan(
     firewall = for_nodes((*before, *after))
     pods = {each.name: each for manifests in (old, new) for each in workloads_of(manifests)}
     if flows is not None:
-        changed = what_if(before, after, recorded_flows(flows), names=told, host_firewall=firewall)
+        recorded = list(recorded_flows(flows))
+        known = pods.values()
+        changed = what_if(before, after, recorded, workloads=known, names=told, host_firewall=firewall)
         requested = any(each.request for each in changed)
         rows: list[Row] = [
             {
@@ -233,6 +235,9 @@ def plan(
             for each in changed
         ]
         show(rows, output)
+        if unlabelled := sum(each.unlabelled for each in recorded):
+            many = f"{unlabelled} of {len(recorded)} flows"
+            _note("no labels at an end, which is taken for an address of the world", [many])
         return
     there = placed(pods.values(), (*before, *after), pod_network or ())
     found = plan_policies(before, after, there, names=told, host_firewall=firewall)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from k8sdatapath.datapath.policy_set import PolicySet
 from k8sdatapath.errors import ModelError, SourceError
@@ -18,7 +18,7 @@ from k8sdatapath.model import IPAddress, address
 from k8sdatapath.model.host_firewall import HostFirewall
 from k8sdatapath.model.http import written
 from k8sdatapath.model.policy import Policy, PortMatch
-from k8sdatapath.model.workload import Workload
+from k8sdatapath.model.workload import NamedPort, Workload
 
 __all__ = ["Changed", "RecordedFlow", "recorded_flows", "what_if"]
 
@@ -37,6 +37,7 @@ class RecordedFlow:
     :ivar port: of the destination; of ICMP the type.
     :ivar request: of HTTP over it, as for :meth:`PolicySet.verdict`, or the name that was asked for; empty:
         the connection itself was recorded.
+    :ivar unlabelled: of an end no labels were recorded: it is taken for an address outside.
     """
 
     source: Side
@@ -44,6 +45,7 @@ class RecordedFlow:
     protocol: int
     port: int
     request: str = ""
+    unlabelled: bool = False
 
 
 @frozen
@@ -101,18 +103,24 @@ def what_if(
     after: Iterable[Policy],
     flows: Iterable[RecordedFlow],
     *,
+    workloads: Iterable[Workload] = (),
     names: Mapping[str, Iterable[Any]] = {},
     host_firewall: HostFirewall | bool | None = None,
 ) -> tuple[Changed, ...]:
     """The flows that some policies, instead of others, judge otherwise; the most frequent first.
 
+    :param workloads: those that tell which ports have names, which flows do not: by name, or by labels.
     :param names: the addresses of DNS names, for policies by name.
     :param host_firewall: policies are for nodes as well, as for :class:`PolicySet`.
     """
     old, new = (PolicySet(each, names=names, host_firewall=host_firewall) for each in (before, after))
+    named: dict[str | frozenset[str], tuple[NamedPort, ...]] = {}
+    for each in workloads:
+        named[each.name] = named[_own(each)] = each.ports
     found = []
     for flow, count in Counter(flows).most_common():
-        asked = flow.source, flow.destination, flow.port, flow.protocol
+        destination = _with_ports(flow.destination, named)
+        asked = flow.source, destination, flow.port, flow.protocol
         was, now = (each.verdict(*asked, request=flow.request) for each in (old, new))
         if was.allowed is not now.allowed:
             ends = _called(flow.source), _called(flow.destination)
@@ -133,7 +141,8 @@ def _flow(value: dict[str, Any]) -> RecordedFlow | None:
         return None
     source = _side(value.get("source") or {}, ends["source"])
     destination = _side(value.get("destination") or {}, ends["destination"])
-    return RecordedFlow(source, destination, protocol, port, _request(value.get("l7") or {}))
+    unlabelled = not all((value.get(end) or {}).get("labels") for end in ("source", "destination"))
+    return RecordedFlow(source, destination, protocol, port, _request(value.get("l7") or {}), unlabelled)
 
 
 def _request(value: dict[str, Any]) -> str:
@@ -157,6 +166,18 @@ def _side(end: dict[str, Any], ip: str) -> Side:
         return address(ip)
     pod = "/".join(filter(None, (end.get("namespace"), end.get("pod_name"))))
     return Workload(pod or ", ".join(labels), labels, addresses=[ip])
+
+
+def _with_ports(side: Side, named: Mapping[str | frozenset[str], tuple[NamedPort, ...]]) -> Side:
+    if not isinstance(side, Workload):
+        return side
+    return evolve(side, ports=named.get(side.name) or named.get(_own(side), ()))
+
+
+def _own(workload: Workload) -> frozenset[str]:
+    """Its labels and its namespace, but for what else the cluster says of it."""
+    told = (each for each in workload.labels if each.startswith("k8s:"))
+    return frozenset(each for each in told if not each.startswith("k8s:io.cilium.k8s."))
 
 
 def _called(side: Side) -> str:

@@ -278,6 +278,24 @@ def test_recorded_flows_are_asked_what_would_become_of_them(tmp_path: Path) -> N
         list(recorded_flows(file))
 
 
+def test_recorded_flows_reach_ports_by_the_names_that_pods_give_them(tmp_path: Path) -> None:
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "api", "namespace": "shop"}}
+    pod["metadata"] |= {"labels": {"app": "api"}}
+    pod["spec"] = {"containers": [{"name": "api", "ports": [{"name": "http", "containerPort": 8080}]}]}
+    files, flows = tmp_path / "api.yaml", tmp_path / "flows.jsonl"
+    files.write_text(np("p", "api", f"{{{WEB}, ports: [{{port: http}}]}}") + json.dumps(pod))
+    told = {"destination": {"labels": [*FLOW["destination"]["labels"], "k8s:io.cilium.k8s.policy.cluster=c"]}}
+    others = [{**FLOW, "l4": {"TCP": {"destination_port": 8081}}}, {**FLOW, "source": {}}]
+    flows.write_text("\n".join(map(json.dumps, [FLOW, {**FLOW, **told}, *others])))
+    said = CliRunner().invoke(app, ["policy", "plan", "-f", str(files), "--flows", str(flows), "-o", "json"])
+    rows = json.loads(said.stdout)
+    assert [(each["from"], each["ports"]) for each in rows] == [
+        ("shop/web-1", "8081 of TCP"),
+        ("10.0.0.2", "8080 of TCP"),
+    ]
+    assert "taken for an address of the world: 1 of 4 flows" in said.stderr
+
+
 def test_recorded_requests_are_judged_as_requests(tmp_path: Path) -> None:
     def asked(method: str, url: str) -> str:
         http = {"method": method, "url": url, "headers": [{"key": "X-Tenant", "value": "blue"}]}
