@@ -14,7 +14,7 @@ from attrs import evolve
 
 from k8sdatapath.datapath.flow_names import Names, Ruling
 from k8sdatapath.layout import layout_of
-from k8sdatapath.layout.codecs import MAPPED
+from k8sdatapath.layout.codecs import MAPPED, address_bytes
 from k8sdatapath.model import IPAddress
 from k8sdatapath.model.flow import (
     ACCELERATED,
@@ -218,7 +218,8 @@ class Decoder:
                 return LostEvent(LostEventSource.HUBBLE_RING_BUFFER, 1, None, at, at)
             return made if made.time == at else evolve(made, time=at)
         names = self._names
-        source, destination = _address(row.source), _address(row.destination)
+        origin = self._from(row)
+        source, destination = _address(origin), _address(row.destination)
         outcome = self.outcomes.get(reason_of(row.result), "")
         reason = DropReason.DROP_REASON_UNKNOWN
         verdict, event, point = self._became(row, outcome)
@@ -243,7 +244,7 @@ class Decoder:
             time=at,
             verdict=verdict,
             ip=IP(
-                _text(row.source) if row.source != _NONE else "",
+                self.text(origin),
                 _text(row.destination),
                 IPVersion.IPv6 if row.flags & _IPV6 else IPVersion.IPv4,
                 False,
@@ -298,6 +299,14 @@ class Decoder:
 
     def _ruling(self, counter: int, at: int) -> Ruling | None:
         return self._names.ruling(counter, at) if counter else None
+
+    def _from(self, row: PackedEvent) -> bytes:
+        """Where a packet is from. A socket that has no address yet will have its namespace's."""
+        if row.source != _NONE:
+            return row.source
+        version = 6 if row.flags & _IPV6 else 4
+        known = self._names.addresses(row.netns)
+        return next((address_bytes(each) for each in known if each.version == version), _NONE)
 
     def _source(self, row: PackedEvent) -> Endpoint:
         """Of a socket that has no address yet, its namespace is known."""

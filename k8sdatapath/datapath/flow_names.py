@@ -52,6 +52,9 @@ class Names(Interface):
     def namespace(self, cookie: int) -> Endpoint | None:
         """Whose a network namespace is: of a socket that has no address yet."""
 
+    def addresses(self, cookie: int) -> tuple[IPAddress, ...]:
+        """Which addresses there are in a network namespace."""
+
     def service(self, where: IPAddress, port: int, protocol: int, at: int | None = None) -> ServiceRef | None:
         """The service that had this frontend, or the one that has this backend."""
 
@@ -93,7 +96,7 @@ class KnownNames:
         self._ends: dict[IPAddress, tuple[str, Endpoint]] = {}
         self._addresses: dict[str, tuple[IPAddress, ...]] = {}
         self._former: Formerly[IPAddress, Endpoint] = Formerly()
-        self._namespaces: dict[int, tuple[str, Endpoint]] = {}
+        self._namespaces: dict[int, tuple[str, Endpoint, tuple[IPAddress, ...]]] = {}
         self._owners: dict[str, tuple[WorkloadRef, ...]] = {}
         self._domains: dict[tuple[IPAddress, IPAddress], tuple[str, ...]] = {}
 
@@ -124,7 +127,7 @@ class KnownNames:
             self._addresses[workload.name] = workload.addresses
             self._ends.update(dict.fromkeys(workload.addresses, (workload.name, end)))
             if netns:
-                self._namespaces[netns] = (workload.name, end)
+                self._namespaces[netns] = (workload.name, end, workload.addresses)
                 if len(self._namespaces) > _MOST_NAMESPACES:
                     del self._namespaces[self._spare_namespace()]
 
@@ -141,9 +144,9 @@ class KnownNames:
                     if end.workloads:
                         self._former.left(each, end)
                     self._ends[each] = (name, evolve(end, workloads=owners))
-            for cookie, (whose, end) in self._namespaces.items():
+            for cookie, (whose, end, addresses) in self._namespaces.items():
                 if whose == name and owners:
-                    self._namespaces[cookie] = (name, evolve(end, workloads=owners))
+                    self._namespaces[cookie] = (name, evolve(end, workloads=owners), addresses)
 
     def forget(self, *names: str) -> None:
         """These workloads are gone."""
@@ -199,6 +202,11 @@ class KnownNames:
         found = self._namespaces.get(cookie)
         return None if found is None else found[1]
 
+    def addresses(self, cookie: int) -> tuple[IPAddress, ...]:
+        """Which addresses there are in a network namespace, or were."""
+        found = self._namespaces.get(cookie)
+        return () if found is None else found[2]
+
     def service(self, where: IPAddress, port: int, protocol: int, at: int | None = None) -> ServiceRef | None:
         """The service that had this frontend, or has this backend; None as well of one without a name."""
         if protocol not in _PROTOCOLS or not port:
@@ -234,7 +242,7 @@ class KnownNames:
 
     def _spare_namespace(self) -> int:
         """That of somebody who has no address any more, of the longest ago; or the first of all."""
-        gone = (cookie for cookie, (name, _) in self._namespaces.items() if name not in self._addresses)
+        gone = (cookie for cookie, (name, *_) in self._namespaces.items() if name not in self._addresses)
         return next(gone, next(iter(self._namespaces)))
 
 

@@ -12,11 +12,13 @@ from k8sdatapath.errors import LabError, ModelError
 from k8sdatapath.lab import Lab, Pod
 from k8sdatapath.model import Exposure, FrontendKind, Service
 from k8sdatapath.model.flow import (
+    IP,
     TCP,
     DropReason,
     EventType,
     Flow,
     FlowType,
+    IPVersion,
     MonitorEvent,
     PolicyMatch,
     PolicyRef,
@@ -162,6 +164,7 @@ def test_a_port_that_nobody_serves_is_refused_and_told(lab: Lab) -> None:
     assert flow.drop_reason is DropReason.SERVICE_BACKEND_NOT_FOUND
     assert flow.source is not None
     assert flow.source.pod_name == "checkout"
+    assert flow.ip == IP(str(checkout.address), VIP, IPVersion.IPv4)
 
 
 def test_a_socket_is_translated(lab: Lab) -> None:
@@ -172,6 +175,7 @@ def test_a_socket_is_translated(lab: Lab) -> None:
     assert flow.event_type == EventType(MonitorEvent.TRACE_SOCK, 2)
     assert flow.sock_xlate_point is SocketTranslationPoint.SOCK_XLATE_POINT_POST_DIRECTION_FWD
     assert flow.destination_service == ServiceRef("backend-api", "my-app")
+    assert flow.ip == IP(str(checkout.address), str(pod(lab, "backend").address), IPVersion.IPv4)
     assert flow.summary == "TCP"
     assert flow.socket_cookie
     assert flow.cgroup_id

@@ -24,11 +24,13 @@ def test_what_a_pod_belongs_to_is_told_before_or_after_the_pod_itself() -> None:
     names.belongs("shop/web-1", web)
     names.belongs("shop/far", one)
     names.learn(here, 300, netns=5)
+    assert (names.addresses(5), names.addresses(6)) == (here.addresses, ())
     assert [names.endpoint(each, 0).workloads for each in (address, far)] == [(web,), (one,)]
     names.belongs("shop/web-1", one)
     end = names.namespace(5)
     assert end is not None
     assert (names.endpoint(address, 0), end.workloads) == (end, (one,))
+    assert names.addresses(5) == here.addresses
     names.learn(here, 300, owners=[web])
     assert names.endpoint(address, 0).workloads == (web,)
     names.belongs("shop/web-1")
