@@ -33,7 +33,6 @@ from k8sdatapath.model.flow import (
     Verdict,
 )
 from k8sdatapath.model.identity import Reserved
-from k8sdatapath.model.message import timestamp_text
 
 __all__ = ["TIME_FORMATS", "Shape", "cells", "clean", "kind_of", "wants_colour"]
 
@@ -41,7 +40,13 @@ _SECOND = 10**9
 
 
 def _digits(count: int) -> Callable[[datetime, int], str]:
-    return lambda when, rest: f"{when:%Y-%m-%dT%H:%M:%S}.{rest:09}"[: 20 + count] + "Z"
+    """At most so many of a second, and none that is 0 at the end."""
+
+    def told(when: datetime, rest: int) -> str:
+        fraction = f".{rest:09}"[: 1 + count].rstrip("0")
+        return f"{when:%Y-%m-%dT%H:%M:%S}{fraction.rstrip('.')}Z"
+
+    return told
 
 
 #: By the name that Go has for it.
@@ -53,7 +58,7 @@ TIME_FORMATS: dict[str, Callable[[datetime, int], str]] = {
     "RFC3339": lambda when, rest: f"{when:%Y-%m-%dT%H:%M:%SZ}",
     "RFC3339Milli": _digits(3),
     "RFC3339Micro": _digits(6),
-    "RFC3339Nano": lambda when, rest: timestamp_text(int(when.timestamp()) * _SECOND + rest),
+    "RFC3339Nano": _digits(9),
     "RFC1123Z": lambda when, rest: f"{when:%a, %d %b %Y %H:%M:%S} +0000",
 }
 

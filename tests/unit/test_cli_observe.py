@@ -286,6 +286,23 @@ def test_a_terminal_is_not_written_to_by_whoever_sends_a_request(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
+    ("rest", "digits"),
+    [
+        (433_895_760, {"Milli": ".433", "Micro": ".433895", "Nano": ".43389576"}),
+        (500_000_001, {"Milli": ".5", "Micro": ".5", "Nano": ".500000001"}),
+        (1_000, {"Milli": "", "Micro": ".000001", "Nano": ".000001"}),
+        (0, {"Milli": "", "Micro": "", "Nano": ""}),
+    ],
+)
+def test_a_second_has_the_digits_that_hubble_shows(tmp_path: Path, rest: int, digits: dict[str, str]) -> None:
+    path = tmp_path / "one"
+    path.write_text(evolve(RESOLVED, time=START // SECOND * SECOND + rest).to_json())
+    for name, fraction in digits.items():
+        told = run(f"observe --time-format RFC3339{name} --input-file", str(path))
+        assert told.startswith(f"2023-11-14T22:13:20{fraction}Z: ")
+
+
+@pytest.mark.parametrize(
     ("flags", "start"),
     [
         ("--numeric", "Nov 14 22:13:20.123: 10.244.1.5:40000 (ID:300) <> 10.244.2.7:8080 (ID:301)"),
