@@ -62,7 +62,8 @@ def response(item: Flow | LostEvent | NodeStatus, node: str, only: Mask | None =
         time = _time(item.time)
         return answer(flow=to_fields(item, only), node_name=item.node_name or node, time=time)
     if isinstance(item, LostEvent):
-        return answer(lost_events=to_fields(item), node_name=node, time=_time(item.last))
+        last = _time(item.last) if item.last else None
+        return answer(lost_events=to_fields(item), node_name=node, time=last)
     return answer(node_status=to_fields(item), node_name=node)
 
 

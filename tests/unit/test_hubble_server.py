@@ -215,6 +215,10 @@ def test_losses_are_told_whatever_is_asked(served: Served) -> None:
     assert answer.lost_events.num_events_lost == 7
     assert answer.lost_events.cpu.value == 3
     assert answer.node_name == "default/here"
+    assert (answer.time.seconds, answer.time.nanos) == divmod(START + 1, SECOND)
+    served.ring.add(LostEvent(LostEventSource.HUBBLE_RING_BUFFER, 1))
+    *_, answer = served.client.ask("GetFlows", whitelist=[{"uuid": ["none"]}])
+    assert not answer.HasField("time")  # nobody knows when: not in 1970
 
 
 def test_a_client_that_does_not_read_costs_nothing_and_is_told_what_it_missed() -> None:
