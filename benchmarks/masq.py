@@ -18,7 +18,7 @@ from attrs import evolve, frozen
 from pyroute2.netlink.nfnetlink.nfctsocket import NFCTSocket
 
 from benchmarks import harness, live
-from benchmarks.harness import Figure, median, rounds_of, say
+from benchmarks.harness import Figure, median, rounds_of, say, sure
 from benchmarks.live import NODE_MAC, PEER_MAC, Path, Source
 from benchmarks.topology import PORT, inside, lone_node, run
 from k8sdatapath import maps
@@ -32,7 +32,7 @@ from k8sdatapath.programs import XDP
 
 BENCH = "masq"
 ROUNDS = 11
-PARTS = 5  # slices in a round, of which the best counts: a vCPU may share its core with the other one
+PARTS = 5  # slices in a round, of which the best counts: a vCPU may share its core with somebody else's
 FLOWS = 1024  # that take turns
 PACKETS = 20_000  # a slice of them
 NEW = 8_192  # a slice of new ones
@@ -111,22 +111,31 @@ class Case:
     forget: Callable[[], object]
 
     def established(self) -> float:
-        return min(self.again.send(PACKETS) for _ in range(PARTS))
+        self.again.send(FLOWS)
+        return self.again.send(PACKETS)
 
-    def begun(self, held: int = 0) -> float:
-        """Beside so many others. None is left behind: netfilter has one table for all namespaces."""
+    def begun(self) -> float:
+        """None is left behind, here and below: netfilter has one table for all namespaces."""
         self.forget()
-        for number in range(held // NEW):
-            for _ in range(2):  # as flows that live have two entries here, and are known to netfilter
-                begin(self.new, world=PARTS + number).send(NEW)
-        taken = min(begin(self.new, world=part).send(NEW) for part in range(PARTS))
+        begin(self.new, world=1).send(FLOWS)  # whoever had the CPU before has its caches
+        taken = begin(self.new).send(NEW)
         self.forget()
         return taken
 
     def connected(self) -> float:
         self.forget()
-        sources = (self.dialled.source.begin(syn(part)) for part in range(PARTS))
-        taken = min(evolve(self.dialled, source=each).send(NEW) for each in sources)
+        evolve(self.dialled, source=self.dialled.source.begin(syn(1))).send(FLOWS)
+        taken = evolve(self.dialled, source=self.dialled.source.begin(syn())).send(NEW)
+        self.forget()
+        return taken
+
+    def beside(self) -> float:
+        """The best of several: others are there already, which takes longer than what is timed."""
+        self.forget()
+        for number in range(HELD // NEW):
+            for _ in range(2):  # as flows that live have two entries here, and are known to netfilter
+                begin(self.new, world=PARTS + number).send(NEW)
+        taken = min(begin(self.new, world=part).send(NEW) for part in range(PARTS))
         self.forget()
         return taken
 
@@ -217,16 +226,11 @@ def main() -> None:
         for case in cases.values():
             case.again.send(PACKETS)
         say("measuring")
-        again, new = defaultdict[str, list[float]](list), defaultdict[str, list[float]](list)
-        beside, dialled = defaultdict[str, list[float]](list), defaultdict[str, list[float]](list)
+        again, new, dialled = (
+            in_turns(cases, measure) for measure in (Case.established, Case.begun, Case.connected)
+        )
+        beside = in_turns(cases, Case.beside, parts=1)
         first, without = defaultdict[str, list[float]](list), defaultdict[str, list[float]](list)
-        for _, name in rounds_of(tuple(PATHS), ROUNDS):
-            case = cases[name]
-            case.again.send(FLOWS)
-            again[name].append(case.established())
-            new[name].append(case.begun())
-            beside[name].append(case.begun(HELD))
-            dialled[name].append(case.connected())
         say("measuring where no port is left")
         for _, name in rounds_of(tuple(WITHOUT), FULL_ROUNDS):
             one, each = cases[name].exhausted(WITHOUT[name])
@@ -264,6 +268,17 @@ def main() -> None:
 Taken = dict[str, list[float]]
 
 
+def in_turns(cases: dict[str, Case], measure: Callable[[Case], float], parts: int = PARTS) -> Taken:
+    """Of each the best slice of every round, whose slices take turns: what disturbs one disturbs all."""
+    slices = defaultdict[str, list[float]](list)
+    for _, name in rounds_of(tuple(cases), ROUNDS * parts):
+        slices[name].append(measure(cases[name]))
+    return {
+        name: [min(taken[at : at + parts]) for at in range(0, len(taken), parts)]
+        for name, taken in slices.items()
+    }
+
+
 def over(taken: Taken, name: str) -> Sequence[float]:
     """What it adds to routing, round by round."""
     return [mine - plain for mine, plain in zip(taken[name], taken["route"], strict=True)]
@@ -289,8 +304,9 @@ def overhead(taken: Taken, at_least: float) -> Figure:
     ours, others = over(taken, "ours"), over(taken, "iptables")
     # A round in which plain routing was disturbed most says nothing of what is over it.
     told = [each for each in zip(others, ours, strict=True) if min(each) > 0]
+    samples = tuple(theirs / mine for theirs, mine in told)
     return Figure(
-        tuple(theirs / mine for theirs, mine in told),
+        samples,
         "ratio of time per packet over plain routing",
         f"{median(ours):.0f} ns over {median(taken['route']):.0f} ns of routing",
         ", ".join(
@@ -299,6 +315,7 @@ def overhead(taken: Taken, at_least: float) -> Figure:
             if name not in ("route", "ours")
         ),
         at_least=at_least,
+        sure=sure([samples]),
     )
 
 
