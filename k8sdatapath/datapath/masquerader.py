@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack
 from ipaddress import ip_network
 from typing import Any, TypeVar
@@ -31,6 +31,7 @@ __all__ = ["Exhausted", "Mapping", "MasqueradePlan", "Masquerader"]
 CONTRACT = {
     "kd_masq_devices": maps.Hash[u32, MasqDeviceRow],
     "kd_masq_rules": maps.LPMTrie[MasqKey, MasqRule],
+    "kd_masq_empty": maps.Array[u32],
     "kd_exhausted": maps.LRUHash[Tuple, ExhaustedRow],
 }
 
@@ -143,6 +144,7 @@ class Masquerader(Resource):
         self._netns = netns
         self._devices: maps.Hash[int, MasqDeviceRow] = tables["kd_masq_devices"]
         self._rules: maps.LPMTrie[MasqKey, MasqRule] = tables["kd_masq_rules"]
+        self._empty: maps.Array[int] = tables["kd_masq_empty"]
         self._exhausted: maps.LRUHash[Tuple, ExhaustedRow] = tables["kd_exhausted"]
         self._revision = 0
 
@@ -206,10 +208,12 @@ class Masquerader(Resource):
         held = self._standing().keys() | set(self._devices)
         changed = sum(key in held for key in (*plan.rules, *plan.devices))
         self._make_room(plan)
+        self._say_empty((*self._rules, *plan.rules))
         self._rules.update_many(plan.rules)
         self._devices.delete_many(plan.dropped_devices)
         self._devices.update_many(plan.devices)
         self._take_back(plan.dropped_rules)
+        self._say_empty(self._rules)
         if not plan.empty:
             self._flows.complete()  # those that have begun meanwhile
         added = len(plan.rules) + len(plan.devices) - changed
@@ -219,6 +223,11 @@ class Masquerader(Resource):
     def _standing(self) -> dict[MasqKey, MasqRule]:
         """The rules that were not taken back."""
         return {key: rule for key, rule in self._rules.items() if not rule.until}
+
+    def _say_empty(self, rules: Iterable[MasqKey]) -> None:
+        """Which sides none of these is about."""
+        held = {key.side for key in rules}
+        self._empty[0] = sum(1 << side for side in MasqSide if side not in held)
 
     def _make_room(self, plan: MasqueradePlan) -> None:
         """There may not be enough for what was taken back, nor for what goes beside what comes."""

@@ -1,4 +1,4 @@
-"""kd_masq_devices and kd_masq_rules: which flows of pods leave under another address."""
+"""kd_masq_devices, kd_masq_rules and kd_masq_empty: which flows of pods leave under another address."""
 
 from __future__ import annotations
 

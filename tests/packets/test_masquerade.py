@@ -11,10 +11,11 @@ from k8sdatapath import maps
 from k8sdatapath.datapath.explainer import Device, Explainer
 from k8sdatapath.datapath.explanation import Place
 from k8sdatapath.errors import CapacityError
+from k8sdatapath.layout import u32
 from k8sdatapath.model import Masquerade
 from k8sdatapath.net.packet import icmp_echo, parse, tcp, udp
 from k8sdatapath.programs.base import device_index
-from k8sdatapath.tables.masquerade import MasqKey, MasqRule
+from k8sdatapath.tables.masquerade import MasqKey, MasqRule, MasqSide
 from tests.packets.uplink import EXCLUDED, OURS, PODS, PODS6, SOURCES, WORLD, Uplink
 
 DECISIONS = [
@@ -174,6 +175,21 @@ def test_connections_that_a_rule_has_left_as_they_were_go_on_so_without_it(
     rules = uplink.loaded.map("kd_masq_rules", maps.LPMTrie[MasqKey, MasqRule])
     rules.update_many({key: evolve(each, until=1) for key, each in rules.items() if each.until})
     assert [leaves_as(port, "A") for port in (40000, 40003)] == [pod, node]  # hours later: one was silent
+
+
+def test_nobody_looks_for_rules_of_a_kind_that_there_is_none_of(uplink: Uplink) -> None:
+    empty = uplink.loaded.map("kd_masq_empty", maps.Array[u32])
+
+    def sides() -> set[MasqSide]:
+        return {side for side in MasqSide if empty[0] >> side & 1}
+
+    assert sides() == {MasqSide.SOURCE, MasqSide.PORT}
+    uplink.plan(netfilter=["21/TCP"])
+    assert sides() == {MasqSide.SOURCE}
+    uplink.plan(routable=["10.244.1.3"])
+    assert sides() == {MasqSide.PORT}
+    uplink.plan()
+    assert sides() == {MasqSide.PORT}  # it is taken back, and decides for what began under it
 
 
 EXPLAINED = {

@@ -411,7 +411,7 @@ KD_FUNCTION int kd_begun_put(struct __sk_buff *skb, const struct kd_tuple *reply
 	}
 	if (!row)
 		return -KD_ENOSPC;
-	if (kd_begun_may_hold(other, reply) || kd_ct_find_untold(reply) || kd_socket_uses(skb, reply)) {
+	if (kd_begun_may_hold(other, reply) || kd_socket_uses(skb, reply) || kd_ct_find_untold(reply)) {
 		kd_begun_leave(row, claimed);
 		return -KD_EEXIST;
 	}

@@ -3,7 +3,7 @@
  * Who knows pods by their own addresses: destinations that have a rule, and whoever dials a pod directly. To others a
  * pod is the node (kd/masquerade.h), so flows that come in from there are noted, for their answers to be known.
  *
- * Reads kd_masq_devices, kd_masq_rules and kd_endpoints; writes kd_conntrack.
+ * Reads kd_masq_devices, kd_masq_rules, kd_masq_empty and kd_endpoints; writes kd_conntrack.
  */
 #ifndef KD_MASQ_RULES_H
 #define KD_MASQ_RULES_H
@@ -29,6 +29,15 @@
 /* In tc_index: from_pod has done already what to_uplink would do. Whatever a pod leaves there is wiped. */
 #define KD_MASQUERADED 0x6b64
 
+/* Most nodes have rules about destinations alone. */
+static __always_inline bool kd_masq_is_empty(enum kd_masq_side side)
+{
+	__u32 first = 0;
+	const __u32 *empty = bpf_map_lookup_elem(&kd_masq_empty, &first);
+
+	return empty && *empty & 1U << side;
+}
+
 static __always_inline struct kd_masq_rule *kd_masq_rule(enum kd_masq_side side, const struct kd_addr *addr)
 {
 	struct kd_masq_key key = {
@@ -38,7 +47,7 @@ static __always_inline struct kd_masq_rule *kd_masq_rule(enum kd_masq_side side,
 		.addr = *addr,
 	};
 
-	return bpf_map_lookup_elem(&kd_masq_rules, &key);
+	return kd_masq_is_empty(side) ? NULL : bpf_map_lookup_elem(&kd_masq_rules, &key);
 }
 
 /* A rule that has not been taken back. */

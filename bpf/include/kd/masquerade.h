@@ -22,7 +22,7 @@
  *
  * Protocols other than TCP, UDP, SCTP and echo are left to netfilter.
  *
- * Reads kd_masq_devices, kd_masq_rules and kd_endpoints; reads and writes kd_conntrack.
+ * Reads kd_masq_devices, kd_masq_rules, kd_masq_empty and kd_endpoints; reads and writes kd_conntrack.
  */
 #ifndef KD_MASQUERADE_H
 #define KD_MASQUERADE_H

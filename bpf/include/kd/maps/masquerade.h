@@ -24,4 +24,15 @@ struct {
 	__type(value, struct kd_masq_rule);
 } kd_masq_rules SEC(".maps");
 
+/*
+ * Element 0: the sides (1 << enum kd_masq_side) that no rule is about, where nobody looks for one. Written before the
+ * first rule of a side, and after the last.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} kd_masq_empty SEC(".maps");
+
 #endif /* KD_MAPS_MASQUERADE_H */
